@@ -1,0 +1,1 @@
+"""Orchestration: Prefect flows, cluster factory, settings, the command line. No numpy, no paths, no SQL text."""

@@ -1,0 +1,166 @@
+"""The flow that benchmarks: cohorts x weights x prompt policies, computing only what is not there yet."""
+
+import uuid
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+
+from flows.clusters import Workers, dask_workers, parse_cluster
+from flows.progress import reporting, say
+from medsam3_core.cases import CaseStatus
+from storage.catalog import publish_catalog
+from storage.run_ledger import unscored_rows, write_outcomes, writing
+from storage.run_planning import BenchmarkPlan, BenchmarkRequest, PlannedCase, WorkGroup, plan_benchmark, record_plan
+from storage.store_layout import StoreLayout, open_store
+from tasks.batch_stream import BatchSizer, StreamCounts, run_stream
+from tasks.breadcrumbs import BreadcrumbFolder
+from tasks.segment_cases import SegmentBatch
+from tasks.segmenter_plugin import SegmenterPlugin, current_segmenter
+
+SHARD_CASES = 5000
+_PRIVILEGED = "prompts made from the reference"
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkSummary:
+    """How a benchmark ended.
+
+    Attributes:
+        run_ids: Runs that were asked for.
+        refused: Combinations that no segmenter takes.
+        computed: Case and run pairs segmented by this attempt, by status.
+        fresh: Case and run pairs that were done already.
+        peak_rss_bytes: Highest resident memory of a worker.
+    """
+
+    run_ids: tuple[str, ...]
+    refused: tuple[str, ...]
+    computed: dict[str, int]
+    fresh: int
+    peak_rss_bytes: int
+
+    @property
+    def unscored(self) -> int:
+        """Case and run pairs of this attempt that ended without a score."""
+        return sum(count for status, count in self.computed.items() if status not in ("scored", "rescored"))
+
+
+@flow(name="benchmark", flow_run_name="benchmark-{cohorts}", validate_parameters=False)
+def benchmark_cohorts(
+    store: str,
+    cohorts: list[str],
+    weights: list[str],
+    prompts: list[str],
+    settings: list[str] | None = None,
+    split: str | None = None,
+    structures: list[str] | None = None,
+    limit: int = 0,
+    retry: bool = False,
+    cluster: str = "local",
+) -> BenchmarkSummary:
+    """Segment and score every case that has no fresh score yet, for every combination that is asked for.
+
+    Args:
+        store: Folder of the store.
+        cohorts: Cohorts by name.
+        weights: Weights as `NAME` or `NAME@N`.
+        prompts: Prompt policies.
+        settings: Inference settings as `key=value`.
+        split: Split, `all`, or None for `test` where there is one.
+        structures: Structures; None means all.
+        limit: At most so many cases per cohort; 0 means all.
+        retry: Whether rejected, failed and crashed cases are tried again.
+        cluster: Cluster by name.
+    """
+    layout = open_store(Path(store))
+    request = BenchmarkRequest(
+        tuple(cohorts),
+        tuple(weights),
+        tuple(prompts),
+        tuple(settings or ()),
+        split,
+        tuple(structures or ()),
+        limit,
+        retry,
+    )
+    with writing(layout, plan_benchmark(layout, request).run_ids):
+        plan = plan_benchmark(layout, request)  # again, now that nobody else writes these runs
+        for group in plan.groups:
+            record_plan(layout, group)
+            record_rejected(layout, group)
+        counts = _compute(layout, plan, cluster)
+    publish_catalog(layout)
+    computed: Counter[str] = Counter()
+    for one in counts:
+        computed.update(one.statuses)
+    computed["rejected"] += sum(len(item.run_ids) for group in plan.groups for item in group.rejected)
+    return BenchmarkSummary(
+        tuple(plan.run_ids),
+        plan.refused,
+        {status: count for status, count in computed.items() if count},
+        sum(group.fresh for group in plan.groups),
+        max((one.peak_rss_bytes for one in counts), default=0),
+    )
+
+
+def record_rejected(store: StoreLayout, group: WorkGroup) -> None:
+    """Cases that ingest rejected end in every run as rejected, with the reason of the ingest."""
+    attempt = f"planned-{uuid.uuid4().hex[:12]}"
+    for run in group.runs.values():
+        rows = [
+            unscored_rows(run, item.case, attempt, CaseStatus.REJECTED, item.case.reason or "rejected at ingest")
+            for item in group.rejected
+            if run.run_id in item.run_ids
+        ]
+        if rows:
+            write_outcomes(
+                store, run.run_id, attempt, [row for scores, _ in rows for row in scores], [o for _, o in rows]
+            )
+
+
+def _compute(store: StoreLayout, plan: BenchmarkPlan, cluster: str) -> list[StreamCounts]:
+    groups = [group for group in plan.groups if group.pending]
+    if not groups:
+        return []
+    with dask_workers(parse_cluster(cluster), [group.weights for group in groups]) as workers:
+        counts = []
+        for group in groups:
+            workers.client.register_plugin(SegmenterPlugin(group.weights, workers.threads_per_worker))
+            counts += [segment_shard(store, group, shard, workers) for shard in shards_of(group.pending)]
+        return counts
+
+
+def shards_of(cases: Sequence[PlannedCase]) -> list[Sequence[PlannedCase]]:
+    """Shards of at most `SHARD_CASES` cases: one Prefect task each, never one per case."""
+    return [cases[start : start + SHARD_CASES] for start in range(0, len(cases), SHARD_CASES)]
+
+
+@task(name="segment-shard", task_run_name="segment-shard", tags=["stage:segment"], cache_policy=NO_CACHE)
+def segment_shard(store: StoreLayout, group: WorkGroup, cases: Sequence[PlannedCase], workers: Workers) -> StreamCounts:
+    """One bounded stream of batches over the workers; each batch commits its own rows."""
+    work = SegmentBatch(store, group.cohort.recipe, group.runs, partial(current_segmenter, group.weights))
+    with reporting(f"{group.weights.name} on {group.cohort.name}", len(cases)) as reporter:
+        return run_stream(
+            workers.client,
+            work,
+            cases,
+            sizer=BatchSizer(workers.slots),
+            max_inflight=2 * workers.slots,
+            crumbs=BreadcrumbFolder(store.breadcrumbs() / uuid.uuid4().hex[:12]),
+            on_poison=partial(_record_crash, store, group),
+            on_progress=reporter.update,
+            resources=workers.resources,
+        )
+
+
+def _record_crash(store: StoreLayout, group: WorkGroup, planned: PlannedCase, reason: str) -> None:
+    say(f"{planned.case_id}: {reason}")
+    attempt = f"crash-{uuid.uuid4().hex[:12]}"
+    for run_id in planned.run_ids:
+        scores, outcome = unscored_rows(group.runs[run_id], planned.case, attempt, CaseStatus.CRASHED, reason)
+        write_outcomes(store, run_id, attempt, scores, [outcome])

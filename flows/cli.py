@@ -1,0 +1,262 @@
+"""The command line `medsam3`: one function per command; heavy packages are imported by the command that needs them.
+
+Exit codes: 0 done, 1 done but some cases failed, 2 wrong usage or input, 3 regression found, 130 interrupted.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from flows.environment import prepare_environment
+from medsam3_core.errors import Medsam3Error
+
+prepare_environment()
+
+FAILED_CASES, WRONG_USAGE, INTERRUPTED = 1, 2, 130
+
+
+class _Examples(click.Command):
+    """A command whose help keeps the layout of its examples."""
+
+    def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        if self.epilog:
+            formatter.write_paragraph()
+            formatter.write("Examples:\n")
+            for line in self.epilog.strip().splitlines():
+                formatter.write(f"  {line.strip()}\n")
+
+
+def store_option(command: click.decorators.FC) -> click.decorators.FC:
+    """`--store DIR`, the same everywhere."""
+    return click.option(
+        "--store",
+        type=click.Path(path_type=Path),
+        default=lambda: os.environ.get("MEDSAM3_STORE", "medsam3-store"),
+        help="Folder of the store.  [default: $MEDSAM3_STORE, else ./medsam3-store]",
+    )(command)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="medsam3")
+def cli() -> None:
+    """Segment and benchmark medical images with SAM3 and Medical-SAM3, by the cohort."""
+
+
+@cli.command(cls=_Examples, epilog="medsam3 demo\nmedsam3 demo --store /data/demo-store")
+@click.option("--store", type=click.Path(path_type=Path), default=Path(".store-demo"), show_default=True)
+@click.option("--cases", type=click.IntRange(min=4), default=10, show_default=True, help="Phantom cases per cohort.")
+def demo(store: Path, cases: int) -> None:
+    """Run the main job on embedded phantoms and weights: ingest, benchmark, leaderboard."""
+    from flows.demo import run_demo
+
+    sys.exit(run_demo(store, cases))
+
+
+@cli.command(cls=_Examples, epilog="medsam3 doctor\nmedsam3 doctor --store /data/store")
+@store_option
+def doctor(store: Path) -> None:
+    """Check device, model path, cluster, Prefect, disk and the licences of the data."""
+    from flows.doctor import examine
+
+    sys.exit(examine(store))
+
+
+@cli.command(
+    cls=_Examples,
+    epilog="""medsam3 ingest data/CHASE_DB1 --cohort chase
+    medsam3 ingest data/Task04_Hippocampus --cohort hippocampus --limit 20
+    medsam3 ingest phantom:ct,cases=12 --cohort phantom-ct""",
+)
+@click.argument("source")
+@click.option("--cohort", required=True, help="Name of the cohort in the store.")
+@click.option("--reader", default="auto", show_default=True, help="Recipe or layout by name.")
+@click.option("--recipe", type=click.Path(path_type=Path), help="Recipe file (YAML).")
+@click.option("--split", help="Split of all cases, against the recipe's own rule.")
+@click.option("--limit", type=click.IntRange(min=1), help="At most so many cases.")
+@click.option("--cluster", default="local", show_default=True, help="Cluster by name.")
+@store_option
+def ingest(
+    source: str,
+    cohort: str,
+    reader: str,
+    recipe: Path | None,
+    split: str | None,
+    limit: int | None,
+    cluster: str,
+    store: Path,
+) -> None:
+    """Convert SOURCE to OME-Zarr and record every case as accepted or rejected with its reason.
+
+    SOURCE is a folder, or phantom:ct, phantom:mr, phantom:fundus, phantom:nuclei.
+    """
+    from flows.ingest import ingest_cohort
+    from flows.prefect_session import prefect_session
+    from flows.progress import say
+
+    with prefect_session():
+        summary = ingest_cohort(
+            str(store), source, cohort, reader, str(recipe) if recipe else None, split, limit or 0, cluster
+        )
+    say(
+        f"cohort {summary.cohort}: {summary.accepted} accepted, {summary.rejected} rejected, "
+        f"{summary.unchanged} unchanged"
+    )
+    if summary.rejected:
+        say(f"reasons: medsam3 sql \"SELECT case_id, reason FROM failures WHERE cohort = '{summary.cohort}'\"")
+    sys.exit(FAILED_CASES if summary.rejected else 0)
+
+
+@cli.group()
+def weights() -> None:
+    """Weights by name: what they are, what they can take, whether they load."""
+
+
+@weights.command("list", cls=_Examples, epilog="medsam3 weights list")
+@store_option
+def weights_list(store: Path) -> None:
+    """List all weights with version, identity and capabilities."""
+    from flows.weights_print import print_weights
+    from storage.store_layout import open_store
+    from storage.weights_registry import list_weights
+
+    print_weights(list_weights(open_store(store)))
+
+
+@weights.command("add", cls=_Examples, epilog="medsam3 weights add sam3 checkpoints/sam3.pt --licence 'SAM License'")
+@click.argument("name")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--licence", default="", help="Licence note, kept in the registry.")
+@store_option
+def weights_add(name: str, path: Path, licence: str, store: Path) -> None:
+    """Register weights: every tensor must match the architecture."""
+    from flows.weights_print import print_weights
+    from storage.store_layout import open_store
+    from storage.weights_registry import add_weights
+
+    print_weights([add_weights(open_store(store), name, path, licence=licence)])
+
+
+@weights.command("check", cls=_Examples, epilog="medsam3 weights check sam3\nmedsam3 weights check checkpoints/sam3.pt")
+@click.argument("name_or_path")
+@store_option
+def weights_check(name_or_path: str, store: Path) -> None:
+    """Read weights, match every tensor and compare the digest with the registry."""
+    from flows.weights_print import print_weights
+    from storage.store_layout import open_store
+    from storage.weights_registry import find_weights, inspect_weights, load_segmenter
+
+    if Path(name_or_path).exists():
+        print_weights([inspect_weights(Path(name_or_path).name, Path(name_or_path))])
+        return
+    found = find_weights(open_store(store), name_or_path)
+    load_segmenter(found, "cpu")
+    print_weights([found])
+
+
+@cli.command(
+    cls=_Examples,
+    epilog="""medsam3 benchmark --cohort chase --weights baseline:box --weights tiny-untrained --prompt box --prompt text
+    medsam3 benchmark --cohort chase --weights sam3 --prompt box:jitter=0.1 --set threshold=0.4 --split all
+    medsam3 benchmark --cohort chase --weights sam3 --prompt text --plan""",
+)
+@click.option("--cohort", "cohorts", multiple=True, required=True, help="Cohort; repeat for several.")
+@click.option("--weights", "names", multiple=True, required=True, help="NAME or NAME@N; repeat for several.")
+@click.option("--prompt", "prompts", multiple=True, required=True, help="Prompt policy, such as text or box:jitter=0.1.")
+@click.option("--split", help="Split, or all.  [default: test where the cohort has one, else all]")
+@click.option("--structure", "structures", multiple=True, help="Structure; repeat for several.  [default: all]")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Inference setting; repeat for several.")
+@click.option("--cluster", default="local", show_default=True, help="Cluster by name.")
+@click.option("--limit", type=click.IntRange(min=1), help="At most so many cases per cohort.")
+@click.option("--retry", is_flag=True, help="Try rejected, failed and crashed cases again.")
+@click.option("--plan", "plan_only", is_flag=True, help="Say what would be computed and stop.")
+@store_option
+def benchmark(
+    cohorts: tuple[str, ...],
+    names: tuple[str, ...],
+    prompts: tuple[str, ...],
+    split: str | None,
+    structures: tuple[str, ...],
+    settings: tuple[str, ...],
+    cluster: str,
+    limit: int | None,
+    retry: bool,
+    plan_only: bool,
+    store: Path,
+) -> None:
+    """Segment and score cohorts; only what is not in the store yet is computed."""
+    from flows.benchmark_command import run_benchmark, show_plan
+    from storage.run_planning import BenchmarkRequest
+
+    request = BenchmarkRequest(cohorts, names, prompts, settings, split, structures, limit or 0, retry)
+    sys.exit(show_plan(store, request) if plan_only else run_benchmark(store, request, cluster))
+
+
+@cli.command(cls=_Examples, epilog="medsam3 status\nmedsam3 status --store /data/store")
+@store_option
+def status(store: Path) -> None:
+    """What the store holds: cohorts, runs, what is done, pending and failed."""
+    from flows.status import print_status
+
+    print_status(store)
+
+
+@cli.command(
+    cls=_Examples,
+    epilog="""medsam3 sql "SELECT weights, structure, dice_mean FROM leaderboard ORDER BY dice_mean DESC"
+    medsam3 sql "SELECT * FROM failures" --format csv > failures.csv""",
+)
+@click.argument("query")
+@click.option("--format", "form", type=click.Choice(["table", "csv", "json", "parquet"]), default="table")
+@store_option
+def sql(query: str, form: str, store: Path) -> None:
+    """Answer one SELECT over the views cases, prompts, runs, outcomes, scores, failures, leaderboard, history."""
+    from flows.table_print import print_table
+    from storage.sql_guard import run_sql
+    from storage.store_layout import existing_store
+
+    print_table(run_sql(existing_store(store), query), form)
+
+
+@cli.command(
+    cls=_Examples,
+    epilog="""medsam3 export 1f0c2d3e4a5b --format nifti --out masks
+    medsam3 export 1f0c2d3e4a5b --format png --case Image_01L""",
+)
+@click.argument("run_id")
+@click.option("--format", "form", type=click.Choice(["nifti", "png"]), required=True)
+@click.option("--case", "case_ids", multiple=True, help="Case; repeat for several.  [default: all]")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("export"), show_default=True)
+@store_option
+def export(run_id: str, form: str, case_ids: tuple[str, ...], out: Path, store: Path) -> None:
+    """Write the predictions of a run as NIfTI label maps or PNG overlays."""
+    from flows.progress import say
+    from storage.exports import export_run
+    from storage.store_layout import existing_store
+
+    written = export_run(existing_store(store), run_id, form, case_ids, out)
+    for path, contested in written:
+        click.echo(str(path))
+        if contested:
+            say(f"{path.name}: {contested} voxels were claimed by two structures and went to the higher confidence")
+
+
+def main() -> None:
+    """Run the command line; every error of ours is one line on stderr, never a traceback."""
+    try:
+        cli(standalone_mode=False)
+    except click.exceptions.Abort:
+        _fail("interrupted; all that is finished is kept, run the same command again to go on", INTERRUPTED)
+    except KeyboardInterrupt:
+        _fail("interrupted; all that is finished is kept, run the same command again to go on", INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(WRONG_USAGE)
+    except Medsam3Error as error:
+        _fail(str(error), WRONG_USAGE)
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"medsam3: {message}", err=True)
+    sys.exit(code)

@@ -1,0 +1,131 @@
+"""Dask clusters by name, built inside a flow, so that a missing package is a clear message and not an import error."""
+
+import importlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import psutil
+from distributed import Client, LocalCluster
+
+from medsam3_core.errors import UsageError
+from storage.weights import Weights
+
+_BYTES_PER_PARAMETER = 6
+_WORKER_BASE_BYTES = 1_500_000_000
+
+
+class ClusterKind(StrEnum):
+    """How workers come into being."""
+
+    LOCAL = "local"
+    THREADS = "threads"
+    GPU = "gpu"
+    ADDRESS = "address"
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSettings:
+    """A named cluster.
+
+    Attributes:
+        kind: How workers come into being.
+        workers: Worker processes (threads for `threads`); 0 chooses by cores, memory and size of the weights.
+        memory_limit: Per worker, as Dask writes it (`4GB`), or `auto`.
+        address: Scheduler for `address`.
+    """
+
+    kind: ClusterKind = ClusterKind.LOCAL
+    workers: int = 0
+    memory_limit: str = "auto"
+    address: str = ""
+
+
+def parse_cluster(name: str) -> ClusterSettings:
+    """A cluster by name: `local`, `local:4`, `threads`, `gpu`, or the address of a scheduler (`tcp://host:8786`).
+
+    Raises:
+        UsageError: If there is no such cluster; lists what exists.
+    """
+    if "://" in name:
+        return ClusterSettings(ClusterKind.ADDRESS, address=name.removeprefix("address:"))
+    kind, _, workers = name.partition(":")
+    if kind not in (ClusterKind.LOCAL, ClusterKind.THREADS, ClusterKind.GPU) or not (workers or "0").isdigit():
+        msg = f"unknown cluster {name!r}; choose local, local:WORKERS, threads, gpu or tcp://SCHEDULER:PORT"
+        raise UsageError(msg)
+    return ClusterSettings(ClusterKind(kind), workers=int(workers or 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """A running cluster.
+
+    Attributes:
+        client: Client that is not Dask's default one.
+        slots: Batches that can run at a time.
+        threads_per_worker: Threads that the numerics of one worker may use.
+        resources: Dask resources that a batch asks for.
+    """
+
+    client: Client
+    slots: int
+    threads_per_worker: int
+    resources: dict[str, float] | None = None
+
+
+@contextmanager
+def dask_workers(settings: ClusterSettings, weights: list[Weights]) -> Iterator[Workers]:
+    """Start (or join) a cluster for the length of a block.
+
+    Args:
+        settings: Which cluster.
+        weights: What the workers will hold, to choose how many fit into memory.
+
+    Raises:
+        UsageError: If the cluster needs a package that is not installed, or no worker answers.
+    """
+    cores = os.cpu_count() or 1
+    if settings.kind is ClusterKind.ADDRESS:
+        with Client(settings.address, set_as_default=False, timeout="20s") as client:
+            client.wait_for_workers(1, timeout=60)
+            slots = sum(client.nthreads().values())
+            yield Workers(client, slots, max(1, cores // max(1, slots)))
+        return
+    count = settings.workers or _fitting_workers(cores, weights)
+    with (
+        _make_cluster(settings, count) as cluster,
+        Client(cluster, set_as_default=False, timeout="60s") as client,
+    ):
+        client.wait_for_workers(1, timeout=120)
+        resources = {"GPU": 1.0} if settings.kind is ClusterKind.GPU else None
+        slots = max(1, sum(client.nthreads().values()))
+        yield Workers(client, slots, max(1, cores // slots), resources)
+
+
+def _make_cluster(settings: ClusterSettings, count: int) -> Any:
+    if settings.kind is ClusterKind.GPU:
+        try:
+            module = importlib.import_module("dask_cuda")
+        except ImportError:
+            msg = "cluster 'gpu' needs the package dask-cuda; install it on a machine with NVIDIA GPUs, or use local"
+            raise UsageError(msg) from None
+        return module.LocalCUDACluster(resources={"GPU": 1})
+    threads = settings.kind is ClusterKind.THREADS
+    return LocalCluster(
+        n_workers=count,
+        threads_per_worker=1,
+        processes=not threads,
+        memory_limit=None if threads else settings.memory_limit,
+        host="127.0.0.1",
+        dashboard_address=None,
+        worker_dashboard_address=None,
+    )
+
+
+def _fitting_workers(cores: int, weights: list[Weights]) -> int:
+    largest = max((item.parameters for item in weights), default=0)
+    per_worker = _WORKER_BASE_BYTES + largest * _BYTES_PER_PARAMETER
+    return max(1, min(cores, int(psutil.virtual_memory().available // per_worker)))

@@ -1,0 +1,23 @@
+"""Environment that must be set before Prefect and Dask are imported: no telemetry, quiet logs, fail-fast scheduler."""
+
+import os
+
+_DEFAULTS = {
+    # Nothing is sent anywhere: Prefect's client and server analytics, Hugging Face's download counter.
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    # Starting and stopping a cluster prints 40 lines otherwise.
+    "DASK_LOGGING__DISTRIBUTED": "error",
+    "PREFECT_LOGGING_LEVEL": "WARNING",
+    # The retry policy lives in tasks.batch_stream: the scheduler must report a dead worker at once.
+    "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",
+    # An ephemeral server needs more than its default 20 s on a busy machine.
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+}
+
+
+def prepare_environment() -> None:
+    """Set what the user has not set; call it before importing Prefect or Dask."""
+    for name, value in _DEFAULTS.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,91 @@
+"""The flow that takes a source dataset into the store."""
+
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+
+from flows.clusters import Workers, dask_workers, parse_cluster
+from flows.progress import reporting, say
+from storage.catalog import publish_catalog
+from storage.ingest_planning import IngestPlan, finish_ingest, plan_ingest
+from storage.store_layout import StoreLayout, open_store
+from tasks.batch_stream import BatchSizer, StreamCounts, run_stream
+from tasks.breadcrumbs import BreadcrumbFolder
+from tasks.ingest_cases import IngestBatch, PendingCase
+
+
+@dataclass(frozen=True, slots=True)
+class IngestSummary:
+    """How an ingest ended.
+
+    Attributes:
+        cohort: Cohort.
+        accepted: Cases accepted by this ingest.
+        rejected: Cases rejected by this ingest.
+        unchanged: Cases that were in the store already, with the same source files.
+    """
+
+    cohort: str
+    accepted: int
+    rejected: int
+    unchanged: int
+
+
+@flow(name="ingest", flow_run_name="ingest-{cohort}", validate_parameters=False)
+def ingest_cohort(
+    store: str,
+    source: str,
+    cohort: str,
+    reader: str = "auto",
+    recipe: str | None = None,
+    split: str | None = None,
+    limit: int = 0,
+    cluster: str = "local",
+) -> IngestSummary:
+    """Convert a source dataset to OME-Zarr, case by case, and record what was accepted and what was not.
+
+    Args:
+        store: Folder of the store.
+        source: Source folder, or `phantom:KIND`.
+        cohort: Name of the cohort in the store.
+        reader: Recipe or layout by name, or `auto`.
+        recipe: Recipe file.
+        split: Split for all cases, against the recipe's own rule.
+        limit: At most so many cases; 0 means all.
+        cluster: Cluster by name.
+    """
+    layout = open_store(Path(store))
+    plan = plan_ingest(layout, source, cohort, reader, Path(recipe) if recipe else None, split, limit)
+    counts = StreamCounts()
+    if plan.pending:
+        with dask_workers(parse_cluster(cluster), []) as workers:
+            counts = convert_cases(plan, layout, workers)
+    finish_ingest(layout, plan)
+    publish_catalog(layout)
+    return IngestSummary(cohort, counts.statuses["accepted"], counts.statuses["rejected"], plan.unchanged)
+
+
+@task(name="convert-cases", task_run_name="convert-cases", cache_policy=NO_CACHE)
+def convert_cases(plan: IngestPlan, store: StoreLayout, workers: Workers) -> StreamCounts:
+    """One bounded stream of batches over the workers."""
+    work = IngestBatch(store, plan.cohort.name, plan.cohort.recipe, plan.source_root)
+    cases = [PendingCase(source, fingerprint) for source, fingerprint in plan.pending]
+    with reporting(f"ingest {plan.cohort.name}", len(cases)) as reporter:
+
+        def poison(case: PendingCase, reason: str) -> None:
+            say(f"{case.case_id}: {reason}")
+            work.record_crash(case, reason)
+
+        return run_stream(
+            workers.client,
+            work,
+            cases,
+            sizer=BatchSizer(workers.slots, target_seconds=5.0),
+            max_inflight=2 * workers.slots,
+            crumbs=BreadcrumbFolder(store.breadcrumbs() / uuid.uuid4().hex[:12]),
+            on_poison=poison,
+            on_progress=reporter.update,
+        )

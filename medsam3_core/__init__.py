@@ -1,0 +1,1 @@
+"""The domain: geometry, cases, prompts, segmenters, metrics. No orchestration and no file formats."""

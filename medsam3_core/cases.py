@@ -1,0 +1,111 @@
+"""Cases: the unit of work and of scoring, before and after it is read."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medsam3_core.digests import digest_array, digest_json
+from medsam3_core.errors import CaseDataError
+from medsam3_core.geometry import VolumeGeometry
+from medsam3_core.recipes import Recipe, case_digest
+from medsam3_core.structures import LabelMap
+
+
+class CaseStatus(StrEnum):
+    """How a case ended in a cohort or a run; every planned case ends as exactly one of these."""
+
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+    SCORED = "scored"
+    SEGMENTED = "segmented"
+    FAILED = "failed"
+    CRASHED = "crashed"
+
+
+@dataclass(frozen=True, slots=True)
+class CaseSource:
+    """Where a case comes from: what a reader lists before any voxel is read.
+
+    Attributes:
+        case_id: Unique in the cohort, a slug, never a path.
+        patient_id: Cluster for statistics; the case_id where the recipe knows no better.
+        split: `train`, `test`, ... or None.
+        image: Image files, in order, relative to the source folder (or what the layout uses instead).
+        references: Rater to reference files, relative to the source folder; empty for cases without reference.
+        extra: What else the layout needs to read it, JSON values only.
+        reject_reason: Why the listing alone already rejects the case (no mask, doubled id), or None.
+    """
+
+    case_id: str
+    patient_id: str
+    split: str | None
+    image: tuple[str, ...]
+    references: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    reject_reason: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class CaseVolume:
+    """A case that was read: image, geometry and references, all in file order.
+
+    Attributes:
+        voxels: Shape (z, y, x) or (c, z, y, x), finite numbers.
+        geometry: Shape and position; equal to that of every reference.
+        references: One label map per rater, the first is the primary one.
+        modality: As the recipe or the file says.
+        nifti_affine: The 4 x 4 affine exactly as the source gives it (index order x, y, z), or None without one.
+        attributes: Facts about the source that are kept with the volume (JSON values).
+    """
+
+    voxels: NDArray[Any]
+    geometry: VolumeGeometry
+    references: tuple[LabelMap, ...] = ()
+    modality: str = ""
+    nifti_affine: NDArray[np.float64] | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.voxels.ndim not in (3, 4) or self.voxels.shape[-3:] != self.geometry.shape_zyx:
+            msg = f"image has shape {self.voxels.shape}; (c,) z, y, x with {self.geometry.shape_zyx} is expected"
+            raise CaseDataError(msg)
+        if np.issubdtype(self.voxels.dtype, np.floating) and not np.isfinite(self.voxels).all():
+            bad = int((~np.isfinite(self.voxels)).sum())
+            msg = f"image holds {bad} NaN or infinite voxels; re-export it or mask them out"
+            raise CaseDataError(msg)
+        for reference in self.references:
+            if not reference.geometry.matches(self.geometry):
+                msg = (
+                    f"reference of {reference.rater!r} lies elsewhere than its image: shape "
+                    f"{reference.geometry.shape_zyx} affine {reference.geometry.affine_zyx_to_ras_mm}, image "
+                    f"{self.geometry.shape_zyx} {self.geometry.affine_zyx_to_ras_mm}; resample it onto the image"
+                )
+                raise CaseDataError(msg)
+
+    def digest(self, recipe: Recipe) -> str:
+        """`case_digest`: image bytes and affine, reference bytes and meanings, and the recipe's part."""
+        image = digest_json([digest_array(self.voxels), self.geometry.affine_zyx_to_ras_mm, self.geometry.unit])
+        references = tuple(
+            digest_json(
+                [item.rater, digest_array(item.voxels), [(e.value, e.structure, e.instance) for e in item.entries]]
+            )
+            for item in self.references
+        )
+        return case_digest(image, references, recipe)
+
+
+def slug_case_id(relative_path: str) -> str:
+    """Slug of a path relative to its source: letters, digits and `_ . -`, with 6 hash characters where that changed it.
+
+    The hash keeps two paths that slug alike apart. Never empty, never starts with a dot, at most 120 characters.
+    """
+    slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", relative_path).strip(".-")[:100] or "case"
+    if slug == relative_path:
+        return slug
+    return f"{slug}-{hashlib.sha256(relative_path.encode()).hexdigest()[:6]}"

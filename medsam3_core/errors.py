@@ -1,0 +1,33 @@
+"""Errors whose message is written for the person who must act: culprit, value, remedy.
+
+The class decides what happens next: a `CaseDataError` rejects one case, a `UsageError` ends the command with exit
+code 2, a `StoreError` or `WeightsError` stops a whole run (it would hit every case alike).
+"""
+
+
+class Medsam3Error(Exception):
+    """Base of all errors that are shown to users without a traceback."""
+
+
+class UsageError(Medsam3Error, ValueError):
+    """The caller asked for something that does not exist or contradicts itself; nothing was done."""
+
+
+class UnsupportedPromptError(UsageError):
+    """These weights cannot take this kind of prompt; the message names weights that could."""
+
+
+class CaseDataError(Medsam3Error):
+    """The data of one case are unusable; the case is recorded as rejected and no other case is touched."""
+
+
+class WeightsError(Medsam3Error):
+    """Weights cannot be loaded (missing file, foreign format, architecture that is not SAM3)."""
+
+
+class WeightsMismatchError(WeightsError):
+    """Tensors and architecture do not match one to one; the message names the first offenders."""
+
+
+class StoreError(Medsam3Error):
+    """The store cannot be read or written (permissions, disk full, half-written or foreign content)."""

@@ -1,0 +1,108 @@
+"""Settings of inference that can change a number: parsed from `--set key=value`, hashed as `settings_id`."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields, replace
+from enum import StrEnum
+from typing import Any, Self
+
+from medsam3_core.digests import short_digest
+from medsam3_core.errors import UsageError
+
+
+class PromptMode(StrEnum):
+    """How boxes reach the model: as exemplars of a concept, or as the region to segment (SAM-style head)."""
+
+    CONCEPT = "concept"
+    INTERACTIVE = "interactive"
+
+
+class Merge(StrEnum):
+    """How instances of an answer become the mask that is scored."""
+
+    AUTO = "auto"
+    UNION = "union"
+    BEST = "best"
+    SEMANTIC = "semantic"
+
+
+class Dtype(StrEnum):
+    """Precision of the network: `mixed` runs the encoders in bf16 and the heads in fp32."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    BF16 = "bf16"
+    MIXED = "mixed"
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceSettings:
+    """One value per setting; the defaults are the product's protocol.
+
+    Attributes:
+        mode: `concept` (text, exemplar boxes) or `interactive` (points, boxes, masks on the SAM head).
+        merge: `auto` is the rule of the prompt: union for text and instance prompts, best for one exemplar box.
+        threshold: Instances whose score is not above it are dropped.
+        tiles: N of N x N overlapping tiles per slice; 1 is the whole slice.
+        resolution: Input side in pixels; 0 is the weights' own.
+        dtype: Precision; `auto` takes mixed where bf16 is fast, else fp32.
+        window: Intensity policy; `recipe` is what the cohort's recipe says.
+    """
+
+    mode: PromptMode = PromptMode.CONCEPT
+    merge: Merge = Merge.AUTO
+    threshold: float = 0.5
+    tiles: int = 1
+    resolution: int = 0
+    dtype: Dtype = Dtype.AUTO
+    window: str = "recipe"
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.threshold < 1.0:
+            msg = f"threshold={self.threshold} is outside [0, 1)"
+            raise UsageError(msg)
+        if not 1 <= self.tiles <= 16:
+            msg = f"tiles={self.tiles} is outside 1..16"
+            raise UsageError(msg)
+        if self.resolution < 0:
+            msg = f"resolution={self.resolution} is negative; 0 means the weights' own"
+            raise UsageError(msg)
+
+    @classmethod
+    def parse(cls, assignments: Iterable[str]) -> Self:
+        """Read `key=value` strings; every key at most once.
+
+        Raises:
+            UsageError: If a key is unknown or doubled or a value is outside its range; lists what exists.
+        """
+        known = {field.name: field for field in fields(cls)}
+        values: dict[str, Any] = {}
+        for assignment in assignments:
+            key, separator, text = assignment.partition("=")
+            if not separator or key not in known:
+                msg = f"unknown setting {assignment!r}; write key=value with one of: {', '.join(known)}"
+                raise UsageError(msg)
+            if key in values:
+                msg = f"setting {key!r} is given twice"
+                raise UsageError(msg)
+            values[key] = _convert(key, text, type(known[key].default))
+        return replace(cls(), **values)
+
+    @property
+    def settings_id(self) -> str:
+        """12 hex digits that name these settings."""
+        return short_digest(asdict(self))
+
+    def canonical(self) -> str:
+        """What differs from the defaults, as `key=value` pairs in key order; `default` where nothing does."""
+        defaults = asdict(type(self)())
+        changed = {key: value for key, value in asdict(self).items() if value != defaults[key]}
+        return ",".join(f"{key}={changed[key]}" for key in sorted(changed)) or "default"
+
+
+def _convert(key: str, text: str, kind: type[Any]) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        choices = f"one of {', '.join(kind)}" if issubclass(kind, StrEnum) else f"a {kind.__name__}"
+        msg = f"setting {key}={text!r} is not {choices}"
+        raise UsageError(msg) from None

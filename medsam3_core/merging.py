@@ -1,0 +1,131 @@
+"""From the instances a segmenter drew for one prompt to the label slice that is kept and scored.
+
+Which instances stand for the structure is decided by `merge`; `auto` is the product's protocol:
+
+- text, alone or with boxes: every instance above the threshold (the text names the concept, boxes are exemplars);
+- one positive box for the structure, concept mode: the instance whose box has the highest IoU with it (`best`);
+- boxes, points or masks per instance, several boxes, or interactive mode: every instance above the threshold.
+
+Predictions are never clipped to the box.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medsam3_core.errors import UnsupportedPromptError
+from medsam3_core.inference_settings import InferenceSettings, Merge, PromptMode
+from medsam3_core.prompts import BoxPrompt, SlicePrompt
+from medsam3_core.segmenters.protocol import SliceInstances
+
+MAX_LABELS = 65535
+"""Instances that a uint16 label image can hold."""
+
+
+def merge_instances(instances: SliceInstances, prompt: SlicePrompt, settings: InferenceSettings) -> SliceInstances:
+    """Keep the instances that stand for the structure; those without a pixel never do.
+
+    `union` keeps every instance above the threshold as an instance of its own. `best` keeps, for each positive box,
+    the instance whose box has the highest IoU with it (the higher score of equals, none where nothing overlaps it);
+    without boxes the one with the highest score. `semantic` makes one instance of the semantic mask, whose score is
+    the highest of the instances, or the threshold where no instance passed it.
+
+    Raises:
+        UnsupportedPromptError: If `semantic` is asked of weights that drew no semantic mask.
+    """
+    if settings.merge is Merge.SEMANTIC:
+        return _semantic(instances, prompt, settings)
+    kept = _above_threshold(instances, settings.threshold)
+    if settings.merge is Merge.BEST or (settings.merge is Merge.AUTO and _is_one_exemplar(prompt, settings)):
+        return _select(kept, _best(kept, [box for box in prompt.boxes if box.positive]))
+    return kept
+
+
+def to_label_slice(instances: SliceInstances) -> tuple[NDArray[np.uint16], NDArray[np.float32]]:
+    """Number instances 1..n by falling score; a pixel that several claim goes to the higher score.
+
+    Of equal scores the earlier instance wins. An instance that keeps no pixel gets no number; at most 65535 do.
+
+    Returns:
+        Labels of shape (y, x), 0 is background, and the score of label 1..n, shape (n,).
+    """
+    order = np.argsort(-instances.scores, kind="stable")[:MAX_LABELS]
+    labels = np.zeros(instances.masks.shape[1:], dtype=np.uint16)
+    for rank in range(len(order), 0, -1):
+        labels[instances.masks[order[rank - 1]]] = rank
+    visible = np.bincount(labels[labels > 0], minlength=len(order) + 1)[1:] > 0
+    if not visible.all():
+        labels = np.concatenate([[0], np.cumsum(visible)]).astype(np.uint16)[labels]
+    return labels, instances.scores[order[visible]].astype(np.float32)
+
+
+def _is_one_exemplar(prompt: SlicePrompt, settings: InferenceSettings) -> bool:
+    positive = sum(box.positive for box in prompt.boxes)
+    concept = settings.mode is PromptMode.CONCEPT
+    return concept and prompt.kinds == {"box"} and positive == 1 and not prompt.per_instance
+
+
+def _above_threshold(instances: SliceInstances, threshold: float) -> SliceInstances:
+    return _select(instances, np.flatnonzero((instances.scores > threshold) & instances.masks.any(axis=(1, 2))))
+
+
+def _best(instances: SliceInstances, boxes: Sequence[BoxPrompt]) -> list[int]:
+    """Positions of the instances that fit the boxes best, each once, in their order."""
+    if len(instances.scores) == 0:
+        return []
+    by_score = np.argsort(-instances.scores, kind="stable")
+    if not boxes:
+        return [int(by_score[0])]
+    best = set()
+    for box in boxes:
+        overlap = _box_iou(instances.boxes_xyxy[by_score], box)
+        if overlap.max() > 0:
+            best.add(int(by_score[np.argmax(overlap)]))
+    return sorted(best)
+
+
+def _box_iou(boxes_xyxy: NDArray[np.float32], box: BoxPrompt) -> NDArray[np.float64]:
+    """IoU of half-open boxes, shape (n, 4), with one box, shape (n,)."""
+    x0, y0, x1, y1 = boxes_xyxy.astype(np.float64).T
+    width = np.clip(np.minimum(x1, box.x1) - np.maximum(x0, box.x0), 0.0, None)
+    height = np.clip(np.minimum(y1, box.y1) - np.maximum(y0, box.y0), 0.0, None)
+    shared = width * height
+    areas = np.clip(x1 - x0, 0.0, None) * np.clip(y1 - y0, 0.0, None)
+    iou: NDArray[np.float64] = shared / (areas + (box.x1 - box.x0) * (box.y1 - box.y0) - shared)
+    return iou
+
+
+def _semantic(instances: SliceInstances, prompt: SlicePrompt, settings: InferenceSettings) -> SliceInstances:
+    if instances.semantic is None:
+        msg = (
+            f"merge=semantic: no semantic mask was drawn for {prompt.structure!r}; baselines and interactive answers "
+            "have none, use merge=union or merge=best"
+        )
+        raise UnsupportedPromptError(msg)
+    mask = instances.semantic
+    score = max(float(instances.scores.max(initial=0.0)), settings.threshold)
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not rows.size:
+        return _select(instances, [])
+    box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+    return SliceInstances(
+        mask[None],
+        np.array([score], dtype=np.float32),
+        np.array([box], dtype=np.float32),
+        mask,
+        instances.fallbacks,
+    )
+
+
+def _select(instances: SliceInstances, positions: Sequence[int] | NDArray[np.intp]) -> SliceInstances:
+    index = np.asarray(positions, dtype=np.intp)
+    if len(index) == len(instances.scores):
+        return instances  # positions are distinct and in order: all are kept, and masks need no copy
+    return SliceInstances(
+        instances.masks[index],
+        instances.scores[index],
+        instances.boxes_xyxy[index],
+        instances.semantic,
+        instances.fallbacks,
+    )

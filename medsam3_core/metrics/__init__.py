@@ -1,0 +1,1 @@
+"""Metrics of segmentation, one definition each, all of them pure functions of masks."""

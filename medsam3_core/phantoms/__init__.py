@@ -1,0 +1,6 @@
+"""Seeded synthetic cases whose every voxel is known: the data of the demo and of most tests, free of any licence."""
+
+from medsam3_core.phantoms.cases import phantom_case
+from medsam3_core.phantoms.kinds import PhantomKind, absent_structure, phantom_recipe, phantom_structures
+
+__all__ = ["PhantomKind", "absent_structure", "phantom_case", "phantom_recipe", "phantom_structures"]

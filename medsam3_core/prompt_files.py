@@ -1,0 +1,181 @@
+"""Rows of a prompts file that a user wrote: read tolerantly, checked strictly, refused with row, value and remedy."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from typing import Any
+
+from medsam3_core.errors import UsageError
+from medsam3_core.geometry import VolumeGeometry
+from medsam3_core.prompt_rows import WHOLE_STRUCTURE, PromptRow, RowKind, runs_to_mask
+
+COLUMNS = tuple(field.name for field in fields(PromptRow))
+"""Columns of a prompts file."""
+
+_BOX = ("x0", "y0", "x1", "y1")
+_NEEDED: Mapping[RowKind, tuple[str, ...]] = {
+    RowKind.TEXT: ("text",),
+    RowKind.BOX: _BOX,
+    RowKind.POINTS: ("x", "y"),
+    RowKind.MASK: ("mask_rle",),
+}
+_OPTIONAL: Mapping[RowKind, tuple[str, ...]] = {
+    RowKind.TEXT: (),
+    RowKind.BOX: ("label",),
+    RowKind.POINTS: ("label",),
+    RowKind.MASK: (),
+}
+_ALWAYS = ("case_id", "slice", "structure", "instance", "kind")
+
+
+def prompt_row(values: Mapping[str, Any], number: int) -> PromptRow:
+    """Read one row of a table; empty strings, None and NaN count as absent, `instance` defaults to 0.
+
+    Args:
+        values: Column to cell, texts or numbers; `mask_rle` is a sequence, or whole numbers separated by spaces.
+        number: Row number for messages, from 1.
+
+    Raises:
+        UsageError: If a column is unknown, missing for the kind or filled although the kind does not read it, a kind
+            is unknown, a value is no number, or a box is inverted.
+    """
+    given = {column: value for column, value in values.items() if not _is_absent(value)}
+    if unknown := [column for column in values if column not in COLUMNS]:
+        raise _refusal(number, f"unknown column {unknown[0]!r}; the columns are: {', '.join(COLUMNS)}")
+    kind = _kind(given, number)
+    _require_columns(given, kind, number)
+    row = PromptRow(
+        case_id=str(given["case_id"]),
+        slice=_whole(given, "slice", number),
+        structure=str(given["structure"]),
+        instance=_whole(given, "instance", number) if "instance" in given else WHOLE_STRUCTURE,
+        kind=kind,
+        text=str(given["text"]) if "text" in given else None,
+        label=_whole(given, "label", number) if "label" in given else None,
+        mask_rle=_runs(given["mask_rle"], number) if "mask_rle" in given else None,
+        **{column: _number(given, column, number) for column in (*_BOX, "x", "y") if column in given},
+    )
+    _require_values(row, number)
+    return row
+
+
+def validate_rows(rows: Iterable[PromptRow], geometry: VolumeGeometry, *, first_number: int = 1) -> None:
+    """Refuse rows that do not fit their volume.
+
+    Args:
+        rows: Rows of one case.
+        geometry: Of its volume; a box may reach from 0 to the size of the slice, a point lies on a pixel.
+        first_number: Row number of the first row, for messages.
+
+    Raises:
+        UsageError: If a slice does not exist, a box or point leaves the slice, or a mask has another size.
+    """
+    depth, height, width = geometry.shape_zyx
+    for number, row in enumerate(rows, first_number):
+        if not 0 <= row.slice < depth:
+            last = depth - 1
+            raise _refusal(number, f"slice={row.slice} does not exist in case {row.case_id!r}; give 0..{last}")
+        if row.kind is RowKind.BOX:
+            _require_upright(row, number)
+            _require_box_inside(row, number, (height, width))
+        if row.kind is RowKind.POINTS:
+            _require_point(row, number, (height, width))
+        if row.kind is RowKind.MASK:
+            try:
+                runs_to_mask(row.mask_rle or (), (height, width))
+            except UsageError as error:
+                raise _refusal(number, str(error)) from None
+
+
+def _require_upright(row: PromptRow, number: int) -> None:
+    x0, y0, x1, y1 = _box_edges(row)
+    if not (x0 < x1 and y0 < y1):
+        raise _refusal(number, f"box {x0:g},{y0:g},{x1:g},{y1:g} is empty or inverted; give x0<x1 and y0<y1")
+
+
+def _require_box_inside(row: PromptRow, number: int, shape_yx: tuple[int, int]) -> None:
+    height, width = shape_yx
+    x0, y0, x1, y1 = _box_edges(row)
+    if x0 < 0 or y0 < 0 or x1 > width or y1 > height:
+        raise _refusal(
+            number,
+            f"box {x0:g},{y0:g},{x1:g},{y1:g} leaves the slice of {width} x {height} pixels; "
+            f"give x in 0..{width} and y in 0..{height}",
+        )
+
+
+def _box_edges(row: PromptRow) -> tuple[float, float, float, float]:
+    """x0, y0, x1, y1; NaN where one is missing, which no comparison passes."""
+    x0, y0, x1, y1 = (math.nan if value is None else value for value in (row.x0, row.y0, row.x1, row.y1))
+    return x0, y0, x1, y1
+
+
+def _require_point(row: PromptRow, number: int, shape_yx: tuple[int, int]) -> None:
+    height, width = shape_yx
+    x, y = (math.nan if value is None else value for value in (row.x, row.y))
+    if not (0 <= x < width and 0 <= y < height):
+        raise _refusal(
+            number,
+            f"point {x:g},{y:g} is outside the slice of {width} x {height} pixels; "
+            f"give x in 0..{width - 1} and y in 0..{height - 1}",
+        )
+
+
+def _kind(given: Mapping[str, Any], number: int) -> RowKind:
+    kind = str(given.get("kind", ""))
+    if kind not in tuple(RowKind):
+        raise _refusal(number, f"unknown kind {kind!r}; the kinds are: {', '.join(RowKind)}")
+    return RowKind(kind)
+
+
+def _require_columns(given: Mapping[str, Any], kind: RowKind, number: int) -> None:
+    needed = ("case_id", "slice", "structure", *_NEEDED[kind])
+    if missing := [column for column in needed if column not in given]:
+        raise _refusal(number, f"{missing[0]} is missing; a row of kind {kind} needs: {', '.join(needed)}")
+    known = (*_ALWAYS, *_NEEDED[kind], *_OPTIONAL[kind])
+    if extra := [column for column in given if column not in known]:
+        value = given[extra[0]]
+        raise _refusal(number, f"{extra[0]}={value!r} is not read by kind {kind}; leave it empty or change the kind")
+
+
+def _require_values(row: PromptRow, number: int) -> None:
+    if row.instance < 0:
+        raise _refusal(number, f"instance={row.instance} is negative; give 0 for the structure as a whole, or 1..n")
+    if row.label not in (None, 0, 1):
+        raise _refusal(number, f"label={row.label} is neither 1 (positive) nor 0 (negative)")
+    if row.kind is RowKind.BOX:
+        _require_upright(row, number)
+
+
+def _is_absent(value: Any) -> bool:
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _number(given: Mapping[str, Any], column: str, number: int) -> float:
+    try:
+        value = float(given[column])
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise _refusal(number, f"{column}={given[column]!r} is not a finite number")
+    return value
+
+
+def _whole(given: Mapping[str, Any], column: str, number: int) -> int:
+    value = _number(given, column, number)
+    if not value.is_integer():
+        raise _refusal(number, f"{column}={given[column]!r} is not a whole number")
+    return int(value)
+
+
+def _runs(value: Any, number: int) -> tuple[int, ...]:
+    try:
+        return tuple(int(run) for run in (value.split() if isinstance(value, str) else value))
+    except (TypeError, ValueError):
+        raise _refusal(number, f"mask_rle={value!r} is not a list of whole numbers") from None
+
+
+def _refusal(number: int, reason: str) -> UsageError:
+    return UsageError(f"row {number} of the prompts: {reason}")

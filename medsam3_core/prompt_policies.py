@@ -1,0 +1,202 @@
+"""Prompt policies: the rule by which prompts are made, written `kind[:key=value,...]`.
+
+The canonical string of a policy names every key that its kind knows, in alphabetical order, with defaults filled in:
+`box` is `box:jitter=0,per=auto,slices=all`. It is what stands in the `prompt` column. `per=auto` means: one prompt per
+instance where the recipe says that a structure comes in instances, else one per structure.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Self
+
+from medsam3_core.digests import short_digest
+from medsam3_core.errors import UsageError
+from medsam3_core.segmenters.protocol import Capabilities
+from medsam3_core.structures import Structure
+
+PROMPT_CODE_VERSION = 1
+"""Raised whenever the code that makes prompts would give other prompts for the same policy, case and structure."""
+
+
+class PromptKind(StrEnum):
+    """What a policy tells the model."""
+
+    TEXT = "text"
+    BOX = "box"
+    POINTS = "points"
+    MASK = "mask"
+    TEXT_AND_BOX = "text+box"
+
+
+class Per(StrEnum):
+    """What one box, point set or mask stands for; `auto` asks the recipe, structure by structure."""
+
+    AUTO = "auto"
+    STRUCTURE = "structure"
+    INSTANCE = "instance"
+
+
+class PromptedSlices(StrEnum):
+    """Which slices are prompted.
+
+    `all`: for text every slice, else every slice that holds the structure. `key`: the slice where the structure has
+    its largest area. `reference`: text only, the slices that hold the structure.
+    """
+
+    ALL = "all"
+    KEY = "key"
+    REFERENCE = "reference"
+
+
+_KEYS_OF_KIND: Mapping[PromptKind, tuple[str, ...]] = {
+    PromptKind.TEXT: ("slices",),
+    PromptKind.BOX: ("jitter", "per", "slices"),
+    PromptKind.POINTS: ("neg", "per", "pos", "slices"),
+    PromptKind.MASK: ("per", "slices"),
+    PromptKind.TEXT_AND_BOX: ("jitter", "per", "slices"),
+}
+_NEEDS: Mapping[PromptKind, frozenset[str]] = {
+    PromptKind.TEXT: frozenset({"text"}),
+    PromptKind.BOX: frozenset({"box"}),
+    PromptKind.POINTS: frozenset({"interactive"}),
+    PromptKind.MASK: frozenset({"interactive"}),
+    PromptKind.TEXT_AND_BOX: frozenset({"text", "box"}),
+}
+_CONVERTERS: Mapping[str, Callable[[str], Any]] = {
+    "jitter": float,
+    "neg": int,
+    "per": Per,
+    "pos": int,
+    "slices": PromptedSlices,
+}
+_EXPECTED = {
+    "jitter": "a number of at least 0",
+    "neg": "a whole number of at least 0",
+    "per": f"one of {', '.join(Per)}",
+    "pos": "a whole number of at least 1",
+    "slices": f"one of {', '.join(PromptedSlices)}",
+}
+_DEFAULTS: Mapping[str, Any] = {"jitter": 0.0, "neg": 0, "per": Per.AUTO, "pos": 1, "slices": PromptedSlices.ALL}
+
+
+@dataclass(frozen=True, slots=True)
+class PromptPolicy:
+    """A parsed policy.
+
+    Attributes:
+        kind: What is told.
+        per: What one box, point set or mask stands for.
+        jitter: Each edge of a box moves by U(-jitter, jitter) of its side; box kinds only.
+        pos: Positive points per prompt, at least 1; points only.
+        neg: Negative points per prompt; points only.
+        slices: Which slices are prompted.
+    """
+
+    kind: PromptKind
+    per: Per = Per.AUTO
+    jitter: float = 0.0
+    pos: int = 1
+    neg: int = 0
+    slices: PromptedSlices = PromptedSlices.ALL
+
+    def __post_init__(self) -> None:
+        out_of_range = {"jitter": not 0 <= self.jitter < math.inf, "neg": self.neg < 0, "pos": self.pos < 1}
+        for key, wrong in out_of_range.items():
+            if wrong:
+                msg = f"{key}={getattr(self, key)} of prompt policy {self.kind} is not {_EXPECTED[key]}"
+                raise UsageError(msg)
+        if self.slices is PromptedSlices.REFERENCE and self.kind is not PromptKind.TEXT:
+            msg = (
+                f"slices=reference does not apply to prompt policy {self.kind}, which only ever asks slices that hold "
+                "the structure; write slices=all or slices=key"
+            )
+            raise UsageError(msg)
+        foreign = [key for key in _CONVERTERS if key not in self.keys and getattr(self, key) != _DEFAULTS[key]]
+        if foreign:
+            raise UsageError(_inapplicable(foreign[0], self.kind))
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `kind[:key=value,...]`.
+
+        Raises:
+            UsageError: If kind, key or value is unknown, a key does not apply to the kind or is given twice; lists
+                what exists.
+        """
+        name, colon, assignments = text.partition(":")
+        if name not in tuple(PromptKind):
+            msg = f"unknown prompt policy {text!r}; the kinds are: {', '.join(PromptKind)}"
+            raise UsageError(msg)
+        kind = PromptKind(name)
+        values: dict[str, Any] = {}
+        for assignment in assignments.split(",") if colon else ():
+            key, value = _parse_assignment(assignment, kind)
+            if key in values:
+                msg = f"prompt policy {text!r} gives {key!r} twice; give it once"
+                raise UsageError(msg)
+            values[key] = value
+        return cls(kind, **values)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Keys that this kind knows, in alphabetical order."""
+        return _KEYS_OF_KIND[self.kind]
+
+    def canonical(self) -> str:
+        """The one string of this policy: every key of its kind, sorted, defaults resolved; `parse` reads it back."""
+        return f"{self.kind}:" + ",".join(f"{key}={_written(getattr(self, key))}" for key in self.keys)
+
+    @property
+    def privileged(self) -> bool:
+        """Whether making the prompts reads the reference; only `text` on all slices does not."""
+        return self.kind is not PromptKind.TEXT or self.slices is not PromptedSlices.ALL
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Names of the `Capabilities` that a segmenter needs for it: `text`, `box`, `interactive`."""
+        return _NEEDS[self.kind]
+
+    def lacking(self, capabilities: Capabilities) -> tuple[str, ...]:
+        """Capabilities that this policy needs and that are missing, sorted; empty where it can be asked."""
+        return tuple(sorted(need for need in self.needs if not getattr(capabilities, need)))
+
+    def is_per_instance(self, structure: Structure) -> bool:
+        """Whether this structure gets one prompt per instance."""
+        return structure.instances if self.per is Per.AUTO else self.per is Per.INSTANCE
+
+    def prompt_id(self, texts: Mapping[str, str]) -> str:
+        """12 hex digits that name the prompts this policy makes in a cohort.
+
+        Args:
+            texts: Name to text of every structure of the recipe.
+        """
+        return short_digest({"policy": self.canonical(), "texts": dict(texts), "version": PROMPT_CODE_VERSION})
+
+
+def _parse_assignment(assignment: str, kind: PromptKind) -> tuple[str, Any]:
+    key, separator, text = assignment.partition("=")
+    if not separator or key not in _CONVERTERS:
+        msg = f"unknown key {assignment!r} in prompt policy {kind}; write key=value with: {_takes(kind)}"
+        raise UsageError(msg)
+    if key not in _KEYS_OF_KIND[kind]:
+        raise UsageError(_inapplicable(key, kind))
+    try:
+        return key, _CONVERTERS[key](text)
+    except ValueError:
+        msg = f"{key}={text!r} of prompt policy {kind} is not {_EXPECTED[key]}"
+        raise UsageError(msg) from None
+
+
+def _inapplicable(key: str, kind: PromptKind) -> str:
+    return f"key {key!r} does not apply to prompt policy {kind}, which takes: {_takes(kind)}"
+
+
+def _takes(kind: PromptKind) -> str:
+    return ", ".join(_KEYS_OF_KIND[kind])
+
+
+def _written(value: Any) -> str:
+    """Shortest text that reads back as the same value; whole floats without a point."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

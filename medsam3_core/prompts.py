@@ -1,0 +1,80 @@
+"""Prompts: what is told to the model about one structure on one slice.
+
+Pixel convention: x counts columns, y counts rows of the stored slice. Boxes are half-open, `[start, stop)`: the pixel
+`stop` is one past the end. A point sits on the pixel it names.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medsam3_core.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class BoxPrompt:
+    """Half-open pixel box on a slice, at least one pixel wide and high; `positive` False marks a counter-example."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+    positive: bool = True
+
+    def __post_init__(self) -> None:
+        if not (self.x0 < self.x1 and self.y0 < self.y1):
+            msg = f"box {self.x0},{self.y0},{self.x1},{self.y1} is empty or inverted; give x0<x1 and y0<y1"
+            raise UsageError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class PointPrompt:
+    """A click: the pixel (x, y) is inside the structure (`positive`) or outside."""
+
+    x: float
+    y: float
+    positive: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class MaskPrompt:
+    """A drawn mask, boolean, shape (y, x) of the slice."""
+
+    mask: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class SlicePrompt:
+    """All that is told about one structure on one slice.
+
+    Attributes:
+        structure: Name of the structure; the key of the answer.
+        text: What to look for, or None.
+        boxes: Boxes, one per instance or one for the structure.
+        points: One tuple of points per instance.
+        masks: One mask per instance.
+        per_instance: Whether boxes, points and masks stand for instances (else for the whole structure).
+    """
+
+    structure: str
+    text: str | None = None
+    boxes: tuple[BoxPrompt, ...] = ()
+    points: tuple[tuple[PointPrompt, ...], ...] = ()
+    masks: tuple[MaskPrompt, ...] = ()
+    per_instance: bool = False
+
+    def __post_init__(self) -> None:
+        if self.text is None and not (self.boxes or self.points or self.masks):
+            msg = f"prompt for {self.structure!r} is empty; give a text, a box, a point or a mask"
+            raise UsageError(msg)
+        if self.text is not None and not self.text.strip():
+            msg = f"text prompt for {self.structure!r} is empty; name what to look for"
+            raise UsageError(msg)
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """Kinds of prompt in use: a subset of text, box, points, mask."""
+        given: dict[str, Any] = {"text": self.text, "box": self.boxes, "points": self.points, "mask": self.masks}
+        return frozenset(kind for kind, value in given.items() if value)

@@ -1,0 +1,106 @@
+"""A recipe says how a source dataset is read: its layout, structures, intensities, splits and licence, as data."""
+
+import hashlib
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from medsam3_core.digests import digest_json
+from medsam3_core.errors import UsageError
+from medsam3_core.intensity import IntensityPolicy
+from medsam3_core.structures import Structure
+
+
+@dataclass(frozen=True, slots=True)
+class SplitRule:
+    """Which split a case belongs to, decided once, at ingest, by patient.
+
+    Attributes:
+        test_last: The last N patients in sorted order are `test`, the others `train`.
+        test_pattern: Patients whose id matches this regular expression are `test`, the others `train`.
+        Neither given: the reader's own split, or none.
+    """
+
+    test_last: int = 0
+    test_pattern: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.test_last < 0 or (self.test_last and self.test_pattern):
+            msg = f"split rule takes either test_last >= 0 or test_pattern, got {asdict(self)}"
+            raise UsageError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What is known about a source dataset.
+
+    Attributes:
+        name: Name of the recipe and of the reader as users write it.
+        layout: Engine that lists and reads the files (`image-pairs`, `nifti-pairs`, `msd`, `phantom`, ...).
+        structures: Structures in fixed order; the order of label maps in exports.
+        modality: `CT`, `MR`, `fundus`, `microscopy`, ...
+        window: Intensity policy, see `medsam3_core.intensity`.
+        parameters: What the layout engine needs (patterns, suffixes, label values).
+        split: Rule for splits.
+        patient_pattern: Regular expression on the case key; its first group is the patient. None: one patient a case.
+        licence: Licence of the data as its authors state it.
+        citation: What to cite.
+        homepage: Where the data come from.
+        traps: Known traps of this dataset, one sentence each.
+        trained_weights: Public weights known to have been trained on it.
+    """
+
+    name: str
+    layout: str
+    structures: tuple[Structure, ...]
+    modality: str
+    window: str
+    parameters: dict[str, Any] = field(default_factory=dict)
+    split: SplitRule = SplitRule()
+    patient_pattern: str | None = None
+    licence: str = "unknown"
+    citation: str = ""
+    homepage: str = ""
+    traps: tuple[str, ...] = ()
+    trained_weights: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [structure.name for structure in self.structures]
+        if len(set(names)) != len(names):
+            msg = f"recipe {self.name!r} names a structure twice: {names}"
+            raise UsageError(msg)
+        IntensityPolicy.parse(self.window)
+
+    def structure(self, name: str) -> Structure:
+        """The structure of this name.
+
+        Raises:
+            UsageError: If there is none; lists what exists.
+        """
+        for structure in self.structures:
+            if structure.name == name:
+                return structure
+        known = ", ".join(structure.name for structure in self.structures)
+        msg = f"unknown structure {name!r} in recipe {self.name!r}; it has: {known}"
+        raise UsageError(msg)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON value of the whole recipe; `recipe_from_json` reads it back."""
+        return asdict(self)
+
+    @property
+    def case_part_digest(self) -> str:
+        """Digest of what can change a number of a case: structures, texts, tolerances and intensity policy."""
+        return digest_json({"structures": [asdict(item) for item in self.structures], "window": self.window})
+
+
+def recipe_from_json(value: dict[str, Any]) -> Recipe:
+    """Inverse of `Recipe.to_json`."""
+    structures = tuple(Structure(**{**item, "synonyms": tuple(item["synonyms"])}) for item in value["structures"])
+    lists = {key: tuple(value[key]) for key in ("traps", "trained_weights")}
+    return Recipe(**{**value, "structures": structures, "split": SplitRule(**value["split"]), **lists})
+
+
+def case_digest(image_digest: str, reference_digests: tuple[str, ...], recipe: Recipe) -> str:
+    """SHA-256 over image, references (sorted by rater) and the part of the recipe that can change a number."""
+    parts = "\n".join((image_digest, *reference_digests, recipe.case_part_digest))
+    return hashlib.sha256(parts.encode()).hexdigest()

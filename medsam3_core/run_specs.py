@@ -1,0 +1,32 @@
+"""Run specs: the frozen identity of a run; whatever can change a number is in it."""
+
+from dataclasses import asdict, dataclass
+
+from medsam3_core.digests import short_digest
+
+INFERENCE_CODE_VERSION = "1"
+"""Raise it when the same weights, prompts and settings give other masks."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpec:
+    """What is run on what; its digest is the run's name.
+
+    Attributes:
+        weights_sha256: Identity of the weights.
+        cohort: Name of the cohort; its cases may grow.
+        prompt_id: Policy, texts and version of the prompt code.
+        settings_id: Inference settings.
+        inference_code: Version of the inference code.
+    """
+
+    weights_sha256: str
+    cohort: str
+    prompt_id: str
+    settings_id: str
+    inference_code: str = INFERENCE_CODE_VERSION
+
+    @property
+    def run_id(self) -> str:
+        """First 12 hex digits of the SHA-256 of the canonical JSON of this spec."""
+        return short_digest(asdict(self))

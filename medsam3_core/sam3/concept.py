@@ -1,0 +1,128 @@
+"""The concept head: text and exemplar boxes in, all instances of the concept out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput
+
+from medsam3_core.prompts import BoxPrompt, SlicePrompt
+from medsam3_core.sam3.network import Sam3Network
+from medsam3_core.sam3.postprocess import Detections
+from medsam3_core.sam3.tokenizer import VISUAL, TextTokenizer, TokenizedText
+
+_PADDING_LABEL = -10
+_PADDING_BOX = (0.5, 0.5, 1.0, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class ConceptQuery:
+    """One prompt as the concept head reads it.
+
+    Attributes:
+        text: Key of the text features.
+        boxes_cxcywh: Exemplars in fractions of the slice; empty for text alone.
+        labels: 1 for an exemplar of the concept, 0 for a counter-example.
+    """
+
+    text: str
+    boxes_cxcywh: tuple[tuple[float, float, float, float], ...]
+    labels: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class TextFeatures:
+    """What the text encoder makes of one text: features (1, 32, d), mask (1, 32), and what was cut off."""
+
+    features: torch.Tensor
+    attention_mask: torch.Tensor
+    fallbacks: tuple[str, ...]
+
+
+def concept_query(prompt: SlicePrompt, shape_yx: tuple[int, int]) -> ConceptQuery:
+    """Read a prompt of text, boxes or both; boxes alone ask for "visual"."""
+    boxes = tuple(_fractions(box, shape_yx) for box in prompt.boxes)
+    return ConceptQuery(prompt.text or VISUAL, boxes, tuple(int(box.positive) for box in prompt.boxes))
+
+
+class TextEncoder:
+    """Text features, computed once per text."""
+
+    def __init__(self, network: Sam3Network, tokenizer: TextTokenizer) -> None:
+        self._network = network
+        self._tokenizer = tokenizer
+        self._cache: dict[str, TextFeatures] = {}
+
+    def __call__(self, text: str) -> TextFeatures:
+        """Features of one text.
+
+        Raises:
+            UsageError: If the text is empty or contains a special token.
+        """
+        if text not in self._cache:
+            self._cache[text] = self._encode(self._tokenizer(text))
+        return self._cache[text]
+
+    def _encode(self, tokens: TokenizedText) -> TextFeatures:
+        network = self._network
+        mask = tokens.attention_mask.to(network.device)
+        detector, heads = network.detector, network.precision.heads
+        hidden = detector.text_encoder(input_ids=tokens.input_ids.to(network.device), attention_mask=mask)
+        features = detector.text_projection(hidden.last_hidden_state.to(heads))
+        return TextFeatures(features, mask, tokens.fallbacks)
+
+
+def detect(
+    network: Sam3Network, features: Sam3VisionEncoderOutput, queries: Sequence[ConceptQuery], text_encoder: TextEncoder
+) -> list[Detections]:
+    """One pass of the concept head: several prompts on one slice.
+
+    The head reads a geometry token also where there is no box. `transformers` leaves it out then, so every prompt gets
+    at least one box, a padding one that is masked everywhere.
+    """
+    texts = [text_encoder(query.text) for query in queries]
+    boxes, labels = _padded_boxes(queries, network)
+    output = network.detector(
+        vision_embeds=_repeated(features, len(queries)),
+        text_embeds=BaseModelOutputWithPooling(pooler_output=torch.cat([text.features for text in texts])),
+        attention_mask=torch.cat([text.attention_mask for text in texts]),
+        input_boxes=boxes,
+        input_boxes_labels=labels,
+    )
+    scores = output.pred_logits.float().sigmoid() * output.presence_logits.float().sigmoid()
+    return [
+        Detections(output.pred_masks[i], scores[i], output.pred_boxes[i].float(), output.semantic_seg[i, 0])
+        for i in range(len(queries))
+    ]
+
+
+def _padded_boxes(queries: Sequence[ConceptQuery], network: Sam3Network) -> tuple[torch.Tensor, torch.Tensor]:
+    slots = max(1, *(len(query.boxes_cxcywh) for query in queries), 1)
+    boxes = torch.tensor(_PADDING_BOX, dtype=torch.float32).repeat(len(queries), slots, 1)
+    labels = torch.full((len(queries), slots), _PADDING_LABEL, dtype=torch.long)
+    for row, query in enumerate(queries):
+        if query.boxes_cxcywh:
+            boxes[row, : len(query.labels)] = torch.tensor(query.boxes_cxcywh, dtype=torch.float32)
+            labels[row, : len(query.labels)] = torch.tensor(query.labels)
+    return boxes.to(device=network.device, dtype=network.precision.heads), labels.to(network.device)
+
+
+def _repeated(features: Sam3VisionEncoderOutput, count: int) -> Sam3VisionEncoderOutput:
+    def repeat(maps: tuple[torch.Tensor | None, ...]) -> tuple[torch.Tensor | None, ...]:
+        return tuple(one if one is None else one.expand(count, -1, -1, -1) for one in maps)
+
+    return Sam3VisionEncoderOutput(
+        fpn_hidden_states=repeat(features.fpn_hidden_states),
+        fpn_position_encoding=repeat(features.fpn_position_encoding),
+    )
+
+
+def _fractions(box: BoxPrompt, shape_yx: tuple[int, int]) -> tuple[float, float, float, float]:
+    height, width = shape_yx
+    return (
+        (box.x0 + box.x1) / 2 / width,
+        (box.y0 + box.y1) / 2 / height,
+        (box.x1 - box.x0) / width,
+        (box.y1 - box.y0) / height,
+    )

@@ -1,0 +1,112 @@
+"""The vision encoder, cut where work can be shared: trunk once per slice, then one neck per head."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers.models.sam3.modeling_sam3 import (
+    Sam3SinePositionEmbedding,
+    Sam3VisionEncoderOutput,
+    Sam3VisionNeck,
+)
+
+from medsam3_core.errors import UsageError
+from medsam3_core.sam3.network import TRACKER_DTYPE, Sam3Network
+from medsam3_core.sam3.preprocess import pixel_values
+
+_LEVELS = 3
+"""Feature maps that the heads read (4, 2 and 1 times the token grid); the fourth level is never read."""
+
+
+@dataclass(frozen=True, eq=False)
+class SliceEncoding:
+    """One slice after the trunk; the necks are cheap and run when a head asks.
+
+    Attributes:
+        trunk: Shape (c, grid, grid), on the device, in the encoder's precision.
+        shape_yx: Size of the slice in pixels.
+        fallbacks: What was done to fit the encoder pass into memory.
+    """
+
+    trunk: torch.Tensor
+    shape_yx: tuple[int, int]
+    fallbacks: tuple[str, ...] = ()
+
+    def to_array(self) -> NDArray[np.generic]:
+        """The trunk for a cache on disk: float32, or the bits of bfloat16 as uint16; nothing is lost."""
+        bits = self.trunk.view(torch.uint16) if self.trunk.dtype is torch.bfloat16 else self.trunk
+        array: NDArray[np.generic] = bits.cpu().numpy()
+        return array
+
+    @classmethod
+    def from_array(cls, array: NDArray[np.generic], shape_yx: tuple[int, int]) -> "SliceEncoding":
+        """The way back from `to_array`; the tensor stays on the CPU until a head asks for it."""
+        bits = torch.from_numpy(np.array(array))
+        return cls(bits.view(torch.bfloat16) if bits.dtype is torch.uint16 else bits, shape_yx)
+
+
+def encode_slices(network: Sam3Network, images: list[NDArray[np.uint8]]) -> list[SliceEncoding]:
+    """One trunk pass over a batch of slices, uint8 (y, x, 3) of any size."""
+    trunk = network.detector.vision_encoder.backbone
+    pixels = pixel_values(images, network.architecture.resolution)
+    pixels = pixels.to(device=network.device, dtype=network.precision.encoder)
+    grid = network.architecture.grid
+    tokens = trunk(pixels).last_hidden_state
+    maps = tokens.transpose(1, 2).reshape(len(images), -1, grid, grid)
+    return [SliceEncoding(one.clone(), image.shape[:2]) for one, image in zip(maps, images, strict=True)]
+
+
+def detector_features(network: Sam3Network, encoding: SliceEncoding) -> Sam3VisionEncoderOutput:
+    """Feature maps of the concept head for one slice, in the precision of the heads."""
+    maps = [
+        one.to(network.precision.heads) for one in neck_maps(network, network.detector.vision_encoder.neck, encoding)
+    ]
+    position = position_map(maps[-1])
+    return Sam3VisionEncoderOutput(
+        fpn_hidden_states=(*maps, None),
+        # Only the coarsest level is read with its positions; the others would be 85 MB of sines.
+        fpn_position_encoding=(None, None, position, None),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class TrackerFeatures:
+    """Feature maps of the tracker for one slice, finest first, each (1, c, h, w), and positions of the coarsest."""
+
+    maps: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+    position: torch.Tensor
+
+
+def tracker_features(network: Sam3Network, encoding: SliceEncoding) -> TrackerFeatures:
+    """Feature maps of the interactive head for one slice; the two finest are already projected for its decoder."""
+    assert network.tracker is not None
+    decoder = network.tracker.mask_decoder
+    fine, middle, coarse = (one.to(TRACKER_DTYPE) for one in neck_maps(network, network.tracker_neck, encoding))
+    maps = (decoder.conv_s0(fine), decoder.conv_s1(middle), coarse)
+    return TrackerFeatures(maps, position_map(coarse))
+
+
+def neck_maps(network: Sam3Network, neck: Sam3VisionNeck, encoding: SliceEncoding) -> list[torch.Tensor]:
+    """The three feature maps of a neck, finest first, each of shape (1, c, h, w).
+
+    Raises:
+        UsageError: If the encoding was made with another precision or resolution than the network has.
+    """
+    grid, wanted = network.architecture.grid, network.precision.encoder
+    if encoding.trunk.shape[-1] != grid or encoding.trunk.dtype is not wanted:
+        msg = (
+            f"encoding of {encoding.trunk.shape[-1]} x {encoding.trunk.shape[-1]} tokens in {encoding.trunk.dtype} "
+            f"does not fit settings that need {grid} x {grid} in {wanted}; encode the slice again with these settings"
+        )
+        raise UsageError(msg)
+    trunk = encoding.trunk.to(network.device)[None]
+    return [layer(trunk) for layer in neck.fpn_layers[:_LEVELS]]
+
+
+def position_map(feature_map: torch.Tensor) -> torch.Tensor:
+    """Sine positions of the tokens, computed in fp32: bf16 rounds them."""
+    features = feature_map.shape[1] // 2
+    encode = Sam3SinePositionEmbedding(num_position_features=features, normalize=True)
+    position: torch.Tensor = encode(feature_map.shape, feature_map.device, torch.float32)
+    return position.to(feature_map.dtype)

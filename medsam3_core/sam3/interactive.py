@@ -1,0 +1,134 @@
+"""The interactive head: one mask per set of points, box or drawn mask, as a person would click it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from medsam3_core.errors import UsageError
+from medsam3_core.prompts import BoxPrompt, MaskPrompt, PointPrompt, SlicePrompt
+from medsam3_core.sam3.architecture import Architecture
+from medsam3_core.sam3.encoder import TrackerFeatures
+from medsam3_core.sam3.network import TRACKER_DTYPE
+from medsam3_core.sam3.propagation_tracker import PropagationTracker
+
+_CORNERS = (2, 3)
+"""Labels of the upper left and the lower right corner of a box; 1 and 0 are clicks inside and outside."""
+MASK_LOGIT = 10.0
+"""A drawn mask as logits: +10 inside, -10 outside."""
+
+
+@dataclass(frozen=True, eq=False)
+class Clicks:
+    """One object as the prompt encoder reads it.
+
+    Attributes:
+        coordinates: float32, shape (k, 2), x and y in pixels of the model's square.
+        labels: int32, shape (k,): 1 inside, 0 outside, 2 and 3 the corners of a box.
+        mask_logits: Shape (4 * grid, 4 * grid), where a mask is given.
+        multimask: Whether one click is all there is: then the best of three candidates is the answer.
+    """
+
+    coordinates: torch.Tensor
+    labels: torch.Tensor
+    mask_logits: torch.Tensor | None = None
+    multimask: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class InteractiveAnswer:
+    """Candidates for one object: mask logits (m, h, w), estimated IoU (m,), logit that the object is there at all."""
+
+    mask_logits: torch.Tensor
+    iou: torch.Tensor
+    object_logit: torch.Tensor
+
+    @property
+    def best(self) -> tuple[torch.Tensor, float]:
+        """Mask logits and estimated IoU of the best candidate."""
+        index = int(self.iou.argmax())
+        return self.mask_logits[index], float(self.iou[index].clamp(0, 1))
+
+
+def object_clicks(prompt: SlicePrompt, shape_yx: tuple[int, int], architecture: Architecture) -> list[Clicks]:
+    """Split a prompt into objects: the i-th box, point set and mask belong together.
+
+    Raises:
+        UsageError: If a box is negative, or the kinds differ in number.
+    """
+    given = {len(kind) for kind in (prompt.boxes, prompt.points, prompt.masks) if kind}
+    if len(given) != 1:
+        counts = f"{len(prompt.boxes)} boxes, {len(prompt.points)} point sets and {len(prompt.masks)} masks"
+        msg = f"prompt for {prompt.structure!r} has {counts}; give as many of each kind as there are objects, or none"
+        raise UsageError(msg)
+    return [
+        _clicks(
+            prompt.boxes[i] if prompt.boxes else None,
+            prompt.points[i] if prompt.points else (),
+            prompt.masks[i] if prompt.masks else None,
+            shape_yx,
+            architecture,
+        )
+        for i in range(given.pop())
+    ]
+
+
+def answer_clicks(tracker: PropagationTracker, features: TrackerFeatures, clicks: Clicks) -> InteractiveAnswer:
+    """One pass of the interactive head."""
+    fine, middle, coarse = features.maps
+    device = coarse.device
+    coordinates, labels = clicks.coordinates, clicks.labels
+    if len(labels) == 0:  # a mask alone still needs one point, a padding one
+        coordinates, labels = torch.zeros(1, 2), torch.tensor([-1], dtype=torch.int32)
+    logits = clicks.mask_logits
+    sparse, dense = tracker.prompt_encoder(
+        input_points=coordinates.to(device)[None, None],
+        input_labels=labels.to(device)[None, None],
+        input_boxes=None,
+        input_masks=None if logits is None else logits.to(device)[None, None],
+    )
+    masks, iou, _, object_logits = tracker.mask_decoder(
+        # The embedding for "no memory yet" belongs on the coarsest map that is read.
+        image_embeddings=coarse + tracker.no_memory_embedding.reshape(1, -1, 1, 1),
+        image_positional_embeddings=tracker.get_image_wide_positional_embeddings(),
+        sparse_prompt_embeddings=sparse,
+        dense_prompt_embeddings=dense,
+        multimask_output=clicks.multimask,
+        high_resolution_features=[fine, middle],
+    )
+    return InteractiveAnswer(masks[0, 0], iou[0, 0], object_logits.reshape(-1)[0])
+
+
+def mask_prompt_logits(mask: NDArray[np.bool_], side: int) -> torch.Tensor:
+    """A drawn mask as logits of shape (side, side)."""
+    drawn = torch.from_numpy(np.asarray(mask, dtype=np.float32))[None, None]
+    logits = (2 * drawn - 1) * MASK_LOGIT
+    resized = torch.nn.functional.interpolate(
+        logits, size=(side, side), mode="bilinear", align_corners=False, antialias=True
+    )
+    return resized[0, 0]
+
+
+def _clicks(
+    box: BoxPrompt | None,
+    points: tuple[PointPrompt, ...],
+    mask: MaskPrompt | None,
+    shape_yx: tuple[int, int],
+    architecture: Architecture,
+) -> Clicks:
+    corners = [] if box is None else _corners(box)
+    height, width = shape_yx
+    scale = torch.tensor([architecture.resolution / width, architecture.resolution / height])
+    xy = torch.tensor([*corners, *((point.x, point.y) for point in points)], dtype=TRACKER_DTYPE).reshape(-1, 2)
+    labels = [*(_CORNERS if corners else ()), *(int(point.positive) for point in points)]
+    logits = None if mask is None else mask_prompt_logits(mask.mask, 4 * architecture.grid)
+    single = len(points) == 1 and box is None and mask is None
+    return Clicks(xy * scale, torch.tensor(labels, dtype=torch.int32), logits, single)
+
+
+def _corners(box: BoxPrompt) -> list[tuple[float, float]]:
+    if not box.positive:
+        msg = "the interactive head takes no negative box; mark what to leave out with negative points"
+        raise UsageError(msg)
+    return [(box.x0, box.y0), (box.x1, box.y1)]

@@ -1,0 +1,111 @@
+"""Which layout a state dict has, decided from all of its keys, and which part of SAM3 each key belongs to."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from medsam3_core.errors import WeightsError
+
+
+class Layout(StrEnum):
+    """The families of key names in which SAM3 weights are passed around."""
+
+    RELEASED = "released"
+    """`detector.*` and `tracker.*`, as in `sam3.pt`."""
+    BARE = "bare"
+    """Official names without prefix, as in Medical-SAM3; `inst_interactive_predictor.model.*` is the tracker."""
+    HUGGING_FACE = "hugging-face"
+    """Names of `transformers`: `Sam3Model`, or `Sam3VideoModel` with `detector_model.`/`tracker_model.`."""
+    LORA = "lora"
+    """A LoRA adapter, merged into weights of another layout."""
+
+
+class Part(StrEnum):
+    """The three modules that hold tensors."""
+
+    DETECTOR = "detector"
+    TRACKER = "tracker"
+    TRACKER_NECK = "tracker_neck"
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedKey:
+    """A key of the file, the part it belongs to (None: to none) and its name inside that part."""
+
+    source: str
+    part: Part | None
+    name: str
+
+
+_WRAPPERS = ("module.", "_orig_mod.")
+_PREFIXES: dict[Layout, dict[str, Part]] = {
+    Layout.RELEASED: {
+        "detector.backbone.vision_backbone.sam2_convs.": Part.TRACKER_NECK,
+        "detector.inst_interactive_predictor.model.": Part.TRACKER,
+        "detector.": Part.DETECTOR,
+        "tracker.": Part.TRACKER,
+    },
+    Layout.BARE: {
+        "backbone.vision_backbone.sam2_convs.": Part.TRACKER_NECK,
+        "inst_interactive_predictor.model.": Part.TRACKER,
+        "backbone.": Part.DETECTOR,
+        "transformer.": Part.DETECTOR,
+        "segmentation_head.": Part.DETECTOR,
+        "dot_prod_scoring.": Part.DETECTOR,
+    },
+    Layout.HUGGING_FACE: {
+        "detector_model.": Part.DETECTOR,
+        "tracker_model.": Part.TRACKER,
+        "tracker_neck.": Part.TRACKER_NECK,
+        "vision_encoder.": Part.DETECTOR,
+        "text_encoder.": Part.DETECTOR,
+        "text_projection.": Part.DETECTOR,
+        "detr_encoder.": Part.DETECTOR,
+        "detr_decoder.": Part.DETECTOR,
+        "mask_decoder.": Part.DETECTOR,
+        "dot_product_scoring.": Part.DETECTOR,
+    },
+}
+_SHARED = {"geometry_encoder.": Part.DETECTOR}
+"""A prefix that two layouts use; it decides nothing."""
+_STRIPPED = ("detector_model.", "tracker_model.", "tracker_neck.", "inst_interactive_predictor.model.", "tracker.")
+
+
+def detect_layout(keys: Iterable[str]) -> Layout:
+    """The layout that most keys speak for.
+
+    Raises:
+        WeightsError: If no key looks like SAM3; says what the keys look like.
+    """
+    names = [unwrapped(key) for key in keys]
+    votes = Counter(layout for name in names for layout, known in _PREFIXES.items() if name.startswith(tuple(known)))
+    if not votes:
+        shown = ", ".join(repr(name) for name in names[:3]) or "none at all"
+        msg = f"not SAM3: no key looks like a known layout (first keys: {shown}); give SAM3 or Medical-SAM3 weights"
+        raise WeightsError(msg)
+    return votes.most_common(1)[0][0]
+
+
+def place_keys(keys: Iterable[str], layout: Layout) -> list[PlacedKey]:
+    """Assign every key to a part of SAM3; keys of no part keep `part=None`."""
+    return [_place(key, layout) for key in keys]
+
+
+def unwrapped(key: str) -> str:
+    """A key without the prefixes that training wrappers put in front, however many."""
+    while wrapper := next((prefix for prefix in _WRAPPERS if key.startswith(prefix)), None):
+        key = key.removeprefix(wrapper)
+    return key
+
+
+def _place(key: str, layout: Layout) -> PlacedKey:
+    name = unwrapped(key)
+    known = _PREFIXES[layout] | ({} if layout is Layout.RELEASED else _SHARED)
+    prefix = next((prefix for prefix in known if name.startswith(prefix)), None)
+    if prefix is None:
+        return PlacedKey(key, None, name)
+    if layout is Layout.RELEASED:
+        name = name.removeprefix("detector.")
+    stripped = next((start for start in _STRIPPED if name.startswith(start)), "")
+    return PlacedKey(key, known[prefix], name.removeprefix(stripped))

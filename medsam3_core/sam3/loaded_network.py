@@ -1,0 +1,118 @@
+"""The network of a segmenter over its life.
+
+It is built when first needed, built again when settings ask for another precision or resolution, and moved to the CPU
+when accelerator memory does not suffice.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+
+from medsam3_core.inference_settings import Dtype, InferenceSettings
+from medsam3_core.sam3.concept import TextEncoder
+from medsam3_core.sam3.encoder import SliceEncoding
+from medsam3_core.sam3.heads import SliceHeads
+from medsam3_core.sam3.memory_ladder import MemoryLadder
+from medsam3_core.sam3.network import Sam3Network, Sam3Weights, build_network
+from medsam3_core.sam3.precision import Precision, precision_for
+from medsam3_core.sam3.tokenizer import TextTokenizer
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+_PER_PASS = {"cpu": 1, "cuda": 8}
+"""Slices and prompts per pass: batching gains nothing on a CPU and costs memory."""
+_CPU = "cpu"
+
+
+class LoadedNetwork:
+    """At most one network in memory, with its text features and the feature maps of the slice at hand."""
+
+    def __init__(
+        self,
+        weights: Sam3Weights,
+        device: str,
+        allow_cpu: bool,
+        images_per_pass: int | None,
+        prompts_per_pass: int | None,
+    ) -> None:
+        per_pass = _PER_PASS.get(torch.device(device).type, 1)
+        self.device = device
+        self.images = MemoryLadder("images", images_per_pass or per_pass)
+        self.prompts = MemoryLadder("prompts", prompts_per_pass or per_pass)
+        self._wanted_device = device
+        self._weights = weights
+        self._allow_cpu = allow_cpu
+        self._tokenizer = TextTokenizer(weights.vocabulary)
+        self._network: Sam3Network | None = None
+        self._text_encoder: TextEncoder | None = None
+        self._heads: SliceHeads | None = None
+
+    def precision(self, dtype: Dtype) -> Precision:
+        """What a setting means on the device that was asked for; a move to the CPU does not change it."""
+        return precision_for(dtype, self._wanted_device)
+
+    def network_for(self, settings: InferenceSettings) -> Sam3Network:
+        """The network in the precision and resolution of the settings.
+
+        Raises:
+            UsageError: If the weights do not take the resolution.
+        """
+        precision = self.precision(settings.dtype)
+        resolution = self._weights.architecture.at(settings.resolution).resolution
+        network = self._network
+        if network is None or network.precision != precision or network.architecture.resolution != resolution:
+            self._unload()  # frees the old one before the new one is built
+            network = self._build(precision, resolution)
+            self._network, self._text_encoder = network, TextEncoder(network, self._tokenizer)
+        return network
+
+    def heads_on(self, encoding: SliceEncoding, settings: InferenceSettings) -> SliceHeads:
+        """The heads on one slice; asking for the same slice again finds its feature maps computed."""
+        network = self.network_for(settings)
+        if self._heads is None or self._heads.encoding is not encoding:
+            assert self._text_encoder is not None
+            self._heads = None
+            self._heads = SliceHeads(network, self._text_encoder, encoding)
+        return self._heads
+
+    def run(
+        self, ladder: MemoryLadder, items: Sequence[Item], compute: Callable[[list[Item]], list[Answer]]
+    ) -> list[Answer]:
+        """Compute items in passes that fit into memory: smaller ones first, then on the CPU if that is allowed.
+
+        Raises:
+            torch.OutOfMemoryError: If nothing fits.
+        """
+        with torch.inference_mode():
+            try:
+                return ladder.run(items, compute)
+            except torch.OutOfMemoryError:
+                if not self._may_move():
+                    raise
+            self._move_to_cpu()
+            return ladder.run(items, compute)
+
+    def _build(self, precision: Precision, resolution: int) -> Sam3Network:
+        try:
+            return build_network(self._weights, precision, self.device, resolution)
+        except torch.OutOfMemoryError:
+            if not self._may_move():
+                raise
+        self._move_to_cpu()
+        return build_network(self._weights, precision, self.device, resolution)
+
+    def _may_move(self) -> bool:
+        return self._allow_cpu and torch.device(self.device).type != _CPU
+
+    def _move_to_cpu(self) -> None:
+        self._unload()
+        self.device = _CPU
+        for ladder in (self.images, self.prompts):
+            ladder.steps.append(f"{self._wanted_device}>{_CPU}")
+
+    def _unload(self) -> None:
+        self._network = self._text_encoder = self._heads = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

@@ -1,0 +1,173 @@
+"""Builds the modules of SAM3 around tensors: on no memory first, then one copy in the wanted precision."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, Sam3Model
+from transformers.models.sam3.modeling_sam3 import Sam3VisionNeck
+
+from medsam3_core.errors import WeightsError
+from medsam3_core.sam3.architecture import Architecture
+from medsam3_core.sam3.attention import use_blocked_attention
+from medsam3_core.sam3.checkpoint_match import MatchReport, Shapes, match_tensors
+from medsam3_core.sam3.layouts import Part
+from medsam3_core.sam3.precision import Precision, bf16_is_fast
+from medsam3_core.sam3.propagation_tracker import PropagationTracker
+
+_ENCODERS = ("vision_encoder.", "text_encoder.")
+TRACKER_DTYPE = torch.float32
+"""The interactive head counts pixels: bf16 cannot tell neighbours apart beyond 256, so it always runs in fp32."""
+_FLOATS = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
+
+
+@dataclass(frozen=True, eq=False)
+class Sam3Weights:
+    """Tensors that match an architecture one to one; they may be memory maps of a file.
+
+    Attributes:
+        architecture: What they belong to.
+        parts: Tensors under their `transformers` names, per part.
+        report: How the keys of the file were matched.
+        source: Where they come from, for messages.
+        vocabulary: Folder that holds a tokenizer of these weights, where there is one.
+    """
+
+    architecture: Architecture
+    parts: Mapping[Part, Mapping[str, torch.Tensor]]
+    report: MatchReport
+    source: str = "weights"
+    vocabulary: str | None = None
+
+    @property
+    def interactive(self) -> bool:
+        """Whether the weights have the interactive head and the memory of the tracker."""
+        return Part.TRACKER in self.parts
+
+
+@dataclass(frozen=True, eq=False)
+class Sam3Network:
+    """The modules of SAM3 on one device in one precision, ready for inference."""
+
+    detector: Sam3Model
+    tracker: PropagationTracker | None
+    tracker_neck: Sam3VisionNeck | None
+    architecture: Architecture
+    precision: Precision
+    device: torch.device
+
+
+def match_weights(
+    tensors: Mapping[str, torch.Tensor], architecture: Architecture, source: str, vocabulary: str | None = None
+) -> Sam3Weights:
+    """Match a state dict of any layout with an architecture.
+
+    Raises:
+        WeightsMismatchError: If anything but every tensor matches; names the first ten offenders.
+        WeightsError: If the state dict is not SAM3's, or a tensor is not a floating-point one.
+    """
+    matched = match_tensors(tensors, expected_shapes(architecture))
+    matched.report.require_complete(source)
+    for named in matched.parts.values():
+        for name, tensor in named.items():
+            _require_float(name, tensor, source)
+    return Sam3Weights(architecture, matched.parts, matched.report, source, vocabulary)
+
+
+def expected_shapes(architecture: Architecture) -> Shapes:
+    """Shape of every tensor of an architecture, without allocating any."""
+    return {
+        part: {name: tensor.shape for name, tensor in module.state_dict().items()}
+        for part, module in _empty_modules(architecture).items()
+    }
+
+
+def build_network(weights: Sam3Weights, precision: Precision, device: str, resolution: int = 0) -> Sam3Network:
+    """Put weights into modules: one copy, in the wanted precision, on the device.
+
+    Raises:
+        WeightsError: If a tensor holds NaN or infinite values.
+        UsageError: If the weights do not take this resolution.
+    """
+    architecture = weights.architecture.at(resolution)
+    target = torch.device(device)
+    modules = _empty_modules(architecture)
+    for part, module in modules.items():
+        tensors = {
+            name: _cast(name, tensor, _dtype_of(part, name, precision), target, weights.source)
+            for name, tensor in weights.parts[part].items()
+        }
+        module.load_state_dict(tensors, assign=True, strict=True)
+        _fill_computed_buffers(module, target)
+        module.requires_grad_(requires_grad=False).eval()
+    network = Sam3Network(
+        cast(Sam3Model, modules[Part.DETECTOR]),
+        cast(PropagationTracker | None, modules.get(Part.TRACKER)),
+        cast(Sam3VisionNeck | None, modules.get(Part.TRACKER_NECK)),
+        architecture,
+        precision,
+        target,
+    )
+    if target.type == "cpu" and precision.encoder is torch.bfloat16 and bf16_is_fast(device):
+        use_blocked_attention(network.detector.vision_encoder.backbone)
+    return network
+
+
+def _empty_modules(architecture: Architecture) -> dict[Part, nn.Module]:
+    detector, tracker = copy.deepcopy(architecture.detector), copy.deepcopy(architecture.tracker)
+    with torch.device("meta"):
+        modules: dict[Part, nn.Module] = {Part.DETECTOR: Sam3Model(detector)}
+        if tracker is not None:
+            modules[Part.TRACKER] = PropagationTracker(tracker)
+            modules[Part.TRACKER_NECK] = Sam3VisionNeck(tracker.vision_config)
+    return modules
+
+
+def _dtype_of(part: Part, name: str, precision: Precision) -> torch.dtype:
+    if part is Part.TRACKER:
+        return TRACKER_DTYPE
+    in_encoder = part is Part.TRACKER_NECK or (part is Part.DETECTOR and name.startswith(_ENCODERS))
+    return precision.encoder if in_encoder else precision.heads
+
+
+def _cast(name: str, tensor: torch.Tensor, dtype: torch.dtype, device: torch.device, source: str) -> torch.Tensor:
+    """A copy of its own, so that a memory-mapped file may go away afterwards."""
+    copied = tensor.to(device=device, dtype=dtype, copy=True).contiguous()
+    low, high = torch.aminmax(copied) if copied.numel() else (torch.zeros(1), torch.zeros(1))
+    if not (torch.isfinite(low) and torch.isfinite(high)):
+        msg = f"{source}: tensor {name} holds NaN or infinite values; the file is damaged or its training diverged"
+        raise WeightsError(msg)
+    return copied
+
+
+def _require_float(name: str, tensor: torch.Tensor, source: str) -> None:
+    if tensor.dtype not in _FLOATS:
+        msg = (
+            f"{source}: tensor {name} has type {str(tensor.dtype).removeprefix('torch.')}; only float32, float16 and "
+            "bfloat16 weights are loaded: convert quantised weights back first"
+        )
+        raise WeightsError(msg)
+
+
+def _fill_computed_buffers(module: nn.Module, device: torch.device) -> None:
+    """Give real values to what no file holds: rotary tables and position numbers, kept in fp32."""
+    for submodule in module.modules():
+        for name, buffer in submodule.named_buffers(recurse=False):
+            if buffer.is_meta:
+                submodule.register_buffer(name, torch.empty_like(buffer, device="cpu"), persistent=False)
+    for tensor in module.state_dict(keep_vars=True).values():
+        _mark_as_loaded(tensor)
+    if isinstance(module, PreTrainedModel):
+        module.initialize_weights()
+    for submodule in module.modules():
+        for name, buffer in submodule.named_buffers(recurse=False):
+            if buffer.device != device:
+                submodule._buffers[name] = buffer.to(device)
+
+
+def _mark_as_loaded(tensor: Any) -> None:
+    """The flag by which `transformers` knows that a tensor needs no initial value."""
+    tensor._is_hf_initialized = True

@@ -1,0 +1,96 @@
+"""From logits to masks: select first, interpolate the logits in chunks, threshold last."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+_CHUNK_FLOATS = 2**26
+"""Interpolated logits held at once: 256 MB in float32."""
+MAX_MASK_PIXELS = 2**32
+"""Pixels of all masks of one answer: 4 GB as booleans."""
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """Raw answer to one prompt on one slice, on the device.
+
+    Attributes:
+        mask_logits: Shape (n, h, w) at the size of the mask head.
+        scores: Shape (n,), in [0, 1].
+        boxes_xyxy: Shape (n, 4), in fractions of the slice.
+        semantic_logits: Shape (h, w), where the head has one.
+    """
+
+    mask_logits: torch.Tensor
+    scores: torch.Tensor
+    boxes_xyxy: torch.Tensor
+    semantic_logits: torch.Tensor | None = None
+
+    def above(self, threshold: float) -> "Detections":
+        """Those whose score is above a threshold, by falling score."""
+        order = torch.argsort(self.scores, descending=True, stable=True)
+        kept = order[self.scores[order] > threshold]
+        return self._take(kept)
+
+    def first(self, count: int) -> "Detections":
+        """The `count` with the highest scores, once they are in order."""
+        return self._take(torch.arange(min(count, len(self.scores)), device=self.scores.device))
+
+    def _take(self, index: torch.Tensor) -> "Detections":
+        return Detections(self.mask_logits[index], self.scores[index], self.boxes_xyxy[index], self.semantic_logits)
+
+
+def mask_limit(shape_yx: tuple[int, int]) -> int:
+    """How many masks of this size one answer may hold."""
+    return max(1, MAX_MASK_PIXELS // (shape_yx[0] * shape_yx[1]))
+
+
+def masks_at(mask_logits: torch.Tensor, shape_yx: tuple[int, int]) -> NDArray[np.bool_]:
+    """Masks at the size of the slice: interpolate the logits, then threshold at 0.
+
+    Interpolating probabilities instead moves 5e-5 of the pixels.
+
+    Args:
+        mask_logits: Shape (n, h, w).
+        shape_yx: Size of the slice.
+
+    Returns:
+        Boolean, shape (n, y, x).
+    """
+    height, width = shape_yx
+    masks = np.empty((len(mask_logits), height, width), dtype=bool)
+    step = max(1, _CHUNK_FLOATS // (height * width))
+    for start in range(0, len(mask_logits), step):
+        drawn = logits_at(mask_logits[start : start + step], shape_yx) > 0
+        masks[start : start + step] = drawn.cpu().numpy()
+    return masks
+
+
+def logits_at(mask_logits: torch.Tensor, shape_yx: tuple[int, int]) -> torch.Tensor:
+    """Logits at the size of the slice, float32, shape (n, y, x)."""
+    resized = torch.nn.functional.interpolate(
+        mask_logits[:, None].float(), size=shape_yx, mode="bilinear", align_corners=False
+    )
+    return resized[:, 0]
+
+
+def boxes_of(mask_logits: torch.Tensor) -> torch.Tensor:
+    """Bounding boxes of non-empty masks, (n, h, w), in fractions of the slice: float32, shape (n, 4), xyxy."""
+    height, width = mask_logits.shape[-2:]
+    edges = []
+    for axis, size in ((1, width), (2, height)):
+        hit = (mask_logits > 0).any(dim=axis).float()
+        first, last = hit.argmax(dim=1), size - 1 - hit.flip(1).argmax(dim=1)
+        edges.append((first / size, (last + 1) / size))
+    (left, right), (top, bottom) = edges
+    return torch.stack([left, top, right, bottom], dim=1).float()
+
+
+def boxes_in_pixels(boxes_xyxy: torch.Tensor, shape_yx: tuple[int, int]) -> NDArray[np.float32]:
+    """Boxes in pixels of the slice, float32, shape (n, 4)."""
+    height, width = shape_yx
+    scale = torch.tensor([width, height, width, height], dtype=torch.float32, device=boxes_xyxy.device)
+    pixels: NDArray[np.float32] = (boxes_xyxy.float() * scale).cpu().numpy()
+    return pixels

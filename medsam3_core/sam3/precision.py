@@ -1,0 +1,38 @@
+"""Which precision runs where: never autocast, which leaks; every tensor is cast by name."""
+
+from dataclasses import dataclass
+
+import torch
+
+from medsam3_core.inference_settings import Dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """Dtype of the encoders (trunk, necks, text) and of the heads (geometry, DETR, masks, tracker)."""
+
+    name: Dtype
+    encoder: torch.dtype
+    heads: torch.dtype
+
+
+_PRECISIONS = {
+    Dtype.FP32: Precision(Dtype.FP32, torch.float32, torch.float32),
+    Dtype.MIXED: Precision(Dtype.MIXED, torch.bfloat16, torch.float32),
+    Dtype.BF16: Precision(Dtype.BF16, torch.bfloat16, torch.bfloat16),
+}
+
+
+def precision_for(dtype: Dtype, device: str) -> Precision:
+    """The precision behind a setting; `auto` takes mixed where bf16 is fast, else fp32."""
+    if dtype is Dtype.AUTO:
+        dtype = Dtype.MIXED if bf16_is_fast(device) else Dtype.FP32
+    return _PRECISIONS[dtype]
+
+
+def bf16_is_fast(device: str) -> bool:
+    """Whether the device multiplies bf16 matrices in hardware (CUDA since Ampere; AMX or AVX512-BF16)."""
+    if torch.device(device).type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))

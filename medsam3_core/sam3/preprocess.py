@@ -1,0 +1,58 @@
+"""From a slice to the pixel values that the official code feeds: squash to the square on uint8, then scale."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as transforms
+
+from medsam3_core.errors import CaseDataError
+
+MAX_PIXELS = 64 * 1024 * 1024
+"""Largest slice in pixels: its masks are drawn at its own size."""
+
+
+def pixel_values(images: Sequence[NDArray[np.uint8]], resolution: int) -> torch.Tensor:
+    """Model input for slices of any size.
+
+    The resize works on uint8 with antialiasing, as the official code does: a float resize differs by up to one grey
+    level, one without antialiasing by a quarter of the range.
+
+    Args:
+        images: Slices, uint8, shape (y, x, 3).
+        resolution: Side of the square in pixels.
+
+    Returns:
+        float32, shape (n, 3, resolution, resolution), in [-1, 1].
+    """
+    side = [resolution, resolution]
+    squares = [
+        transforms.resize(_channels_first(image), side, interpolation=InterpolationMode.BILINEAR, antialias=True)
+        for image in images
+    ]
+    scaled: torch.Tensor = transforms.to_dtype(torch.stack(squares), torch.float32, scale=True)
+    return (scaled - 0.5) / 0.5
+
+
+def require_slice(image: NDArray[np.uint8]) -> None:
+    """Check type, shape and size of a slice.
+
+    Raises:
+        CaseDataError: If it is not uint8 (y, x, 3), is empty, or has more than `MAX_PIXELS` pixels.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        msg = f"slice is {image.dtype} of shape {image.shape}; SAM3 takes uint8 of shape (y, x, 3), windowed beforehand"
+        raise CaseDataError(msg)
+    height, width = image.shape[:2]
+    if height * width > MAX_PIXELS:
+        msg = (
+            f"slice of {width} x {height} pixels is over the limit of {MAX_PIXELS} pixels; "
+            "cut it into pieces or store it at a lower magnification"
+        )
+        raise CaseDataError(msg)
+
+
+def _channels_first(image: NDArray[np.uint8]) -> torch.Tensor:
+    return torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))

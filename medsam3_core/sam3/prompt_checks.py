@@ -1,0 +1,77 @@
+"""What a prompt must be before any network sees it: inside its slice, and of a kind that the weights take."""
+
+from medsam3_core.errors import UnsupportedPromptError, UsageError
+from medsam3_core.inference_settings import PromptMode
+from medsam3_core.prompts import BoxPrompt, MaskPrompt, PointPrompt, SlicePrompt
+from medsam3_core.sam3.network import Sam3Weights
+
+
+def is_interactive(prompt: SlicePrompt, mode: PromptMode) -> bool:
+    """Whether the interactive head answers: always for points and masks, for boxes if the settings say so."""
+    return bool(prompt.kinds & {"points", "mask"}) or mode is PromptMode.INTERACTIVE
+
+
+def require_answerable(prompt: SlicePrompt, mode: PromptMode, weights: Sam3Weights) -> None:
+    """Refuse a prompt that these weights cannot take.
+
+    Raises:
+        UnsupportedPromptError: If there is no interactive head, or text is meant for it.
+    """
+    if not is_interactive(prompt, mode):
+        return
+    if not weights.interactive:
+        msg = (
+            f"{weights.source} has no interactive head, which points, masks and mode=interactive need; "
+            "use weights with a tracker, such as the released sam3.pt"
+        )
+        raise UnsupportedPromptError(msg)
+    if prompt.text is not None:
+        msg = (
+            f"prompt for {prompt.structure!r} has a text, which the interactive head does not read; "
+            "leave out the points and masks, or ask with mode=concept"
+        )
+        raise UnsupportedPromptError(msg)
+
+
+def require_inside(prompt: SlicePrompt, shape_yx: tuple[int, int]) -> None:
+    """Refuse a prompt that leaves its slice.
+
+    Raises:
+        UsageError: Names the box, point or mask and the slice.
+    """
+    for box in prompt.boxes:
+        _require_box(box, shape_yx)
+    for points in prompt.points:
+        for point in points:
+            _require_point(point, shape_yx)
+    for mask in prompt.masks:
+        _require_mask(mask, shape_yx)
+
+
+def _require_box(box: BoxPrompt, shape_yx: tuple[int, int]) -> None:
+    height, width = shape_yx
+    if box.x0 < 0 or box.y0 < 0 or box.x1 > width or box.y1 > height:
+        msg = (
+            f"box {box.x0:g},{box.y0:g},{box.x1:g},{box.y1:g} leaves the slice of {width} x {height} pixels; "
+            f"give x in 0..{width} and y in 0..{height}"
+        )
+        raise UsageError(msg)
+
+
+def _require_point(point: PointPrompt, shape_yx: tuple[int, int]) -> None:
+    height, width = shape_yx
+    if not (0 <= point.x < width and 0 <= point.y < height):
+        msg = (
+            f"point {point.x:g},{point.y:g} lies outside the slice of {width} x {height} pixels; "
+            f"give x in 0..{width - 1} and y in 0..{height - 1}"
+        )
+        raise UsageError(msg)
+
+
+def _require_mask(prompt: MaskPrompt, shape_yx: tuple[int, int]) -> None:
+    if prompt.mask.shape != shape_yx:
+        msg = f"mask prompt has shape {prompt.mask.shape}, the slice {shape_yx}; draw the mask on this slice"
+        raise UsageError(msg)
+    if not prompt.mask.any():
+        msg = "mask prompt is empty; mark at least one pixel"
+        raise UsageError(msg)

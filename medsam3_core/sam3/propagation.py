@@ -1,0 +1,186 @@
+"""Propagation: a prompt on one slice followed through the volume in both directions by the tracker's memory.
+
+Memory is bounded by what the tracker looks back to (a few slices for its spatial memory, 16 for its pointers), not by
+the volume: older slices are forgotten.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers.models.sam3_tracker_video.modeling_sam3_tracker_video import Sam3TrackerVideoInferenceSession
+
+from medsam3_core.errors import UsageError
+from medsam3_core.prompts import SlicePrompt
+from medsam3_core.sam3.encoder import SliceEncoding, TrackerFeatures, tracker_features
+from medsam3_core.sam3.interactive import Clicks, object_clicks
+from medsam3_core.sam3.network import TRACKER_DTYPE, Sam3Network
+from medsam3_core.sam3.postprocess import masks_at
+from medsam3_core.sam3.propagation_tracker import PropagationTracker
+
+EncodingOf = Callable[[int], SliceEncoding]
+"""Encodes slice z of the volume; called at most twice per slice, in order."""
+
+_OBJECT = 1
+_MAX_POINTS = 16
+"""The prompt encoder was trained on few points: of more, the first and the last eight are kept."""
+
+
+@dataclass(frozen=True, eq=False)
+class VolumePrompt:
+    """One object of a volume: a prompt of one box, one point set or one mask on slice `z`."""
+
+    prompt: SlicePrompt
+    z: int
+
+
+@dataclass(frozen=True, eq=False)
+class TrackedSlice:
+    """What the tracker drew of one object on one slice.
+
+    Attributes:
+        index: Which object, in the order of the prompts.
+        z: Which slice.
+        mask_logits: Shape (h, w) at the size of the mask head.
+        object_logit: Above 0 where the object is there at all.
+        shape_yx: Size of the slice.
+    """
+
+    index: int
+    z: int
+    mask_logits: torch.Tensor
+    object_logit: float
+    shape_yx: tuple[int, int]
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """The mask at the size of the slice."""
+        mask: NDArray[np.bool_] = masks_at(self.mask_logits[None], self.shape_yx)[0]
+        return mask
+
+    @property
+    def score(self) -> float:
+        """Probability that the object is on this slice."""
+        return float(torch.tensor(self.object_logit).sigmoid())
+
+
+def propagate(
+    network: Sam3Network, encoding_of: EncodingOf, count: int, prompts: Sequence[VolumePrompt]
+) -> Iterator[TrackedSlice]:
+    """Follow objects through a volume: one sweep up, one sweep down, each slice encoded once per sweep.
+
+    Args:
+        network: A network with a tracker.
+        encoding_of: Encodes slice z.
+        count: Slices of the volume.
+        prompts: The objects; each is followed from its own slice.
+
+    Yields:
+        For every object each slice once: upwards from its prompt first, then downwards.
+
+    Raises:
+        UsageError: If a prompt lies outside the volume or is not one object.
+    """
+    for prompt in prompts:
+        if not 0 <= prompt.z < count:
+            msg = f"prompt for {prompt.prompt.structure!r} is on slice {prompt.z} of a volume of {count} slices"
+            raise UsageError(msg)
+    tracks = [_Track(network, index, one, count) for index, one in enumerate(prompts)]
+    start, end = min(one.z for one in prompts), max(one.z for one in prompts)
+    yield from _sweep(network, encoding_of, tracks, range(start, count), reverse=False)
+    yield from _sweep(network, encoding_of, tracks, range(end - 1, -1, -1), reverse=True)
+
+
+def _sweep(
+    network: Sam3Network, encoding_of: EncodingOf, tracks: list["_Track"], order: range, *, reverse: bool
+) -> Iterator[TrackedSlice]:
+    for z in order:
+        active = [track for track in tracks if (z < track.start if reverse else z >= track.start)]
+        with torch.inference_mode():
+            encoding = encoding_of(z)
+            features = tracker_features(network, encoding)
+            drawn = [track.step(z, encoding, features, reverse=reverse) for track in active]
+        yield from drawn
+
+
+class _Session(Sam3TrackerVideoInferenceSession):
+    """The tracker's state for one object; features are handed in, so there are no frames."""
+
+    def __init__(self, device: torch.device, count: int) -> None:
+        super().__init__(inference_device=device, inference_state_device=device, dtype=TRACKER_DTYPE)
+        self._count = count
+
+    @property
+    def num_frames(self) -> int:
+        return self._count
+
+
+class _Track:
+    """One object on its way through the volume."""
+
+    def __init__(self, network: Sam3Network, index: int, prompt: VolumePrompt, count: int) -> None:
+        assert network.tracker is not None
+        self._network = network
+        self._tracker: PropagationTracker = network.tracker
+        self._index = index
+        self._prompt = prompt
+        self._session = _Session(network.device, count)
+        config = self._tracker.config
+        self._look_back = max(config.num_maskmem, config.max_object_pointers_in_encoder)
+
+    @property
+    def start(self) -> int:
+        """Slice of the prompt."""
+        return self._prompt.z
+
+    def step(self, z: int, encoding: SliceEncoding, features: TrackerFeatures, *, reverse: bool) -> TrackedSlice:
+        """Draw the object on slice z and remember it."""
+        session = self._session
+        session.cache.cache_vision_features(z, _flattened(features))
+        if z == self.start:
+            self._add_prompt(encoding.shape_yx)
+        output = self._tracker(session, frame_idx=z, reverse=reverse)
+        self._forget(z, reverse=reverse)
+        logit = float(output.object_score_logits.reshape(-1)[0])
+        return TrackedSlice(self._index, z, output.pred_masks[0, 0], logit, encoding.shape_yx)
+
+    def _add_prompt(self, shape_yx: tuple[int, int]) -> None:
+        session, prompt = self._session, self._prompt.prompt
+        objects = object_clicks(prompt, shape_yx, self._network.architecture)
+        if len(objects) != 1:
+            msg = f"prompt for {prompt.structure!r} holds {len(objects)} objects; propagation follows one at a time"
+            raise UsageError(msg)
+        index = session.obj_id_to_idx(_OBJECT)
+        if prompt.masks:
+            mask = torch.from_numpy(np.asarray(prompt.masks[0].mask, dtype=np.float32))
+            session.add_mask_inputs(index, self.start, mask[None, None])
+        else:
+            session.add_point_inputs(index, self.start, _points(objects[0]))
+        session.obj_with_new_inputs = [_OBJECT]
+
+    def _forget(self, z: int, *, reverse: bool) -> None:
+        """Keep what later slices look back to; near the prompt also what the way down will look back to."""
+        outputs: dict[str, Any] = self._session.output_dict_per_obj[0]
+        for kept in (*outputs["cond_frame_outputs"].values(), *outputs["non_cond_frame_outputs"].values()):
+            kept.pop("high_res_masks", None)
+        seen = outputs["non_cond_frame_outputs"]
+        for old in [one for one in seen if abs(one - z) > self._look_back and abs(one - self.start) > self._look_back]:
+            del seen[old]
+
+
+def _flattened(features: TrackerFeatures) -> dict[str, list[torch.Tensor]]:
+    """Features as the tracker keeps them: (h * w, 1, c) per level."""
+    maps = [one.flatten(2).permute(2, 0, 1) for one in features.maps]
+    return {"vision_feats": maps, "vision_pos_embeds": [features.position.flatten(2).permute(2, 0, 1)]}
+
+
+def _points(clicks: Clicks) -> dict[str, torch.Tensor]:
+    coordinates, labels = clicks.coordinates, clicks.labels
+    if len(labels) > _MAX_POINTS:
+        half = _MAX_POINTS // 2
+        coordinates = torch.cat([coordinates[:half], coordinates[-half:]])
+        labels = torch.cat([labels[:half], labels[-half:]])
+    return {"point_coords": coordinates[None, None], "point_labels": labels[None, None]}

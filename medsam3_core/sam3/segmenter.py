@@ -1,0 +1,209 @@
+"""`Sam3Segmenter`: SAM3 weights behind the `Segmenter` protocol."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medsam3_core.errors import UnsupportedPromptError
+from medsam3_core.inference_settings import InferenceSettings, Merge
+from medsam3_core.prompts import SlicePrompt
+from medsam3_core.sam3.encoder import SliceEncoding, encode_slices
+from medsam3_core.sam3.loaded_network import LoadedNetwork
+from medsam3_core.sam3.network import Sam3Weights
+from medsam3_core.sam3.postprocess import Detections, boxes_in_pixels, logits_at, mask_limit, masks_at
+from medsam3_core.sam3.preprocess import require_slice
+from medsam3_core.sam3.prompt_checks import is_interactive, require_answerable, require_inside
+from medsam3_core.sam3.propagation import TrackedSlice, VolumePrompt, propagate
+from medsam3_core.sam3.tiling import Tile, TileAnswer, TiledEncoding, join_tiles, prompts_per_tile, tiles_of
+from medsam3_core.segmenters.protocol import Capabilities, SliceInstances
+
+Encoding = SliceEncoding | TiledEncoding
+
+
+class Sam3Segmenter:
+    """Answers prompts on encoded slices; the network is built on first use, in the precision that settings ask for.
+
+    Changing precision or resolution between calls builds the network again from the weights. Not thread-safe.
+
+    Args:
+        weights: Tensors matched with their architecture; kept, so memory-mapped ones are best.
+        device: `cpu` or `cuda:N`.
+        allow_cpu: Whether work that does not fit into accelerator memory may move to the CPU, for good.
+        images_per_pass: Slices per encoder pass; by default 1 on a CPU, where more gain nothing, and 8 on CUDA.
+        prompts_per_pass: Prompts per head pass, likewise.
+    """
+
+    def __init__(
+        self,
+        weights: Sam3Weights,
+        device: str = "cpu",
+        *,
+        allow_cpu: bool = True,
+        images_per_pass: int | None = None,
+        prompts_per_pass: int | None = None,
+    ) -> None:
+        self._weights = weights
+        self._loaded = LoadedNetwork(weights, device, allow_cpu, images_per_pass, prompts_per_pass)
+
+    @property
+    def weights(self) -> Sam3Weights:
+        """The weights it was made from, with their match report."""
+        return self._weights
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Text and boxes always; points, masks and propagation where the weights have a tracker."""
+        interactive = self._weights.interactive
+        return Capabilities(text=True, box=True, interactive=interactive, propagation=interactive)
+
+    @property
+    def device(self) -> str:
+        """Where it computes."""
+        return self._loaded.device
+
+    def precision(self, settings: InferenceSettings) -> str:
+        """Precision that these settings mean here: `fp32`, `bf16` or `mixed`."""
+        return self._loaded.precision(settings.dtype).name
+
+    def encode(self, images: Sequence[NDArray[np.uint8]], settings: InferenceSettings) -> list[Encoding]:
+        """Run the trunk over slices, uint8 of shape (y, x, 3) each; with `tiles` above 1 over the tiles of each.
+
+        Raises:
+            CaseDataError: If a slice has another type or shape, or is too large.
+            UsageError: If the weights do not take the resolution of the settings.
+        """
+        for image in images:
+            require_slice(image)
+        if settings.tiles == 1:
+            return [*self._encode_whole(images, settings)]
+        return [self._encode_tiles(image, settings) for image in images]
+
+    def segment(
+        self, encoding: Encoding, prompts: Sequence[SlicePrompt], settings: InferenceSettings
+    ) -> list[SliceInstances]:
+        """Answer each prompt on one slice.
+
+        Text and exemplar boxes give all instances above the threshold, by falling score. Points and masks, and boxes
+        with `mode=interactive`, give one instance each whatever its score, which is then the head's own estimate of
+        the IoU.
+
+        Raises:
+            UnsupportedPromptError: If a prompt needs a head that these weights do not have.
+            UsageError: If a box or point leaves the slice, or a text is empty or holds a special token.
+        """
+        for prompt in prompts:
+            require_answerable(prompt, settings.mode, self._weights)
+            require_inside(prompt, encoding.shape_yx)
+        if isinstance(encoding, TiledEncoding):
+            return self._segment_tiles(encoding, prompts, settings)
+        whole = Tile(0, 0, *encoding.shape_yx)
+        return [answer.instances for answer in self._answer(encoding, prompts, settings, whole)]
+
+    def propagate(
+        self,
+        slice_of: Callable[[int], NDArray[np.uint8]],
+        count: int,
+        prompts: Sequence[VolumePrompt],
+        settings: InferenceSettings,
+    ) -> Iterator[TrackedSlice]:
+        """Follow objects from their prompts through a volume, upwards first, then downwards.
+
+        Args:
+            slice_of: Gives slice z, uint8 of shape (y, x, 3); called at most twice per slice.
+            count: Slices of the volume.
+            prompts: One object each.
+            settings: Precision and resolution; tiles do not apply.
+
+        Raises:
+            UnsupportedPromptError: If the weights have no tracker.
+            UsageError: If a prompt lies outside the volume or its slice, or is not one object.
+        """
+        if not self.capabilities.propagation:
+            msg = f"{self._weights.source} has no tracker to propagate with; use the released sam3.pt or slices=all"
+            raise UnsupportedPromptError(msg)
+        network = self._loaded.network_for(settings)
+
+        def encoding_of(z: int) -> SliceEncoding:
+            image = slice_of(z)
+            require_slice(image)
+            for one in prompts:
+                if one.z == z:
+                    require_inside(one.prompt, image.shape[:2])
+            return encode_slices(network, [image])[0]
+
+        yield from propagate(network, encoding_of, count, prompts)
+
+    def _encode_whole(self, images: Sequence[NDArray[np.uint8]], settings: InferenceSettings) -> list[SliceEncoding]:
+        loaded = self._loaded
+
+        def compute(batch: list[NDArray[np.uint8]]) -> list[SliceEncoding]:
+            return encode_slices(loaded.network_for(settings), batch)
+
+        encodings = loaded.run(loaded.images, list(images), compute)
+        return [replace(encoding, fallbacks=tuple(loaded.images.steps)) for encoding in encodings]
+
+    def _encode_tiles(self, image: NDArray[np.uint8], settings: InferenceSettings) -> TiledEncoding:
+        shape_yx = (image.shape[0], image.shape[1])
+        tiles = tiles_of(shape_yx, settings.tiles)
+        crops = [image[tile.window] for tile in tiles]
+        return TiledEncoding(shape_yx, tiles, tuple(self._encode_whole(crops, settings)))
+
+    def _segment_tiles(
+        self, encoding: TiledEncoding, prompts: Sequence[SlicePrompt], settings: InferenceSettings
+    ) -> list[SliceInstances]:
+        shown = [prompts_per_tile(prompt, encoding.tiles) for prompt in prompts]
+        answers: list[list[TileAnswer]] = [[] for _ in prompts]
+        for number, (tile, part) in enumerate(zip(encoding.tiles, encoding.encodings, strict=True)):
+            asked = [(index, prompt) for index, one in enumerate(shown) if (prompt := one[number]) is not None]
+            found = self._answer(part, [prompt for _, prompt in asked], settings, tile)
+            for (index, _), answer in zip(asked, found, strict=True):
+                answers[index].append(answer)
+        return [join_tiles(one, encoding.shape_yx) for one in answers]
+
+    def _answer(
+        self, encoding: SliceEncoding, prompts: Sequence[SlicePrompt], settings: InferenceSettings, tile: Tile
+    ) -> list[TileAnswer]:
+        """Answer prompts on one encoding, in passes of as many prompts as fit."""
+        loaded = self._loaded
+
+        def ask(batch: list[SlicePrompt]) -> list[TileAnswer]:
+            heads = loaded.heads_on(encoding, settings)
+            found = [found.above(settings.threshold) for found in heads.detect(batch)]
+            notes = [heads.text_notes(prompt) for prompt in batch]
+            return [_drawn(one, tile, settings, note) for one, note in zip(found, notes, strict=True)]
+
+        def click(batch: list[SlicePrompt]) -> list[TileAnswer]:
+            heads = loaded.heads_on(encoding, settings)
+            return [_drawn(heads.click(prompt).above(-1.0), tile, settings, ()) for prompt in batch]
+
+        clicked = [is_interactive(prompt, settings.mode) for prompt in prompts]
+        asked = iter(loaded.run(loaded.prompts, [p for p, by in zip(prompts, clicked, strict=True) if not by], ask))
+        drawn = iter(loaded.run(loaded.prompts, [p for p, by in zip(prompts, clicked, strict=True) if by], click))
+        notes = (*encoding.fallbacks, *loaded.prompts.steps)
+        return [_with_notes(next(drawn) if by else next(asked), notes) for by in clicked]
+
+
+def _drawn(found: Detections, tile: Tile, settings: InferenceSettings, notes: tuple[str, ...]) -> TileAnswer:
+    """Masks, scores and boxes of what was kept, at the size of the slice or tile."""
+    limit = mask_limit(tile.shape_yx)
+    kept = found.first(limit)
+    if len(found.scores) > limit:
+        notes = (*notes, f"instances-capped:{len(found.scores)}>{limit}")
+    semantic = None
+    if settings.merge is Merge.SEMANTIC and found.semantic_logits is not None:
+        semantic = logits_at(found.semantic_logits[None], tile.shape_yx)[0].cpu().numpy()
+    instances = SliceInstances(
+        masks_at(kept.mask_logits, tile.shape_yx),
+        kept.scores.float().cpu().numpy(),
+        boxes_in_pixels(kept.boxes_xyxy, tile.shape_yx),
+        None if semantic is None else semantic > 0,
+        notes,
+    )
+    return TileAnswer(tile, instances, semantic)
+
+
+def _with_notes(answer: TileAnswer, notes: tuple[str, ...]) -> TileAnswer:
+    instances = replace(answer.instances, fallbacks=(*notes, *answer.instances.fallbacks))
+    return replace(answer, instances=instances)

@@ -1,0 +1,226 @@
+"""One structure of one case: reference and prediction in, one row of metrics out.
+
+Undefined is None, never NaN or infinity, so that a table counts what it averages. What is defined when a mask is empty:
+
+| metric                          | both empty | prediction empty | reference empty |
+|---------------------------------|------------|------------------|-----------------|
+| dice, iou, precision, recall    | None       | 0.0              | 0.0             |
+| nsd, cldice, instance_*, pq     | None       | 0.0              | 0.0             |
+| hd95, assd (nothing to measure) | None       | None             | None            |
+| specificity                     | 1.0        | 1.0              | below 1         |
+| volume_error                    | None       | -1.0             | None            |
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medsam3_core.errors import CaseDataError
+from medsam3_core.geometry import LengthUnit, VolumeGeometry
+from medsam3_core.metrics import centreline, instances, overlap, surface
+from medsam3_core.structures import Structure
+
+PROTOCOL_VERSION = "1"
+"""Version of the metrics and of the empty-mask policy; a score of another version is computed again."""
+
+_MM3_PER_ML = 1000.0
+
+
+class EmptyMask(StrEnum):
+    """Which of the two masks holds no voxel."""
+
+    NONE = "none"
+    BOTH = "both"
+    REFERENCE = "reference"
+    PREDICTION = "prediction"
+
+
+class VolumeUnit(StrEnum):
+    """Unit of the size of a mask: area for single slices, and counts where the spacing is unknown."""
+
+    MILLILITRE = "ml"
+    SQUARE_MILLIMETRE = "mm2"
+    PIXEL = "px"
+    VOXEL = "voxel"
+
+
+@dataclass(frozen=True, slots=True)
+class StructureScore:
+    """The metric columns of one row of the table `scores`, in its order.
+
+    Attributes:
+        empty: Which mask is empty.
+        dice: Overlap in [0, 1], as are `iou`, `precision`, `recall` and `specificity`.
+        iou: Intersection over union.
+        precision: Share of the prediction inside the reference.
+        recall: Share of the reference inside the prediction.
+        specificity: Share of the background of the reference that stays free; None if there is no background.
+        hd95: Larger directed 95th percentile of the surface distances, in `distance_unit`.
+        assd: Mean surface distance, both surfaces pooled, in `distance_unit`.
+        nsd: Share of both surfaces within `nsd_tolerance` of the other.
+        nsd_tolerance: In `distance_unit`.
+        cldice: Centreline Dice; None unless the structure is tubular.
+        distance_unit: mm where the spacing is known, else px.
+        reference_volume: Size of the reference in `volume_unit`.
+        prediction_volume: Size of the prediction in `volume_unit`.
+        volume_error: (prediction - reference) / reference; None if the reference is empty.
+        volume_unit: ml or voxel for volumes, mm2 or px for single slices.
+        instances_reference: Instances of the reference; these six are None unless the structure comes in instances
+            and both instance maps are given.
+        instances_prediction: Instances of the prediction.
+        instance_precision: Share of predicted instances with a partner (IoU above 0.5).
+        instance_recall: Share of reference instances with a partner.
+        instance_f1: Harmonic mean of the two.
+        pq: Panoptic quality.
+    """
+
+    empty: EmptyMask
+    dice: float | None
+    iou: float | None
+    precision: float | None
+    recall: float | None
+    specificity: float | None
+    hd95: float | None
+    assd: float | None
+    nsd: float | None
+    nsd_tolerance: float
+    cldice: float | None
+    distance_unit: LengthUnit
+    reference_volume: float
+    prediction_volume: float
+    volume_error: float | None
+    volume_unit: VolumeUnit
+    instances_reference: int | None
+    instances_prediction: int | None
+    instance_precision: float | None
+    instance_recall: float | None
+    instance_f1: float | None
+    pq: float | None
+
+    def as_columns(self) -> dict[str, Any]:
+        """Values by column name, enumerations as their text."""
+        return {name: str(value) if isinstance(value, StrEnum) else value for name, value in asdict(self).items()}
+
+
+def score_structure(
+    reference: NDArray[np.bool_],
+    prediction: NDArray[np.bool_],
+    geometry: VolumeGeometry,
+    *,
+    structure: Structure,
+    reference_instances: NDArray[Any] | None = None,
+    prediction_instances: NDArray[Any] | None = None,
+) -> StructureScore:
+    """Score one structure of one case as a whole volume.
+
+    Args:
+        reference: Boolean mask, shape (z, y, x) of the geometry; all False where the structure is absent.
+        prediction: Boolean mask of the same shape; all False where nothing was found.
+        geometry: Grid of both masks; gives spacing and units. A single slice is scored in its plane.
+        structure: Says whether clDice and instance metrics apply, and the NSD tolerance.
+        reference_instances: Integer label map of instances 1..n of the same shape, or None if the reference has no
+            instances; read only if the structure comes in instances.
+        prediction_instances: The same for the prediction.
+
+    Raises:
+        CaseDataError: If a mask is not boolean, an instance map not of integers, or a shape is not the geometry's.
+    """
+    overlap.require_masks(reference, prediction)
+    if reference.shape != geometry.shape_zyx:
+        msg = f"masks of {structure.name!r} have shape {reference.shape}, their geometry {geometry.shape_zyx}"
+        raise CaseDataError(msg)
+    counts = overlap.count_masks(reference, prediction)
+    distances = surface.surface_distances(reference, prediction, geometry.spacing_zyx)
+    volume_scale, volume_unit = _volume_scale(geometry)
+    matches = _match_instances(structure, geometry.shape_zyx, reference_instances, prediction_instances)
+    return StructureScore(
+        empty=_empty_mask(counts),
+        dice=_defined(overlap.dice(counts)),
+        iou=_defined(overlap.iou(counts)),
+        precision=_defined(overlap.precision(counts)),
+        recall=_defined(overlap.recall(counts)),
+        specificity=_defined(overlap.specificity(counts)),
+        hd95=_defined(surface.hd95(distances)),
+        assd=_defined(surface.assd(distances)),
+        nsd=_defined(surface.nsd(distances, structure.nsd_tolerance)),
+        nsd_tolerance=structure.nsd_tolerance,
+        cldice=_defined(centreline.cl_dice(reference, prediction)) if structure.tubular else None,
+        distance_unit=geometry.unit,
+        reference_volume=counts.reference * volume_scale,
+        prediction_volume=counts.prediction * volume_scale,
+        volume_error=_volume_error(counts),
+        volume_unit=volume_unit,
+        instances_reference=None if matches is None else matches.reference,
+        instances_prediction=None if matches is None else matches.prediction,
+        instance_precision=_instance_metric(instances.instance_precision, matches),
+        instance_recall=_instance_metric(instances.instance_recall, matches),
+        instance_f1=_instance_metric(instances.instance_f1, matches),
+        pq=_instance_metric(instances.panoptic_quality, matches),
+    )
+
+
+def _defined(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _empty_mask(counts: overlap.ConfusionCounts) -> EmptyMask:
+    match counts.reference == 0, counts.prediction == 0:
+        case True, True:
+            return EmptyMask.BOTH
+        case True, False:
+            return EmptyMask.REFERENCE
+        case False, True:
+            return EmptyMask.PREDICTION
+        case _:
+            return EmptyMask.NONE
+
+
+def _volume_scale(geometry: VolumeGeometry) -> tuple[float, VolumeUnit]:
+    """Size of a voxel in the unit that the table uses, and that unit."""
+    if geometry.unit is LengthUnit.PIXEL:
+        return geometry.voxel_volume, VolumeUnit.PIXEL if geometry.is_2d else VolumeUnit.VOXEL
+    if geometry.is_2d:
+        return geometry.voxel_volume, VolumeUnit.SQUARE_MILLIMETRE
+    return geometry.voxel_volume / _MM3_PER_ML, VolumeUnit.MILLILITRE
+
+
+def _volume_error(counts: overlap.ConfusionCounts) -> float | None:
+    """Relative error of the size; a false alarm on an absent structure has none, its size says how bad it is."""
+    return (counts.prediction - counts.reference) / counts.reference if counts.reference else None
+
+
+def _match_instances(
+    structure: Structure, shape: tuple[int, int, int], reference: NDArray[Any] | None, prediction: NDArray[Any] | None
+) -> instances.InstanceCounts | None:
+    if not structure.instances or reference is None or prediction is None:
+        return None
+    for name, label_map in (("reference", reference), ("prediction", prediction)):
+        if label_map.shape != shape:
+            msg = f"{name} instances of {structure.name!r} have shape {label_map.shape}, their geometry {shape}"
+            raise CaseDataError(msg)
+    return instances.match_instances(reference, prediction)
+
+
+def _instance_metric(
+    metric: Callable[[instances.InstanceCounts], float], matches: instances.InstanceCounts | None
+) -> float | None:
+    return None if matches is None else _defined(metric(matches))
+
+
+def mean_confidence(labels: NDArray[np.uint16], scores: NDArray[np.float32]) -> float | None:
+    """Mean score over the voxels drawn.
+
+    Args:
+        labels: Label volume (z, y, x), 0 background, instances 1..n.
+        scores: Score of instance 1..n, shape (n,).
+
+    Returns:
+        The area-weighted mean; None where nothing was drawn.
+    """
+    voxels = np.bincount(labels.reshape(-1), minlength=len(scores) + 1)[1 : len(scores) + 1]
+    return float((scores * voxels).sum() / voxels.sum()) if voxels.sum() else None

@@ -1,0 +1,1 @@
+"""Everything that turns a slice and a prompt into masks."""

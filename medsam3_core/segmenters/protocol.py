@@ -1,0 +1,80 @@
+"""The one face of everything that segments: encode a slice once, then answer any number of prompts on it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medsam3_core.inference_settings import InferenceSettings
+from medsam3_core.prompts import SlicePrompt
+
+SliceImage = NDArray[np.uint8]
+"""Shape (y, x, 3), RGB or three equal channels, after the intensity policy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """Which prompts some weights can take."""
+
+    text: bool
+    box: bool
+    interactive: bool = False
+    propagation: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class SliceInstances:
+    """What a segmenter drew for one prompt on one slice, by falling score.
+
+    Attributes:
+        masks: Boolean, shape (n, y, x), at the size of the slice.
+        scores: float32, shape (n,), in [0, 1].
+        boxes_xyxy: float32, shape (n, 4), half-open pixels of the slice.
+        semantic: Mask of the semantic head, shape (y, x), where the weights have one and the settings ask for it.
+        fallbacks: What was done to fit (for example `prompts-halved`), empty when nothing was.
+    """
+
+    masks: NDArray[np.bool_]
+    scores: NDArray[np.float32]
+    boxes_xyxy: NDArray[np.float32]
+    semantic: NDArray[np.bool_] | None = None
+    fallbacks: tuple[str, ...] = ()
+
+    @classmethod
+    def nothing(cls, shape_yx: tuple[int, int]) -> "SliceInstances":
+        """The answer "not here": no instance on a slice of this shape."""
+        return cls(
+            np.zeros((0, *shape_yx), dtype=bool), np.zeros(0, dtype=np.float32), np.zeros((0, 4), dtype=np.float32)
+        )
+
+
+class Segmenter(Protocol):
+    """Loaded weights behind two methods. Not thread-safe: one segmenter per worker thread."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Which prompts it takes."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Where it computes: `cpu` or `cuda:N`."""
+        ...
+
+    def encode(self, images: Sequence[SliceImage], settings: InferenceSettings) -> list[Any]:
+        """Encode slices; each encoding is opaque, belongs to this segmenter and holds all that `segment` needs."""
+        ...
+
+    def segment(
+        self, encoding: Any, prompts: Sequence[SlicePrompt], settings: InferenceSettings
+    ) -> list[SliceInstances]:
+        """Answer each prompt on one encoded slice; as many answers as prompts, in order.
+
+        Returns all instances above `settings.threshold`; merging them into one mask is the caller's job.
+
+        Raises:
+            UnsupportedPromptError: If a prompt's kind is beyond `capabilities`.
+        """
+        ...

@@ -1,0 +1,289 @@
+"""Is NEW better than BASE? Paired statistics on scores, with the patient as the unit that is independent.
+
+Slices, structures and both eyes of a patient resemble each other, so rows are never treated as a random sample:
+intervals resample patients, tests rank one number per patient.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+BOOTSTRAP_RESAMPLES = 10_000
+MIN_NONZERO_PATIENTS = 6
+"""With five, the smallest two-sided p value of the signed-rank test is 2 / 2**5 = 0.0625: it cannot be significant."""
+
+_ROUNDED_TO = 1e-6  # differences of decimals are equal only after rounding; unrounded they lose their ties
+_DRAWS_PER_CHUNK = 1 << 20  # patients drawn at once by the bootstrap: 8 MB of indices, whatever the number of patients
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Confidence interval, both ends included."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class SignedRankTest:
+    """Two-sided Wilcoxon signed-rank test on one difference per patient.
+
+    Attributes:
+        p: P value, not adjusted; None if the test was not made.
+        nonzero: Patients whose difference is not zero; zeros carry no sign and are left out (Wilcoxon's rule).
+        reason: Why there is no p value; None if there is one.
+    """
+
+    p: float | None
+    nonzero: int
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class EffectSize:
+    """Size of a paired difference, free of units; positive where NEW has the larger values.
+
+    Attributes:
+        rank_biserial: Matched-pairs rank-biserial correlation (Kerby 2014) in [-1, 1]: share of rank sums in favour
+            minus share against; None if every difference is zero.
+        cohens_dz: Mean difference over the standard deviation of the differences; None if that is zero or there
+            are fewer than two patients.
+    """
+
+    rank_biserial: float | None
+    cohens_dz: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class PairedComparison:
+    """NEW against BASE on one metric of one structure.
+
+    Attributes:
+        pairs: Rows compared.
+        undefined: Pairs left out because the metric is undefined in one or both.
+        patients: Patients among the rows compared.
+        base_mean: Mean of BASE over the rows compared; None if there are none.
+        new_mean: Mean of NEW over the rows compared; None if there are none.
+        difference: `new_mean - base_mean`.
+        low: Lower end of the 95 % bootstrap interval of the difference; None below two patients.
+        high: Upper end.
+        p: Wilcoxon p value, not adjusted; None if there is a `reason`.
+        reason: Why there is no p value.
+        rank_biserial: See `EffectSize`.
+        cohens_dz: See `EffectSize`.
+        wins: Patients for whom NEW is better.
+        ties: Patients with equal means, to 1e-6.
+        losses: Patients for whom NEW is worse.
+    """
+
+    pairs: int
+    undefined: int
+    patients: int
+    base_mean: float | None
+    new_mean: float | None
+    difference: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+    reason: str | None
+    rank_biserial: float | None
+    cohens_dz: float | None
+    wins: int
+    ties: int
+    losses: int
+
+
+def compare_pairs(
+    base: NDArray[np.float64],
+    new: NDArray[np.float64],
+    patients: NDArray[Any],
+    *,
+    higher_is_better: bool = True,
+    seed: int = 0,
+    resamples: int = BOOTSTRAP_RESAMPLES,
+) -> PairedComparison:
+    """Compare one metric of one structure over paired rows.
+
+    Args:
+        base: Values of BASE, shape (rows,); NaN where undefined.
+        new: Values of NEW for the same rows, shape (rows,).
+        patients: Patient of each row, shape (rows,), any sortable type.
+        higher_is_better: False for distances; decides what counts as a win.
+        seed: Seed of the bootstrap; equal input and seed give equal intervals.
+        resamples: Bootstrap resamples.
+
+    Returns:
+        The comparison; with no usable row its numbers are None and `reason` says why.
+
+    Raises:
+        ValueError: If the three arrays are not one-dimensional of one length.
+    """
+    if base.ndim != 1 or not base.shape == new.shape == patients.shape:
+        msg = f"pairs need equal lengths, got base {base.shape}, new {new.shape}, patients {patients.shape}"
+        raise ValueError(msg)
+    usable = np.isfinite(base) & np.isfinite(new)
+    base, new, patients = base[usable], new[usable], patients[usable]
+    differences = patient_means(new - base, patients)
+    test = signed_rank_test(differences)
+    effect = effect_size(differences)
+    interval = cluster_bootstrap(new - base, patients, seed=seed, resamples=resamples)
+    signs = np.sign(_micro(differences)) * (1 if higher_is_better else -1)
+    return PairedComparison(
+        pairs=base.size,
+        undefined=int(np.count_nonzero(~usable)),
+        patients=differences.size,
+        base_mean=_mean(base),
+        new_mean=_mean(new),
+        difference=_mean(new - base),
+        low=interval.low if interval else None,
+        high=interval.high if interval else None,
+        p=test.p,
+        reason=test.reason,
+        rank_biserial=effect.rank_biserial,
+        cohens_dz=effect.cohens_dz,
+        wins=int(np.count_nonzero(signs > 0)),
+        ties=int(np.count_nonzero(signs == 0)),
+        losses=int(np.count_nonzero(signs < 0)),
+    )
+
+
+def is_regression(
+    comparison: PairedComparison, adjusted_p: float | None, *, higher_is_better: bool = True, alpha: float = 0.05
+) -> bool:
+    """Whether NEW is significantly worse, at the level `alpha` after adjustment; False where no test was possible."""
+    if adjusted_p is None or comparison.difference is None or adjusted_p > alpha:
+        return False
+    return comparison.difference < 0 if higher_is_better else comparison.difference > 0
+
+
+def patient_means(values: NDArray[np.float64], patients: NDArray[Any]) -> NDArray[np.float64]:
+    """Mean of the rows of each patient, shape (patients,), in sorted order of the patients."""
+    sums, rows = _patient_sums(values, patients)
+    return sums / rows
+
+
+def cluster_bootstrap(
+    values: NDArray[np.float64],
+    patients: NDArray[Any],
+    *,
+    seed: int,
+    resamples: int = BOOTSTRAP_RESAMPLES,
+    confidence: float = 0.95,
+) -> Interval | None:
+    """Percentile interval of the mean of rows when patients, with all their rows, are drawn with replacement.
+
+    A resample is a multinomial weight per patient, so it costs one product with the sums per patient and no row is
+    copied (cluster bootstrap; Davison and Hinkley 1997, section 3.8).
+
+    Args:
+        values: Shape (rows,), finite; paired differences, or scores.
+        patients: Patient of each row, shape (rows,).
+        seed: Seed of the draws.
+        resamples: Number of resamples.
+        confidence: Coverage that the interval aims at.
+
+    Returns:
+        The interval, or None below two patients: one patient says nothing about the spread between patients.
+    """
+    sums, rows = _patient_sums(values, patients)
+    if sums.size < 2:
+        return None
+    random = np.random.default_rng(seed)
+    at_once = max(1, _DRAWS_PER_CHUNK // sums.size)
+    means = np.concatenate(
+        [
+            _resampled_means(random, sums, rows, resamples=min(at_once, resamples - start))
+            for start in range(0, resamples, at_once)
+        ]
+    )
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return Interval(float(low), float(high))
+
+
+def signed_rank_test(differences: NDArray[np.float64]) -> SignedRankTest:
+    """Wilcoxon signed-rank test that one difference per patient scatters symmetrically about zero.
+
+    Differences are rounded to 1e-6 first, else float noise breaks ties and revives zeros. Exact up to 50 patients
+    without ties and up to 13 with ties; normal approximation with tie correction beyond (scipy's `auto`).
+
+    Args:
+        differences: Shape (patients,), finite.
+    """
+    nonzero = _nonzero_micro(differences)
+    if nonzero.size < MIN_NONZERO_PATIENTS:
+        reason = f"{nonzero.size} of {differences.size} patients differ; the test needs {MIN_NONZERO_PATIENTS}"
+        return SignedRankTest(None, nonzero.size, reason)
+    return SignedRankTest(float(stats.wilcoxon(nonzero).pvalue), nonzero.size, None)
+
+
+def effect_size(differences: NDArray[np.float64]) -> EffectSize:
+    """How large a paired difference is: rank-biserial correlation and Cohen's dz of one difference per patient."""
+    nonzero = _nonzero_micro(differences)
+    ranks = stats.rankdata(np.abs(nonzero))
+    rank_biserial = float((np.sign(nonzero) * ranks).sum() / ranks.sum()) if nonzero.size else None
+    spread = float(differences.std(ddof=1)) if differences.size > 1 else 0.0
+    return EffectSize(rank_biserial, float(differences.mean()) / spread if spread > _ROUNDED_TO else None)
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Adjust p values so that the chance of any false alarm in the family stays below the level (Holm 1979).
+
+    The i-th smallest of m is multiplied by m - i + 1, never falls below an earlier one and never exceeds 1.
+
+    Args:
+        p_values: One per test; None where no test was made: it stays None and does not count as a test.
+    """
+    tested = sorted((p, position) for position, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, (p, position) in enumerate(tested):
+        largest = max(largest, min(1.0, p * (len(tested) - rank)))
+        adjusted[position] = largest
+    return adjusted
+
+
+def t_interval(means: NDArray[np.float64], *, confidence: float = 0.95) -> Interval | None:
+    """Student's t interval of the mean of patient means, shape (patients,); not clipped to [0, 1].
+
+    Returns:
+        The interval, of width 0 if all means are equal; None below two patients.
+    """
+    if means.size < 2:
+        return None
+    half = float(stats.t.ppf((1 + confidence) / 2, means.size - 1)) * float(means.std(ddof=1)) / means.size**0.5
+    return Interval(float(means.mean()) - half, float(means.mean()) + half)
+
+
+def _patient_sums(values: NDArray[np.float64], patients: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """Sum and number of the rows of each patient, both of shape (patients,)."""
+    _, patient_of_row = np.unique(patients, return_inverse=True)
+    sums = np.bincount(patient_of_row, weights=values).astype(np.float64)  # without rows numpy counts
+    return sums, np.bincount(patient_of_row)
+
+
+def _resampled_means(
+    random: np.random.Generator, sums: NDArray[np.float64], rows: NDArray[np.intp], *, resamples: int
+) -> NDArray[np.float64]:
+    drawn = random.integers(sums.size, size=(resamples, sums.size))
+    drawn += np.arange(resamples)[:, np.newaxis] * sums.size
+    weights = np.bincount(drawn.reshape(-1), minlength=drawn.size).reshape(drawn.shape)
+    return np.asarray((weights @ sums) / (weights @ rows), dtype=np.float64)
+
+
+def _micro(differences: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Differences as whole millionths, so that equal ones are equal."""
+    return np.asarray(np.rint(differences / _ROUNDED_TO), dtype=np.float64)
+
+
+def _nonzero_micro(differences: NDArray[np.float64]) -> NDArray[np.float64]:
+    rounded = _micro(differences)
+    return rounded[np.flatnonzero(rounded)]
+
+
+def _mean(values: NDArray[np.float64]) -> float | None:
+    return float(values.mean()) if values.size else None

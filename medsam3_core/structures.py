@@ -1,0 +1,105 @@
+"""What is segmented: structures with stable names, and the label maps that hold them."""
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medsam3_core.errors import CaseDataError, UsageError
+from medsam3_core.geometry import VolumeGeometry
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """An organ, lesion or cell type of a cohort.
+
+    Attributes:
+        name: Stable name, used in tables and as the folder of its label image: letters, digits and `_ . + -`.
+        text: What a text prompt asks for.
+        synonyms: Other texts for the same structure, reviewed.
+        instances: Whether the structure comes in countable instances (nuclei, polyps, lesions).
+        tubular: Whether its topology matters more than its area (vessels); adds clDice.
+        nsd_tolerance: Largest surface distance that counts as agreement, in the unit of the geometry.
+    """
+
+    name: str
+    text: str
+    synonyms: tuple[str, ...] = ()
+    instances: bool = False
+    tubular: bool = False
+    nsd_tolerance: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            msg = f"structure name {self.name!r} may hold letters, digits and _ . + - only; rename it in the recipe"
+            raise UsageError(msg)
+        if not self.text.strip():
+            msg = f"structure {self.name!r} has an empty text; give it one in the recipe"
+            raise UsageError(msg)
+        if not self.nsd_tolerance > 0:
+            msg = f"structure {self.name!r} has the NSD tolerance {self.nsd_tolerance}; it must be above 0"
+            raise UsageError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelEntry:
+    """What one integer of a label map means: an instance (1 where there is only one) of a structure."""
+
+    value: int
+    structure: str
+    instance: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class LabelMap:
+    """Integer voxels with geometry and the meaning of every value.
+
+    Attributes:
+        voxels: Shape (z, y, x), unsigned integers, 0 is background.
+        geometry: Where the voxels are.
+        entries: Meaning of each value; a value may belong to several structures (a tumour core inside a tumour).
+        rater: Who drew it.
+    """
+
+    voxels: NDArray[Any]
+    geometry: VolumeGeometry
+    entries: tuple[LabelEntry, ...]
+    rater: str = "reference"
+
+    def __post_init__(self) -> None:
+        if self.voxels.shape != self.geometry.shape_zyx:
+            msg = f"label map has shape {self.voxels.shape}, its geometry {self.geometry.shape_zyx}"
+            raise CaseDataError(msg)
+        if not np.issubdtype(self.voxels.dtype, np.unsignedinteger):
+            msg = f"label map has dtype {self.voxels.dtype}; unsigned integers are expected"
+            raise CaseDataError(msg)
+
+    @cached_property
+    def _values(self) -> dict[str, tuple[int, ...]]:
+        values: dict[str, list[int]] = {}
+        for entry in self.entries:
+            values.setdefault(entry.structure, []).append(entry.value)
+        return {structure: tuple(found) for structure, found in values.items()}
+
+    def present_structures(self) -> tuple[str, ...]:
+        """Structures that at least one voxel belongs to, sorted."""
+        counts = np.bincount(self.voxels.ravel())
+        return tuple(sorted({e.structure for e in self.entries if e.value < counts.size and counts[e.value]}))
+
+    def mask(self, structure: str) -> NDArray[np.bool_]:
+        """Boolean mask (z, y, x) of a structure; all False where the map does not hold it."""
+        return np.isin(self.voxels, self._values.get(structure, ()))
+
+    def instances(self, structure: str) -> NDArray[np.uint16]:
+        """Instances of a structure as 1..n, shape (z, y, x); 0 elsewhere."""
+        table = np.zeros(int(self.voxels.max(initial=0)) + 1, dtype=np.uint16)
+        for entry in self.entries:
+            if entry.structure == structure and entry.value < table.size:
+                table[entry.value] = entry.instance
+        instances: NDArray[np.uint16] = table[self.voxels]
+        return instances

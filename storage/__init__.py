@@ -1,0 +1,1 @@
+"""Every on-disk format: sources, volumes, checkpoints, tables, catalog and exports."""

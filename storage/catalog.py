@@ -1,0 +1,76 @@
+"""The catalog: views over the tables of a store, in memory for our own reading, as a file for other tools."""
+
+from pathlib import Path
+
+import duckdb
+
+from medsam3_core.errors import StoreError
+from storage.atomic_write import replacing
+from storage.catalog_sources import catalog_sources, quoted, run_ids, table_folders
+from storage.catalog_views import catalog_statements
+from storage.store_layout import StoreLayout
+
+
+def connect(store: StoreLayout) -> duckdb.DuckDBPyConnection:
+    """A catalog of what the store holds now: in memory, so that nothing it does can change the store's tables.
+
+    Cheap enough to be made for each question; it does not see what is written afterwards.
+
+    Raises:
+        StoreError: If a table or a `run.json` is not of this version; names it.
+    """
+    con = duckdb.connect(":memory:", config={"python_enable_replacements": "false"})
+    try:
+        _make_views(con, store, live=False)
+    except duckdb.Error as error:
+        con.close()
+        msg = f"cannot read the tables of store {store.root}: {error}; move the named file away and run again"
+        raise StoreError(msg) from error
+    return con
+
+
+def lock_to_tables(con: duckdb.DuckDBPyConnection, store: StoreLayout) -> None:
+    """Take from a connection all access but to the table folders of the store, for good."""
+    folders = ", ".join(quoted(str(folder.resolve())) for folder in table_folders(store))
+    files = ", ".join(quoted(str(store.run_json(run).resolve())) for run in run_ids(store))
+    con.execute(f"SET allowed_directories = [{folders}]")
+    con.execute(f"SET allowed_paths = [{files}]")
+    con.execute("SET autoinstall_known_extensions = false")
+    con.execute("SET autoload_known_extensions = false")
+    con.execute("SET enable_external_access = false")
+    con.execute("SET lock_configuration = true")
+
+
+def publish_catalog(store: StoreLayout) -> Path:
+    """Write `catalog.duckdb` anew, views only, built aside and renamed; readers of the old file are not disturbed.
+
+    It names absolute folders, so it goes stale when the store moves and when a cohort, run or generation of scores
+    is added (`catalog_is_current` says so); rows added to known folders it sees.
+    """
+    target = store.catalog()
+    with replacing(target) as scratch, duckdb.connect(str(scratch)) as con:
+        _make_views(con, store, live=True)
+        con.execute(f"CREATE VIEW internal.published AS SELECT {quoted(_published_from(store))} AS folders")
+    return target
+
+
+def catalog_is_current(store: StoreLayout) -> bool:
+    """Whether `catalog.duckdb` is there and names the folders that the store has now, where it lies now."""
+    if not store.catalog().is_file():
+        return False
+    try:
+        with duckdb.connect(str(store.catalog()), read_only=True) as con:
+            found = con.execute("SELECT folders FROM internal.published").fetchone()
+    except duckdb.Error:
+        return False
+    return found is not None and found[0] == _published_from(store)
+
+
+def _published_from(store: StoreLayout) -> str:
+    scores = [store.scores(run) for run in run_ids(store)]
+    return "\n".join(str(path.resolve()) for path in (*table_folders(store), *scores))
+
+
+def _make_views(con: duckdb.DuckDBPyConnection, store: StoreLayout, *, live: bool) -> None:
+    for statement in catalog_statements(catalog_sources(store, live=live)):
+        con.execute(statement)

@@ -1,0 +1,29 @@
+"""Questions that the product itself asks of the catalog, by name, so that no other layer writes SQL."""
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from storage.catalog import connect
+from storage.store_layout import StoreLayout
+
+
+def read_leaderboard(store: StoreLayout, run_ids: Sequence[str] | None = None) -> pa.Table:
+    """The leaderboard, best Dice first within cohort, split, structure and rater.
+
+    Args:
+        store: The store.
+        run_ids: These runs, also where a newer one has replaced them; None for the newest run of each key.
+    """
+    where = "NOT superseded" if run_ids is None else "run_id IN (SELECT unnest($runs))"
+    order = "cohort, split NULLS LAST, structure, rater, dice_mean DESC NULLS LAST, weights, prompt, settings_id"
+    query = f"SELECT * EXCLUDE (superseded) FROM leaderboard_of_runs WHERE {where} ORDER BY {order}"
+    with connect(store) as con:
+        return con.sql(query, params=None if run_ids is None else {"runs": list(run_ids)}).to_arrow_table()
+
+
+def read_pairs(store: StoreLayout, base: str, new: str) -> pa.Table:
+    """The rows of `compare(base, new)`, sorted."""
+    query = "SELECT * FROM compare($base, $new) ORDER BY cohort, case_id, rater, structure, prompt_id, settings_id"
+    with connect(store) as con:
+        return con.sql(query, params={"base": base, "new": new}).to_arrow_table()

@@ -1,0 +1,169 @@
+"""Which files each table of the catalog reads, as typed SQL relations: the only SQL that names paths.
+
+Two ways to name files. A *snapshot* lists every file, the ledger before the scores: workers write scores first, so
+every outcome of the list has its scores in the list. A *live* source names folders, for the published catalog, and sees
+files that are added to them later. Folders and files are always named one by one, never by a wildcard over the store:
+the newest generation of scores alone is read, and the engine can be locked to table folders.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from storage import table_schemas
+from storage.parquet_tables import table_files
+from storage.store_layout import StoreLayout
+
+_TYPES = {
+    pa.string(): "VARCHAR",
+    pa.bool_(): "BOOLEAN",
+    pa.int8(): "TINYINT",
+    pa.int32(): "INTEGER",
+    pa.int64(): "BIGINT",
+    pa.float64(): "DOUBLE",
+    pa.timestamp("us"): "TIMESTAMP",
+    pa.list_(pa.string()): "VARCHAR[]",
+    pa.list_(pa.int32()): "INTEGER[]",
+}
+_FILES = "[!.]*.parquet"  # scratch files of writers start with a dot
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogSources:
+    """One SQL relation per table, with exactly the columns of its schema.
+
+    Attributes:
+        cases: All rows of the case tables.
+        prompts: All rows of the prompt tables.
+        runs: One row per `run.json`.
+        outcomes: All rows of the ledgers.
+        measurements: All rows of the measurement tables.
+        plan_distinct: Plans of one file, where no row can stand twice.
+        plan: All other plans.
+        scores_distinct: Scores of one file (a compacted generation), where no row can stand twice.
+        scores: All other scores of the newest generation of each run.
+    """
+
+    cases: str
+    prompts: str
+    runs: str
+    outcomes: str
+    measurements: str
+    plan_distinct: str
+    plan: str
+    scores_distinct: str
+    scores: str
+
+
+def catalog_sources(store: StoreLayout, *, live: bool) -> CatalogSources:
+    """Relations over what the store holds now.
+
+    Args:
+        store: The store; nothing in it need exist.
+        live: Name folders instead of files, see the module's text.
+    """
+    runs, cohorts = run_ids(store), cohort_names(store)
+    outcomes = _files([store.outcomes(run) for run in runs], live=live)  # before scores, see the module's text
+    plan_one, plan_many = _one_or_many([store.plan(run) for run in runs], live=live)
+    scores_one, scores_many = _one_or_many([store.scores(run) for run in runs], live=live)
+    measurements = _files([measurements_folder(store, run) for run in runs], live=live)
+    cases = _files([store.cases(cohort) for cohort in cohorts], live=live)
+    prompts = _files(prompt_folders(store), live=live)
+    return CatalogSources(
+        cases=_parquet(table_schemas.CASES, cases),
+        prompts=_parquet(table_schemas.PROMPTS, prompts),
+        runs=_json(table_schemas.RUNS, [literal_path(store.run_json(run)) for run in runs]),
+        outcomes=_parquet(table_schemas.OUTCOMES, outcomes),
+        measurements=_parquet(table_schemas.MEASUREMENTS, measurements),
+        plan_distinct=_parquet(table_schemas.PLAN, plan_one),
+        plan=_parquet(table_schemas.PLAN, plan_many),
+        scores_distinct=_parquet(table_schemas.SCORES, scores_one),
+        scores=_parquet(table_schemas.SCORES, scores_many),
+    )
+
+
+def run_ids(store: StoreLayout) -> list[str]:
+    """Runs of the store that have a `run.json`, sorted."""
+    return sorted(path.parent.name for path in store.runs().glob("[!.]*/run.json"))
+
+
+def cohort_names(store: StoreLayout) -> list[str]:
+    """Cohorts of the store, sorted."""
+    return sorted(path.parent.name for path in store.cohorts().glob("[!.]*/cases"))
+
+
+def prompt_folders(store: StoreLayout) -> list[Path]:
+    """Folders of all prompt tables, sorted."""
+    return sorted(path for path in store.cohorts().glob("[!.]*/prompts/[!.]*") if path.is_dir())
+
+
+def measurements_folder(store: StoreLayout, run_id: str) -> Path:
+    """Folder of the measurement tables of one run."""
+    return store.run(run_id) / "measurements"
+
+
+def table_folders(store: StoreLayout) -> list[Path]:
+    """Folders that the catalog may read; neither volumes nor predictions nor weights are below them."""
+    folders = [*(store.cases(cohort) for cohort in cohort_names(store)), *prompt_folders(store)]
+    for run in run_ids(store):
+        scores = store.scores(run).parent
+        folders += [store.plan(run), store.outcomes(run), scores, measurements_folder(store, run)]
+    return folders
+
+
+def quoted(text: str) -> str:
+    """An SQL string literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def literal_path(path: Path) -> str:
+    """The absolute path with its wildcard characters disarmed, for readers that take patterns."""
+    return re.sub(r"([\[*?])", r"[\1]", str(path.resolve()))
+
+
+def sql_type(kind: pa.DataType) -> str:
+    """DuckDB's name of a type of our schemas."""
+    return _TYPES[kind]
+
+
+def _files(folders: Iterable[Path], *, live: bool) -> list[str]:
+    found = [(folder, files) for folder in folders if (files := table_files(folder))]
+    if live:
+        return [f"{literal_path(folder)}/{_FILES}" for folder, _ in found]
+    return [literal_path(file) for _, files in found for file in files]
+
+
+def _one_or_many(folders: Iterable[Path], *, live: bool) -> tuple[list[str], list[str]]:
+    """Files of folders with one file, and of all others; a live folder may get more files and is never the first."""
+    one: list[str] = []
+    many: list[str] = []
+    for folder in folders:
+        files = _files([folder], live=live)
+        (one if len(files) == 1 and not live else many).extend(files)
+    return one, many
+
+
+def _empty(schema: pa.Schema) -> str:
+    columns = ", ".join(f'NULL::{sql_type(field.type)} AS "{field.name}"' for field in schema)
+    return f"SELECT {columns} WHERE false"
+
+
+def _parquet(schema: pa.Schema, files: list[str]) -> str:
+    """Typed relation: a column that all files lack is NULL, a column that the schema lacks is left out."""
+    if not files:
+        return _empty(schema)
+    columns = ", ".join(f'"{field.name}"::{sql_type(field.type)} AS "{field.name}"' for field in schema)
+    listed = ", ".join(quoted(file) for file in files)
+    read = f"SELECT * FROM read_parquet([{listed}], union_by_name = true, hive_partitioning = false)"
+    return f"SELECT {columns} FROM (({_empty(schema)}) UNION ALL BY NAME ({read}))"
+
+
+def _json(schema: pa.Schema, files: list[str]) -> str:
+    if not files:
+        return _empty(schema)
+    columns = ", ".join(f'"{field.name}": {quoted(sql_type(field.type))}' for field in schema)
+    listed = ", ".join(quoted(file) for file in files)
+    return f"SELECT * FROM read_json([{listed}], format = 'unstructured', columns = {{{columns}}})"

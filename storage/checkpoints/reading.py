@@ -1,0 +1,140 @@
+"""From a path to weights: tensors, architecture and vocabulary that belong together."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medsam3_core.errors import WeightsError
+from medsam3_core.sam3.architecture import Architecture, architecture_from, released_architecture
+from medsam3_core.sam3.checkpoint_match import parts_present
+from medsam3_core.sam3.layouts import Layout, Part
+from medsam3_core.sam3.network import Sam3Weights, match_weights
+from medsam3_core.sam3.segmenter import Sam3Segmenter
+from storage.checkpoints.adapters import Adapter, is_adapter, merge, read_adapter
+from storage.checkpoints.hub import resolve
+from storage.checkpoints.tensor_files import SUFFIXES, read_tensors
+
+CONFIG, TRACKER_CONFIG = "config.json", "tracker_config.json"
+_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+_PREFERRED = ("model.safetensors", "pytorch_model.bin")
+_VOCABULARY_FILES = ("tokenizer.json", "vocab.json")
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """What a path holds, before it is matched.
+
+    Attributes:
+        path: The file that holds the tensors, or its index.
+        tensors: State dict under the names of the file, memory-mapped where the format allows.
+        architecture: From the configuration beside the file, else the released one.
+        vocabulary: Folder with a tokenizer of these weights, where there is one.
+    """
+
+    path: Path
+    tensors: Mapping[str, torch.Tensor]
+    architecture: Architecture
+    vocabulary: str | None = None
+
+
+def open_segmenter(
+    path: Path | str, device: str = "cpu", *, base: Path | str | None = None, allow_cpu: bool = True
+) -> Sam3Segmenter:
+    """Weights at a path as a segmenter; the network itself is built when the first slice comes.
+
+    Raises:
+        WeightsError: If the path holds no complete SAM3 weights.
+    """
+    return Sam3Segmenter(read_weights(path, base), device, allow_cpu=allow_cpu)
+
+
+def read_weights(path: Path | str, base: Path | str | None = None) -> Sam3Weights:
+    """Read and match a checkpoint file or folder of any layout, or a LoRA adapter with its base.
+
+    Args:
+        path: File, folder or `hf://` location.
+        base: What an adapter was trained on; by default where its configuration says.
+
+    Raises:
+        WeightsMismatchError: If anything but every tensor matches.
+        WeightsError: If it cannot be read or is not SAM3.
+    """
+    local = resolve(str(path))
+    if is_adapter(local):
+        return _adapted(read_adapter(local), base)
+    checkpoint = read_checkpoint(local)
+    return match_weights(checkpoint.tensors, checkpoint.architecture, str(path), checkpoint.vocabulary)
+
+
+def _adapted(adapter: Adapter, base: Path | str | None) -> Sam3Weights:
+    location = base or adapter.base
+    if location is None:
+        msg = f"{adapter.folder} is a LoRA adapter and does not say on what; name its base weights"
+        raise WeightsError(msg)
+    weights = read_weights(location)
+    detector = merge(adapter, weights.parts[Part.DETECTOR])
+    report = replace(weights.report, layout=Layout.LORA, matched=(*weights.report.matched, *adapter.tensors))
+    return replace(weights, parts={**weights.parts, Part.DETECTOR: detector}, report=report, source=str(adapter.folder))
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint file or folder without matching it.
+
+    Raises:
+        WeightsError: If it cannot be read or its configuration is not one of SAM3.
+    """
+    file = _tensor_file(path)
+    tensors = read_tensors(file)
+    try:
+        architecture = _architecture_beside(file, Part.TRACKER in parts_present(list(tensors)))
+    except WeightsError as error:
+        msg = f"{file}: {error}"
+        raise WeightsError(msg) from error
+    has_vocabulary = any((file.parent / name).is_file() for name in _VOCABULARY_FILES)
+    return Checkpoint(file, tensors, architecture, str(file.parent) if has_vocabulary else None)
+
+
+def _tensor_file(path: Path) -> Path:
+    """The file to read in a folder: index or Hugging Face name first, else the only checkpoint there is."""
+    if not path.is_dir():
+        return path
+    for name in (*_INDEXES, *_PREFERRED):
+        if (path / name).is_file():
+            return path / name
+    found = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES and file.is_file())
+    if len(found) == 1:
+        return found[0]
+    listed = ", ".join(file.name for file in found) or "none"
+    msg = f"{path}: a folder of weights holds model.safetensors or one checkpoint file, found {listed}; name the file"
+    raise WeightsError(msg)
+
+
+def _architecture_beside(file: Path, has_tracker: bool) -> Architecture:
+    config, tracker = _read_json(file.parent / CONFIG), _read_json(file.parent / TRACKER_CONFIG)
+    if config is None and tracker is None:
+        return released_architecture(tracker=has_tracker)
+    config = config or {}
+    if not has_tracker:
+        detector = config.get("detector_config", {}) if config.get("model_type") == "sam3_video" else config
+        return architecture_from(detector)
+    if tracker is None:
+        tracker = config.get("tracker_config", {})
+    return architecture_from(config, tracker)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        msg = f"{path} is not valid JSON ({error}); repair it or take it away for the released architecture"
+        raise WeightsError(msg) from error
+    if not isinstance(content, dict):
+        msg = f"{path} is not a configuration but a {type(content).__name__}; repair it"
+        raise WeightsError(msg)
+    return content

@@ -1,0 +1,153 @@
+"""Cohorts in the store: what they are (`cohort.json`) and their cases (Parquet, newest row per case wins)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Self
+
+import pandas as pd
+
+from medsam3_core.cases import CaseStatus
+from medsam3_core.digests import digest_json
+from medsam3_core.errors import UsageError
+from medsam3_core.recipes import Recipe, recipe_from_json
+from storage.atomic_write import read_json, write_json
+from storage.parquet_tables import read_table, write_rows
+from storage.store_layout import StoreLayout
+from storage.table_schemas import CASES
+
+
+@dataclass(frozen=True, slots=True)
+class Cohort:
+    """The frozen, named list of cases that is scored.
+
+    Attributes:
+        name: Name in the store.
+        recipe: How its source is read; one recipe per cohort.
+        sources: Source folders in the order they were ingested.
+    """
+
+    name: str
+    recipe: Recipe
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CaseRef:
+    """What a unit of work must know about a case; picklable and small.
+
+    Attributes:
+        cohort: Cohort.
+        case_id: Case.
+        case_digest: Digest of image, references and recipe part.
+        patient_id: Cluster for statistics.
+        split: Split or None.
+        modality: Modality.
+        ndim: 2 for one slice, else 3.
+        status: Accepted or rejected.
+        reason: Why it was rejected.
+        raters: Who drew a reference, the primary one first.
+        in_training: Weights that were trained on it.
+    """
+
+    cohort: str
+    case_id: str
+    case_digest: str
+    patient_id: str
+    split: str | None
+    modality: str
+    ndim: int
+    status: CaseStatus
+    reason: str | None
+    raters: tuple[str, ...]
+    in_training: tuple[str, ...] = ()
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Self:
+        """Build from a row of the case table."""
+        known = {name: row[name] for name in ("cohort", "case_id", "case_digest", "patient_id", "modality")}
+        return cls(
+            **known,
+            split=row["split"] if isinstance(row["split"], str) else None,
+            ndim=int(row["ndim"]),
+            status=CaseStatus(row["status"]),
+            reason=row["reason"] if isinstance(row["reason"], str) else None,
+            raters=tuple(row["raters"]),
+            in_training=tuple(row["in_training"]),
+        )
+
+
+def write_cohort(store: StoreLayout, cohort: Cohort) -> None:
+    """Record what a cohort is; a second ingest into it adds its source.
+
+    Raises:
+        UsageError: If the cohort exists with another recipe; names both.
+    """
+    path = store.cohort_json(cohort.name)
+    if path.exists():
+        known = read_cohort(store, cohort.name)
+        if known.recipe.to_json() != cohort.recipe.to_json() and known.recipe.name != cohort.recipe.name:
+            msg = (
+                f"cohort {cohort.name!r} was ingested with the recipe {known.recipe.name!r}, not "
+                f"{cohort.recipe.name!r}; choose another --cohort"
+            )
+            raise UsageError(msg)
+        cohort = replace(cohort, sources=tuple(dict.fromkeys((*known.sources, *cohort.sources))))
+    frame = latest_cases(store, cohort.name)
+    write_json(
+        path,
+        {
+            "name": cohort.name,
+            "sources": list(cohort.sources),
+            "licence": cohort.recipe.licence,
+            "reader": cohort.recipe.layout,
+            "recipe": cohort.recipe.to_json(),
+            "cases": len(frame),
+            "case_list_digest": digest_json(sorted(zip(frame["case_id"], frame["case_digest"], strict=True))),
+            "written_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        },
+    )
+
+
+def read_cohort(store: StoreLayout, name: str) -> Cohort:
+    """What a cohort is.
+
+    Raises:
+        UsageError: If it does not exist; lists what does.
+    """
+    path = store.cohort_json(name)
+    if not path.exists():
+        known = ", ".join(cohort_names(store)) or "none yet"
+        msg = f"unknown cohort {name!r}; known: {known}; make one with: medsam3 ingest SOURCE --cohort {name}"
+        raise UsageError(msg)
+    value = read_json(path)
+    return Cohort(value["name"], recipe_from_json(value["recipe"]), tuple(value["sources"]))
+
+
+def cohort_names(store: StoreLayout) -> list[str]:
+    """All cohorts of the store, sorted."""
+    return sorted(path.parent.name for path in store.cohorts().glob("*/cohort.json"))
+
+
+def write_cases(store: StoreLayout, cohort: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Add rows of the case table; a newer row of the same case replaces the older one in every view."""
+    if rows:
+        write_rows(store.cases(cohort), rows, CASES)
+
+
+def latest_cases(store: StoreLayout, cohort: str) -> pd.DataFrame:
+    """Newest row of every case, sorted by case_id, with the columns of `table_schemas.CASES`."""
+    frame: pd.DataFrame = read_table(store.cases(cohort), CASES).to_pandas()
+    newest = frame.sort_values("ingested_at", kind="stable").drop_duplicates("case_id", keep="last")
+    return newest.sort_values("case_id").reset_index(drop=True)
+
+
+def case_refs(frame: pd.DataFrame) -> list[CaseRef]:
+    """Rows of the case table as `CaseRef`, in the order of the frame."""
+    return [CaseRef.from_row({str(key): value for key, value in row.items()}) for row in frame.to_dict("records")]
+
+
+def as_row(case: CaseRef) -> dict[str, Any]:
+    """Columns of a case that stand in score rows too."""
+    row = asdict(case)
+    return {name: row[name] for name in ("cohort", "case_id", "case_digest", "patient_id", "split", "modality", "ndim")}

@@ -1,0 +1,81 @@
+"""Parquet tables: one writer that checks the schema, one reader that takes older files along."""
+
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from medsam3_core.errors import StoreError
+from storage.atomic_write import replacing
+
+
+def write_rows(folder: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema, *, name: str | None = None) -> Path:
+    """Write rows as one new file of a table folder; workers never share a file.
+
+    Args:
+        folder: Folder of the table; made if absent.
+        rows: Every key must be a column; missing keys become NULL.
+        schema: One of `storage.table_schemas`.
+        name: File name without suffix where writing twice must give the same file; else a fresh one.
+
+    Raises:
+        StoreError: If a row has a column that the schema lacks or a value of another type, or the disk refuses.
+    """
+    if strays := {key for row in rows for key in row} - set(schema.names):
+        msg = f"rows for {folder} hold the unknown columns {sorted(strays)}"
+        raise StoreError(msg)
+    target = folder / f"{name or uuid.uuid4().hex}.parquet"
+    try:
+        table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        msg = f"rows for {folder} do not fit the table's schema: {error}"
+        raise StoreError(msg) from error
+    with replacing(target) as scratch:
+        pq.write_table(table, scratch, compression="zstd")
+    return target
+
+
+def read_table(folder: Path, schema: pa.Schema, *, columns: Sequence[str] | None = None) -> pa.Table:
+    """All rows of a table folder with the columns of `schema` (NULL where an older file lacks one).
+
+    An absent or empty folder is an empty table.
+
+    Raises:
+        StoreError: If a file is not Parquet or has a column of another type; names it.
+    """
+    wanted = pa.schema([schema.field(name) for name in columns]) if columns else schema
+    return _concat((read_file(path, wanted) for path in table_files(folder)), wanted)
+
+
+def table_files(folder: Path) -> list[Path]:
+    """Finished files of a table folder, sorted; scratch files of writers are left out."""
+    return sorted(folder.glob("[!.]*.parquet")) if folder.is_dir() else []
+
+
+def read_file(path: Path, wanted: pa.Schema) -> pa.Table:
+    """One file with exactly the columns `wanted`."""
+    try:
+        present = pq.read_schema(path)
+        table = pq.read_table(path, columns=[name for name in wanted.names if name in present.names], partitioning=None)
+        for field in wanted:
+            if field.name not in present.names:
+                table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+        return table.select(wanted.names).cast(wanted)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        msg = f"{path} is not a table of this version: {error}; move it away and run again"
+        raise StoreError(msg) from error
+
+
+def rows_of_cases(tables: Iterable[pa.Table], case_ids: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows whose `case_id` is asked for, as plain dictionaries."""
+    wanted = pa.array(case_ids, pa.string())
+    return [row for table in tables for row in table.filter(pc.is_in(table["case_id"], value_set=wanted)).to_pylist()]
+
+
+def _concat(tables: Iterable[pa.Table], schema: pa.Schema) -> pa.Table:
+    found = list(tables)
+    return pa.concat_tables(found) if found else schema.empty_table()

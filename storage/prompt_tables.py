@@ -1,0 +1,64 @@
+"""Prompts in the store: made once per cohort and policy, shared by all weights and settings."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from medsam3_core.prompt_policies import PromptPolicy
+from medsam3_core.prompt_rows import PromptRow
+from storage.cohorts import CaseRef
+from storage.parquet_tables import read_file, rows_of_cases, table_files, write_rows
+from storage.store_layout import StoreLayout
+from storage.table_schemas import PROMPTS
+
+_COLUMNS = tuple(name for name in PromptRow.__dataclass_fields__)
+
+
+def index_prompts(store: StoreLayout, cohort: str, prompt_id: str) -> dict[tuple[str, str], str]:
+    """Which file holds the prompts of (case_id, case_digest), for all cases that have some."""
+    index: dict[tuple[str, str], str] = {}
+    for path in table_files(store.prompts(cohort, prompt_id)):
+        table = read_file(path, PROMPTS)
+        pairs = zip(table["case_id"].to_pylist(), table["case_digest"].to_pylist(), strict=True)
+        index.update(dict.fromkeys(pairs, path.name))
+    return index
+
+
+def read_prompts(
+    store: StoreLayout, cohort: str, prompt_id: str, files: Sequence[str], case_ids: Sequence[str]
+) -> dict[str, list[PromptRow]]:
+    """Prompts of some cases from the files that hold them; a case without any prompt has an empty list."""
+    folder = store.prompts(cohort, prompt_id)
+    tables = [read_file(folder / name, PROMPTS) for name in sorted(set(files))]
+    found: dict[str, list[PromptRow]] = {case_id: [] for case_id in case_ids}
+    for row in rows_of_cases(tables, case_ids):
+        if row["kind"] != "none":
+            found[row["case_id"]].append(_prompt_row(row))
+    return found
+
+
+def write_prompts(
+    store: StoreLayout, prompt_id: str, policy: PromptPolicy, prompts: Mapping[CaseRef, Sequence[PromptRow]], name: str
+) -> None:
+    """Write the prompts of some cases of one cohort as one file; a case that gets none is written as such."""
+    rows: list[dict[str, Any]] = []
+    for case, case_prompts in prompts.items():
+        common = {
+            "cohort": case.cohort,
+            "prompt_id": prompt_id,
+            "prompt": policy.canonical(),
+            "privileged": policy.privileged,
+            "case_digest": case.case_digest,
+        }
+        rows.extend(asdict(prompt) | common for prompt in case_prompts)
+        if not case_prompts:
+            rows.append(common | {"case_id": case.case_id, "kind": "none"})
+    if rows:
+        write_rows(store.prompts(next(iter(prompts)).cohort, prompt_id), rows, PROMPTS, name=name)
+
+
+def _prompt_row(row: Mapping[str, Any]) -> PromptRow:
+    values = {name: row[name] for name in _COLUMNS}
+    if values.get("mask_rle") is not None:
+        values["mask_rle"] = tuple(values["mask_rle"])
+    return PromptRow(**values)

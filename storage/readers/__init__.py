@@ -1,0 +1,1 @@
+"""Readers: one engine per file layout, driven by recipes."""

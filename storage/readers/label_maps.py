@@ -1,0 +1,80 @@
+"""From voxel values of a file to a `LabelMap`: whole numbers, all of them named."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medsam3_core.errors import CaseDataError
+from medsam3_core.geometry import VolumeGeometry
+from medsam3_core.recipes import Recipe
+from medsam3_core.structures import LabelEntry, LabelMap
+from storage.readers.parameters import LabelParameters
+
+_LARGEST = 65_535
+
+
+def structure_values(recipe: Recipe, parameters: LabelParameters) -> dict[str, list[int]]:
+    """Structure to its values: as the recipe gives them, else 1..n in the order of its structures."""
+    if parameters.label_values:
+        return parameters.label_values
+    return {structure.name: [value] for value, structure in enumerate(recipe.structures, start=1)}
+
+
+def as_label_map(
+    values: NDArray[Any], geometry: VolumeGeometry, recipe: Recipe, parameters: LabelParameters, rater: str
+) -> LabelMap:
+    """Give voxel values of any numeric dtype, shape (z, y, x), their meaning; ignored values become background.
+
+    Raises:
+        CaseDataError: If values are NaN, fractional, negative, above 65,535 or without a name.
+    """
+    meanings = structure_values(recipe, parameters)
+    labels = as_unsigned(values)
+    known = {value for named in meanings.values() for value in named} | set(parameters.ignored_values)
+    present = values_present(labels)
+    if unnamed := sorted(present - known - {0}):
+        listed = ", ".join(f"{value} {name}" for name, values in meanings.items() for value in values) or "none"
+        msg = (
+            f"label value {unnamed[0]} has no name ({len(unnamed)} such values; named are: {listed}); name it in "
+            "labels.json beside the data or in label_values of the recipe"
+        )
+        raise CaseDataError(msg)
+    if ignored := present & set(parameters.ignored_values):
+        labels = np.where(np.isin(labels, sorted(ignored)), labels.dtype.type(0), labels)
+    entries = tuple(
+        LabelEntry(value, structure.name)
+        for structure in recipe.structures
+        for value in meanings.get(structure.name, ())
+        if value in present
+    )
+    return LabelMap(labels, geometry, entries, rater)
+
+
+def as_unsigned(values: NDArray[Any]) -> NDArray[Any]:
+    """The same whole numbers as uint8 or uint16, whichever is the smaller that holds them.
+
+    Raises:
+        CaseDataError: If values are NaN, fractional, negative or above 65,535.
+    """
+    if np.issubdtype(values.dtype, np.floating):
+        fractional = ~np.isfinite(values) | (values != np.rint(values))
+        if fractional.any():
+            msg = (
+                f"label value {values[fractional][0]!s} is no whole number ({int(fractional.sum())} such voxels); the "
+                "label map was interpolated, resample it with nearest neighbour"
+            )
+            raise CaseDataError(msg)
+    smallest, largest = values.min(initial=0), values.max(initial=0)
+    if smallest < 0 or largest > _LARGEST:
+        msg = f"label values run from {smallest} to {largest}; 0 to {_LARGEST} are expected, re-export the label map"
+        raise CaseDataError(msg)
+    return values.astype(np.uint8 if largest <= 255 else np.uint16, copy=False)
+
+
+def values_present(labels: NDArray[Any]) -> set[int]:
+    """Distinct values of an unsigned array; plane by plane, so that no copy of the volume is made."""
+    present = np.zeros(int(labels.max(initial=0)) + 1, dtype=bool)
+    for plane in labels:
+        present[plane] = True
+    return set(np.flatnonzero(present).tolist())

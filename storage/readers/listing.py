@@ -1,0 +1,90 @@
+"""From what a layout found to the list of cases: ids, doubled ids, patients and splits."""
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from medsam3_core.cases import CaseSource, slug_case_id
+from medsam3_core.recipes import Recipe, SplitRule
+
+
+@dataclass(frozen=True, slots=True)
+class FoundCase:
+    """A case as its files tell it.
+
+    Attributes:
+        key: What identifies it in the source, such as its path without folder of the layout and extension.
+        image: Image files relative to the source; empty if only a reference was found.
+        references: Rater to reference files.
+        split: The layout's own split, or None.
+        reject_reason: Why it cannot be used, or None.
+    """
+
+    key: str
+    image: tuple[str, ...]
+    references: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    split: str | None = None
+    reject_reason: str | None = None
+
+    @property
+    def origin(self) -> str:
+        """The file that stands for the case in messages."""
+        files = self.image or tuple(name for names in self.references.values() for name in names)
+        return files[0] if files else self.key
+
+
+def to_case_sources(found: Iterable[FoundCase], recipe: Recipe) -> list[CaseSource]:
+    """Cases in sorted order of case_id.
+
+    Of cases with the same id the first in order of path is kept; the others are listed as rejected, under the id with
+    six hash characters of their path. A key without the patient that `patient_pattern` promises is rejected.
+    """
+    first_with_id: dict[str, FoundCase] = {}
+    taken: set[str] = set()
+    cases: list[CaseSource] = []
+    for item in sorted(found, key=lambda item: (item.key, not item.image, item.origin)):
+        case_id = slug_case_id(item.key)
+        first = first_with_id.setdefault(case_id, item)
+        if first is not item:
+            reason = f"{item.origin}: case id {case_id!r} is taken by {first.origin}; rename or remove one of them"
+            case_id = _free_id(case_id, item.origin, taken)
+            item = replace(item, reject_reason=reason)
+        taken.add(case_id)
+        cases.append(_case_source(item, case_id, recipe))
+    return sorted(_with_splits(cases, recipe.split), key=lambda case: case.case_id)
+
+
+def _free_id(case_id: str, origin: str, taken: set[str]) -> str:
+    """The id with six hash characters of the path; of the path and a count where an index names one file many times."""
+    candidate, count = case_id, 1
+    while candidate == case_id or candidate in taken:
+        path = origin if count == 1 else f"{origin}#{count}"
+        candidate = f"{case_id}-{hashlib.sha256(path.encode()).hexdigest()[:6]}"
+        count += 1
+    return candidate
+
+
+def _case_source(item: FoundCase, case_id: str, recipe: Recipe) -> CaseSource:
+    patient_id, reason = case_id, item.reject_reason
+    if recipe.patient_pattern is not None:
+        match = re.search(recipe.patient_pattern, item.key)
+        if match and match.group(1):
+            patient_id = match.group(1)
+        else:
+            reason = reason or (
+                f"{item.origin}: key {item.key!r} names no patient by the pattern {recipe.patient_pattern!r}; rename "
+                "the file or correct patient_pattern in the recipe"
+            )
+    return CaseSource(case_id, patient_id, item.split, item.image, item.references, reject_reason=reason)
+
+
+def _with_splits(cases: list[CaseSource], rule: SplitRule) -> list[CaseSource]:
+    if rule.test_pattern is not None:
+        pattern = re.compile(rule.test_pattern)
+        test = {case.patient_id for case in cases if pattern.fullmatch(case.patient_id)}
+    elif rule.test_last:
+        test = set(sorted({case.patient_id for case in cases})[-rule.test_last :])
+    else:
+        return cases
+    return [replace(case, split="test" if case.patient_id in test else "train") for case in cases]

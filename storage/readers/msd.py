@@ -1,0 +1,159 @@
+"""Layout `msd`: a `dataset.json` of the Medical Segmentation Decathlon or of nnU-Net (raw) with NIfTI files.
+
+Labelled cases are listed: those of `training`, and those in `imagesTs` that have a file in `labelsTs`. Published test
+images without labels are no cases of a cohort that is scored.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from medsam3_core.cases import CaseSource, CaseVolume
+from medsam3_core.errors import CaseDataError, UsageError
+from medsam3_core.recipes import Recipe
+from storage.readers.generic_recipes import first_channel_name, normal_modality, window_for
+from storage.readers.label_index import parse_labels, read_index, structure_slug
+from storage.readers.listing import FoundCase, to_case_sources
+from storage.readers.nifti_files import read_nifti
+from storage.readers.nifti_pairs import nifti_case, read_nifti_reference
+from storage.readers.pairing import require_cases
+from storage.readers.parameters import MsdParameters, parameters_of
+from storage.readers.source_files import NIFTI_SUFFIXES, visible_files, without_suffix
+from storage.recipe_files import builtin_recipes
+
+INDEX_FILE = "dataset.json"
+
+_RATER = "reference"
+_FOLDERS = (("imagesTr", "labelsTr", "train"), ("imagesTs", "labelsTs", "test"))
+
+
+class Msd:
+    """Engine of the layout `msd`."""
+
+    name = "msd"
+
+    def recognise(self, source: Path) -> Recipe | None:
+        """The built-in recipe for the name in `dataset.json`, else one derived from it; None without labels in it.
+
+        Raises:
+            UsageError: If there is a `dataset.json` and it is broken: no other layout is tried in its place.
+        """
+        path = source / INDEX_FILE
+        if not path.is_file():
+            return None
+        index = read_index(path)
+        if "labels" not in index:
+            return None
+        labels = parse_labels(index["labels"], {}, path)
+        name = str(index.get("name", source.resolve().name))
+        for recipe in builtin_recipes().values():
+            if recipe.layout == self.name and recipe.parameters.get("dataset_name") == name:
+                return recipe
+        modality = normal_modality(first_channel_name(index))
+        return Recipe(
+            name=structure_slug(name),
+            layout=self.name,
+            structures=labels.structures,
+            modality=modality,
+            window=window_for(modality),
+            parameters=labels.parameters(),
+            licence=str(index.get("licence", index.get("license", "unknown"))),
+            citation=str(index.get("reference", "")),
+            traps=(f"Derived from {INDEX_FILE}; texts are the names of the labels.",),
+        )
+
+    def list_cases(self, source: Path, recipe: Recipe) -> list[CaseSource]:
+        """All labelled cases; the own split is `train` and `test` where `labelsTs` exists, else None.
+
+        Raises:
+            UsageError: If `dataset.json` is missing or broken, is for another dataset than the recipe, or names files
+                of a format other than NIfTI.
+        """
+        index = read_index(source / INDEX_FILE)
+        expected = parameters_of(recipe, MsdParameters).dataset_name
+        if expected is not None and index.get("name") != expected:
+            msg = f"{source / INDEX_FILE} is of {index.get('name')!r}, recipe {recipe.name!r} is for {expected!r}"
+            raise UsageError(f"{msg}; choose --reader msd")
+        ending = index.get("file_ending", ".nii.gz")
+        if ending not in NIFTI_SUFFIXES:
+            msg = f"{source / INDEX_FILE} has the file_ending {ending!r}; only {' and '.join(NIFTI_SUFFIXES)} are read"
+            raise UsageError(msg)
+        if index.get("training"):
+            found = [*_named_cases(source, index), *_cases_in_folders(source, only="test")]
+        else:
+            found = list(_cases_in_folders(source))
+        if not any(item.split == "test" for item in found):
+            found = [replace(item, split=None) for item in found]
+        return to_case_sources(require_cases(found, source, "NIfTI files in imagesTr and labelsTr"), recipe)
+
+    def read_case(self, source: Path, case: CaseSource, recipe: Recipe) -> CaseVolume:
+        """Image (the chosen channel, if there are several) and its label map."""
+        parameters = parameters_of(recipe, MsdParameters)
+        path, channel = _channel_file(source, case, parameters.channel)
+        image = read_nifti(path, channel=channel)
+        references = tuple(
+            read_nifti_reference(source / files[0], image, recipe, parameters, rater)
+            for rater, files in case.references.items()
+        )
+        return nifti_case(path, image, references, recipe)
+
+
+def _channel_file(source: Path, case: CaseSource, channel: int | None) -> tuple[Path, int | None]:
+    """The file to read and the channel inside it."""
+    if len(case.image) == 1:
+        return source / case.image[0], channel
+    if channel is None or channel >= len(case.image):
+        msg = (
+            f"{source / case.image[0]}: the case has {len(case.image)} channels and the recipe chooses {channel}; "
+            f"set channel to 0..{len(case.image) - 1} in the recipe"
+        )
+        raise CaseDataError(msg)
+    return source / case.image[channel], None
+
+
+def _named_cases(source: Path, index: dict[str, Any]) -> Iterator[FoundCase]:
+    """Cases of the `training` list; files that it names and that are missing reject their case."""
+    path = source / INDEX_FILE
+    entries = index["training"]
+    if not isinstance(entries, list):
+        msg = f"{path}: training must be a list, got {type(entries).__name__}"
+        raise UsageError(msg)
+    present = frozenset(visible_files(source, NIFTI_SUFFIXES))
+    channels = _channels_by_stem(sorted(present))
+    for entry in entries:
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("image", "label")):
+            msg = f"{path}: entry {entry!r} of training needs an image and a label"
+            raise UsageError(msg)
+        image, label = (PurePosixPath(entry[key]).as_posix() for key in ("image", "label"))
+        stem = without_suffix(image, NIFTI_SUFFIXES)
+        images = (image,) if image in present else channels.get(stem, ())
+        missing = [name for name, there in ((image, bool(images)), (label, label in present)) if not there]
+        reason = f"{source / missing[0]} is missing but named by {INDEX_FILE}; restore it" if missing else None
+        yield FoundCase(PurePosixPath(stem).name, images or (image,), {_RATER: (label,)}, "train", reason)
+
+
+def _cases_in_folders(source: Path, only: str | None = None) -> Iterator[FoundCase]:
+    """Cases of `imagesTr`, and of `imagesTs` as far as `labelsTs` has their label."""
+    present = visible_files(source, NIFTI_SUFFIXES)
+    labels = {without_suffix(name, NIFTI_SUFFIXES): name for name in present if name.startswith("labels")}
+    for stem, images in _channels_by_stem(present).items():
+        folder, _, key = stem.partition("/")
+        for image_folder, label_folder, split in _FOLDERS:
+            label = labels.get(f"{label_folder}/{key}")
+            if folder != image_folder or only not in (None, split) or (split == "test" and label is None):
+                continue
+            reason = None if label else f"{source / images[0]}: {label_folder} has no {key}.nii.gz; add the label map"
+            yield FoundCase(key, images, {_RATER: (label,)} if label else {}, split, reason)
+
+
+def _channels_by_stem(files: list[str]) -> dict[str, tuple[str, ...]]:
+    """Image stem without the `_0000` of nnU-Net to its channel files in order."""
+    channels: dict[str, list[str]] = {}
+    for name in files:
+        if name.startswith("images"):
+            stem = without_suffix(name, NIFTI_SUFFIXES)
+            head, _, number = stem.rpartition("_")
+            is_channel = len(number) == 4 and number.isdecimal() and bool(head)
+            channels.setdefault(head if is_channel else stem, []).append(name)
+    return {stem: tuple(names) for stem, names in channels.items()}

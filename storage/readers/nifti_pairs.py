@@ -1,0 +1,77 @@
+"""Layout `nifti-pairs`: NIfTI images and label maps, paired by two folders or by an ending."""
+
+from pathlib import Path
+
+from medsam3_core.cases import CaseSource, CaseVolume
+from medsam3_core.errors import CaseDataError
+from medsam3_core.recipes import Recipe
+from medsam3_core.structures import LabelMap
+from storage.readers.generic_recipes import pair_recipe
+from storage.readers.label_maps import as_label_map
+from storage.readers.listing import to_case_sources
+from storage.readers.nifti_files import NiftiVolume, read_nifti
+from storage.readers.pairing import guess_patterns, pair_files, raters_in_order, require_cases
+from storage.readers.parameters import LabelParameters, NiftiPairParameters, parameters_of
+from storage.readers.source_files import NIFTI_SUFFIXES, naming, visible_files
+
+
+class NiftiPairs:
+    """Engine of the layout `nifti-pairs`."""
+
+    name = "nifti-pairs"
+
+    def recognise(self, source: Path) -> Recipe | None:
+        """A recipe with guessed patterns; `labels.json` beside the data names the structures.
+
+        Raises:
+            UsageError: If a `labels.json` lies in the source and is broken.
+        """
+        patterns = guess_patterns(visible_files(source, NIFTI_SUFFIXES), NIFTI_SUFFIXES)
+        if patterns is None:
+            return None
+        return pair_recipe(self.name, source, patterns, modality="unknown", window=None, fallback=())
+
+    def list_cases(self, source: Path, recipe: Recipe) -> list[CaseSource]:
+        """One case per image; see `pair_files` for what is rejected."""
+        parameters = parameters_of(recipe, NiftiPairParameters)
+        found = pair_files(visible_files(source, NIFTI_SUFFIXES), parameters)
+        return to_case_sources(require_cases(found, source, f"NIfTI files that match {parameters.image!r}"), recipe)
+
+    def read_case(self, source: Path, case: CaseSource, recipe: Recipe) -> CaseVolume:
+        """Image and one label map per rater, primary rater first."""
+        parameters = parameters_of(recipe, NiftiPairParameters)
+        image = read_nifti(source / case.image[0], channel=parameters.channel)
+        references = tuple(
+            read_nifti_reference(source / case.references[rater][0], image, recipe, parameters, rater)
+            for rater in raters_in_order(parameters, case.references)
+        )
+        return nifti_case(source / case.image[0], image, references, recipe)
+
+
+def nifti_case(path: Path, image: NiftiVolume, references: tuple[LabelMap, ...], recipe: Recipe) -> CaseVolume:
+    """A case around a NIfTI image, read from `path`.
+
+    Raises:
+        CaseDataError: If the image holds NaN or infinite voxels; names the file.
+    """
+    with naming(path):
+        return CaseVolume(image.voxels, image.geometry, references, recipe.modality, image.affine, image.attributes)
+
+
+def read_nifti_reference(
+    path: Path, image: NiftiVolume, recipe: Recipe, parameters: LabelParameters, rater: str
+) -> LabelMap:
+    """The label map of one rater.
+
+    Raises:
+        CaseDataError: If it is unreadable, lies elsewhere than its image, or has values that are no labels.
+    """
+    reference = read_nifti(path)
+    if not reference.geometry.matches(image.geometry):
+        what, found, expected = "affine", reference.affine.tolist(), image.affine.tolist()
+        if reference.geometry.shape_zyx != image.geometry.shape_zyx:
+            what, found, expected = "shape (z, y, x)", reference.geometry.shape_zyx, image.geometry.shape_zyx
+        msg = f"{path} has the {what} {found}, its image {expected}; resample it onto the image"
+        raise CaseDataError(msg)
+    with naming(path):
+        return as_label_map(reference.voxels, image.geometry, recipe, parameters, rater)

@@ -1,0 +1,169 @@
+"""What each layout engine can be told in the `parameters` of a recipe, validated when the recipe is loaded."""
+
+import re
+from typing import Annotated, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from medsam3_core.errors import UsageError
+from medsam3_core.recipes import Recipe
+
+
+def _compiles(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        msg = f"{pattern!r} is no regular expression: {error}"
+        raise ValueError(msg) from None
+    return pattern
+
+
+def _has_key(pattern: str) -> str:
+    if "key" not in re.compile(_compiles(pattern)).groupindex:
+        msg = f"{pattern!r} needs a group (?P<key>...): what an image and its reference have in common"
+        raise ValueError(msg)
+    return pattern
+
+
+PathPattern = Annotated[str, AfterValidator(_has_key)]
+"""Regular expression that must match a whole path relative to the source (`/` between folders, case ignored)."""
+
+LabelValue = Annotated[int, Field(gt=0)]
+
+
+class _Parameters(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RaterPattern(_Parameters):
+    """Where the references of one rater lie.
+
+    Attributes:
+        rater: Who drew them.
+        pattern: Path pattern with the group `key`, equal to that of the image (and `split`, where the image has it).
+    """
+
+    rater: str = Field(default="reference", min_length=1)
+    pattern: PathPattern
+
+
+class LabelParameters(_Parameters):
+    """How values of a label map become structures.
+
+    Attributes:
+        label_values: Structure to its values; empty: the structures of the recipe have the values 1..n in their order.
+        ignored_values: Values without meaning, scored as background (nnU-Net's `ignore`).
+    """
+
+    label_values: dict[str, Annotated[list[LabelValue], Field(min_length=1)]] = {}
+    ignored_values: list[LabelValue] = []
+
+
+class PairParameters(LabelParameters):
+    """Files that belong together by a common key in their paths.
+
+    Attributes:
+        image: Path pattern of images with the group `key`; an optional group `split` names the split.
+        references: One pattern per rater; the first is the primary rater, whose file every case must have. Empty:
+            images without reference.
+    """
+
+    image: PathPattern
+    references: list[RaterPattern] = []
+
+    @model_validator(mode="after")
+    def _raters_are_distinct(self) -> "PairParameters":
+        raters = [reference.rater for reference in self.references]
+        if len(set(raters)) != len(raters):
+            msg = f"references names a rater twice: {raters}"
+            raise ValueError(msg)
+        return self
+
+
+class ImagePairParameters(PairParameters):
+    """Pairs of PNG, JPEG, TIFF or BMP.
+
+    Attributes:
+        mask_threshold: Grey values above it are the structure; for masks saved as JPEG. None: masks must be binary.
+    """
+
+    mask_threshold: Annotated[int, Field(ge=0)] | None = None
+
+
+class NiftiPairParameters(PairParameters):
+    """Pairs of NIfTI files.
+
+    Attributes:
+        channel: Which volume of a 4D image to take, counted from 0; None: 4D is rejected.
+    """
+
+    channel: Annotated[int, Field(ge=0)] | None = None
+
+
+class MsdParameters(LabelParameters):
+    """Folders with a `dataset.json` of the Medical Segmentation Decathlon or nnU-Net.
+
+    Attributes:
+        dataset_name: `name` in the dataset.json that this recipe is for; None: any.
+        channel: Which channel to take, counted from 0; None: images with several are rejected.
+    """
+
+    dataset_name: str | None = None
+    channel: Annotated[int, Field(ge=0)] | None = None
+
+
+class InstanceMaskParameters(_Parameters):
+    """One folder per case that holds a folder with one image and a folder with one mask file per instance.
+
+    Attributes:
+        image_folder: Name of the folder with the image.
+        mask_folder: Name of the folder with the masks.
+        key_pattern: Regular expression that the path of a case folder must match whole; None: any.
+    """
+
+    image_folder: str = "images"
+    mask_folder: str = "masks"
+    key_pattern: Annotated[str, AfterValidator(_compiles)] | None = None
+
+
+class PhantomParameters(_Parameters):
+    """Phantoms take everything from SOURCE."""
+
+
+PARAMETERS: dict[str, type[BaseModel]] = {
+    "image-pairs": ImagePairParameters,
+    "instance-masks": InstanceMaskParameters,
+    "nifti-pairs": NiftiPairParameters,
+    "msd": MsdParameters,
+    "phantom": PhantomParameters,
+}
+"""Layout engine to the model of its parameters."""
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def parameters_of(recipe: Recipe, model: type[_Model]) -> _Model:
+    """The parameters of a recipe as the model of its layout.
+
+    Raises:
+        UsageError: If they are not valid for this layout; names the recipe and every wrong key.
+    """
+    try:
+        return model.model_validate(recipe.parameters)
+    except ValidationError as error:
+        msg = f"recipe {recipe.name!r}, parameters of layout {recipe.layout!r}: {explain(error)}"
+        raise UsageError(msg) from None
+
+
+def explain(error: ValidationError) -> str:
+    """One line per wrong key: where it stands, what is wrong and what was found."""
+    lines = []
+    for item in error.errors(include_url=False):
+        place = ".".join(str(part) for part in item["loc"]) or "the whole file"
+        if item["type"] == "extra_forbidden":
+            lines.append(f"unknown key {place!r}; remove it or correct its spelling")
+        elif item["type"] == "missing":
+            lines.append(f"key {place!r} is missing; add it")
+        else:
+            lines.append(f"key {place!r}: {item['msg']}, got {item['input']!r}")
+    return "; ".join(lines)

@@ -1,0 +1,33 @@
+"""What a layout engine does: recognise a source folder, list its cases cheaply, read one case whole."""
+
+from pathlib import Path
+from typing import Protocol
+
+from medsam3_core.cases import CaseSource, CaseVolume
+from medsam3_core.recipes import Recipe
+
+
+class Layout(Protocol):
+    """A file layout. Listing touches names and headers only; reading is called on workers, one case at a time."""
+
+    name: str
+
+    def recognise(self, source: Path) -> Recipe | None:
+        """The recipe for this source if it is of this layout, else None; must be quick and never raise on odd files."""
+        ...
+
+    def list_cases(self, source: Path, recipe: Recipe) -> list[CaseSource]:
+        """All cases in sorted order of case_id, unusable ones with a `reject_reason`.
+
+        Raises:
+            UsageError: If the folder holds no case at all or its index file is broken; names file and remedy.
+        """
+        ...
+
+    def read_case(self, source: Path, case: CaseSource, recipe: Recipe) -> CaseVolume:
+        """Image and references of one case.
+
+        Raises:
+            CaseDataError: If the data are unusable; names file, value and remedy.
+        """
+        ...

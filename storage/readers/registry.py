@@ -1,0 +1,98 @@
+"""Which reader takes which source: by name, by recipe file, or by looking at the folder."""
+
+from pathlib import Path
+
+from medsam3_core.errors import UsageError
+from medsam3_core.recipes import Recipe
+from storage.readers.image_pairs import ImagePairs
+from storage.readers.instance_masks import InstanceMasks
+from storage.readers.msd import Msd
+from storage.readers.nifti_pairs import NiftiPairs
+from storage.readers.phantom import PREFIX, Phantom, PhantomSource
+from storage.readers.protocol import Layout
+from storage.recipe_files import builtin_recipes, load_recipe
+
+AUTO = "auto"
+
+_ENGINES: tuple[Layout, ...] = (Phantom(), Msd(), InstanceMasks(), NiftiPairs(), ImagePairs())
+LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in _ENGINES}
+"""Layout engines by name, in the order in which `auto` tries them."""
+
+
+def reader_names() -> list[str]:
+    """Everything that `--reader` takes: `auto`, the layouts and the built-in recipes."""
+    return [AUTO, *LAYOUTS, *builtin_recipes()]
+
+
+def find_reader(source: str, reader: str = AUTO, recipe_file: Path | None = None) -> tuple[Layout, Recipe]:
+    """The engine and the recipe for a source.
+
+    Args:
+        source: A folder, or a text such as `phantom:ct,cases=12`.
+        reader: `auto`, the name of a layout, or the name of a recipe.
+        recipe_file: A recipe that takes the place of a built-in one.
+
+    Raises:
+        UsageError: If the source is missing, empty or not recognised, the reader does not exist, or reader and recipe
+            contradict each other; lists what exists.
+    """
+    if reader not in reader_names():
+        msg = f"unknown reader {reader!r}; choose one of {', '.join(reader_names())}"
+        raise UsageError(msg)
+    _check_source(source)
+    path = Path(source)
+    if recipe_file is not None:
+        recipe = load_recipe(recipe_file)
+        if reader not in (AUTO, recipe.layout, recipe.name):
+            msg = f"reader {reader!r} contradicts {recipe_file}, whose layout is {recipe.layout!r}; leave --reader out"
+            raise UsageError(msg)
+        return LAYOUTS[recipe.layout], recipe
+    if reader in builtin_recipes():
+        recipe = builtin_recipes()[reader]
+        return LAYOUTS[recipe.layout], recipe
+    return _recognise(path, reader)
+
+
+def layout_of(recipe: Recipe) -> Layout:
+    """The engine that reads cases of a recipe.
+
+    Raises:
+        UsageError: If there is none of this name; lists what exists.
+    """
+    if recipe.layout not in LAYOUTS:
+        msg = f"recipe {recipe.name!r} has the unknown layout {recipe.layout!r}; there are {', '.join(LAYOUTS)}"
+        raise UsageError(msg)
+    return LAYOUTS[recipe.layout]
+
+
+def _recognise(path: Path, reader: str) -> tuple[Layout, Recipe]:
+    for layout in LAYOUTS.values():
+        if reader in (AUTO, layout.name) and (recipe := layout.recognise(path)):
+            return layout, recipe
+    tried = ", ".join(LAYOUTS) if reader == AUTO else reader
+    msg = (
+        f"{path} is of no known layout (tried {tried}); name its layout with --reader or describe it with --recipe "
+        f"FILE. Readers: {', '.join(reader_names())}"
+    )
+    raise UsageError(msg)
+
+
+def _check_source(source: str) -> None:
+    if source.startswith(PREFIX):
+        PhantomSource.parse(source)
+        return
+    path = Path(source)
+    if not path.exists():
+        msg = f"source {source} does not exist; give a folder or a phantom such as phantom:ct"
+        raise UsageError(msg)
+    if not path.is_dir():
+        msg = f"source {source} is a file; give the folder that holds the cases"
+        raise UsageError(msg)
+    try:
+        is_empty = not any(not entry.name.startswith(".") for entry in path.iterdir())
+    except OSError as error:
+        msg = f"source {source} cannot be read: {error.strerror}; check its permissions"
+        raise UsageError(msg) from error
+    if is_empty:
+        msg = f"source {source} is an empty folder; give the folder that holds the cases"
+        raise UsageError(msg)

@@ -1,0 +1,54 @@
+"""What lies in a source folder, as relative paths in sorted order."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from medsam3_core.errors import CaseDataError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+
+_SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
+
+
+def visible_files(source: Path, suffixes: tuple[str, ...]) -> list[str]:
+    """Files below `source` that end in a suffix (case ignored): relative paths with `/`, sorted.
+
+    Hidden files and folders and what systems leave behind (`.DS_Store`, `._a.png`, `Thumbs.db`) are not listed.
+    Linked folders are followed, except to a folder that they lie in.
+    """
+    found: list[str] = []
+    for folder, subfolders, names in os.walk(source, followlinks=True):
+        subfolders[:] = [name for name in subfolders if _is_visible(name) and not _leads_back(Path(folder, name))]
+        parent = Path(folder).relative_to(source).as_posix()
+        prefix = "" if parent == "." else f"{parent}/"
+        found += [prefix + name for name in names if name.lower().endswith(suffixes) and _is_visible(name)]
+    return sorted(found)
+
+
+def without_suffix(name: str, suffixes: tuple[str, ...]) -> str:
+    """A file name or path without its suffix; unchanged if it ends in none of them."""
+    for suffix in suffixes:
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+@contextmanager
+def naming(*culprits: Path | str) -> Iterator[None]:
+    """Put the names of the files at hand in front of every `CaseDataError` that is raised inside."""
+    try:
+        yield
+    except CaseDataError as error:
+        msg = f"{', '.join(str(culprit) for culprit in culprits)}: {error}"
+        raise CaseDataError(msg) from error
+
+
+def _leads_back(folder: Path) -> bool:
+    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
+
+
+def _is_visible(name: str) -> bool:
+    return not name.startswith(".") and name.lower() not in _SYSTEM_FILES

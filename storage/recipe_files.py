@@ -1,0 +1,145 @@
+"""Recipes as files: one YAML per source dataset, checked key by key before anything is read."""
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from medsam3_core.errors import UsageError
+from medsam3_core.phantoms import PhantomKind, phantom_recipe
+from medsam3_core.recipes import Recipe, SplitRule
+from medsam3_core.structures import Structure
+from storage.readers.parameters import PARAMETERS, LabelParameters, explain
+
+BUILTIN_FOLDER = Path(__file__).with_name("recipes")
+
+Text = Annotated[str, Field(min_length=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _StructureSection(_Section):
+    name: Text
+    text: Text
+    synonyms: list[Text] = []
+    instances: bool = False
+    tubular: bool = False
+    nsd_tolerance: float = Field(default=2.0, gt=0)
+
+
+class _SplitSection(_Section):
+    test_last: int = Field(default=0, ge=0)
+    test_pattern: str | None = None
+
+    @field_validator("test_pattern")
+    @classmethod
+    def _compiles(cls, pattern: str | None) -> str | None:
+        return _checked_pattern(pattern)
+
+
+class _RecipeFile(_Section):
+    """The keys of a recipe file; their meaning is that of `Recipe`."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+    layout: str
+    modality: Text
+    window: Text
+    structures: Annotated[list[_StructureSection], Field(min_length=1)]
+    parameters: dict[str, Any] = {}
+    split: _SplitSection = _SplitSection()
+    patient_pattern: str | None = None
+    licence: Text = "unknown"
+    citation: str = ""
+    homepage: str = ""
+    traps: list[Text] = []
+    trained_weights: list[Text] = []
+
+    @field_validator("layout")
+    @classmethod
+    def _exists(cls, layout: str) -> str:
+        if layout not in PARAMETERS:
+            msg = f"no such layout; choose one of {', '.join(sorted(PARAMETERS))}"
+            raise ValueError(msg)
+        return layout
+
+    @field_validator("patient_pattern")
+    @classmethod
+    def _compiles(cls, pattern: str | None) -> str | None:
+        if _checked_pattern(pattern) is not None and re.compile(pattern or "").groups < 1:
+            msg = "needs a group ( ): the part of the key that names the patient"
+            raise ValueError(msg)
+        return pattern
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read and check a recipe file.
+
+    Raises:
+        UsageError: If the file is missing, is no YAML, has unknown, missing or wrong keys, or contradicts itself;
+            names the file, the key and the remedy.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        msg = f"recipe {path} cannot be read: {' '.join(str(error).split())}; give a YAML file"
+        raise UsageError(msg) from None
+    if not isinstance(content, dict):
+        msg = f"recipe {path} holds {type(content).__name__}; keys such as name, layout and structures are expected"
+        raise UsageError(msg)
+    try:
+        return _to_recipe(_RecipeFile.model_validate(content))
+    except ValidationError as error:
+        msg = f"recipe {path}: {explain(error)}"
+        raise UsageError(msg) from None
+    except UsageError as error:
+        msg = f"recipe {path}: {error}"
+        raise UsageError(msg) from None
+
+
+@cache
+def builtin_recipes() -> dict[str, Recipe]:
+    """All recipes that come with medsam3 by name, phantoms included, in sorted order."""
+    recipes = [load_recipe(path) for path in sorted(BUILTIN_FOLDER.glob("*.yaml"))]
+    recipes += [phantom_recipe(kind) for kind in PhantomKind]
+    return {recipe.name: recipe for recipe in sorted(recipes, key=lambda recipe: recipe.name)}
+
+
+def _to_recipe(file: _RecipeFile) -> Recipe:
+    structures = tuple(
+        Structure(**{**section.model_dump(), "synonyms": tuple(section.synonyms)}) for section in file.structures
+    )
+    fields = file.model_dump(exclude={"structures", "split", "traps", "trained_weights"})
+    recipe = Recipe(
+        **fields,
+        structures=structures,
+        split=SplitRule(**file.split.model_dump()),
+        traps=tuple(file.traps),
+        trained_weights=tuple(file.trained_weights),
+    )
+    _check_parameters(recipe)
+    return recipe
+
+
+def _check_parameters(recipe: Recipe) -> None:
+    try:
+        parameters = PARAMETERS[recipe.layout].model_validate(recipe.parameters)
+    except ValidationError as error:
+        msg = f"parameters of layout {recipe.layout!r}: {explain(error)}"
+        raise UsageError(msg) from None
+    if isinstance(parameters, LabelParameters):
+        for name in parameters.label_values:
+            recipe.structure(name)
+
+
+def _checked_pattern(pattern: str | None) -> str | None:
+    try:
+        re.compile(pattern or "")
+    except re.error as error:
+        msg = f"is no regular expression: {error}"
+        raise ValueError(msg) from None
+    return pattern

@@ -1,0 +1,216 @@
+"""Runs in the store: spec, plan, outcomes and scores; who may write; what is still to do.
+
+Freshness has one definition, the catalog's `scores` view; what is pending is the plan without the fresh scores.
+"""
+
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from medsam3_core.cases import CaseStatus
+from medsam3_core.errors import StoreError
+from medsam3_core.inference_settings import InferenceSettings
+from medsam3_core.prompt_policies import PromptPolicy
+from medsam3_core.run_specs import RunSpec
+from medsam3_core.scoring import PROTOCOL_VERSION
+from storage.atomic_write import write_json
+from storage.cohorts import CaseRef, as_row
+from storage.parquet_tables import write_rows
+from storage.store_layout import StoreLayout
+from storage.table_schemas import OUTCOMES, PLAN, SCORES
+from storage.weights import Weights
+
+_VERSIONED = ("medsam3", "torch", "transformers", "numpy", "scipy", "zarr", "pyarrow", "duckdb", "dask", "prefect")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One RunSpec with all that its rows need; picklable and small.
+
+    Attributes:
+        weights: Name, version, digest, path.
+        cohort: Cohort.
+        policy: Prompt policy.
+        prompt_id: Digest of policy, texts and prompt code.
+        settings: Inference settings.
+        structures: Structures that are asked for, in the order of the recipe.
+    """
+
+    weights: Weights
+    cohort: str
+    policy: PromptPolicy
+    prompt_id: str
+    settings: InferenceSettings
+    structures: tuple[str, ...]
+
+    @property
+    def spec(self) -> RunSpec:
+        """Identity of the run."""
+        return RunSpec(self.weights.sha256, self.cohort, self.prompt_id, self.settings.settings_id)
+
+    @property
+    def run_id(self) -> str:
+        """Name of the run in the store."""
+        return self.spec.run_id
+
+
+def utc_now() -> datetime:
+    """Now, UTC, without zone: tables hold UTC only."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+def write_run(store: StoreLayout, run: Run) -> None:
+    """Record the run's spec, versions and machine, once."""
+    path = store.run_json(run.run_id)
+    if path.exists():
+        return
+    versions = {name: _version(name) for name in _VERSIONED}
+    write_json(
+        path,
+        {
+            "run_id": run.run_id,
+            "weights": run.weights.name,
+            "weights_version": run.weights.version,
+            "weights_sha256": run.weights.sha256,
+            "cohort": run.cohort,
+            "prompt": run.policy.canonical(),
+            "prompt_id": run.prompt_id,
+            "privileged": run.policy.privileged,
+            "settings": run.settings.canonical(),
+            "settings_all": asdict(run.settings),
+            "settings_id": run.settings.settings_id,
+            "inference_code": run.spec.inference_code,
+            "git_commit": _git_commit(),
+            "machine": f"{platform.node()} {platform.machine()} {os.cpu_count()} cores",
+            "versions": json.dumps(versions, sort_keys=True),
+            "created_at": utc_now().isoformat(),
+        },
+    )
+
+
+def write_plan(store: StoreLayout, run: Run, rows: Sequence[tuple[str, str, str]]) -> None:
+    """Add (case_id, rater, structure) to what is planned."""
+    now = utc_now()
+    write_rows(
+        store.plan(run.run_id),
+        [
+            {"run_id": run.run_id, "case_id": case, "rater": rater, "structure": structure, "planned_at": now}
+            for case, rater, structure in rows
+        ],
+        PLAN,
+    )
+
+
+def write_outcomes(
+    store: StoreLayout,
+    run_id: str,
+    attempt: str,
+    scores: Sequence[Mapping[str, Any]],
+    outcomes: Sequence[Mapping[str, Any]],
+) -> None:
+    """Commit finished cases: scores first, then the outcomes that make them count. Writing twice gives the same."""
+    if scores:
+        write_rows(store.scores(run_id), scores, SCORES, name=attempt)
+    if outcomes:
+        write_rows(store.outcomes(run_id), outcomes, OUTCOMES, name=attempt)
+
+
+def score_row(run: Run, case: CaseRef, attempt: str, rater: str, structure: str) -> dict[str, Any]:
+    """Columns that every score row of this case has, scored or not."""
+    return {
+        "run_id": run.run_id,
+        "attempt": attempt,
+        "weights": run.weights.name,
+        "weights_version": run.weights.version,
+        "weights_sha256": run.weights.sha256,
+        **as_row(case),
+        "in_training": bool({run.weights.sha256, run.weights.name} & set(case.in_training)),
+        "rater": rater,
+        "structure": structure,
+        "prompt": run.policy.canonical(),
+        "prompt_id": run.prompt_id,
+        "settings_id": run.settings.settings_id,
+        "privileged": run.policy.privileged,
+        "finished_at": utc_now(),
+        "protocol": PROTOCOL_VERSION,
+    }
+
+
+def unscored_rows(
+    run: Run, case: CaseRef, attempt: str, status: CaseStatus, reason: str
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Score rows and the outcome of a case that got no score: one row per rater and structure, with the reason."""
+    scores = [
+        score_row(run, case, attempt, rater, structure) | {"status": str(status), "reason": reason}
+        for rater in case.raters or ("reference",)
+        for structure in run.structures
+    ]
+    return scores, outcome_row(run, case, attempt, status) | {"reason": reason}
+
+
+def outcome_row(run: Run, case: CaseRef, attempt: str, status: CaseStatus) -> dict[str, Any]:
+    """Columns that every outcome has."""
+    return {
+        "run_id": run.run_id,
+        "case_id": case.case_id,
+        "attempt": attempt,
+        "case_digest": case.case_digest,
+        "status": str(status),
+        "finished_at": utc_now(),
+    }
+
+
+@contextmanager
+def writing(store: StoreLayout, run_ids: Sequence[str]) -> Iterator[None]:
+    """Hold the writer lock of some runs; the kernel releases it when this process dies, however it dies.
+
+    Raises:
+        StoreError: If another process writes one of them; names the run and the process.
+    """
+    with ExitStack() as locks:
+        for run_id in sorted(set(run_ids)):
+            locks.enter_context(_lock(store.locks() / f"run-{run_id}.lock", run_id))
+        yield
+
+
+@contextmanager
+def _lock(path: Path, run_id: str) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.seek(0)
+            msg = f"run {run_id} is being written by process {handle.read().strip() or '?'}; wait for it or stop it"
+            raise StoreError(msg) from None
+        handle.truncate(0)
+        handle.write(str(os.getpid()))
+        handle.flush()
+        yield
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    folder = Path(__file__).parent
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None

@@ -1,0 +1,152 @@
+"""`medsam3 sql`: one SELECT over the catalog's views, and nothing else.
+
+Two walls. The statement is parsed by DuckDB itself (what is checked is what runs, no second parser can disagree) and
+every node, table and function of its tree must be on a list of what is allowed. And the engine that runs it is
+in memory and locked to the table folders of the store. Neither suffices alone: `COPY ... TO` works inside an allowed
+folder, and a list may have a hole.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from medsam3_core.errors import UsageError
+from storage.catalog import connect, lock_to_tables
+from storage.catalog_views import PUBLIC_VIEWS, TABLE_MACROS
+from storage.sql_functions import FUNCTIONS, TABLE_FUNCTIONS
+from storage.store_layout import StoreLayout
+
+_QUERY_NODES = frozenset({"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"})
+_TABLE_NODES = frozenset({"BASE_TABLE", "TABLE_FUNCTION", "SUBQUERY", "JOIN", "EXPRESSION_LIST", "EMPTY", "PIVOT"})
+_PLAIN_NAME = re.compile(r"(?!duckdb_|pg_|sqlite_|pragma_|information_schema)[a-z_][a-z0-9_]*", re.IGNORECASE)
+
+
+def run_sql(store: StoreLayout, text: str) -> pa.Table:
+    """The answer to one SELECT over the views, with the engine's types.
+
+    Raises:
+        UsageError: If it is anything else, or the engine refuses it; the message lists the views and their columns.
+        StoreError: If a table of the store cannot be read.
+    """
+    with connect(store) as con:
+        views = describe_views(con)
+        try:
+            check_select(con, text)
+            lock_to_tables(con, store)
+            return con.sql(text).to_arrow_table()
+        except UsageError as error:
+            msg = f"{error}\n{views}"
+            raise UsageError(msg) from error
+        except duckdb.Error as error:
+            msg = f"{error}\n{views}"
+            raise UsageError(msg) from error
+
+
+def check_select(con: duckdb.DuckDBPyConnection, text: str) -> None:
+    """Let one SELECT over the views pass.
+
+    Raises:
+        UsageError: If the text is not exactly one SELECT, or reads a table or calls a function that is not allowed.
+        duckdb.Error: If it cannot be parsed.
+    """
+    statements = con.extract_statements(text)
+    if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+        kinds = ", ".join(statement.type.name for statement in statements) or "nothing"
+        msg = f"sql takes one SELECT statement, got {kinds}"
+        raise UsageError(msg)
+    tree = _parse(con, text)
+    nodes = list(_nodes(tree))
+    defined = {name for node in nodes for name in _defined_names(node)}
+    for name in defined:
+        if not _PLAIN_NAME.fullmatch(name):
+            msg = f"WITH {name!r}: choose a name of letters, digits and _ that no table of the engine has"
+            raise UsageError(msg)
+    for node in nodes:
+        _check_kind(node)
+        _check_table(node, defined)
+        _check_function(node)
+
+
+def describe_views(con: duckdb.DuckDBPyConnection) -> str:
+    """One line per view with its columns, for error messages and help."""
+    lines = []
+    for view in PUBLIC_VIEWS:
+        columns = ", ".join(row[0] for row in con.execute(f"DESCRIBE {view}").fetchall())
+        lines.append(f"  {view}: {columns}")
+    macros = ", ".join(f"{macro}('BASE', 'NEW')" for macro in TABLE_MACROS)
+    return "\n".join(["views and their columns:", *lines, f"  table macro: {macros}, weights as NAME or NAME@N"])
+
+
+def _parse(con: duckdb.DuckDBPyConnection, text: str) -> Any:
+    """DuckDB's own tree of the statement.
+
+    Raises:
+        UsageError: If it is no plain SELECT (DuckDB gives a tree of nothing else).
+    """
+    found = con.execute("SELECT json_serialize_sql(?)", [text]).fetchone()
+    tree: dict[str, Any] = json.loads(found[0]) if found else {"error": True}
+    if tree["error"] or len(tree["statements"]) != 1:
+        msg = f"sql takes one plain SELECT statement: {tree.get('error_message', 'this is none')}"
+        raise UsageError(msg)
+    return tree["statements"]
+
+
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(tree, dict):
+        yield tree
+        tree = list(tree.values())
+    if isinstance(tree, list):
+        for child in tree:
+            yield from _nodes(child)
+
+
+def _defined_names(node: dict[str, Any]) -> Iterator[str]:
+    """Names that a WITH of this node defines."""
+    definitions = node.get("cte_map")
+    if isinstance(definitions, dict):
+        yield from (entry["key"] for entry in definitions["map"])
+
+
+def _check_kind(node: dict[str, Any]) -> None:
+    """Only queries: a WITH can hold a DELETE, and DESCRIBE, SHOW and SUMMARIZE come as tables."""
+    kind = str(node.get("type", ""))
+    is_query = kind.endswith("_NODE")
+    is_table = "sample" in node and "from_table" not in node
+    allowed = _QUERY_NODES if is_query else _TABLE_NODES
+    if (is_query or is_table or kind == "SHOW_REF") and kind not in allowed:
+        msg = f"sql takes SELECT alone, not {kind.removesuffix('_NODE').removesuffix('_REF')}"
+        raise UsageError(msg)
+
+
+def _check_table(node: dict[str, Any], defined: set[str]) -> None:
+    if "table_name" not in node or node.get("type") != "BASE_TABLE":
+        return
+    name, schema, catalog = node["table_name"], node.get("schema_name", ""), node.get("catalog_name", "")
+    known = {*PUBLIC_VIEWS, *(item.lower() for item in defined)}
+    if name.lower() not in known or schema not in ("", "main") or catalog:
+        full = ".".join(part for part in (catalog, schema, name) if part)
+        msg = f"there is no view {full!r}"
+        raise UsageError(msg)
+
+
+def _check_function(node: dict[str, Any]) -> None:
+    function = node.get("function")
+    if node.get("type") == "TABLE_FUNCTION":
+        name = function.get("function_name", "") if isinstance(function, dict) else ""
+        _require_allowed("table function", name, TABLE_FUNCTIONS)
+        return
+    if "function_name" in node:
+        if node.get("catalog") or node.get("schema") not in ("", None, "main"):
+            msg = f"function {node['function_name']!r} may not be called with a schema"
+            raise UsageError(msg)
+        _require_allowed("function", node["function_name"], FUNCTIONS | TABLE_FUNCTIONS)
+
+
+def _require_allowed(kind: str, name: str, allowed: frozenset[str]) -> None:
+    if name.lower() not in allowed:
+        msg = f"{kind} {name!r} is not available in sql"
+        raise UsageError(msg)

@@ -1,0 +1,152 @@
+"""Every path of a store, in one place. Nothing else joins path segments under the store's root.
+
+    cohorts/<cohort>/cohort.json, cases/, volumes/<aa>/, prompts/<prompt_id>/
+    weights/registry.json
+    runs/<run_id>/run.json, plan/, outcomes/, predictions/<aa>/, scores/gen-NNNN/
+    catalog.duckdb
+
+`<aa>` spreads cases over 256 folders: the first two hex digits of the SHA-256 of the case_id.
+"""
+
+import hashlib
+import os
+import re
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from medsam3_core.errors import StoreError, UsageError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_GENERATION = re.compile(r"gen-(\d{4,})")
+
+
+def check_name(kind: str, name: str) -> str:
+    """Return `name` if it can be a folder of the store.
+
+    Raises:
+        UsageError: If it could leave its folder or is not 1..100 letters, digits and `_ . -`.
+    """
+    if not _NAME.fullmatch(name):
+        msg = f"{kind} name {name!r} may hold 1 to 100 letters, digits and _ . - and starts with a letter or digit"
+        raise UsageError(msg)
+    return name
+
+
+def _two(case_id: str) -> str:
+    return hashlib.sha256(case_id.encode()).hexdigest()[:2]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreLayout:
+    """Paths below one root folder."""
+
+    root: Path
+
+    def cohorts(self) -> Path:
+        """Folder of all cohorts."""
+        return self.root / "cohorts"
+
+    def cohort(self, cohort: str) -> Path:
+        """Folder of one cohort."""
+        return self.cohorts() / check_name("cohort", cohort)
+
+    def cohort_json(self, cohort: str) -> Path:
+        """What the cohort is: sources, recipe, licence."""
+        return self.cohort(cohort) / "cohort.json"
+
+    def cases(self, cohort: str) -> Path:
+        """Folder of the case tables."""
+        return self.cohort(cohort) / "cases"
+
+    def volume(self, cohort: str, case_id: str, *, zipped: bool) -> Path:
+        """Image and references of one case: a zip for one slice, a folder for volumes."""
+        suffix = ".ozx" if zipped else ".ome.zarr"
+        return self.cohort(cohort) / "volumes" / _two(case_id) / f"{check_name('case', case_id)}{suffix}"
+
+    def prompts(self, cohort: str, prompt_id: str) -> Path:
+        """Folder of the prompt tables of one policy."""
+        return self.cohort(cohort) / "prompts" / check_name("prompt", prompt_id)
+
+    def weights(self) -> Path:
+        """Folder of registry and built-in weights."""
+        return self.root / "weights"
+
+    def registry_json(self) -> Path:
+        """The weights registry."""
+        return self.weights() / "registry.json"
+
+    def built_in_weights(self, name: str) -> tuple[Path, Path]:
+        """Folder of weights that come with the product, and the file with what is known about them."""
+        return self.weights() / "built-in" / name, self.weights() / "built-in" / f"{name}.json"
+
+    def runs(self) -> Path:
+        """Folder of all runs."""
+        return self.root / "runs"
+
+    def run(self, run_id: str) -> Path:
+        """Folder of one run."""
+        return self.runs() / check_name("run", run_id)
+
+    def run_json(self, run_id: str) -> Path:
+        """The run's spec, versions, machine."""
+        return self.run(run_id) / "run.json"
+
+    def plan(self, run_id: str) -> Path:
+        """Folder of what was planned."""
+        return self.run(run_id) / "plan"
+
+    def outcomes(self, run_id: str) -> Path:
+        """Folder of the ledger."""
+        return self.run(run_id) / "outcomes"
+
+    def prediction(self, run_id: str, case_id: str) -> Path:
+        """Label images of one case, always a zip."""
+        return self.run(run_id) / "predictions" / _two(case_id) / f"{check_name('case', case_id)}.ozx"
+
+    def scores(self, run_id: str) -> Path:
+        """Folder of the newest generation of score tables (generation 0 where there is none yet)."""
+        folder = self.run(run_id) / "scores"
+        found = [entry for entry in folder.iterdir() if _GENERATION.fullmatch(entry.name)] if folder.is_dir() else []
+        return max(found, key=lambda entry: int(entry.name[4:]), default=folder / "gen-0000")
+
+    def catalog(self) -> Path:
+        """The DuckDB file of views."""
+        return self.root / "catalog.duckdb"
+
+    def breadcrumbs(self) -> Path:
+        """Folder where running batches note the case in hand; empty when nothing runs."""
+        return self.root / ".breadcrumbs"
+
+    def locks(self) -> Path:
+        """Folder of writer locks."""
+        return self.root / ".locks"
+
+
+def open_store(root: Path) -> StoreLayout:
+    """The store at `root`, created if absent and proved writable.
+
+    Raises:
+        StoreError: If the folder cannot be made or written; names it.
+    """
+    probe = root / f".writable-{uuid.uuid4().hex[:8]}"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        os.unlink(probe)
+    except OSError as error:
+        msg = f"store {root} is not writable ({error.strerror}); choose another with --store or free the disk"
+        raise StoreError(msg) from error
+    return StoreLayout(root)
+
+
+def existing_store(root: Path) -> StoreLayout:
+    """The store at `root`, for reading.
+
+    Raises:
+        StoreError: If there is none; says how to make one.
+    """
+    if not (root / "cohorts").is_dir():
+        msg = f"no store at {root}; make one with: medsam3 ingest SOURCE --cohort NAME --store {root}"
+        raise StoreError(msg)
+    return StoreLayout(root)

@@ -1,0 +1,32 @@
+"""What is known about some weights without loading them; light to import, picklable, small."""
+
+from dataclasses import dataclass
+
+from medsam3_core.segmenters.protocol import Capabilities
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """One version of named weights.
+
+    Attributes:
+        name: Name in the registry.
+        version: 1, 2, ... under that name.
+        sha256: Identity of the tensors.
+        path: File or folder; None for baselines.
+        layout: How the tensors were named in the file.
+        capabilities: Which prompts they take.
+        parameters: Number of parameters; 0 for baselines.
+        note: What a reader must know (untrained, licence).
+        added_at: UTC, ISO 8601.
+    """
+
+    name: str
+    version: int
+    sha256: str
+    path: str | None
+    layout: str
+    capabilities: Capabilities
+    parameters: int = 0
+    note: str = ""
+    added_at: str = ""

@@ -1,0 +1,136 @@
+"""Weights by name: the registry file, the built-in baselines and small SAM3 weights, and how a name becomes a segmenter.
+
+`NAME` is the latest version, `NAME@N` a version. Identity is the SHA-256 of the tensors' file or folder; every score
+row carries it. `storage.checkpoints` is imported where tensors are read: it brings torch and transformers, seven
+seconds that planning, SQL and baselines do not need.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from medsam3_core.errors import UsageError, WeightsError
+from medsam3_core.segmenters.baselines import BASELINES
+from medsam3_core.segmenters.protocol import Capabilities, Segmenter
+from storage.atomic_write import read_json, replacing, write_json
+from storage.store_layout import StoreLayout, check_name
+from storage.weights import Weights
+
+UNTRAINED = "tiny-untrained"
+_BUILT_IN = (*BASELINES, UNTRAINED)
+
+
+def list_weights(store: StoreLayout) -> list[Weights]:
+    """Every version in the registry, built-in ones first, then by name and version."""
+    return [*(_built_in(store, name) for name in _BUILT_IN), *_registered(store)]
+
+
+def find_weights(store: StoreLayout, text: str) -> Weights:
+    """Weights by `NAME` or `NAME@N`.
+
+    Raises:
+        UsageError: If there are none; lists what exists.
+    """
+    name, _, version = text.partition("@")
+    versions = [_built_in(store, name)] if name in _BUILT_IN else []
+    versions += [item for item in _registered(store) if item.name == name]
+    if version:
+        versions = [item for item in versions if str(item.version) == version]
+    if not versions:
+        known = ", ".join(sorted({*_BUILT_IN, *(item.name for item in _registered(store))}))
+        msg = f"unknown weights {text!r}; known: {known}; add some with: medsam3 weights add NAME PATH"
+        raise UsageError(msg)
+    return max(versions, key=lambda item: item.version)
+
+
+def add_weights(store: StoreLayout, name: str, path: Path, *, licence: str = "") -> Weights:
+    """Register weights: match every tensor, take the digest, give the next version of the name.
+
+    The same tensors again under the same name are the version that they already are.
+
+    Raises:
+        UsageError: If the name is built in or not a name.
+        WeightsMismatchError: If anything but every tensor matches.
+        WeightsError: If the path holds no readable checkpoint.
+    """
+    if check_name("weights", name) in _BUILT_IN or name.startswith("tiny-"):
+        msg = f"weights name {name!r} is built in; choose another"
+        raise UsageError(msg)
+    inspected = inspect_weights(name, path)
+    registered = _registered(store)
+    same_name = sorted((item for item in registered if item.name == name), key=lambda item: item.version)
+    if same_name and same_name[-1].sha256 == inspected.sha256:
+        return same_name[-1]
+    version = 1 + (same_name[-1].version if same_name else 0)
+    added = replace(inspected, version=version, note=licence, added_at=datetime.now(UTC).isoformat(timespec="seconds"))
+    write_json(store.registry_json(), {"weights": [asdict(item) for item in (*registered, added)]})
+    return added
+
+
+def inspect_weights(name: str, path: Path) -> Weights:
+    """What a checkpoint is, without registering it; fails as `add_weights` does."""
+    from storage.checkpoints import read_weights, weights_sha256
+
+    if not path.exists():
+        msg = f"no weights at {path}; give a checkpoint file or a Hugging Face folder"
+        raise WeightsError(msg)
+    weights = read_weights(path)
+    return Weights(
+        name=name,
+        version=1,
+        sha256=weights_sha256(path),
+        path=str(path.resolve()),
+        layout=str(weights.report.layout),
+        capabilities=Capabilities(
+            text=True, box=True, interactive=weights.interactive, propagation=weights.interactive
+        ),
+        parameters=weights.report.parameters,
+    )
+
+
+def load_segmenter(weights: Weights, device: str) -> Segmenter:
+    """The segmenter behind some weights.
+
+    Raises:
+        WeightsError: If the file is gone, has changed since it was registered, or does not load.
+    """
+    if weights.path is None:
+        return BASELINES[weights.name]
+    from storage.checkpoints import open_segmenter, weights_sha256
+
+    digest = weights_sha256(Path(weights.path))
+    if digest != weights.sha256:
+        msg = (
+            f"{weights.path} has changed since {weights.name}@{weights.version} was registered (sha256 {digest[:12]}, "
+            f"was {weights.sha256[:12]}); register it again with: medsam3 weights add {weights.name} {weights.path}"
+        )
+        raise WeightsError(msg)
+    return open_segmenter(weights.path, device)
+
+
+def _registered(store: StoreLayout) -> list[Weights]:
+    if not store.registry_json().exists():
+        return []
+    return [_from_json(item) for item in read_json(store.registry_json())["weights"]]
+
+
+def _from_json(value: Mapping[str, Any]) -> Weights:
+    return Weights(**{**value, "capabilities": Capabilities(**value["capabilities"])})
+
+
+def _built_in(store: StoreLayout, name: str) -> Weights:
+    if name in BASELINES:
+        baseline = BASELINES[name]
+        note = "needs no weights: what the prompt alone is worth"
+        return Weights(name, baseline.version, baseline.digest, None, "baseline", baseline.capabilities, note=note)
+    folder, facts = store.built_in_weights(name)
+    if not facts.exists():
+        from storage.checkpoints import write_untrained
+
+        with replacing(folder) as scratch:
+            write_untrained(scratch)
+        note = "seeded and untrained: it exercises the model path, its scores mean nothing"
+        write_json(facts, asdict(replace(inspect_weights(name, folder), note=note)))
+    return replace(_from_json(read_json(facts)), path=str(folder.resolve()))

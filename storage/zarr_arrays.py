@@ -1,0 +1,110 @@
+"""Zarr arrays as we write them: codecs, chunks, shards, levels; folders and single-file zips (RFC-9).
+
+Measured on CT (notes of the project): blosc(zstd, 1, shuffle) writes 2.5 times faster than zarr's default and is 15 %
+smaller; label maps compress best with plain zstd. One chunk is one slice, one shard is one volume up to 256 slices:
+a shard must be written in one go.
+"""
+
+import json
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.abc.store import Store
+from zarr.codecs import BloscCodec, ZstdCodec
+from zarr.storage import LocalStore, MemoryStore, ZipStore
+
+from medsam3_core.errors import StoreError
+from storage.atomic_write import replacing
+from storage.ngff_metadata import NGFF_VERSION
+
+LARGEST_UNSCALED_SIDE = 256
+MAX_SLICES_PER_SHARD = 256
+
+
+def level_factors(shape_zyx: tuple[int, int, int]) -> list[tuple[int, int, int]]:
+    """Per level, how many voxels of level 0 one voxel spans; sides above 256 are halved until none is left."""
+    factors = [(1, 1, 1)]
+    shape = shape_zyx
+    while max(shape) > LARGEST_UNSCALED_SIDE:
+        step = tuple(2 if side > LARGEST_UNSCALED_SIDE else 1 for side in shape)
+        z, y, x = (old * new for old, new in zip(factors[-1], step, strict=True))
+        factors.append((z, y, x))
+        depth, height, width = (-(-side // new) for side, new in zip(shape, step, strict=True))
+        shape = (depth, height, width)
+    return factors
+
+
+def write_image_levels(group: zarr.Group, voxels: NDArray[Any], factors: Sequence[tuple[int, int, int]]) -> None:
+    """Write an image (c,) z, y, x and its levels of block means."""
+    level = voxels
+    for index, factor in enumerate(factors):
+        if index:
+            level = _block_mean(level, _step(factors[index - 1], factor))
+        _write(group, str(index), level, BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"))
+
+
+def write_label_levels(group: zarr.Group, labels: NDArray[Any], factors: Sequence[tuple[int, int, int]]) -> None:
+    """Write a label image z, y, x and its levels of every n-th voxel."""
+    for index, (z, y, x) in enumerate(factors):
+        _write(group, str(index), labels[::z, ::y, ::x], ZstdCodec(level=3))
+
+
+def write_zip(memory: MemoryStore, target: Path) -> None:
+    """Write the content of a memory store as one `.ozx`: stored, not compressed again, root metadata first."""
+    keys = sorted(memory._store_dict, key=lambda key: (key.count("/") if key.endswith("zarr.json") else 99, key))
+    with replacing(target) as scratch, zipfile.ZipFile(scratch, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        for key in keys:
+            archive.writestr(zipfile.ZipInfo(key), memory._store_dict[key].to_bytes())
+        archive.comment = json.dumps({"ome": {"version": NGFF_VERSION}}).encode()
+
+
+def open_group(path: Path) -> zarr.Group:
+    """Open a finished `.ozx` file or `.ome.zarr` folder for reading.
+
+    Raises:
+        StoreError: If it is absent or damaged; names it.
+    """
+    store: Store = ZipStore(path, mode="r") if path.suffix == ".ozx" else LocalStore(path, read_only=True)
+    try:
+        return zarr.open_group(store, mode="r")
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zarr.errors.BaseZarrError) as error:
+        msg = f"cannot open {path}: {error}; ingest or segment the case again"
+        raise StoreError(msg) from error
+
+
+def _write(group: zarr.Group, name: str, voxels: NDArray[Any], compressor: Any) -> None:
+    lead, (depth, height, width) = voxels.shape[:-3], voxels.shape[-3:]
+    chunks = (*lead, 1, height, width)
+    shards = (*lead, min(depth, MAX_SLICES_PER_SHARD), height, width) if depth > 1 else None
+    array = group.create_array(
+        name, shape=voxels.shape, dtype=voxels.dtype, chunks=chunks, shards=shards, compressors=[compressor],
+        fill_value=0, dimension_names=[*("c" for _ in lead), "z", "y", "x"],
+    )  # fmt: skip
+    array[...] = voxels
+
+
+def _step(coarse: tuple[int, int, int], fine: tuple[int, int, int]) -> tuple[int, int, int]:
+    z, y, x = (new // old for old, new in zip(coarse, fine, strict=True))
+    return (z, y, x)
+
+
+def _block_mean(voxels: NDArray[Any], step: tuple[int, int, int]) -> NDArray[Any]:
+    """Mean over blocks of `step` along z, y, x; the last block of an odd side repeats its edge."""
+    padding = [(0, 0)] * (voxels.ndim - 3) + [
+        (0, -side % factor) for side, factor in zip(voxels.shape[-3:], step, strict=True)
+    ]
+    padded = np.pad(voxels, padding, mode="edge")
+    total: NDArray[Any] = np.zeros(
+        [*padded.shape[:-3], *(s // f for s, f in zip(padded.shape[-3:], step, strict=True))], np.float32
+    )
+    for z in range(step[0]):
+        for y in range(step[1]):
+            for x in range(step[2]):
+                total += padded[..., z :: step[0], y :: step[1], x :: step[2]]
+    total /= step[0] * step[1] * step[2]
+    return (np.rint(total) if np.issubdtype(voxels.dtype, np.integer) else total).astype(voxels.dtype)

@@ -1,0 +1,53 @@
+"""Breadcrumbs: a running batch notes the case in hand in a file, so that a dead worker can be blamed on one case.
+
+Without them a batch that dies blames all its cases, and tasks merely queued on a dying worker are blamed too. The
+folder must be one that driver and workers share.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+BETWEEN_CASES = "*"
+"""What the breadcrumb of a batch says while no case is in hand (a case_id never starts with a star)."""
+
+
+@dataclass(frozen=True, slots=True)
+class BreadcrumbFolder:
+    """Folder of the breadcrumbs of one driver."""
+
+    folder: Path
+
+    def read(self, batch_id: str) -> str | None:
+        """The case in hand, `BETWEEN_CASES`, or None if the batch never began."""
+        path = self.folder / batch_id
+        return (path.read_text(encoding="utf-8") or None) if path.exists() else None
+
+    def drop(self, batch_id: str) -> None:
+        """Forget a finished batch."""
+        (self.folder / batch_id).unlink(missing_ok=True)
+
+
+class Breadcrumb:
+    """The note of one running batch; `at(case)` overwrites it in place."""
+
+    def __init__(self, folder: BreadcrumbFolder, batch_id: str) -> None:
+        self._path = folder.folder / batch_id
+
+    def __enter__(self) -> Self:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        self.at(BETWEEN_CASES)
+        return self
+
+    def at(self, case_id: str) -> None:
+        """Note that this case begins now; `BETWEEN_CASES` when none is in hand."""
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, case_id.encode(), 0)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._file)

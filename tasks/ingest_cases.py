@@ -1,0 +1,140 @@
+"""Ingest: read a case from its source, prove it, write it to the store, return its row."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from medsam3_core.cases import CaseSource, CaseStatus, CaseVolume
+from medsam3_core.digests import digest_json
+from medsam3_core.errors import CaseDataError
+from medsam3_core.recipes import Recipe
+from storage.case_volumes import write_case_volume
+from storage.cohorts import write_cases
+from storage.readers.registry import layout_of
+from storage.run_ledger import utc_now
+from storage.store_layout import StoreLayout
+from tasks.batch_stream import BatchReport
+from tasks.breadcrumbs import BETWEEN_CASES, Breadcrumb, BreadcrumbFolder
+
+
+@dataclass(frozen=True, slots=True)
+class PendingCase:
+    """A case to read, with the fingerprint that its source files had when they were listed."""
+
+    source: CaseSource
+    fingerprint: str
+
+    @property
+    def case_id(self) -> str:
+        """Names the case in breadcrumbs."""
+        return self.source.case_id
+
+
+@dataclass(frozen=True, slots=True)
+class IngestBatch:
+    """The work of an ingest: read, prove, write.
+
+    Attributes:
+        store: Where to.
+        cohort: Cohort.
+        recipe: How the source is read.
+        source_root: Source folder, or the pseudo source of phantoms.
+    """
+
+    store: StoreLayout
+    cohort: str
+    recipe: Recipe
+    source_root: str
+
+    def __call__(self, batch_id: str, crumbs: BreadcrumbFolder, cases: Sequence[PendingCase]) -> BatchReport:
+        """Ingest cases; each becomes one row, accepted or rejected with its reason."""
+        started = time.perf_counter()
+        rows = []
+        with Breadcrumb(crumbs, batch_id) as crumb:
+            for case in cases:
+                crumb.at(case.case_id)
+                rows.append(self.row(case))
+            crumb.at(BETWEEN_CASES)
+            write_cases(self.store, self.cohort, rows)
+        statuses = [row["status"] for row in rows]
+        return BatchReport(
+            {status: statuses.count(status) for status in set(statuses)},
+            time.perf_counter() - started,
+            peak_rss_bytes=psutil.Process().memory_info().rss,
+        )
+
+    def row(self, case: PendingCase) -> dict[str, Any]:
+        """Read and write one case; trouble with its data ends in the row, trouble with the store is raised."""
+        source = case.source
+        try:
+            if source.reject_reason:
+                raise CaseDataError(source.reject_reason)
+            volume = layout_of(self.recipe).read_case(Path(self.source_root), source, self.recipe)
+            if not volume.references:
+                _require_no_promised_reference(source)
+        except CaseDataError as error:
+            return self.rejected(case, str(error))
+        except MemoryError:
+            return self.rejected(case, "does not fit into this worker's memory; raise the memory limit of the cluster")
+        except OSError as error:
+            return self.rejected(case, f"{error.filename or source.image}: {error.strerror or error}")
+        write_case_volume(
+            self.store.volume(self.cohort, case.case_id, zipped=volume.geometry.is_2d), case.case_id, volume
+        )
+        return self._common(case) | _facts(volume) | {
+            "status": str(CaseStatus.ACCEPTED),
+            "case_digest": volume.digest(self.recipe),
+        }  # fmt: skip
+
+    def rejected(self, case: PendingCase, reason: str) -> dict[str, Any]:
+        """The row of a case whose data are unusable; its digest changes with reason or source."""
+        return self._common(case) | {
+            "status": str(CaseStatus.REJECTED),
+            "reason": reason,
+            "case_digest": digest_json(["rejected", reason, case.fingerprint]),
+            "ndim": 0,
+            "raters": sorted(case.source.references) or ["reference"],
+            "modality": self.recipe.modality,
+        }
+
+    def record_crash(self, case: PendingCase, reason: str) -> None:
+        """Write the row of a case that killed its worker; called by the driver."""
+        write_cases(self.store, self.cohort, [self.rejected(case, reason)])
+
+    def _common(self, case: PendingCase) -> dict[str, Any]:
+        return {
+            "cohort": self.cohort,
+            "case_id": case.case_id,
+            "patient_id": case.source.patient_id,
+            "split": case.source.split,
+            "structures": [],
+            "in_training": [],
+            "source": case.source.image[0] if case.source.image else None,
+            "source_root": self.source_root,
+            "source_fingerprint": case.fingerprint,
+            "ingested_at": utc_now(),
+        }
+
+
+def _require_no_promised_reference(source: CaseSource) -> None:
+    if source.references:
+        msg = f"{source.case_id}: the reader listed references {dict(source.references)} and read none"
+        raise CaseDataError(msg)
+
+
+def _facts(volume: CaseVolume) -> dict[str, Any]:
+    size, spacing = volume.geometry.shape_zyx, volume.geometry.spacing_zyx
+    facts: dict[str, Any] = {f"size_{axis}": size[index] for index, axis in enumerate("zyx")}
+    facts |= {f"spacing_{axis}": spacing[index] for index, axis in enumerate("zyx")}
+    primary = volume.references[0] if volume.references else None
+    return facts | {
+        "modality": volume.modality,
+        "ndim": 2 if volume.geometry.is_2d else 3,
+        "distance_unit": str(volume.geometry.unit),
+        "raters": [reference.rater for reference in volume.references],
+        "structures": list(primary.present_structures()) if primary is not None else [],
+    }

@@ -1,0 +1,286 @@
+"""Segment: read a case, prompt it, segment it for all runs that want it, score it, write it down."""
+
+import logging
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from medsam3_core.cases import CaseStatus
+from medsam3_core.errors import CaseDataError, StoreError
+from medsam3_core.intensity import IntensityPolicy, as_rgb, to_uint8
+from medsam3_core.prompt_generation import generate_prompts
+from medsam3_core.prompt_rows import PromptRow, slice_prompts
+from medsam3_core.recipes import Recipe
+from medsam3_core.scoring import mean_confidence, score_structure
+from medsam3_core.segmenters.protocol import Segmenter
+from medsam3_core.volume_segmentation import segment_volume
+from storage.case_volumes import StoredVolume, open_case_volume
+from storage.cohorts import CaseRef
+from storage.prediction_volumes import PredictionWriter, open_prediction
+from storage.prompt_tables import read_prompts, write_prompts
+from storage.run_ledger import Run, outcome_row, score_row, unscored_rows, write_outcomes
+from storage.run_planning import PlannedCase
+from storage.store_layout import StoreLayout
+from tasks.batch_stream import BatchReport
+from tasks.breadcrumbs import BETWEEN_CASES, Breadcrumb, BreadcrumbFolder
+
+logger = logging.getLogger(__name__)
+
+SegmenterSource = Callable[[], Segmenter]
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentBatch:
+    """The work of a benchmark: one pass over a case serves all runs of the same weights.
+
+    Attributes:
+        store: The store.
+        recipe: Recipe of the cohort.
+        runs: Runs by id, all with the same weights.
+        segmenter: Gives the loaded segmenter of this worker.
+    """
+
+    store: StoreLayout
+    recipe: Recipe
+    runs: Mapping[str, Run]
+    segmenter: SegmenterSource
+
+    def __call__(self, batch_id: str, crumbs: BreadcrumbFolder, cases: Sequence[PlannedCase]) -> BatchReport:
+        """Do a batch; every case ends as rows of scores and one outcome per run, whatever happens to it."""
+        started = time.perf_counter()
+        segmenter = self.segmenter()
+        ledger = _BatchLedger(self.store, batch_id)
+        with Breadcrumb(crumbs, batch_id) as crumb:
+            stored = self._stored_prompts(cases)
+            for planned in cases:
+                crumb.at(planned.case_id)
+                self._case(planned, segmenter, ledger, stored)
+            crumb.at(BETWEEN_CASES)
+            ledger.commit(self.runs)
+        return BatchReport(
+            ledger.statuses, time.perf_counter() - started, peak_rss_bytes=psutil.Process().memory_info().rss
+        )
+
+    def _stored_prompts(self, cases: Sequence[PlannedCase]) -> dict[str, dict[str, list[PromptRow]]]:
+        """Per prompt id, the prompts of the cases of this batch that have some in the store."""
+        stored: dict[str, dict[str, list[PromptRow]]] = {}
+        for prompt_id, run in {run.prompt_id: run for run in self.runs.values()}.items():
+            known = [planned for planned in cases if prompt_id in planned.prompt_files]
+            if known:
+                files = [planned.prompt_files[prompt_id] for planned in known]
+                names = [planned.case_id for planned in known]
+                stored[prompt_id] = read_prompts(self.store, run.cohort, prompt_id, files, names)
+        return stored
+
+    def _case(
+        self,
+        planned: PlannedCase,
+        segmenter: Segmenter,
+        ledger: "_BatchLedger",
+        stored: Mapping[str, Mapping[str, list[PromptRow]]],
+    ) -> None:
+        """One case; what is wrong with the case ends in its rows, what is wrong with the store is raised."""
+        runs = [self.runs[run_id] for run_id in (*planned.run_ids, *planned.rescore_ids)]
+        try:
+            work = _CaseWork(self.store, self.recipe, planned.case, ledger)
+            work.segment([self.runs[run_id] for run_id in planned.run_ids], segmenter, stored)
+            work.rescore([self.runs[run_id] for run_id in planned.rescore_ids])
+        except CaseDataError as error:
+            ledger.unscored(runs, planned.case, CaseStatus.REJECTED, str(error))
+        except (StoreError, ImportError, ConnectionError):
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever else one case does, its neighbours must not suffer
+            logger.warning("case %s failed:\n%s", planned.case_id, traceback.format_exc())
+            ledger.unscored(runs, planned.case, CaseStatus.FAILED, f"{type(error).__name__}: {error}"[:500])
+
+
+@dataclass
+class _BatchLedger:
+    """Rows of one batch, committed together at its end."""
+
+    store: StoreLayout
+    attempt: str
+    statuses: dict[str, int] = field(default_factory=dict)
+    scores: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    outcomes: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    prompts: dict[str, dict[CaseRef, Sequence[PromptRow]]] = field(default_factory=dict)
+
+    def add(self, run_id: str, scores: list[dict[str, Any]], outcome: dict[str, Any] | None) -> None:
+        self.scores.setdefault(run_id, []).extend(scores)
+        if outcome is not None:
+            self.outcomes.setdefault(run_id, []).append(outcome)
+            self.statuses[outcome["status"]] = self.statuses.get(outcome["status"], 0) + 1
+
+    def unscored(self, runs: Sequence[Run], case: CaseRef, status: CaseStatus, reason: str) -> None:
+        for run in runs:
+            finished = [row for row in self.outcomes.get(run.run_id, ()) if row["case_id"] == case.case_id]
+            if not finished:
+                self.add(run.run_id, *unscored_rows(run, case, self.attempt, status, reason))
+
+    def commit(self, runs: Mapping[str, Run]) -> None:
+        """Prompts first, then scores and outcomes: what counts is written last."""
+        policies = {run.prompt_id: run.policy for run in runs.values()}
+        for prompt_id, prompts in self.prompts.items():
+            write_prompts(self.store, prompt_id, policies[prompt_id], prompts, self.attempt)
+        for run_id, rows in self.scores.items():
+            write_outcomes(self.store, run_id, self.attempt, rows, self.outcomes.get(run_id, ()))
+
+
+class _CaseWork:
+    """One case in hand."""
+
+    def __init__(self, store: StoreLayout, recipe: Recipe, case: CaseRef, ledger: _BatchLedger) -> None:
+        self._store, self._recipe, self._case, self._ledger = store, recipe, case, ledger
+        self._seconds = dict.fromkeys(("read", "prompt", "segment", "score", "write"), 0.0)
+        with self._timed("read"):
+            self._volume = open_case_volume(store.volume(case.cohort, case.case_id, zipped=case.ndim == 2))
+            self._references = {rater: self._volume.reference(rater) for rater in case.raters}
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self._seconds[stage] += time.perf_counter() - started
+
+    def segment(
+        self, runs: Sequence[Run], segmenter: Segmenter, stored: Mapping[str, Mapping[str, list[PromptRow]]]
+    ) -> None:
+        """Prompt and segment for all runs in one pass over the slices, then score and write run by run."""
+        if not runs:
+            return
+        geometry = self._volume.geometry
+        with self._timed("prompt"):
+            rows = {run.run_id: self._prompts(run, stored.get(run.prompt_id, {})) for run in runs}
+            prompts = {
+                run.run_id: slice_prompts(
+                    (row for row in rows[run.run_id][0] if row.structure in run.structures), geometry.shape_zyx[1:]
+                )
+                for run in runs
+            }
+        with self._timed("segment"):
+            answers = segment_volume(
+                segmenter,
+                _SliceReader(self._volume, self._recipe.window),
+                geometry,
+                prompts,
+                {run.run_id: run.settings for run in runs},
+                [structure.name for structure in self._recipe.structures],
+            )
+        for run in runs:
+            answer = answers[run.run_id]
+            writer = PredictionWriter(geometry, run.structures, self._provenance(run))
+            scores = []
+            for structure in run.structures:
+                labels, confidences = answer.labels(structure), answer.confidence(structure)
+                scores += self._score(run, self._ledger.attempt, structure, labels, confidences)
+                with self._timed("write"):
+                    writer.add(structure, labels, confidences)
+            with self._timed("write"):
+                writer.write(self._store.prediction(run.run_id, self._case.case_id))
+            notes = (*answer.fallbacks, *rows[run.run_id][1])
+            self._ledger.add(run.run_id, scores, self._outcome(run, segmenter, notes))
+
+    def rescore(self, runs: Sequence[Run]) -> None:
+        """Score stored predictions again, without inference; the attempt stays the one that made them."""
+        for run in runs:
+            stored = open_prediction(self._store.prediction(run.run_id, self._case.case_id))
+            scores = [
+                row
+                for structure in run.structures
+                for row in self._score(
+                    run,
+                    stored.provenance["attempt"],
+                    structure,
+                    stored.labels(structure),
+                    np.asarray(stored.scores(structure), dtype=np.float32),
+                )
+            ]
+            self._ledger.add(run.run_id, scores, None)
+            self._ledger.statuses["rescored"] = self._ledger.statuses.get("rescored", 0) + 1
+
+    def _prompts(self, run: Run, stored: Mapping[str, list[PromptRow]]) -> tuple[Sequence[PromptRow], tuple[str, ...]]:
+        """Stored prompts, else new ones, which the batch will store; and what was capped."""
+        fresh = self._ledger.prompts.setdefault(run.prompt_id, {})
+        if self._case in fresh:
+            return fresh[self._case], ()
+        if self._case.case_id in stored:
+            return stored[self._case.case_id], ()
+        primary = self._references[self._case.raters[0]] if self._case.raters else None
+        made = generate_prompts(
+            run.policy,
+            run.prompt_id,
+            self._case.case_id,
+            primary,
+            self._volume.geometry,
+            self._recipe.structures,
+        )
+        fresh[self._case] = made.rows
+        return made.rows, tuple(str(item) for item in made.capped)
+
+    def _score(
+        self, run: Run, attempt: str, structure: str, labels: NDArray[np.uint16], confidences: NDArray[np.float32]
+    ) -> list[dict[str, Any]]:
+        if not self._references:
+            msg = f"case {self._case.case_id!r} has no reference to score against; use medsam3 segment instead"
+            raise CaseDataError(msg)
+        with self._timed("score"):
+            definition = self._recipe.structure(structure)
+            rows = []
+            for rater, reference in self._references.items():
+                score = score_structure(
+                    reference.mask(structure),
+                    labels > 0,
+                    self._volume.geometry,
+                    structure=definition,
+                    reference_instances=reference.instances(structure) if definition.instances else None,
+                    prediction_instances=labels if definition.instances else None,
+                )
+                rows.append(
+                    score_row(run, self._case, attempt, rater, structure)
+                    | score.as_columns()
+                    | {"status": str(CaseStatus.SCORED), "confidence": mean_confidence(labels, confidences)}
+                )
+            return rows
+
+    def _provenance(self, run: Run) -> dict[str, Any]:
+        return {
+            "run_id": run.run_id,
+            "attempt": self._ledger.attempt,
+            "case_id": self._case.case_id,
+            "case_digest": self._case.case_digest,
+            "weights": run.weights.name,
+            "weights_sha256": run.weights.sha256,
+            "prompt": run.policy.canonical(),
+            "settings": run.settings.canonical(),
+        }
+
+    def _outcome(self, run: Run, segmenter: Segmenter, notes: Sequence[str]) -> dict[str, Any]:
+        return outcome_row(run, self._case, self._ledger.attempt, CaseStatus.SCORED) | {
+            **{f"seconds_{stage}": seconds for stage, seconds in self._seconds.items()},
+            "device": segmenter.device,
+            "dtype": str(run.settings.dtype),
+            "fallbacks": "; ".join(dict.fromkeys(notes)),
+        }
+
+
+class _SliceReader:
+    """Gives slices as a segmenter sees them: stored intensities through a window to uint8 RGB."""
+
+    def __init__(self, volume: StoredVolume, recipe_window: str) -> None:
+        self._volume, self._recipe_window = volume, recipe_window
+        self._ranges: dict[str, tuple[float, float]] = {}
+
+    def __call__(self, z: int, window: str) -> NDArray[np.uint8]:
+        name = self._recipe_window if window == "recipe" else window
+        if name not in self._ranges:
+            policy = IntensityPolicy.parse(name)
+            needs_voxels = policy.kind in ("percentile", "minmax")
+            self._ranges[name] = policy.value_range(self._volume.voxels() if needs_voxels else np.zeros(1))
+        return as_rgb(to_uint8(self._volume.slice(z), self._ranges[name]))

@@ -1,0 +1,57 @@
+"""One loaded segmenter per worker: a Dask plugin loads it when the worker starts, also after a restart."""
+
+import os
+
+from distributed import Worker, WorkerPlugin, get_worker
+
+from medsam3_core.segmenters.protocol import Segmenter
+from storage.weights import Weights
+from storage.weights_registry import load_segmenter
+
+_NAME = "medsam3-segmenter"
+
+
+class SegmenterPlugin(WorkerPlugin):
+    """Loads weights in the worker's process; registering other weights under the same name swaps them."""
+
+    name = _NAME
+    idempotent = False  # True would keep the old weights when new ones are registered
+
+    def __init__(self, weights: Weights, threads_per_worker: int) -> None:
+        self.weights = weights
+        self._threads = threads_per_worker
+        self.segmenter: Segmenter | None = None
+
+    def setup(self, worker: Worker) -> None:
+        """Load the weights on this worker's device."""
+        if self.weights.path is None:  # baselines need no torch, and torch costs seconds to import
+            self.segmenter = load_segmenter(self.weights, "cpu")
+            return
+        import torch
+
+        torch.set_num_threads(self._threads)
+        device = "cuda:0" if torch.cuda.is_available() else "cpu"  # one process per GPU, see the cluster factory
+        self.segmenter = load_segmenter(self.weights, os.environ.get("MEDSAM3_DEVICE", device))
+
+    def teardown(self, worker: Worker) -> None:
+        """Free the weights."""
+        self.segmenter = None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "segmenter": None}
+
+
+def current_segmenter(weights: Weights) -> Segmenter:
+    """The segmenter of the worker that runs this task.
+
+    Raises:
+        RuntimeError: If the worker holds other weights: a batch-level fault, never a case's.
+    """
+    plugin = get_worker().plugins.get(_NAME)
+    if plugin is None or plugin.segmenter is None or plugin.weights.sha256 != weights.sha256:
+        held = plugin.weights.name if plugin else "no weights"
+        msg = f"this worker holds {held}, the batch needs {weights.name}@{weights.version}"
+        raise RuntimeError(msg)
+    segmenter: Segmenter = plugin.segmenter
+    return segmenter
+

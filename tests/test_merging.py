@@ -1,0 +1,132 @@
+import numpy as np
+import pytest
+
+from medsam3_core.errors import UnsupportedPromptError
+from medsam3_core.inference_settings import InferenceSettings, Merge, PromptMode
+from medsam3_core.merging import merge_instances, to_label_slice
+from medsam3_core.prompts import BoxPrompt, PointPrompt, SlicePrompt
+from medsam3_core.segmenters.protocol import SliceInstances
+
+SHAPE_YX = (4, 12)
+
+
+def columns(*instances, semantic=None):
+    """Instances (score, x0, x1) that fill the columns [x0, x1); the semantic mask likewise."""
+    masks = np.zeros((len(instances), *SHAPE_YX), dtype=bool)
+    for mask, (_, x0, x1) in zip(masks, instances, strict=True):
+        mask[:, x0:x1] = True
+    boxes = np.array([(x0, 0, x1, SHAPE_YX[0]) for _, x0, x1 in instances], dtype=np.float32).reshape(-1, 4)
+    scores = np.array([score for score, _, _ in instances], dtype=np.float32)
+    drawn = None
+    if semantic is not None:
+        drawn = np.zeros(SHAPE_YX, dtype=bool)
+        drawn[:, semantic[0] : semantic[1]] = True
+    return SliceInstances(masks, scores, boxes, drawn, ("noted",))
+
+
+def box(x0, x1, **more):
+    return BoxPrompt(x0, 0, x1, SHAPE_YX[0], **more)
+
+
+def merged(instances, prompt, **settings):
+    kept = merge_instances(instances, prompt, InferenceSettings(**settings))
+    assert kept.fallbacks == instances.fallbacks
+    return [int(np.flatnonzero(mask[0])[0]) for mask in kept.masks]  # first column names the instance
+
+
+THREE = ((0.6, 0, 3), (0.9, 4, 8), (0.7, 9, 12))
+TEXT = SlicePrompt("liver", text="liver")
+ONE_BOX = SlicePrompt("liver", boxes=(box(0, 5),))
+BOX_PER_INSTANCE = SlicePrompt("liver", boxes=(box(0, 3),), per_instance=True)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "settings", "kept"),
+    [
+        (TEXT, {}, [0, 4, 9]),
+        (TEXT, {"threshold": 0.65}, [4, 9]),
+        (ONE_BOX, {}, [0]),
+        (ONE_BOX, {"threshold": 0.65}, [4]),
+        (BOX_PER_INSTANCE, {}, [0, 4, 9]),
+        (ONE_BOX, {"mode": PromptMode.INTERACTIVE}, [0, 4, 9]),
+        (SlicePrompt("liver", text="liver", boxes=(box(0, 5),)), {}, [0, 4, 9]),
+        (SlicePrompt("liver", boxes=(box(0, 3), box(9, 12))), {}, [0, 4, 9]),
+        (SlicePrompt("liver", boxes=(box(0, 3), box(9, 12, positive=False))), {}, [0]),
+        (SlicePrompt("liver", points=((PointPrompt(1, 1),),)), {"mode": PromptMode.INTERACTIVE}, [0, 4, 9]),
+        (ONE_BOX, {"merge": Merge.UNION}, [0, 4, 9]),
+        (TEXT, {"merge": Merge.BEST}, [4]),
+        (SlicePrompt("liver", boxes=(box(0, 3), box(9, 12), box(0, 2))), {"merge": Merge.BEST}, [0, 9]),
+    ],
+)
+def test_which_instances_stand_for_the_structure(prompt, settings, kept):
+    assert merged(columns(*THREE), prompt, **settings) == kept
+
+
+def test_of_two_instances_that_fit_the_box_alike_the_higher_score_wins():
+    assert merged(columns((0.6, 0, 2), (0.8, 2, 4)), SlicePrompt("liver", boxes=(box(0, 4),))) == [2]
+
+
+def test_no_instance_touches_the_box_so_none_is_kept():
+    assert merged(columns((0.9, 0, 2)), SlicePrompt("liver", boxes=(box(6, 9),))) == []
+
+
+def test_the_score_must_be_above_the_threshold_not_at_it():
+    assert merged(columns((0.5, 0, 2)), TEXT, threshold=0.5) == []
+
+
+def test_an_instance_without_pixels_is_not_kept():
+    assert merged(columns((0.9, 3, 3), (0.6, 4, 6)), TEXT) == [4]
+
+
+@pytest.mark.parametrize("prompt", [TEXT, ONE_BOX])
+@pytest.mark.parametrize("merge", [Merge.AUTO, Merge.UNION, Merge.BEST])
+def test_nothing_drawn_stays_nothing(prompt, merge):
+    kept = merge_instances(SliceInstances.nothing(SHAPE_YX), prompt, InferenceSettings(merge=merge))
+    assert kept.masks.shape == (0, *SHAPE_YX)
+
+
+def test_semantic_makes_one_instance_of_the_semantic_mask():
+    drawn = columns((0.9, 0, 3), (0.6, 4, 8), semantic=(2, 10))
+    kept = merge_instances(drawn, TEXT, InferenceSettings(merge=Merge.SEMANTIC))
+    assert np.array_equal(kept.masks, drawn.semantic[None])
+    assert kept.scores.tolist() == pytest.approx([0.9])
+    assert kept.boxes_xyxy.tolist() == [[2, 0, 10, 4]]
+
+
+def test_semantic_score_without_instances_is_the_threshold():
+    kept = merge_instances(columns(semantic=(2, 10)), TEXT, InferenceSettings(merge=Merge.SEMANTIC, threshold=0.25))
+    assert kept.scores.tolist() == [0.25]
+
+
+def test_an_empty_semantic_mask_is_nothing_whatever_the_instances():
+    assert merged(columns((0.9, 0, 3), semantic=(2, 2)), TEXT, merge=Merge.SEMANTIC) == []
+
+
+def test_semantic_is_refused_where_no_semantic_mask_was_drawn():
+    with pytest.raises(UnsupportedPromptError, match="merge=semantic: no semantic mask was drawn for 'liver'"):
+        merged(columns(*THREE), TEXT, merge=Merge.SEMANTIC)
+
+
+def test_labels_run_by_falling_score_and_overlaps_go_to_the_higher_score():
+    labels, scores = to_label_slice(columns((0.6, 0, 5), (0.9, 3, 8), (0.7, 7, 10)))
+    assert labels.dtype == np.uint16
+    assert labels[0].tolist() == [3, 3, 3, 1, 1, 1, 1, 1, 2, 2, 0, 0]
+    assert scores.tolist() == pytest.approx([0.9, 0.7, 0.6])
+
+
+def test_an_instance_hidden_by_higher_scores_gets_no_number():
+    labels, scores = to_label_slice(columns((0.5, 8, 9), (0.6, 2, 4), (0.9, 0, 5)))
+    assert labels[0].tolist() == [1, 1, 1, 1, 1, 0, 0, 0, 2, 0, 0, 0]
+    assert scores.tolist() == pytest.approx([0.9, 0.5])
+
+
+def test_of_equal_scores_the_earlier_instance_wins():
+    labels, _ = to_label_slice(columns((1.0, 0, 3), (1.0, 2, 5)))
+    assert labels[0].tolist() == [1, 1, 1, 2, 2, 0, 0, 0, 0, 0, 0, 0]
+
+
+def test_no_instance_gives_background():
+    labels, scores = to_label_slice(SliceInstances.nothing(SHAPE_YX))
+    assert labels.shape == SHAPE_YX
+    assert labels.sum() == 0
+    assert scores.shape == (0,)

@@ -1,0 +1,125 @@
+import numpy as np
+import pytest
+import torch
+from monai.metrics import compute_dice, compute_iou
+
+from medsam3_core.errors import CaseDataError
+from medsam3_core.metrics import overlap
+from medsam3_core.metrics.overlap import ConfusionCounts, confusion_matrix, count_masks, counts_of, crop_to_union
+
+SHAPE = (6, 8, 10)
+METRICS = (overlap.dice, overlap.iou, overlap.precision, overlap.recall)
+
+
+def box(start, stop, shape=SHAPE):
+    mask = np.zeros(shape, dtype=bool)
+    mask[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))] = True
+    return mask
+
+
+def random_label_map(seed, n_values=5, shape=SHAPE):
+    return np.random.default_rng(seed).integers(n_values, size=shape).astype(np.uint8)
+
+
+def test_cubes_that_share_half_their_voxels():
+    counts = count_masks(box((0, 0, 0), (4, 4, 4)), box((2, 0, 0), (6, 4, 4)))
+    assert counts == ConfusionCounts(32, 32, 32, 6 * 8 * 10 - 96)
+    assert [metric(counts) for metric in METRICS] == [0.5, pytest.approx(1 / 3), 0.5, 0.5]
+    assert overlap.specificity(counts) == pytest.approx(1 - 32 / 416)
+
+
+def test_a_prediction_inside_the_reference_is_precise_but_incomplete():
+    counts = count_masks(box((0, 0, 0), (4, 4, 4)), box((0, 0, 0), (2, 4, 4)))
+    assert [metric(counts) for metric in METRICS] == [pytest.approx(2 / 3), 0.5, 1.0, 0.5]
+    assert overlap.specificity(counts) == 1.0
+
+
+def test_two_empty_masks_have_no_overlap_to_measure_but_a_perfect_specificity():
+    counts = count_masks(box((0, 0, 0), (0, 0, 0)), box((0, 0, 0), (0, 0, 0)))
+    assert all(np.isnan(metric(counts)) for metric in METRICS)
+    assert overlap.specificity(counts) == 1.0
+
+
+def test_one_empty_mask_scores_zero_whichever_it_is():
+    some, none = box((0, 0, 0), (4, 4, 4)), box((0, 0, 0), (0, 0, 0))
+    for counts in (count_masks(some, none), count_masks(none, some)):
+        assert [metric(counts) for metric in METRICS] == [0.0] * 4
+
+
+def test_specificity_is_undefined_where_the_reference_fills_the_volume():
+    assert np.isnan(overlap.specificity(count_masks(box((0, 0, 0), SHAPE), box((0, 0, 0), (1, 1, 1)))))
+
+
+def test_one_pass_over_label_maps_gives_the_counts_of_every_structure():
+    reference, prediction = random_label_map(0), random_label_map(1)
+    matrix = confusion_matrix(reference, prediction, n_values=5)
+    for value in range(5):
+        assert counts_of(matrix, [value]) == count_masks(reference == value, prediction == value)
+
+
+def test_a_structure_may_consist_of_several_label_values_that_others_use_too():
+    reference, prediction = random_label_map(0), random_label_map(1)
+    matrix = confusion_matrix(reference, prediction, n_values=5)
+    whole_tumour, core = (1, 2, 3), (2, 3)
+    for values in (whole_tumour, core):
+        assert counts_of(matrix, values) == count_masks(np.isin(reference, values), np.isin(prediction, values))
+
+
+def test_chunks_do_not_change_the_counts(monkeypatch):
+    reference, prediction = random_label_map(2), random_label_map(3)
+    whole = confusion_matrix(reference, prediction, n_values=5)
+    monkeypatch.setattr(overlap, "_CHUNK_VOXELS", 7)
+    np.testing.assert_array_equal(confusion_matrix(reference, prediction, n_values=5), whole)
+    assert whole.sum() == reference.size
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("shape", [(1, 24, 20), (9, 24, 20)])
+def test_dice_and_iou_equal_those_of_monai(seed, shape):
+    random = np.random.default_rng(seed)
+    reference, prediction = random.random(shape) < 0.4, random.random(shape) < 0.3
+    counts = count_masks(reference, prediction)
+    one, other = (torch.from_numpy(mask)[None, None] for mask in (prediction, reference))
+    assert overlap.dice(counts) == pytest.approx(compute_dice(one, other).item(), abs=1e-6)
+    assert overlap.iou(counts) == pytest.approx(compute_iou(one, other).item(), abs=1e-6)
+
+
+def test_the_crop_is_the_smallest_box_round_both_masks():
+    reference, prediction = box((1, 2, 3), (2, 4, 5)), box((3, 2, 6), (5, 3, 9))
+    cropped = crop_to_union(reference, prediction)
+    assert [mask.shape for mask in cropped] == [(4, 2, 6), (4, 2, 6)]
+    assert [mask.sum() for mask in cropped] == [reference.sum(), prediction.sum()]
+
+
+def test_the_crop_of_two_empty_masks_has_no_voxel():
+    empty = np.zeros(SHAPE, dtype=bool)
+    assert crop_to_union(empty, empty)[0].size == 0
+
+
+def test_masks_must_be_boolean():
+    with pytest.raises(CaseDataError, match="masks must be boolean, got reference uint8 and prediction bool"):
+        count_masks(np.zeros(SHAPE, dtype=np.uint8), np.zeros(SHAPE, dtype=bool))
+
+
+def test_masks_must_have_one_shape():
+    with pytest.raises(CaseDataError, match=r"reference has shape \(6, 8, 10\), prediction \(6, 8, 9\)"):
+        count_masks(np.zeros(SHAPE, dtype=bool), np.zeros((6, 8, 9), dtype=bool))
+
+
+def test_a_picture_is_refused_until_it_is_a_slice():
+    with pytest.raises(CaseDataError, match=r"got \(8, 10\); a single slice is \(1, y, x\)"):
+        count_masks(np.zeros((8, 10), dtype=bool), np.zeros((8, 10), dtype=bool))
+
+
+@pytest.mark.parametrize(
+    ("reference", "prediction", "message"),
+    [
+        (np.zeros((2, 3), int), np.zeros((2, 4), int), r"reference has shape \(2, 3\), prediction \(2, 4\)"),
+        (np.zeros((2, 3)), np.zeros((2, 3), int), "reference label map has dtype float64"),
+        (np.zeros((2, 3), int), np.full((2, 3), 7), r"prediction label map holds the values 7..7, expected 0..4"),
+        (np.full((2, 3), -1), np.zeros((2, 3), int), r"reference label map holds the values -1..-1, expected 0..4"),
+    ],
+)
+def test_label_maps_that_cannot_be_counted_are_refused(reference, prediction, message):
+    with pytest.raises(CaseDataError, match=message):
+        confusion_matrix(reference, prediction, n_values=5)

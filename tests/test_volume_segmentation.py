@@ -1,0 +1,176 @@
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from medsam3_core.errors import UnsupportedPromptError, UsageError
+from medsam3_core.geometry import VolumeGeometry
+from medsam3_core.inference_settings import Dtype, InferenceSettings
+from medsam3_core.prompts import BoxPrompt, SlicePrompt
+from medsam3_core.segmenters.baselines import BASELINES
+from medsam3_core.segmenters.protocol import Capabilities, Segmenter, SliceInstances
+from medsam3_core.volume_segmentation import segment_volume
+
+SHAPE = (5, 8, 8)
+GEOMETRY = VolumeGeometry.pixel_grid(SHAPE)
+
+
+@dataclass
+class BrightPixels:
+    """Segments pixels above 0; slice z of the loader below holds the grey value z + 1, so z can be read off."""
+
+    device: str = "cpu"
+    encoded: list = field(default_factory=list)
+    passes: list = field(default_factory=list)
+
+    @property
+    def capabilities(self):
+        return Capabilities(text=True, box=True)
+
+    def encode(self, images, settings):
+        self.passes.append(len(images))
+        self.encoded += [(int(image.max()) - 1, settings.resolution, settings.dtype) for image in images]
+        return list(images)
+
+    def segment(self, encoding, prompts, settings):
+        mask = (encoding[..., 0] > 0)[None]
+        scores, boxes = np.array([0.7], dtype=np.float32), np.array([[0, 0, 8, 8]], dtype=np.float32)
+        kept = int(settings.threshold < 0.7)
+        note = (f"asked:{settings.threshold}",)
+        return [SliceInstances(mask[:kept], scores[:kept], boxes[:kept], None, note) for _ in prompts]
+
+
+@dataclass
+class Slices:
+    """Loads slices with a square of the grey value z + 1; remembers what was loaded."""
+
+    loaded: list = field(default_factory=list)
+
+    def __call__(self, z, window):
+        self.loaded.append((z, window))
+        image = np.zeros((*SHAPE[1:], 3), dtype=np.uint8)
+        image[2:5, 2:6] = z + 1
+        return image
+
+
+def texts(*slices, structures=("liver",)):
+    return {z: [SlicePrompt(structure, text=structure) for structure in structures] for z in slices}
+
+
+def segment(segmenter: Segmenter, slices, prompts, settings=None, structures=("liver", "spleen"), **more):
+    settings = settings or {run: InferenceSettings() for run in prompts}
+    return segment_volume(segmenter, slices, GEOMETRY, prompts, settings, structures, **more)
+
+
+def test_a_slice_is_loaded_and_encoded_once_for_all_runs_and_prompts():
+    segmenter, slices = BrightPixels(), Slices()
+    prompts = {"a": texts(1, 3, structures=("liver", "spleen")), "b": texts(3), "c": texts(3, 4)}
+    settings = {"a": InferenceSettings(), "b": InferenceSettings(threshold=0.9), "c": InferenceSettings(threshold=0.1)}
+    segment(segmenter, slices, prompts, settings)
+    assert slices.loaded == [(z, "recipe") for z in (1, 3, 4)]
+    assert [z for z, _, _ in segmenter.encoded] == [1, 3, 4]
+
+
+def test_slices_that_nobody_prompts_are_neither_loaded_nor_encoded_and_stay_background():
+    segmenter, slices = BrightPixels(), Slices()
+    result = segment(segmenter, slices, {"a": {**texts(2), 4: []}, "b": {}})
+    assert slices.loaded == [(2, "recipe")]
+    assert np.unique(np.nonzero(result["a"].labels("liver"))[0]).tolist() == [2]
+    assert result["a"].labels("spleen").sum() == 0
+    assert result["b"].labels("liver").sum() == 0
+
+
+@pytest.mark.parametrize("change", [{"tiles": 2}, {"resolution": 1008}, {"dtype": Dtype.FP32}, {"window": "ct:40,400"}])
+def test_settings_that_change_the_encoding_encode_once_each(change):
+    segmenter, slices = BrightPixels(), Slices()
+    settings = {
+        "a": InferenceSettings(),
+        "b": InferenceSettings(**change),
+        "c": InferenceSettings(threshold=0.1, **change),
+    }
+    segment(segmenter, slices, {run: texts(0, 1) for run in settings}, settings)
+    assert Counter(z for z, _, _ in segmenter.encoded) == {0: 2, 1: 2}
+
+
+def test_each_window_is_loaded_as_such():
+    slices = Slices()
+    settings = {"a": InferenceSettings(window="ct:40,400"), "b": InferenceSettings(window="minmax")}
+    segment(BrightPixels(), slices, {run: texts(0) for run in settings}, settings)
+    assert sorted(slices.loaded) == [(0, "ct:40,400"), (0, "minmax")]
+
+
+def test_the_network_changes_once_per_resolution_and_not_per_slice():
+    segmenter = BrightPixels()
+    settings = {
+        "a": InferenceSettings(resolution=1008),
+        "b": InferenceSettings(resolution=504),
+        "c": InferenceSettings(resolution=1008, window="minmax"),
+    }
+    segment(segmenter, Slices(), {run: texts(0, 1, 2) for run in settings}, settings)
+    resolutions = [resolution for _, resolution, _ in segmenter.encoded]
+    assert sum(before != after for before, after in pairwise(resolutions)) == 1
+
+
+@pytest.mark.parametrize(
+    ("device", "more", "passes"),
+    [
+        ("cpu", {}, [1] * 5),
+        ("cuda:1", {}, [5]),
+        ("cpu", {"slices_per_pass": 2}, [2, 2, 1]),
+    ],
+)
+def test_slices_are_encoded_together_where_that_pays(device, more, passes):
+    segmenter = BrightPixels(device)
+    result = segment(segmenter, Slices(), {"a": texts(*range(5))}, **more)
+    assert segmenter.passes == passes
+    assert result["a"].labels("liver")[:, 3, 3].tolist() == [1] * 5
+
+
+def test_every_run_gets_its_own_settings_and_fallbacks():
+    settings = {"low": InferenceSettings(threshold=0.1), "high": InferenceSettings(threshold=0.9)}
+    result = segment(BrightPixels(), Slices(), {run: texts(0, 1) for run in settings}, settings)
+    assert (result["low"].labels("liver") > 0).sum() == 2 * 3 * 4
+    assert (result["high"].labels("liver") > 0).sum() == 0
+    assert result["low"].fallbacks == ("asked:0.1",)
+    assert result["high"].fallbacks == ("asked:0.9",)
+    assert result["low"].mean_confidence("liver") == pytest.approx(0.7)
+
+
+def test_baselines_go_the_same_way():
+    prompts = {"a": {1: [SlicePrompt("liver", boxes=(BoxPrompt(1, 1, 7, 6),))]}}
+    box = segment(BASELINES["baseline:box"], Slices(), prompts)["a"].labels("liver")
+    otsu = segment(BASELINES["baseline:otsu"], Slices(), prompts)["a"].labels("liver")
+    assert (box > 0).sum() == 6 * 5
+    assert np.array_equal(otsu[1] > 0, Slices()(1, "recipe")[..., 0] > 0)
+
+
+def test_boxes_per_instance_become_instances_that_keep_their_number():
+    boxes = (BoxPrompt(0, 0, 2, 2), BoxPrompt(5, 5, 8, 8))
+    prompts = {"a": {z: [SlicePrompt("liver", boxes=boxes, per_instance=True)] for z in range(3)}}
+    labels = segment(BASELINES["baseline:box"], Slices(), prompts)["a"].labels("liver")
+    assert labels[:3, 0, 0].tolist() == [1, 1, 1]
+    assert labels[:3, 6, 6].tolist() == [2, 2, 2]
+
+
+def test_a_prompt_that_the_segmenter_cannot_take_is_refused():
+    with pytest.raises(UnsupportedPromptError, match="baseline:box takes positive boxes only"):
+        segment(BASELINES["baseline:box"], Slices(), {"a": texts(0)})
+
+
+def test_a_prompt_on_a_slice_that_does_not_exist_is_refused_before_any_work():
+    slices = Slices()
+    with pytest.raises(UsageError, match=r"run 'a' prompts slice 5, the volume has slices 0\.\.4"):
+        segment(BrightPixels(), slices, {"a": texts(0, 5)})
+    assert slices.loaded == []
+
+
+def test_prompts_and_settings_of_different_runs_are_refused():
+    with pytest.raises(ValueError, match=r"prompts are for the runs \['a'\], settings for \['b'\]"):
+        segment(BrightPixels(), Slices(), {"a": texts(0)}, {"b": InferenceSettings()})
+
+
+def test_a_structure_prompted_twice_on_a_slice_is_refused():
+    with pytest.raises(ValueError, match="slice 0 of 'liver' is added twice"):
+        segment(BrightPixels(), Slices(), {"a": texts(0, structures=("liver", "liver"))})
