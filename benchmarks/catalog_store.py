@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from medsam3_core.scoring import PROTOCOL_VERSION
 from storage import table_schemas
 from storage.atomic_write import write_json
+from storage.catalog_sources import COMPACTED_FILE
 from storage.leaderboard_sql import METRICS
 from storage.store_layout import StoreLayout
 
@@ -44,7 +45,10 @@ class SyntheticRun:
 
 
 def write_synthetic_store(root: Path, *, rows: int, files_per_run: int = 1, runs: int = N_RUNS) -> StoreLayout:
-    """A store with about `rows` score rows: runs x cases x structures, one cohort."""
+    """A store with about `rows` score rows: runs x cases x structures, one cohort.
+
+    One file per run is what compaction leaves, more are what workers write.
+    """
     store = StoreLayout(root)
     n_cases = max(rows // (runs * N_STRUCTURES), CASES_PER_PATIENT)
     _write(store.cases(COHORT), 0, _cases_table(n_cases))
@@ -55,14 +59,15 @@ def write_synthetic_store(root: Path, *, rows: int, files_per_run: int = 1, runs
         bounds = [round(n_cases * part / files_per_run) for part in range(files_per_run + 1)]
         for number, (start, stop) in enumerate(zip(bounds, bounds[1:], strict=False)):
             part = scores.slice(start * N_STRUCTURES, (stop - start) * N_STRUCTURES)
-            _write(store.scores(run.run_id), number, part)
+            name = COMPACTED_FILE if files_per_run == 1 else None
+            _write(store.scores(run.run_id), number, part, name)
             _write(store.outcomes(run.run_id), number, _outcomes_table(part))
     return store
 
 
-def _write(folder: Path, number: int, table: pa.Table) -> None:
+def _write(folder: Path, number: int, table: pa.Table, name: str | None = None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, folder / f"batch-{number:05d}.parquet", compression="zstd")
+    pq.write_table(table, folder / (name or f"batch-{number:05d}.parquet"), compression="zstd")
 
 
 def _case_ids(n_cases: int) -> np.ndarray:

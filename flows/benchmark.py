@@ -11,7 +11,8 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.clusters import Workers, dask_workers, parse_cluster
-from flows.progress import reporting, say
+from flows.console import say
+from flows.progress import reporting
 from medsam3_core.cases import CaseStatus
 from storage.catalog import publish_catalog
 from storage.run_ledger import unscored_rows, write_outcomes, writing
@@ -23,7 +24,6 @@ from tasks.segment_cases import SegmentBatch
 from tasks.segmenter_plugin import SegmenterPlugin, current_segmenter
 
 SHARD_CASES = 5000
-_PRIVILEGED = "prompts made from the reference"
 
 
 @dataclass(frozen=True, slots=True)

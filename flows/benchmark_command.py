@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from flows.progress import say
+from flows.console import say
 from storage.run_planning import BenchmarkPlan, BenchmarkRequest, plan_benchmark
 from storage.store_layout import existing_store, open_store
 
@@ -67,7 +67,7 @@ def _compute(root: Path, request: BenchmarkRequest, cluster: str) -> int:
     counted = ", ".join(f"{count} {status}" for status, count in sorted(summary.computed.items())) or "none"
     say(f"computed {counted}; {summary.fresh} case and run pairs were up to date")
     if summary.unscored:
-        say(f"{summary.unscored} case and run pairs have no score: medsam3 sql \"SELECT * FROM failures\"")
+        say(f'{summary.unscored} case and run pairs have no score: medsam3 sql "SELECT * FROM failures"')
     return summary.unscored
 
 

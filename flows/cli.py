@@ -14,7 +14,7 @@ from medsam3_core.errors import Medsam3Error
 
 prepare_environment()
 
-FAILED_CASES, WRONG_USAGE, INTERRUPTED = 1, 2, 130
+FAILED_CASES, WRONG_USAGE, REGRESSION, INTERRUPTED = 1, 2, 3, 130
 
 
 class _Examples(click.Command):
@@ -91,9 +91,9 @@ def ingest(
 
     SOURCE is a folder, or phantom:ct, phantom:mr, phantom:fundus, phantom:nuclei.
     """
+    from flows.console import say
     from flows.ingest import ingest_cohort
     from flows.prefect_session import prefect_session
-    from flows.progress import say
 
     with prefect_session():
         summary = ingest_cohort(
@@ -157,13 +157,15 @@ def weights_check(name_or_path: str, store: Path) -> None:
 
 @cli.command(
     cls=_Examples,
-    epilog="""medsam3 benchmark --cohort chase --weights baseline:box --weights tiny-untrained --prompt box --prompt text
+    epilog="""medsam3 benchmark --cohort chase --weights baseline:box --weights tiny-untrained --prompt box
     medsam3 benchmark --cohort chase --weights sam3 --prompt box:jitter=0.1 --set threshold=0.4 --split all
     medsam3 benchmark --cohort chase --weights sam3 --prompt text --plan""",
 )
 @click.option("--cohort", "cohorts", multiple=True, required=True, help="Cohort; repeat for several.")
 @click.option("--weights", "names", multiple=True, required=True, help="NAME or NAME@N; repeat for several.")
-@click.option("--prompt", "prompts", multiple=True, required=True, help="Prompt policy, such as text or box:jitter=0.1.")
+@click.option(
+    "--prompt", "prompts", multiple=True, required=True, help="Policy, such as text or box:jitter=0.1."
+)
 @click.option("--split", help="Split, or all.  [default: test where the cohort has one, else all]")
 @click.option("--structure", "structures", multiple=True, help="Structure; repeat for several.  [default: all]")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Inference setting; repeat for several.")
@@ -231,8 +233,9 @@ def sql(query: str, form: str, store: Path) -> None:
 @store_option
 def export(run_id: str, form: str, case_ids: tuple[str, ...], out: Path, store: Path) -> None:
     """Write the predictions of a run as NIfTI label maps or PNG overlays."""
-    from flows.progress import say
     from storage.exports import export_run
+
+    from flows.console import say
     from storage.store_layout import existing_store
 
     written = export_run(existing_store(store), run_id, form, case_ids, out)
@@ -240,6 +243,64 @@ def export(run_id: str, form: str, case_ids: tuple[str, ...], out: Path, store: 
         click.echo(str(path))
         if contested:
             say(f"{path.name}: {contested} voxels were claimed by two structures and went to the higher confidence")
+
+
+@cli.command(
+    cls=_Examples,
+    epilog="""medsam3 compare baseline:box sam3
+    medsam3 compare sam3@1 sam3@2 --cohort chase --fail-on-regression --margin dice=0.01
+    medsam3 compare sam3 medsam3 --metric nsd --metric hd95""",
+)
+@click.argument("base")
+@click.argument("new")
+@click.option("--cohort", "cohorts", multiple=True, help="Cohort; repeat for several.  [default: all in common]")
+@click.option("--split", help="Cases of this split.  [default: all]")
+@click.option("--metric", "metrics", multiple=True, default=("dice",), help="Metric; repeat for several.  [default: dice]")
+@click.option("--margin", "margins", multiple=True, metavar="METRIC=F", help="How much worse is tolerated; repeatable.")
+@click.option("--fail-on-regression", is_flag=True, help="Exit with 3 where NEW is worse by more than the margin.")
+@store_option
+def compare(
+    base: str,
+    new: str,
+    cohorts: tuple[str, ...],
+    split: str | None,
+    metrics: tuple[str, ...],
+    margins: tuple[str, ...],
+    fail_on_regression: bool,
+    store: Path,
+) -> None:
+    """Is NEW better than BASE? Paired by case, structure and prompt, tested by patient.
+
+    BASE and NEW are weights, NAME or NAME@N.
+    """
+    from flows.compare_command import parse_margins, print_comparison
+    from storage.comparison import ComparisonRequest, compare_weights
+    from storage.store_layout import existing_store
+
+    request = ComparisonRequest(base, new, cohorts, split, tuple(dict.fromkeys(metrics)), parse_margins(margins))
+    comparison = compare_weights(existing_store(store), request)
+    print_comparison(comparison)
+    sys.exit(REGRESSION if fail_on_regression and comparison.regressions else 0)
+
+
+@cli.command(cls=_Examples, epilog="medsam3 report --out report.html")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("report.html"), show_default=True)
+@store_option
+def report(out: Path, store: Path) -> None:
+    """Write one self-contained HTML page of all results, to read offline and to mail."""
+    from flows.dashboard_process import run_dashboards
+
+    sys.exit(run_dashboards("report", store, "--out", str(out)))
+
+
+@cli.command(cls=_Examples, epilog="medsam3 dashboard\nmedsam3 dashboard --port 8600 --store /data/store")
+@click.option("--port", type=click.IntRange(1024, 65535), default=8501, show_default=True)
+@store_option
+def dashboard(port: int, store: Path) -> None:
+    """Serve the dashboard on this machine alone (127.0.0.1) until Ctrl+C."""
+    from flows.dashboard_process import run_dashboards
+
+    sys.exit(run_dashboards("serve", store, "--port", str(port)))
 
 
 def main() -> None:

@@ -120,8 +120,9 @@ def _make_cluster(settings: ClusterSettings, count: int) -> Any:
         processes=not threads,
         memory_limit=None if threads else settings.memory_limit,
         host="127.0.0.1",
-        dashboard_address=None,
-        worker_dashboard_address=None,
+        # None would serve it on port 8787 of every interface; a free port of this machine, without pages, serves nobody.
+        dashboard_address="127.0.0.1:0",
+        scheduler_kwargs={"dashboard": False},
     )
 
 

@@ -8,7 +8,8 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.clusters import Workers, dask_workers, parse_cluster
-from flows.progress import reporting, say
+from flows.console import say
+from flows.progress import reporting
 from storage.catalog import publish_catalog
 from storage.ingest_planning import IngestPlan, finish_ingest, plan_ingest
 from storage.store_layout import StoreLayout, open_store

@@ -1,5 +1,6 @@
 """Progress: a bar on a terminal, plain lines in a log, an artifact in Prefect that can never stall the work."""
 
+import contextvars
 import queue
 import sys
 import threading
@@ -12,20 +13,13 @@ from uuid import UUID
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import get_run_context
 from prefect.exceptions import MissingContextError
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from flows.console import console, say
 from tasks.batch_stream import StreamCounts
 
 _LINE_EVERY_SECONDS = 10.0
 _ARTIFACT_EVERY_SECONDS = 2.0
-
-console = Console(stderr=True)
-
-
-def say(text: str) -> None:
-    """One line for the person or the log, on stderr: stdout carries the answer alone."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 class ProgressReporter:
@@ -86,7 +80,8 @@ class _ArtifactThread:
         except MissingContextError:
             return
         key = "".join(letter if letter.isalnum() else "-" for letter in title.lower()).strip("-")
-        self._thread = threading.Thread(target=self._run, args=(key,), daemon=True)
+        context = contextvars.copy_context()  # Prefect finds the flow run through it
+        self._thread = threading.Thread(target=context.run, args=(self._run, key), daemon=True)
         self._thread.start()
 
     def put(self, percent: float) -> None:

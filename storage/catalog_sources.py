@@ -7,7 +7,7 @@ the newest generation of scores alone is read, and the engine can be locked to t
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ _TYPES = {
     pa.list_(pa.string()): "VARCHAR[]",
     pa.list_(pa.int32()): "INTEGER[]",
 }
+COMPACTED_FILE = "compacted.parquet"
 _FILES = "[!.]*.parquet"  # scratch files of writers start with a dot
 
 
@@ -43,7 +44,7 @@ class CatalogSources:
         measurements: All rows of the measurement tables.
         plan_distinct: Plans of one file, where no row can stand twice.
         plan: All other plans.
-        scores_distinct: Scores of one file (a compacted generation), where no row can stand twice.
+        scores_compacted: Scores of compacted generations: no row twice, and each with the digest of its outcome.
         scores: All other scores of the newest generation of each run.
     """
 
@@ -54,21 +55,22 @@ class CatalogSources:
     measurements: str
     plan_distinct: str
     plan: str
-    scores_distinct: str
+    scores_compacted: str
     scores: str
 
 
-def catalog_sources(store: StoreLayout, *, live: bool) -> CatalogSources:
+def catalog_sources(store: StoreLayout, *, live: bool, only_run: str | None = None) -> CatalogSources:
     """Relations over what the store holds now.
 
     Args:
         store: The store; nothing in it need exist.
         live: Name folders instead of files, see the module's text.
+        only_run: Read this run and no other.
     """
-    runs, cohorts = run_ids(store), cohort_names(store)
+    runs, cohorts = run_ids(store) if only_run is None else [only_run], cohort_names(store)
     outcomes = _files([store.outcomes(run) for run in runs], live=live)  # before scores, see the module's text
-    plan_one, plan_many = _one_or_many([store.plan(run) for run in runs], live=live)
-    scores_one, scores_many = _one_or_many([store.scores(run) for run in runs], live=live)
+    plan_one, plan_many = _apart([store.plan(run) for run in runs], lambda files: len(files) == 1, live=live)
+    compacted, scores = _apart([store.scores(run) for run in runs], is_compacted, live=live)
     measurements = _files([measurements_folder(store, run) for run in runs], live=live)
     cases = _files([store.cases(cohort) for cohort in cohorts], live=live)
     prompts = _files(prompt_folders(store), live=live)
@@ -80,8 +82,8 @@ def catalog_sources(store: StoreLayout, *, live: bool) -> CatalogSources:
         measurements=_parquet(table_schemas.MEASUREMENTS, measurements),
         plan_distinct=_parquet(table_schemas.PLAN, plan_one),
         plan=_parquet(table_schemas.PLAN, plan_many),
-        scores_distinct=_parquet(table_schemas.SCORES, scores_one),
-        scores=_parquet(table_schemas.SCORES, scores_many),
+        scores_compacted=_parquet(table_schemas.SCORES, compacted),
+        scores=_parquet(table_schemas.SCORES, scores),
     )
 
 
@@ -114,6 +116,11 @@ def table_folders(store: StoreLayout) -> list[Path]:
     return folders
 
 
+def is_compacted(files: list[Path]) -> bool:
+    """Whether these files of a generation are what compaction leaves: one file of this name."""
+    return [file.name for file in files] == [COMPACTED_FILE]
+
+
 def quoted(text: str) -> str:
     """An SQL string literal."""
     return "'" + text.replace("'", "''") + "'"
@@ -136,14 +143,16 @@ def _files(folders: Iterable[Path], *, live: bool) -> list[str]:
     return [literal_path(file) for _, files in found for file in files]
 
 
-def _one_or_many(folders: Iterable[Path], *, live: bool) -> tuple[list[str], list[str]]:
-    """Files of folders with one file, and of all others; a live folder may get more files and is never the first."""
-    one: list[str] = []
-    many: list[str] = []
+def _apart(
+    folders: Iterable[Path], is_simple: Callable[[list[Path]], bool], *, live: bool
+) -> tuple[list[str], list[str]]:
+    """Files of simple folders, and of all others; a live folder may get more files and is never simple."""
+    simple: list[str] = []
+    others: list[str] = []
     for folder in folders:
-        files = _files([folder], live=live)
-        (one if len(files) == 1 and not live else many).extend(files)
-    return one, many
+        target = simple if not live and is_simple(table_files(folder)) else others
+        target += _files([folder], live=live)
+    return simple, others
 
 
 def _empty(schema: pa.Schema) -> str:

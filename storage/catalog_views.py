@@ -3,10 +3,10 @@
 Views of the schema `internal` are steps on the way and may change; the others are the contract.
 """
 
-from medsam3_core.scoring import PROTOCOL_VERSION
-from storage.catalog_sources import CatalogSources, quoted
+from storage.catalog_sources import CatalogSources
 from storage.compare_sql import compare_macro_sql
 from storage.leaderboard_sql import history_sql, leaderboard_of_runs_sql, leaderboard_sql
+from storage.scores_sql import current_attempts_sql, fresh_scores_sql, newest_sql, outcomes_sql
 
 PUBLIC_VIEWS = (
     "cases",
@@ -27,27 +27,22 @@ TABLE_MACROS = ("compare",)
 def catalog_statements(sources: CatalogSources) -> list[str]:
     """The statements that make schema, views and macros, to be run in this order."""
     views = {
-        "cases": _newest("cohort, case_id", "ingested_at DESC, case_digest DESC", sources.cases),
+        "cases": newest_sql("cohort, case_id", "ingested_at DESC, case_digest DESC", sources.cases),
         "prompts": _prompts_sql(sources),
         "runs": sources.runs,
         "internal.numbered_runs": _numbered_runs_sql(),
         "plan": _plan_sql(sources),
-        "outcomes": _outcomes_sql(sources),
-        "internal.current_attempts": _current_attempts_sql(),
-        "scores": _scores_sql(sources),
+        "outcomes": outcomes_sql(sources),
+        "internal.current_attempts": current_attempts_sql(sources),
+        "scores": fresh_scores_sql(sources),
         "failures": _failures_sql(),
-        "leaderboard_of_runs": leaderboard_of_runs_sql(),
+        "leaderboard_of_runs": leaderboard_of_runs_sql(sources),
         "leaderboard": leaderboard_sql(),
         "history": history_sql(),
         "measurements": f"SELECT DISTINCT * FROM ({sources.measurements})",
     }
     made = [f"CREATE OR REPLACE VIEW {name} AS {sql}" for name, sql in views.items()]
     return ["CREATE SCHEMA IF NOT EXISTS internal", *made, compare_macro_sql()]
-
-
-def _newest(keys: str, order: str, relation: str) -> str:
-    """The first row per key in this order."""
-    return f"SELECT * FROM ({relation}) QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {order}) = 1"
 
 
 def _prompts_sql(sources: CatalogSources) -> str:
@@ -71,37 +66,8 @@ def _numbered_runs_sql() -> str:
 
 
 def _plan_sql(sources: CatalogSources) -> str:
-    newest = _newest("run_id, case_id, rater, structure", "planned_at DESC", sources.plan)
+    newest = newest_sql("run_id, case_id, rater, structure", "planned_at DESC", sources.plan)
     return f"({sources.plan_distinct}) UNION ALL ({newest})"
-
-
-def _outcomes_sql(sources: CatalogSources) -> str:
-    newest = "row_number() OVER (PARTITION BY run_id, case_id ORDER BY finished_at DESC, attempt DESC) = 1"
-    return f'SELECT *, {newest} AS "latest" FROM ({sources.outcomes})'
-
-
-def _current_attempts_sql() -> str:
-    """The newest attempt per run and case, if it was made from the case as it is now."""
-    return """
-SELECT o.* FROM outcomes AS o
-JOIN runs AS r ON r.run_id = o.run_id
-JOIN cases AS c ON c.cohort = r.cohort AND c.case_id = o.case_id
-WHERE o."latest" AND c.case_digest IS NOT DISTINCT FROM o.case_digest"""
-
-
-def _scores_sql(sources: CatalogSources) -> str:
-    """Fresh rows. Runs of several files may hold a row twice (scored again after an interruption): the newest wins."""
-    keys = "run_id, case_id, rater, structure"
-    return f"""
-({_fresh(sources.scores_distinct)}) UNION ALL ({_newest(keys, "finished_at DESC", _fresh(sources.scores))})"""
-
-
-def _fresh(relation: str) -> str:
-    return f"""
-SELECT s.* FROM ({relation}) AS s
-SEMI JOIN internal.current_attempts AS o ON o.run_id = s.run_id AND o.case_id = s.case_id AND o.attempt = s.attempt
-    AND o.case_digest IS NOT DISTINCT FROM s.case_digest
-WHERE s.protocol = {quoted(PROTOCOL_VERSION)}"""
 
 
 def _failures_sql() -> str:

@@ -4,6 +4,9 @@ A row of `scores` is *counted* when it is scored, its structure is present in th
 trained on the case. Means and medians are over counted rows, intervals over the means of patients.
 """
 
+from storage.catalog_sources import CatalogSources
+from storage.scores_sql import fresh_scores_sql
+
 METRICS = ("dice", "iou", "nsd", "precision", "recall", "specificity", "hd95", "assd", "cldice", "instance_f1", "pq")
 DISTANCES = ("hd95", "assd")
 """Metrics without a worst value, which failures cannot take."""
@@ -18,6 +21,8 @@ _T_975 = (
 )  # fmt: skip
 _Z_975 = 1.959963984540054
 _KEYS = ("run_id", "split", "structure", "rater")
+_COUNTS = ("scored", "failed", "in_training", "present", "absent", "absent_correct")
+_COUNTS_SHOWN = (("g", "scored"), ("g", "failed"), ("p", "pending"), *(("g", count) for count in _COUNTS[2:]))
 
 
 def t_quantile_sql(freedom: str) -> str:
@@ -41,54 +46,43 @@ def t_quantile_sql(freedom: str) -> str:
     return f"CASE WHEN {freedom} < 1 THEN NULL WHEN {freedom} <= 30 THEN [{table}][{freedom}] ELSE {expansion} END"
 
 
-def leaderboard_of_runs_sql() -> str:
-    """One row per run, split, structure and rater, with `superseded` for runs that a newer one has replaced."""
+def leaderboard_of_runs_sql(sources: CatalogSources) -> str:
+    """One row per run, split, structure and rater, with `superseded` for runs that a newer one has replaced.
+
+    The rows are read once, into one row per patient; means come from sums and medians from lists, so that no second
+    pass is needed. The engine computes nothing for the metrics that a query does not ask for.
+    """
     keys = ", ".join(_KEYS)
     return f"""
-WITH counted_scores AS NOT MATERIALIZED ({_counted_scores_sql()}),
-counts AS MATERIALIZED (
-    SELECT {keys},
-        count(*) FILTER (status = 'scored') AS scored,
-        count(*) FILTER (status <> 'scored') AS failed,
-        count(*) FILTER (trained) AS in_training,
-        count(*) FILTER (counted) AS present,
-        count(*) FILTER (is_absent) AS absent,
-        count(*) FILTER (is_absent AND "empty" = 'both') AS absent_correct,
-        any_value(distance_unit) AS distance_unit
-    FROM counted_scores GROUP BY ALL
+WITH current AS MATERIALIZED (
+    SELECT *, dense_rank() OVER (ORDER BY run_id, split, patient_id) AS patient_key FROM internal.current_attempts
 ),
-pending AS MATERIALIZED ({_pending_sql()}),
-missed AS MATERIALIZED ({_missed_sql()}),
-cases_stats AS (
-    SELECT {keys}, {", ".join(f"avg({m}) AS {m}_mean, median({m}) AS {m}_median, count({m}) AS {m}_n" for m in METRICS)}
-    FROM counted_scores GROUP BY ALL
+patient_keys AS (SELECT DISTINCT patient_key, run_id, split FROM current),
+fresh AS NOT MATERIALIZED ({fresh_scores_sql(sources, attempts="current", extra=("patient_key",))}),
+scored_groups AS MATERIALIZED (
+    SELECT {keys}, {", ".join(f"sum({count})::BIGINT AS {count}" for count in _COUNTS)},
+        any_value(distance_unit) AS distance_unit, {", ".join(_group_columns(m) for m in METRICS)}
+    FROM ({_patients_sql("fresh")}) JOIN patient_keys USING (patient_key) GROUP BY {keys}
 ),
-patient_means AS (
-    SELECT {keys}, patient_id, {", ".join(f"avg({m}) AS {m}" for m in METRICS)} FROM counted_scores GROUP BY ALL
-),
-patient_stats AS (
-    SELECT {keys}, {", ".join(_patient_stats(m) for m in METRICS)} FROM patient_means GROUP BY ALL
-),
-all_keys AS (SELECT {keys} FROM counts UNION SELECT {keys} FROM pending),
+pending_groups AS MATERIALIZED ({_pending_sql()}),
+all_keys AS (SELECT {keys} FROM scored_groups UNION SELECT {keys} FROM pending_groups),
+missed AS ({_missed_sql("fresh")}),
 seconds AS (
     SELECT run_id, avg({_seconds_sql()}) AS seconds_per_case
-    FROM internal.current_attempts WHERE status IN ('scored', 'segmented') GROUP BY run_id
+    FROM ({sources.outcomes}) SEMI JOIN current USING (run_id, case_id, attempt)
+    WHERE status IN ('scored', 'segmented') GROUP BY run_id
 )
 SELECT runs.cohort, k.split, runs.weights, runs.weights_version, runs.prompt, runs.settings_id, k.structure,
-    coalesce(c.scored, 0) + coalesce(c.failed, 0) + coalesce(p.pending, 0) AS planned,
-    coalesce(c.scored, 0) AS scored, coalesce(c.failed, 0) AS failed, coalesce(p.pending, 0) AS pending,
-    coalesce(c.in_training, 0) AS in_training, coalesce(c.present, 0) AS present, coalesce(c.absent, 0) AS absent,
-    coalesce(c.absent_correct, 0) AS absent_correct,
+    coalesce(g.scored + g.failed, 0) + coalesce(p.pending, 0) AS planned,
+    {", ".join(f"coalesce({table}.{count}, 0) AS {count}" for table, count in _COUNTS_SHOWN)},
     {", ".join(_metric_columns(m) for m in METRICS)},
-    seconds.seconds_per_case, k.rater, runs.privileged, c.distance_unit, coalesce(m.missed, 0) AS failed_present,
-    {", ".join(f"a.{m}_n" for m in DISTANCES)}, k.run_id, runs.superseded
+    seconds.seconds_per_case, k.rater, runs.privileged, g.distance_unit, coalesce(m.missed, 0) AS failed_present,
+    {", ".join(f"coalesce(g.{m}_n, 0) AS {m}_n" for m in DISTANCES)}, k.run_id, runs.superseded
 FROM all_keys AS k
 JOIN internal.numbered_runs AS runs ON runs.run_id = k.run_id
-LEFT JOIN counts AS c ON {_same_keys("c")}
-LEFT JOIN pending AS p ON {_same_keys("p")}
+LEFT JOIN scored_groups AS g ON {_same_keys("g")}
+LEFT JOIN pending_groups AS p ON {_same_keys("p")}
 LEFT JOIN missed AS m ON {_same_keys("m")}
-LEFT JOIN cases_stats AS a ON {_same_keys("a")}
-LEFT JOIN patient_stats AS i ON {_same_keys("i")}
 LEFT JOIN seconds ON seconds.run_id = k.run_id
 """
 
@@ -104,85 +98,101 @@ def history_sql() -> str:
 SELECT r.weights, r.weights_version, r.cohort, r.prompt, min(finished_at) AS first_finished,
     max(finished_at) AS last_finished, avg(s.dice) AS dice_mean, count(s.dice) AS n,
     count(*) FILTER (s.status <> 'scored') AS failed, r.settings_id, r.privileged
-FROM ({_counted_scores_sql()}) AS s JOIN internal.numbered_runs AS r ON r.run_id = s.run_id AND NOT r.superseded
+FROM ({_counted_scores_sql("scores")}) AS s JOIN internal.numbered_runs AS r ON r.run_id = s.run_id AND NOT r.superseded
 GROUP BY r.weights, r.weights_version, r.cohort, r.prompt, r.settings_id, r.privileged
 """
 
 
-def _counted_scores_sql() -> str:
+def _counted_scores_sql(scores: str) -> str:
     """Fresh scores whose metrics are NULL unless the row is counted."""
     metrics = ", ".join(f"CASE WHEN counted THEN {m} END AS {m}" for m in METRICS)
     return f"""
-    SELECT run_id, split, structure, rater, patient_id, status, "empty", distance_unit, finished_at, trained, counted,
-        is_absent, {metrics}
+    SELECT * EXCLUDE ({", ".join(METRICS)}), {metrics}
     FROM (
         SELECT *, coalesce(in_training, false) AS trained,
             status = 'scored' AND NOT coalesce(in_training, false) AND "empty" IN ('none', 'prediction') AS counted,
             status = 'scored' AND NOT coalesce(in_training, false) AND "empty" IN ('both', 'reference') AS is_absent
-        FROM scores
+        FROM {scores}
     )"""
 
 
-def _pending_sql() -> str:
-    """Planned rows without a fresh score, looked for only in runs whose plan and scores differ in number."""
-    return """
-    WITH finished AS (SELECT run_id, sum(scored + failed) AS n FROM counts GROUP BY run_id),
-    unfinished AS (
-        SELECT plan.run_id FROM (SELECT run_id, count(*) AS n FROM plan GROUP BY run_id) AS plan
-        LEFT JOIN finished ON finished.run_id = plan.run_id WHERE plan.n <> coalesce(finished.n, 0)
+def _patients_sql(scores: str) -> str:
+    """Counts, and sum, number and list of each metric, per patient (a number, which groups faster than three texts)."""
+    lists = ", ".join(
+        f"sum({m}) AS {m}_sum, count({m}) AS {m}_n, list({m}) FILTER ({m} IS NOT NULL) AS {m}_list" for m in METRICS
     )
-    SELECT p.run_id, c.split, p.structure, p.rater, count(*) AS pending
-    FROM plan AS p
-    JOIN runs AS r ON r.run_id = p.run_id
-    LEFT JOIN cases AS c ON c.cohort = r.cohort AND c.case_id = p.case_id
-    WHERE p.run_id IN (SELECT run_id FROM unfinished)
-        AND NOT EXISTS (
-            SELECT 1 FROM scores AS s
-            WHERE s.run_id = p.run_id AND s.case_id = p.case_id AND s.structure = p.structure
-                AND s.rater IS NOT DISTINCT FROM p.rater
-        )
-        AND NOT EXISTS (
-            SELECT 1 FROM internal.current_attempts AS o
-            WHERE o.status = 'segmented' AND o.run_id = p.run_id AND o.case_id = p.case_id
-        )
-    GROUP BY ALL"""
+    return f"""
+    SELECT patient_key, structure, rater,
+        count(*) FILTER (status = 'scored') AS scored,
+        count(*) FILTER (status <> 'scored') AS failed,
+        count(*) FILTER (trained) AS in_training,
+        count(*) FILTER (counted) AS present,
+        count(*) FILTER (is_absent) AS absent,
+        count(*) FILTER (is_absent AND "empty" = 'both') AS absent_correct,
+        any_value(distance_unit) AS distance_unit, {lists}
+    FROM ({_counted_scores_sql(scores)}) GROUP BY patient_key, structure, rater"""
 
 
-def _missed_sql() -> str:
+def _pending_sql() -> str:
+    """Planned rows without a fresh score: the plan is counted by group only for runs whose numbers differ."""
+    return f"""
+    WITH finished AS (SELECT run_id, sum(scored + failed) AS n FROM scored_groups GROUP BY run_id),
+    unfinished AS MATERIALIZED (
+        SELECT planned.run_id FROM (SELECT run_id, count(*) AS n FROM plan GROUP BY run_id) AS planned
+        LEFT JOIN finished ON finished.run_id = planned.run_id WHERE planned.n <> coalesce(finished.n, 0)
+    ),
+    k AS (
+        SELECT p.run_id, c.split, p.structure, p.rater, count(*) AS n
+        FROM (SELECT * FROM plan WHERE run_id IN (SELECT run_id FROM unfinished)) AS p
+        JOIN runs AS r ON r.run_id = p.run_id
+        LEFT JOIN cases AS c ON c.cohort = r.cohort AND c.case_id = p.case_id
+        ANTI JOIN (SELECT * FROM current WHERE status = 'segmented') AS o
+            ON o.run_id = p.run_id AND o.case_id = p.case_id
+        GROUP BY ALL
+    )
+    SELECT {", ".join(f"k.{key}" for key in _KEYS)}, greatest(k.n - coalesce(g.scored + g.failed, 0), 0) AS pending
+    FROM k LEFT JOIN scored_groups AS g ON {_same_keys("g")}"""
+
+
+def _missed_sql(scores: str) -> str:
     """Failed rows that count as zero: not trained on, and the structure not known to be absent from the case."""
-    return """
+    return f"""
     SELECT s.run_id, s.split, s.structure, s.rater, count(*) AS missed
-    FROM scores AS s LEFT JOIN cases AS c ON c.cohort = s.cohort AND c.case_id = s.case_id
+    FROM {scores} AS s LEFT JOIN cases AS c ON c.cohort = s.cohort AND c.case_id = s.case_id
     WHERE s.status <> 'scored' AND NOT coalesce(s.in_training, false)
         AND NOT coalesce(c.status = 'accepted' AND NOT list_contains(c.structures, s.structure), false)
     GROUP BY ALL"""
 
 
-def _patient_stats(metric: str) -> str:
+def _group_columns(metric: str) -> str:
+    """Mean over rows, and centre and half width of the interval over patients."""
+    patient_mean = f"{metric}_sum / nullif({metric}_n, 0)"
+    patients = f"count({patient_mean})"
+    half = f"{t_quantile_sql(f'({patients} - 1)')} * stddev_samp({patient_mean}) / sqrt({patients})"
     return (
-        f"count({metric}) AS {metric}_patients, avg({metric}) AS {metric}_centre, "
-        f"stddev_samp({metric}) AS {metric}_spread"
+        f"sum({metric}_n)::BIGINT AS {metric}_n, sum({metric}_sum) / nullif(sum({metric}_n), 0) AS {metric}_mean, "
+        f"avg({patient_mean}) AS {metric}_centre, {half} AS {metric}_half, "
+        f"list_median(flatten(list({metric}_list))) AS {metric}_median"
     )
 
 
 def _metric_columns(metric: str) -> str:
-    columns = [f"a.{metric}_mean"]
+    columns = [f"g.{metric}_mean"]
     if metric not in DISTANCES:
         columns.append(f"{_failures_as_zero(metric)} AS {metric}_mean_failures_as_zero")
-    half = f"{t_quantile_sql(f'(i.{metric}_patients - 1)')} * i.{metric}_spread / sqrt(i.{metric}_patients)"
     columns += [
-        f"a.{metric}_median",
-        f"i.{metric}_centre - {half} AS {metric}_low",
-        f"i.{metric}_centre + {half} AS {metric}_high",
+        f"g.{metric}_median",
+        f"g.{metric}_centre - g.{metric}_half AS {metric}_low",
+        f"g.{metric}_centre + g.{metric}_half AS {metric}_high",
     ]
     return ", ".join(columns)
 
 
 def _failures_as_zero(metric: str) -> str:
     """Mean with zeros for the missed rows; a metric that may not apply to the structure needs one value at least."""
-    values = f"coalesce(a.{metric}_n, 0)"
+    values = f"coalesce(g.{metric}_n, 0)"
     rows = f"nullif({values} + coalesce(m.missed, 0), 0)"
-    mean = f"coalesce(a.{metric}_mean * a.{metric}_n, 0) / {rows}"
+    mean = f"coalesce(g.{metric}_mean * g.{metric}_n, 0) / {rows}"
     return mean if metric in _ALWAYS_DEFINED else f"CASE WHEN {values} > 0 THEN {mean} END"
 
 

@@ -4,6 +4,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from duckdb import DuckDBPyConnection
+
 from medsam3_core.cases import CaseStatus
 from medsam3_core.errors import UsageError
 from medsam3_core.inference_settings import InferenceSettings, PromptMode
@@ -122,13 +124,14 @@ def plan_benchmark(store: StoreLayout, request: BenchmarkRequest) -> BenchmarkPl
         if (sentence := _refusal(item, policy, settings)) is not None
     ]
     groups = []
-    for cohort in cohorts:
-        cases = select_cases(store, cohort, request.split, request.limit)
-        for item in weights:
-            taken = [policy for policy in policies if _refusal(item, policy, settings) is None]
-            runs = [_run(cohort, item, policy, settings, request.structures) for policy in taken]
-            if runs:
-                groups.append(_work_group(store, cohort, item, runs, cases, retry=request.retry))
+    with connect(store) as connection:
+        for cohort in cohorts:
+            cases = select_cases(store, cohort, request.split, request.limit)
+            for item in weights:
+                taken = [policy for policy in policies if _refusal(item, policy, settings) is None]
+                runs = [_run(cohort, item, policy, settings, request.structures) for policy in taken]
+                if runs:
+                    groups.append(_work_group(store, connection, cohort, runs, cases, retry=request.retry))
     if not groups:
         msg = "nothing to run: " + "; ".join(refused or ["give at least one cohort, weights and prompt policy"])
         raise UsageError(msg)
@@ -193,14 +196,20 @@ def _refusal(weights: Weights, policy: PromptPolicy, settings: InferenceSettings
 
 
 def _work_group(
-    store: StoreLayout, cohort: Cohort, weights: Weights, runs: Sequence[Run], cases: Sequence[CaseRef], *, retry: bool
+    store: StoreLayout,
+    connection: DuckDBPyConnection,
+    cohort: Cohort,
+    runs: Sequence[Run],
+    cases: Sequence[CaseRef],
+    *,
+    retry: bool,
 ) -> WorkGroup:
     todo: dict[str, list[str]] = defaultdict(list)
     rescore: dict[str, list[str]] = defaultdict(list)
     fresh = 0
     for run in runs:
         started = store.run_json(run.run_id).exists()
-        done = _fresh_scores(store, run, retry=retry) if started else {}
+        done = _fresh_scores(connection, run, retry=retry) if started else {}
         predicted = _stored_predictions(store, run) if started else {}
         for case in cases:
             wanted = {(rater, structure) for _, rater, structure in _plan_rows(case, run)}
@@ -227,16 +236,15 @@ def _work_group(
     ]
     usable = tuple(item for item in planned if item.case.status is CaseStatus.ACCEPTED)
     rejected = tuple(item for item in planned if item.case.status is not CaseStatus.ACCEPTED)
-    return WorkGroup(cohort, weights, {run.run_id: run for run in runs}, usable, rejected, fresh)
+    return WorkGroup(cohort, runs[0].weights, {run.run_id: run for run in runs}, usable, rejected, fresh)
 
 
-def _fresh_scores(store: StoreLayout, run: Run, *, retry: bool) -> dict[str, set[tuple[str, str]]]:
+def _fresh_scores(connection: DuckDBPyConnection, run: Run, *, retry: bool) -> dict[str, set[tuple[str, str]]]:
     """Fresh (rater, structure) per case; with `retry` only those that have a score."""
     found: dict[str, set[tuple[str, str]]] = defaultdict(set)
-    with connect(store) as connection:
-        rows = connection.execute(
-            "SELECT case_id, rater, structure, status FROM scores WHERE run_id = ?", [run.run_id]
-        ).fetchall()
+    rows = connection.execute(
+        "SELECT case_id, rater, structure, status FROM scores WHERE run_id = ?", [run.run_id]
+    ).fetchall()
     for case_id, rater, structure, status in rows:
         if status == CaseStatus.SCORED or not retry:
             found[case_id].add((rater, structure))

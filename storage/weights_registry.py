@@ -1,4 +1,4 @@
-"""Weights by name: the registry file, the built-in baselines and small SAM3 weights, and how a name becomes a segmenter.
+"""Weights by name: the registry, the built-in baselines and small SAM3 weights, and how a name becomes a segmenter.
 
 `NAME` is the latest version, `NAME@N` a version. Identity is the SHA-256 of the tensors' file or folder; every score
 row carries it. `storage.checkpoints` is imported where tensors are read: it brings torch and transformers, seven
@@ -24,7 +24,7 @@ _BUILT_IN = (*BASELINES, UNTRAINED)
 
 def list_weights(store: StoreLayout) -> list[Weights]:
     """Every version in the registry, built-in ones first, then by name and version."""
-    return [*(_built_in(store, name) for name in _BUILT_IN), *_registered(store)]
+    return [*(_built_in(store, name) for name in _BUILT_IN), *registered_weights(store)]
 
 
 def find_weights(store: StoreLayout, text: str) -> Weights:
@@ -35,11 +35,11 @@ def find_weights(store: StoreLayout, text: str) -> Weights:
     """
     name, _, version = text.partition("@")
     versions = [_built_in(store, name)] if name in _BUILT_IN else []
-    versions += [item for item in _registered(store) if item.name == name]
+    versions += [item for item in registered_weights(store) if item.name == name]
     if version:
         versions = [item for item in versions if str(item.version) == version]
     if not versions:
-        known = ", ".join(sorted({*_BUILT_IN, *(item.name for item in _registered(store))}))
+        known = ", ".join(sorted({*_BUILT_IN, *(item.name for item in registered_weights(store))}))
         msg = f"unknown weights {text!r}; known: {known}; add some with: medsam3 weights add NAME PATH"
         raise UsageError(msg)
     return max(versions, key=lambda item: item.version)
@@ -59,7 +59,7 @@ def add_weights(store: StoreLayout, name: str, path: Path, *, licence: str = "")
         msg = f"weights name {name!r} is built in; choose another"
         raise UsageError(msg)
     inspected = inspect_weights(name, path)
-    registered = _registered(store)
+    registered = registered_weights(store)
     same_name = sorted((item for item in registered if item.name == name), key=lambda item: item.version)
     if same_name and same_name[-1].sha256 == inspected.sha256:
         return same_name[-1]
@@ -98,19 +98,37 @@ def load_segmenter(weights: Weights, device: str) -> Segmenter:
     """
     if weights.path is None:
         return BASELINES[weights.name]
-    from storage.checkpoints import open_segmenter, weights_sha256
+    from storage.checkpoints import open_segmenter
 
-    digest = weights_sha256(Path(weights.path))
-    if digest != weights.sha256:
-        msg = (
-            f"{weights.path} has changed since {weights.name}@{weights.version} was registered (sha256 {digest[:12]}, "
-            f"was {weights.sha256[:12]}); register it again with: medsam3 weights add {weights.name} {weights.path}"
-        )
-        raise WeightsError(msg)
+    require_unchanged(weights)
     return open_segmenter(weights.path, device)
 
 
-def _registered(store: StoreLayout) -> list[Weights]:
+def require_unchanged(weights: Weights) -> None:
+    """Compare the file or folder behind some weights with the digest that it had when it was registered.
+
+    Raises:
+        WeightsError: If it is gone or has changed; baselines have no file and always pass.
+    """
+    if weights.path is None:
+        return
+    from storage.checkpoints import weights_sha256
+
+    named = f"{weights.name}@{weights.version}"
+    if not Path(weights.path).exists():
+        msg = f"{weights.path} of {named} is gone; put it back or register other weights with: medsam3 weights add"
+        raise WeightsError(msg)
+    digest = weights_sha256(Path(weights.path))
+    if digest != weights.sha256:
+        msg = (
+            f"{weights.path} has changed since {named} was registered (sha256 {digest[:12]}, "
+            f"was {weights.sha256[:12]}); register it again with: medsam3 weights add {weights.name} {weights.path}"
+        )
+        raise WeightsError(msg)
+
+
+def registered_weights(store: StoreLayout) -> list[Weights]:
+    """Every version in the registry, built-in ones left out, in the order in which they were added."""
     if not store.registry_json().exists():
         return []
     return [_from_json(item) for item in read_json(store.registry_json())["weights"]]

@@ -54,4 +54,3 @@ def current_segmenter(weights: Weights) -> Segmenter:
         raise RuntimeError(msg)
     segmenter: Segmenter = plugin.segmenter
     return segmenter
-

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import Sam3Config, Sam3TrackerVideoConfig
 
 from medsam3_core.errors import UsageError, WeightsError
@@ -90,8 +91,8 @@ def architecture_from(detector: Mapping[str, Any], tracker: Mapping[str, Any] | 
         config = Sam3Config(**_plain(detector))
         _correct(config.vision_config)
         return Architecture(config, None if tracker is None else _tracker_config(tracker, config))
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        msg = f"config.json is not a valid SAM3 configuration: {error}"
+    except (TypeError, ValueError, KeyError, AttributeError, StrictDataclassError) as error:
+        msg = f"config.json is not a valid SAM3 configuration: {' '.join(str(error).split())}"
         raise WeightsError(msg) from error
 
 

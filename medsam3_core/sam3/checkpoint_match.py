@@ -62,9 +62,13 @@ class MatchReport:
         """
         if self.complete:
             return
-        offenders = [f"missing {key}" for key in self.missing] + [f"unexpected {key}" for key in self.unexpected]
-        first = "\n  ".join(offenders[:_SHOWN])
-        more = f"\n  ... and {len(offenders) - _SHOWN} more" if len(offenders) > _SHOWN else ""
+        missing = [f"missing {key}" for key in self.missing]
+        unexpected = [f"unexpected {key}" for key in self.unexpected]
+        half = max(_SHOWN // 2, _SHOWN - len(unexpected))
+        shown = (missing[:half] + unexpected)[:_SHOWN]
+        first = "\n  ".join(shown)
+        left = len(missing) + len(unexpected) - len(shown)
+        more = f"\n  ... and {left} more" if left else ""
         msg = (
             f"{source}: {len(self.missing)} tensors are missing and {len(self.unexpected)} are unexpected "
             f"({self.layout} layout, {len(self.matched)} keys match):\n  {first}{more}\n"

@@ -27,7 +27,8 @@ class Clicks:
         coordinates: float32, shape (k, 2), x and y in pixels of the model's square.
         labels: int32, shape (k,): 1 inside, 0 outside, 2 and 3 the corners of a box.
         mask_logits: Shape (4 * grid, 4 * grid), where a mask is given.
-        multimask: Whether one click is all there is: then the best of three candidates is the answer.
+        multimask: Whether the best of three candidates is the answer, as the official predictor does by default; a box
+            or a mask alone leaves no doubt and has one.
     """
 
     coordinates: torch.Tensor
@@ -123,8 +124,7 @@ def _clicks(
     xy = torch.tensor([*corners, *((point.x, point.y) for point in points)], dtype=TRACKER_DTYPE).reshape(-1, 2)
     labels = [*(_CORNERS if corners else ()), *(int(point.positive) for point in points)]
     logits = None if mask is None else mask_prompt_logits(mask.mask, 4 * architecture.grid)
-    single = len(points) == 1 and box is None and mask is None
-    return Clicks(xy * scale, torch.tensor(labels, dtype=torch.int32), logits, single)
+    return Clicks(xy * scale, torch.tensor(labels, dtype=torch.int32), logits, bool(points))
 
 
 def _corners(box: BoxPrompt) -> list[tuple[float, float]]:

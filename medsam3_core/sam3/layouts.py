@@ -39,6 +39,12 @@ class PlacedKey:
 
 
 _WRAPPERS = ("module.", "_orig_mod.")
+HUGGING_FACE_PREFIXES = {
+    Part.DETECTOR: "detector_model.",
+    Part.TRACKER: "tracker_model.",
+    Part.TRACKER_NECK: "tracker_neck.",
+}
+"""How `Sam3VideoModel` names its parts."""
 _PREFIXES: dict[Layout, dict[str, Part]] = {
     Layout.RELEASED: {
         "detector.backbone.vision_backbone.sam2_convs.": Part.TRACKER_NECK,
@@ -55,9 +61,7 @@ _PREFIXES: dict[Layout, dict[str, Part]] = {
         "dot_prod_scoring.": Part.DETECTOR,
     },
     Layout.HUGGING_FACE: {
-        "detector_model.": Part.DETECTOR,
-        "tracker_model.": Part.TRACKER,
-        "tracker_neck.": Part.TRACKER_NECK,
+        **{prefix: part for part, prefix in HUGGING_FACE_PREFIXES.items()},
         "vision_encoder.": Part.DETECTOR,
         "text_encoder.": Part.DETECTOR,
         "text_projection.": Part.DETECTOR,
@@ -69,7 +73,7 @@ _PREFIXES: dict[Layout, dict[str, Part]] = {
 }
 _SHARED = {"geometry_encoder.": Part.DETECTOR}
 """A prefix that two layouts use; it decides nothing."""
-_STRIPPED = ("detector_model.", "tracker_model.", "tracker_neck.", "inst_interactive_predictor.model.", "tracker.")
+_STRIPPED = (*HUGGING_FACE_PREFIXES.values(), "inst_interactive_predictor.model.", "tracker.")
 
 
 def detect_layout(keys: Iterable[str]) -> Layout:

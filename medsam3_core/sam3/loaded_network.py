@@ -42,7 +42,8 @@ class LoadedNetwork:
         self.images = MemoryLadder("images", images_per_pass or per_pass)
         self.prompts = MemoryLadder("prompts", prompts_per_pass or per_pass)
         self._wanted_device = device
-        self._weights = weights
+        self.weights = weights.without_tensors()
+        self._tensors: Sam3Weights | None = weights
         self._allow_cpu = allow_cpu
         self._tokenizer = TextTokenizer(weights.vocabulary)
         self._network: Sam3Network | None = None
@@ -60,7 +61,7 @@ class LoadedNetwork:
             UsageError: If the weights do not take the resolution.
         """
         precision = self.precision(settings.dtype)
-        resolution = self._weights.architecture.at(settings.resolution).resolution
+        resolution = self.weights.architecture.at(settings.resolution).resolution
         network = self._network
         if network is None or network.precision != precision or network.architecture.resolution != resolution:
             self._unload()  # frees the old one before the new one is built
@@ -85,7 +86,8 @@ class LoadedNetwork:
         Raises:
             torch.OutOfMemoryError: If nothing fits.
         """
-        with torch.inference_mode():
+        # Not inference_mode: transformers caches position tables, and training in this process may meet them again.
+        with torch.no_grad():
             try:
                 return ladder.run(items, compute)
             except torch.OutOfMemoryError:
@@ -96,12 +98,22 @@ class LoadedNetwork:
 
     def _build(self, precision: Precision, resolution: int) -> Sam3Network:
         try:
-            return build_network(self._weights, precision, self.device, resolution)
+            return self._build_here(precision, resolution)
         except torch.OutOfMemoryError:
             if not self._may_move():
                 raise
         self._move_to_cpu()
-        return build_network(self._weights, precision, self.device, resolution)
+        return self._build_here(precision, resolution)
+
+    def _build_here(self, precision: Precision, resolution: int) -> Sam3Network:
+        weights = self._tensors
+        if weights is None:
+            assert self.weights.reread is not None
+            weights = self.weights.reread()
+        network = build_network(weights, precision, self.device, resolution)
+        if weights.reread is not None:
+            self._tensors = None  # one copy in memory is enough
+        return network
 
     def _may_move(self) -> bool:
         return self._allow_cpu and torch.device(self.device).type != _CPU

@@ -1,8 +1,8 @@
 """Builds the modules of SAM3 around tensors: on no memory first, then one copy in the wanted precision."""
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -34,6 +34,7 @@ class Sam3Weights:
         report: How the keys of the file were matched.
         source: Where they come from, for messages.
         vocabulary: Folder that holds a tokenizer of these weights, where there is one.
+        reread: Reads the same weights once more, for those who let the tensors go after building a network.
     """
 
     architecture: Architecture
@@ -41,11 +42,16 @@ class Sam3Weights:
     report: MatchReport
     source: str = "weights"
     vocabulary: str | None = None
+    reread: "Callable[[], Sam3Weights] | None" = None
 
     @property
     def interactive(self) -> bool:
         """Whether the weights have the interactive head and the memory of the tracker."""
         return Part.TRACKER in self.parts
+
+    def without_tensors(self) -> "Sam3Weights":
+        """All that is known about the weights, but not the tensors: a memory-mapped file counts as used memory."""
+        return replace(self, parts={part: {} for part in self.parts})
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +81,17 @@ def match_weights(
         for name, tensor in named.items():
             _require_float(name, tensor, source)
     return Sam3Weights(architecture, matched.parts, matched.report, source, vocabulary)
+
+
+def require_finite(weights: Sam3Weights) -> None:
+    """Look at every value, as registering weights should; building a network does so too.
+
+    Raises:
+        WeightsError: If a tensor holds NaN or infinite values; names it.
+    """
+    for named in weights.parts.values():
+        for name, tensor in named.items():
+            _require_finite_tensor(name, tensor, weights.source)
 
 
 def expected_shapes(architecture: Architecture) -> Shapes:
@@ -136,11 +153,17 @@ def _dtype_of(part: Part, name: str, precision: Precision) -> torch.dtype:
 def _cast(name: str, tensor: torch.Tensor, dtype: torch.dtype, device: torch.device, source: str) -> torch.Tensor:
     """A copy of its own, so that a memory-mapped file may go away afterwards."""
     copied = tensor.to(device=device, dtype=dtype, copy=True).contiguous()
-    low, high = torch.aminmax(copied) if copied.numel() else (torch.zeros(1), torch.zeros(1))
+    _require_finite_tensor(name, copied, source)
+    return copied
+
+
+def _require_finite_tensor(name: str, tensor: torch.Tensor, source: str) -> None:
+    if tensor.numel() == 0:
+        return
+    low, high = torch.aminmax(tensor)
     if not (torch.isfinite(low) and torch.isfinite(high)):
         msg = f"{source}: tensor {name} holds NaN or infinite values; the file is damaged or its training diverged"
         raise WeightsError(msg)
-    return copied
 
 
 def _require_float(name: str, tensor: torch.Tensor, source: str) -> None:

@@ -34,5 +34,7 @@ def bf16_is_fast(device: str) -> bool:
     """Whether the device multiplies bf16 matrices in hardware (CUDA since Ampere; AMX or AVX512-BF16)."""
     if torch.device(device).type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if not hasattr(torch.cpu, "get_capabilities"):  # before torch 2.12
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     found = torch.cpu.get_capabilities()
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))

@@ -16,8 +16,12 @@ def require_answerable(prompt: SlicePrompt, mode: PromptMode, weights: Sam3Weigh
 
     Raises:
         UnsupportedPromptError: If there is no interactive head, or text is meant for it.
+        UsageError: If there are counter-examples alone.
     """
     if not is_interactive(prompt, mode):
+        if prompt.text is None and not any(box.positive for box in prompt.boxes):
+            msg = f"prompt for {prompt.structure!r} has negative boxes alone; add a positive box or a text"
+            raise UsageError(msg)
         return
     if not weights.interactive:
         msg = (

@@ -99,7 +99,7 @@ def _sweep(
 ) -> Iterator[TrackedSlice]:
     for z in order:
         active = [track for track in tracks if (z < track.start if reverse else z >= track.start)]
-        with torch.inference_mode():
+        with torch.no_grad():
             encoding = encoding_of(z)
             features = tracker_features(network, encoding)
             drawn = [track.step(z, encoding, features, reverse=reverse) for track in active]

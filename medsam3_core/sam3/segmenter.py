@@ -28,7 +28,7 @@ class Sam3Segmenter:
     Changing precision or resolution between calls builds the network again from the weights. Not thread-safe.
 
     Args:
-        weights: Tensors matched with their architecture; kept, so memory-mapped ones are best.
+        weights: Tensors matched with their architecture; kept only if they cannot be read again.
         device: `cpu` or `cuda:N`.
         allow_cpu: Whether work that does not fit into accelerator memory may move to the CPU, for good.
         images_per_pass: Slices per encoder pass; by default 1 on a CPU, where more gain nothing, and 8 on CUDA.
@@ -44,18 +44,17 @@ class Sam3Segmenter:
         images_per_pass: int | None = None,
         prompts_per_pass: int | None = None,
     ) -> None:
-        self._weights = weights
         self._loaded = LoadedNetwork(weights, device, allow_cpu, images_per_pass, prompts_per_pass)
 
     @property
     def weights(self) -> Sam3Weights:
-        """The weights it was made from, with their match report."""
-        return self._weights
+        """The weights it was made from, with their match report but without their tensors."""
+        return self._loaded.weights
 
     @property
     def capabilities(self) -> Capabilities:
         """Text and boxes always; points, masks and propagation where the weights have a tracker."""
-        interactive = self._weights.interactive
+        interactive = self.weights.interactive
         return Capabilities(text=True, box=True, interactive=interactive, propagation=interactive)
 
     @property
@@ -94,7 +93,7 @@ class Sam3Segmenter:
             UsageError: If a box or point leaves the slice, or a text is empty or holds a special token.
         """
         for prompt in prompts:
-            require_answerable(prompt, settings.mode, self._weights)
+            require_answerable(prompt, settings.mode, self.weights)
             require_inside(prompt, encoding.shape_yx)
         if isinstance(encoding, TiledEncoding):
             return self._segment_tiles(encoding, prompts, settings)
@@ -121,7 +120,7 @@ class Sam3Segmenter:
             UsageError: If a prompt lies outside the volume or its slice, or is not one object.
         """
         if not self.capabilities.propagation:
-            msg = f"{self._weights.source} has no tracker to propagate with; use the released sam3.pt or slices=all"
+            msg = f"{self.weights.source} has no tracker to propagate with; use the released sam3.pt or slices=all"
             raise UnsupportedPromptError(msg)
         network = self._loaded.network_for(settings)
 
@@ -181,7 +180,7 @@ class Sam3Segmenter:
         clicked = [is_interactive(prompt, settings.mode) for prompt in prompts]
         asked = iter(loaded.run(loaded.prompts, [p for p, by in zip(prompts, clicked, strict=True) if not by], ask))
         drawn = iter(loaded.run(loaded.prompts, [p for p, by in zip(prompts, clicked, strict=True) if by], click))
-        notes = (*encoding.fallbacks, *loaded.prompts.steps)
+        notes = tuple(dict.fromkeys((*encoding.fallbacks, *loaded.prompts.steps)))
         return [_with_notes(next(drawn) if by else next(asked), notes) for by in clicked]
 
 

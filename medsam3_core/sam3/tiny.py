@@ -7,18 +7,21 @@ otherwise everything downstream would pass on zeros.
 import math
 from typing import Any
 
+import numpy as np
 import torch
 
 from medsam3_core.sam3.architecture import architecture_from
-from medsam3_core.sam3.layouts import Part
-from medsam3_core.sam3.network import expected_shapes
+from medsam3_core.sam3.layouts import HUGGING_FACE_PREFIXES, Part
+from medsam3_core.sam3.network import Sam3Weights, expected_shapes, match_weights
 
 Tensors = dict[str, torch.Tensor]
 
-_WIDTH, _HEADS = 64, 4
-_PRESENCE_BIAS = 3.0
-_CLASS_BIAS = 0.06
-"""Score = query . text / sqrt(width): a bias direction that both share lifts most scores over 0.5."""
+_WIDTH, _HEADS, _TRACKER_WIDTH = 64, 4, 128
+_PRESENCE_BIAS = 4.0
+_CLASS_BIAS = (1.0, 0.2)
+"""Biases of text and query along a direction in common: lifts most scores over 0.5."""
+_MASK_BIAS = (0.1, -0.3)
+"""The same for pixels and masks, downwards: masks cover a part of the slice."""
 _TABLES = (
     "embed.weight",
     "embedding.weight",
@@ -66,27 +69,71 @@ def tiny_config(image_size: int = 224) -> dict[str, Any]:
     }
 
 
-def untrained_tensors(config: dict[str, Any], seed: int = 0) -> Tensors:
-    """Seeded tensors for a configuration, float32 values that bfloat16 holds exactly.
+def tiny_tracker_config() -> dict[str, Any]:
+    """A `Sam3TrackerVideoConfig` of 2 million parameters for the trunk of `tiny_config`; 128 wide, its least."""
+    width = _TRACKER_WIDTH
+    return {
+        "model_type": "sam3_tracker_video",
+        "vision_config": {"model_type": "sam3_vision_model", "fpn_hidden_size": width},
+        "prompt_encoder_config": {"hidden_size": width},
+        "mask_decoder_config": {"hidden_size": width, "mlp_dim": 2 * width, "iou_head_hidden_dim": width},
+        "memory_attention_hidden_size": width,
+        "memory_attention_num_layers": 2,
+        "memory_attention_feed_forward_hidden_size": width,
+        "memory_encoder_hidden_size": width,
+        "mask_downsampler_embed_dim": width,
+        "memory_fuser_embed_dim": width,
+        "memory_fuser_intermediate_dim": 2 * width,
+    }
 
-    Returns:
-        A state dict of `Sam3Model`.
+
+def untrained_weights(seed: int = 0, *, tracker: bool = False) -> Sam3Weights:
+    """Seeded weights, float32 values that bfloat16 holds exactly.
+
+    Args:
+        seed: The same seed gives the same detector, with and without tracker.
+        tracker: Whether points, masks and propagation are to work too.
     """
-    generator = torch.Generator().manual_seed(seed)
-    shapes = expected_shapes(architecture_from(config))[Part.DETECTOR]
-    tensors = {name: _drawn(name, shape, generator) for name, shape in sorted(shapes.items())}
-    tensors["detr_decoder.presence_head.layer3.bias"] += _PRESENCE_BIAS
-    shared = torch.randn(_WIDTH, generator=generator)
-    tensors["dot_product_scoring.text_proj.bias"] += shared
-    tensors["dot_product_scoring.query_proj.bias"] += _CLASS_BIAS * shared
-    return {name: tensor.bfloat16().float() for name, tensor in tensors.items()}
+    architecture = architecture_from(tiny_config(), tiny_tracker_config() if tracker else None)
+    random = np.random.default_rng(seed)
+    tensors: Tensors = {}
+    for part, shapes in expected_shapes(architecture).items():
+        drawn = {name: _drawn(name, shape, random) for name, shape in sorted(shapes.items())}
+        if part is Part.DETECTOR:
+            _make_it_find_something(drawn, random)
+        if part is Part.TRACKER:
+            drawn["mask_decoder.pred_obj_score_head.proj_out.bias"] += _PRESENCE_BIAS
+        tensors |= {HUGGING_FACE_PREFIXES[part] + name: tensor.bfloat16().float() for name, tensor in drawn.items()}
+    return match_weights(tensors, architecture, "tiny-untrained")
 
 
-def _drawn(name: str, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
-    noise = torch.randn(shape, generator=generator)
+def _make_it_find_something(detector: Tensors, random: np.random.Generator) -> None:
+    detector["detr_decoder.presence_head.layer3.bias"] += _PRESENCE_BIAS
+    _shift_products(detector, "dot_product_scoring.text_proj", "dot_product_scoring.query_proj", _CLASS_BIAS, random)
+    _shift_products(
+        detector, "mask_decoder.instance_projection", "mask_decoder.mask_embedder.layers.2", _MASK_BIAS, random
+    )
+
+
+def _shift_products(
+    tensors: Tensors, one: str, other: str, bias: tuple[float, float], random: np.random.Generator
+) -> None:
+    """Two layers whose outputs are multiplied get a bias direction in common: their products move."""
+    direction = _noise(torch.Size((_WIDTH,)), random)
+    tensors[f"{one}.bias"] += bias[0] * direction
+    tensors[f"{other}.bias"] += bias[1] * direction
+
+
+def _drawn(name: str, shape: torch.Size, random: np.random.Generator) -> torch.Tensor:
+    noise = _noise(shape, random)
     if len(shape) == 1:
         return 0.02 * noise + (1.0 if "norm" in name and name.endswith("weight") else 0.0)
     if name.endswith(_TABLES):
         return noise
     fan_in = math.prod(shape[1:])
     return noise / math.sqrt(fan_in)
+
+
+def _noise(shape: torch.Size, random: np.random.Generator) -> torch.Tensor:
+    """Standard normal numbers, the same on every machine (torch's depend on its vector instructions)."""
+    return torch.from_numpy(random.standard_normal(tuple(shape), dtype=np.float32))

@@ -1,13 +1,16 @@
 """Checkpoints on disk and on the Hugging Face hub: read strictly, named by sha256, written again."""
 
+from storage.checkpoints.hub import resolve
 from storage.checkpoints.identity import weights_sha256
-from storage.checkpoints.reading import open_segmenter, read_checkpoint, read_weights
+from storage.checkpoints.reading import check_weights, open_segmenter, read_checkpoint, read_weights
 from storage.checkpoints.writing import write_bare, write_hugging_face, write_untrained
 
 __all__ = [
+    "check_weights",
     "open_segmenter",
     "read_checkpoint",
     "read_weights",
+    "resolve",
     "weights_sha256",
     "write_bare",
     "write_hugging_face",

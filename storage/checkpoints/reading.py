@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ import torch
 
 from medsam3_core.errors import WeightsError
 from medsam3_core.sam3.architecture import Architecture, architecture_from, released_architecture
-from medsam3_core.sam3.checkpoint_match import parts_present
+from medsam3_core.sam3.checkpoint_match import MatchReport, match_tensors, parts_present
 from medsam3_core.sam3.layouts import Layout, Part
-from medsam3_core.sam3.network import Sam3Weights, match_weights
+from medsam3_core.sam3.network import Sam3Weights, expected_shapes, match_weights, require_finite
 from medsam3_core.sam3.segmenter import Sam3Segmenter
 from storage.checkpoints.adapters import Adapter, is_adapter, merge, read_adapter
 from storage.checkpoints.hub import resolve
@@ -67,7 +68,39 @@ def read_weights(path: Path | str, base: Path | str | None = None) -> Sam3Weight
     if is_adapter(local):
         return _adapted(read_adapter(local), base)
     checkpoint = read_checkpoint(local)
-    return match_weights(checkpoint.tensors, checkpoint.architecture, str(path), checkpoint.vocabulary)
+    weights = match_weights(checkpoint.tensors, checkpoint.architecture, str(path), checkpoint.vocabulary)
+    return replace(weights, reread=partial(_read_again, local, _stamp(checkpoint.path)))
+
+
+def check_weights(path: Path | str, base: Path | str | None = None) -> MatchReport:
+    """What became of every key of a checkpoint, without refusing what does not match.
+
+    Raises:
+        WeightsError: If it cannot be read, is not SAM3, or holds NaN or infinite values.
+    """
+    local = resolve(str(path))
+    if not is_adapter(local):
+        checkpoint = read_checkpoint(local)
+        report = match_tensors(checkpoint.tensors, expected_shapes(checkpoint.architecture)).report
+        if not report.complete:
+            return report
+    weights = read_weights(path, base)
+    require_finite(weights)
+    return weights.report
+
+
+def _read_again(path: Path, stamp: tuple[int, int, int]) -> Sam3Weights:
+    """Read a checkpoint that was read before, for another precision or resolution."""
+    file = _tensor_file(path)
+    if not file.is_file() or _stamp(file) != stamp:
+        msg = f"{file} was changed or removed while it was in use; start again, so that one run has one set of weights"
+        raise WeightsError(msg)
+    return read_weights(path)
+
+
+def _stamp(file: Path) -> tuple[int, int, int]:
+    status = file.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _adapted(adapter: Adapter, base: Path | str | None) -> Sam3Weights:
@@ -78,7 +111,8 @@ def _adapted(adapter: Adapter, base: Path | str | None) -> Sam3Weights:
     weights = read_weights(location)
     detector = merge(adapter, weights.parts[Part.DETECTOR])
     report = replace(weights.report, layout=Layout.LORA, matched=(*weights.report.matched, *adapter.tensors))
-    return replace(weights, parts={**weights.parts, Part.DETECTOR: detector}, report=report, source=str(adapter.folder))
+    parts = {**weights.parts, Part.DETECTOR: detector}
+    return replace(weights, parts=parts, report=report, source=str(adapter.folder), reread=None)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

@@ -2,40 +2,44 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
 from medsam3_core.sam3.checkpoint_match import RULES
 from medsam3_core.sam3.key_rules import to_official
-from medsam3_core.sam3.layouts import Part
+from medsam3_core.sam3.layouts import HUGGING_FACE_PREFIXES, Part
 from medsam3_core.sam3.network import Sam3Weights
-from medsam3_core.sam3.tiny import tiny_config, untrained_tensors
+from medsam3_core.sam3.tiny import untrained_weights
 from storage.atomic_write import replacing, write_json
 from storage.checkpoints.reading import CONFIG, TRACKER_CONFIG
 
-_VIDEO_PREFIXES = {Part.DETECTOR: "detector_model.", Part.TRACKER: "tracker_model.", Part.TRACKER_NECK: "tracker_neck."}
 
+def write_hugging_face(folder: Path, weights: Sam3Weights, dtype: torch.dtype | None = None) -> None:
+    """Write a folder that `transformers` reads: `Sam3Model`, or `Sam3VideoModel` where there is a tracker.
 
-def write_hugging_face(folder: Path, weights: Sam3Weights) -> None:
-    """Write a folder that `transformers` reads: `Sam3Model`, or `Sam3VideoModel` where there is a tracker."""
-    detector = weights.architecture.detector.to_dict()
-    if weights.architecture.tracker is None:
-        _write_folder(folder, detector, weights.parts[Part.DETECTOR])
-        return
-    config = {
-        "model_type": "sam3_video",
-        "architectures": ["Sam3VideoModel"],
-        "detector_config": detector,
-        "tracker_config": weights.architecture.tracker.to_dict(),
-    }
-    tensors = {
-        prefix + name: tensor
-        for part, prefix in _VIDEO_PREFIXES.items()
-        for name, tensor in weights.parts[part].items()
-    }
-    _write_folder(folder, config, tensors)
+    Args:
+        folder: Made if absent.
+        weights: What to write.
+        dtype: Type of the tensors on disk; by default the one they have.
+    """
+    config = weights.architecture.detector.to_dict()
+    tensors = dict(weights.parts[Part.DETECTOR])
+    if weights.architecture.tracker is not None:
+        config = {
+            "model_type": "sam3_video",
+            "architectures": ["Sam3VideoModel"],
+            "detector_config": config,
+            "tracker_config": weights.architecture.tracker.to_dict(),
+        }
+        tensors = {
+            HUGGING_FACE_PREFIXES[part] + name: tensor
+            for part, named in weights.parts.items()
+            for name, tensor in named.items()
+        }
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_safetensors(folder / "model.safetensors", {name: tensor.to(dtype) for name, tensor in tensors.items()})
+    write_json(folder / CONFIG, config)
 
 
 def write_bare(file: Path, weights: Sam3Weights) -> None:
@@ -50,17 +54,9 @@ def write_bare(file: Path, weights: Sam3Weights) -> None:
     _write_safetensors(file, tensors)
 
 
-def write_untrained(folder: Path, seed: int = 0) -> None:
+def write_untrained(folder: Path, seed: int = 0, *, tracker: bool = False) -> None:
     """Write `tiny-untrained`: the same seed gives the same bytes."""
-    config = tiny_config()
-    tensors = {name: tensor.bfloat16() for name, tensor in untrained_tensors(config, seed).items()}
-    _write_folder(folder, config, tensors)
-
-
-def _write_folder(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_safetensors(folder / "model.safetensors", tensors)
-    write_json(folder / CONFIG, config)
+    write_hugging_face(folder, untrained_weights(seed, tracker=tracker), torch.bfloat16)
 
 
 def _write_safetensors(file: Path, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -3,23 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from sam3_golden import (
-    CLICK_CASES,
-    DETECTOR_CASES,
-    GOLDEN,
-    LAYOUTS,
-    TRACK_CASES,
-    box_rows,
-    clicks,
-    detector_io,
-    meta,
-    needs_golden,
-    network_of,
-    slice_prompts,
-    track_prompt,
-    tracker_io,
-    video_slice,
-)
 from transformers import Sam3TrackerModel, Sam3TrackerVideoConfig, Sam3TrackerVideoModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -36,6 +19,23 @@ from medsam3_core.sam3.propagation import VolumePrompt, propagate
 from medsam3_core.sam3.propagation_tracker import PropagationTracker
 from medsam3_core.sam3.tokenizer import TextTokenizer
 from storage.checkpoints import open_segmenter, read_weights
+from tests.sam3.golden import (
+    CLICK_CASES,
+    DETECTOR_CASES,
+    GOLDEN,
+    LAYOUTS,
+    TRACK_CASES,
+    box_rows,
+    clicks,
+    detector_io,
+    meta,
+    needs_golden,
+    network_of,
+    slice_prompts,
+    track_prompt,
+    tracker_io,
+    video_slice,
+)
 
 pytestmark = needs_golden
 

@@ -19,13 +19,15 @@ from medsam3_core.sam3.network import Sam3Network, build_network
 from medsam3_core.sam3.precision import precision_for
 from storage.checkpoints import read_weights
 
-GOLDEN = Path(__file__).parents[1].parent / "shared" / "golden"
+GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
 LAYOUTS = {"bare": GOLDEN / "bare" / "checkpoint.safetensors", "released": GOLDEN / "released" / "sam3.pt"}
 DETECTOR_CASES = ("text", "box", "text_box", "text_posneg", "texts3", "ragged")
 CLICK_CASES = ("img_points", "img_point_single", "img_box", "img_box_points", "img_points_mask")
 TRACK_CASES = ("vid_mask", "vid_box", "vid_points")
 
-torch.set_num_threads(1)  # these networks are tiny: on a busy machine two threads spend their time waiting for each other
+torch.set_num_threads(
+    1
+)  # these networks are tiny: on a busy machine two threads spend their time waiting for each other
 
 needs_golden = pytest.mark.skipif(
     not GOLDEN.is_dir(), reason="golden files of the official code are not beside the repository"

@@ -1,0 +1,42 @@
+# `make demo` and `make test` need Python 3.11, make and a C compiler; everything else is installed into .venv.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Numbers of tests must not depend on the machine: no telemetry, no network, quiet logs.
+TEST_ENV := DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false HF_HUB_OFFLINE=1
+
+.PHONY: demo test test-long lint types full benchmarks clean
+
+demo: $(VENV)/.installed
+	$(BIN)/medsam3 demo
+
+test: $(VENV)/.installed-test lint types
+	$(TEST_ENV) $(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-long: $(VENV)/.installed-test
+	$(TEST_ENV) $(BIN)/python -m pytest -m "not gpu"
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+
+types: $(VENV)/.installed-test
+	$(BIN)/mypy
+
+full: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.full
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(INSTALL) --editable .
+	touch $@
+
+$(VENV)/.installed-test: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(INSTALL) --editable ".[test]"
+	touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf $(VENV) .store-demo build *.egg-info

@@ -1,0 +1,49 @@
+"""`python -m dashboards report|serve`: what `medsam3 report` and `medsam3 dashboard` run as a process of their own."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from medsam3_core.errors import Medsam3Error
+from storage.store_layout import existing_store
+
+_store = click.option("--store", type=click.Path(path_type=Path), required=True, help="Folder of the store.")
+
+
+@click.group()
+def main() -> None:
+    """Pages over a store."""
+
+
+@main.command()
+@_store
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="File to write.")
+def report(store: Path, out: Path) -> None:
+    """Write the report; its path is the answer."""
+    from dashboards.report import write_report
+
+    click.echo(str(write_report(existing_store(store), out)))
+
+
+@main.command()
+@_store
+@click.option("--port", type=int, default=8501, show_default=True)
+def serve(store: Path, port: int) -> None:
+    """Serve the dashboard on 127.0.0.1 until interrupted."""
+    from dashboards.serve import serve as run
+
+    run(existing_store(store), port)
+
+
+if __name__ == "__main__":
+    try:
+        main(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except Medsam3Error as error:
+        click.echo(f"medsam3: {error}", err=True)
+        sys.exit(2)

@@ -1,0 +1,197 @@
+"""The viewer of one case: two weights side by side, slice, window, structures, prompts."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+from numpy.typing import NDArray
+
+from dashboards import queries
+from dashboards.figures import series_name
+from dashboards.page_parts import case_scores, colours, runs_of_case, store
+from dashboards.pictures import CasePicture, fullest_slice, open_case_picture, open_case_prediction, predicted_mask
+from dashboards.style import PROMPT_COLOUR, REFERENCE_COLOUR, colour_of
+from dashboards.viewer_figure import add_outline, add_prompts, add_reference, slice_figure
+
+_NOTHING = "nothing"
+_CHART = {"displaylogo": False, "scrollZoom": True, "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"]}
+
+
+@st.fragment
+def show_viewer(case: pd.Series, case_id: str, structure: str | None) -> None:
+    """Everything about one case; a move of a slider redraws this part of the page alone.
+
+    Args:
+        case: Row of `queries.accepted_cases`.
+        case_id: Case.
+        structure: Structure that is looked at first, or None for all.
+    """
+    picture = case_picture(str(store().root), case["cohort"], case_id, int(case["ndim"]))
+    depth, height, width = picture.geometry.shape_zyx
+    spacing = " x ".join(f"{value:.3g}" for value in picture.geometry.spacing_zyx)
+    unit = picture.geometry.unit
+    st.markdown(
+        f"**{case_id}**, {case['modality']}, {depth} x {height} x {width} voxels (z, y, x), spacing {spacing} {unit}"
+    )
+    key = f"{case['cohort']}_{case_id}_{structure}"
+    chosen, rater = _structures(picture, case, structure, key)
+    masks = {name: reference_mask(picture, case["cohort"], case_id, rater, name) for name in chosen}
+    z = _slice(depth, masks, key)
+    window = _window(picture, key)
+    with_prompts = st.session_state.get(f"prompts_{key}", True)
+    runs = runs_of_case(case["cohort"], case_id)
+    sides = st.columns(2, gap="medium")
+    for place, column in enumerate(sides):
+        with column:
+            _show_side(place, runs, picture, case, case_id, masks, z, window, with_prompts)
+    _legend(runs)
+
+
+def _structures(picture: CasePicture, case: pd.Series, structure: str | None, key: str) -> tuple[list[str], str]:
+    left, middle, right = st.columns([6, 2, 2], vertical_alignment="bottom")
+    known = list(picture.texts)
+    with left:
+        first = [structure] if structure in known else known
+        chosen = st.multiselect("Structures", known, default=first, key=f"structures_{key}")
+    with middle:
+        raters = list(picture.volume.raters) or ["none"]
+        rater = st.selectbox("Reference by", raters, key=f"rater_{key}")
+    with right:
+        st.toggle("Prompts", value=True, key=f"prompts_{key}")
+    return chosen, rater
+
+
+def _slice(depth: int, masks: dict[str, NDArray[np.bool_] | None], key: str) -> int:
+    if depth == 1:
+        return 0
+    first = fullest_slice(list(masks.values()))
+    return int(st.slider("Slice z (index)", 0, depth - 1, depth // 2 if first is None else first, key=f"z_{key}"))
+
+
+def _window(picture: CasePicture, key: str) -> tuple[float, float] | None:
+    """Black and white point in stored intensities; None for colour, which has no window."""
+    if picture.colour:
+        return None
+    low, high = picture.extremes
+    if not low < high:
+        return None
+    start = tuple(float(np.clip(value, low, high)) for value in picture.value_range)
+    step = max((high - low) / 500, 1e-6)
+    unit = "HU" if picture.window.startswith("ct:") else "stored intensity"
+    label = f"Window: black and white at ({unit})"
+    chosen: Any = st.slider(label, low, high, start, step=step, key=f"window_{key}")
+    return chosen if chosen[0] < chosen[1] else None
+
+
+def _show_side(
+    place: int,
+    runs: pd.DataFrame,
+    picture: CasePicture,
+    case: pd.Series,
+    case_id: str,
+    masks: dict[str, NDArray[np.bool_] | None],
+    z: int,
+    window: tuple[float, float] | None,
+    with_prompts: bool,
+) -> None:
+    """One half of the viewer: image, reference, and what one run drew."""
+    names = [_NOTHING, *(series_name(row.label, row.prompt, row.settings, None) for row in runs.itertuples())]
+    chosen = _prediction(place, names, case["cohort"])
+    _, spacing_y, spacing_x = picture.geometry.spacing_zyx
+    figure = slice_figure(picture.rgb(z, window), (spacing_y, spacing_x))
+    for name, mask in masks.items():
+        if mask is not None:
+            add_reference(figure, mask[z], name)
+    if chosen != _NOTHING:
+        run = runs.iloc[names.index(chosen) - 1]
+        texts = _add_run(figure, run, case, case_id, list(masks), z, with_prompts)
+        _chart(figure, f"view_{place}")
+        _numbers(run, case, case_id, list(masks), texts)
+    else:
+        _chart(figure, f"view_{place}")
+
+
+def _prediction(place: int, names: list[str], cohort: str) -> str:
+    """What a side shows; the left one follows the row that was selected in the table."""
+    wanted = st.session_state.get("case_series") if place == 0 else None
+    key = f"run_{place}_{cohort}_{len(names)}_{wanted}"
+    others = [name for name in names[1:] if name != st.session_state.get("case_series")] or names
+    first = wanted if wanted in names else others[min(place, len(others) - 1)]
+    label = "Left: prediction of" if place == 0 else "Right: prediction of"
+    return str(st.selectbox(label, names, index=names.index(first), key=key))
+
+
+def _add_run(
+    figure: go.Figure, run: pd.Series, case: pd.Series, case_id: str, structures: list[str], z: int, with_prompts: bool
+) -> list[str]:
+    """Outlines and prompts of one run; the texts that were asked on this slice."""
+    colour = colour_of(run["label"], colours())
+    for name in structures:
+        mask = prediction_mask(str(store().root), run["run_id"], case_id, name)
+        if mask is not None:
+            add_outline(figure, mask[z], colour, f"{run['label']}, {name}")
+    if not with_prompts:
+        return []
+    prompts = prompts_of_case(str(store().root), case["cohort"], case_id, run["prompt_id"])
+    here = prompts[(prompts["slice"] == z) & prompts["structure"].isin(structures)]
+    add_prompts(figure, here)
+    return list(dict.fromkeys(here["text"].dropna()))
+
+
+def _numbers(run: pd.Series, case: pd.Series, case_id: str, structures: list[str], texts: list[str]) -> None:
+    scores = case_scores(case["cohort"])
+    mine = scores[
+        (scores["run_id"] == run["run_id"]) & (scores["case_id"] == case_id) & scores["structure"].isin(structures)
+    ]
+    unit = next(iter(mine["distance_unit"].dropna()), "")
+    lines = []
+    for row in mine.itertuples():
+        if row.status != "scored":
+            lines.append(f"{row.structure}: {row.status} ({row.reason})")
+        elif pd.isna(row.dice):
+            lines.append(f"{row.structure}: absent, nothing drawn")
+        else:
+            distance = "" if pd.isna(row.hd95) else f", HD95 {row.hd95:.1f} {unit}"
+            lines.append(f"{row.structure}: Dice {row.dice:.3f}, NSD {row.nsd:.3f}{distance}")
+    asked = [f"asked for: {', '.join(texts)}"] if texts else []
+    st.caption("  \n".join([*lines, *asked]))
+
+
+def _legend(runs: pd.DataFrame) -> None:
+    shown = colours()
+    marks = [("reference (dotted)", REFERENCE_COLOUR), ("prompt", PROMPT_COLOUR)]
+    marks += [(label, colour_of(label, shown)) for label in dict.fromkeys(runs["label"])]
+    st.html("".join(f"<span class='chip'><i style='background:{colour}'></i>{name}</span>" for name, colour in marks))
+
+
+def _chart(figure: go.Figure, key: str) -> None:
+    st.plotly_chart(figure, key=key, width="stretch", theme=None, config=_CHART)
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def case_picture(root: str, cohort: str, case_id: str, ndim: int) -> CasePicture:
+    """An open case, kept while it is looked at."""
+    return open_case_picture(store(), cohort, case_id, ndim)
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def reference_mask(
+    _picture: CasePicture, cohort: str, case_id: str, rater: str, structure: str
+) -> NDArray[np.bool_] | None:
+    """Reference of one structure, shape (z, y, x)."""
+    reference = _picture.reference(rater)
+    return None if reference is None else reference.mask(structure)
+
+
+@st.cache_data(max_entries=64, ttl=60, show_spinner=False)
+def prediction_mask(root: str, run_id: str, case_id: str, structure: str) -> NDArray[np.bool_] | None:
+    """Prediction of one structure, shape (z, y, x)."""
+    return predicted_mask(open_case_prediction(store(), run_id, case_id), structure)
+
+
+@st.cache_data(max_entries=64, ttl=60, show_spinner=False)
+def prompts_of_case(root: str, cohort: str, case_id: str, prompt_id: str) -> pd.DataFrame:
+    """See `queries.prompts_of_case`."""
+    return queries.prompts_of_case(store(), cohort, case_id, prompt_id)

@@ -1,0 +1,118 @@
+"""Plots of a comparison: paired scatter, distribution of differences, forest plot."""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from dashboards.style import INK, MUTED, axis_title, colour_of, styled
+from storage.comparison import StructureComparison, Verdict
+
+_MOST_POINTS = 5000
+_DECIDED = (Verdict.WORSE, Verdict.BETTER, Verdict.WITHIN_MARGIN)
+
+
+def paired_scatter(pairs: pd.DataFrame, base: str, new: str, metric: str, colours: Mapping[str, str]) -> go.Figure:
+    """Every pair as a point, NEW over BASE; a point has the colour of the weights that did better on it.
+
+    Args:
+        pairs: Rows of `Comparison.pairs` of one metric; of more than 5,000 a fixed sample is drawn.
+        base: Label of BASE.
+        new: Label of NEW.
+        metric: The metric.
+        colours: From `weights_colours`.
+    """
+    shown = pairs.dropna(subset=["base", "new"])
+    if len(shown) > _MOST_POINTS:
+        shown = shown.sample(_MOST_POINTS, random_state=0)
+    figure = go.Figure()
+    low, high = (0.0, 1.0) if metric not in ("hd95", "assd") else _limits(shown)
+    figure.add_scatter(
+        x=[low, high], y=[low, high], mode="lines", line={"color": MUTED, "dash": "dot", "width": 1},
+        hoverinfo="skip", showlegend=False,
+    )  # fmt: skip
+    for name, part, colour in (
+        (f"{new} better", shown[shown["loss"] < 0], colour_of(new, colours)),
+        (f"{base} better", shown[shown["loss"] > 0], colour_of(base, colours)),
+        ("equal", shown[shown["loss"] == 0], MUTED),
+    ):
+        if len(part):
+            figure.add_scattergl(
+                x=part["base"].to_numpy("float32"), y=part["new"].to_numpy("float32"), mode="markers",
+                name=f"{name} ({len(part)})", marker={"color": colour, "size": 7, "opacity": 0.65},
+                text=part["structure"] + " of " + part["case_id"],
+                hovertemplate=f"<b>%{{text}}</b><br>{base} %{{x:.3f}}<br>{new} %{{y:.3f}}<extra></extra>",
+            )  # fmt: skip
+    unit = _unit(pairs)
+    pad = 0.03 * (high - low)
+    figure.update_xaxes(title=f"{base}:<br>{axis_title(metric, unit)}", range=[low - pad, high + pad])
+    figure.update_yaxes(title=f"{new}:<br>{axis_title(metric, unit)}", range=[low - pad, high + pad], showgrid=True)
+    return styled(figure, height=440)
+
+
+def difference_figure(pairs: pd.DataFrame, base: str, new: str, metric: str, colours: Mapping[str, str]) -> go.Figure:
+    """Distribution of NEW minus BASE per structure, one point per case where these are few."""
+    figure = go.Figure()
+    for structure, part in list(pairs.groupby("structure", sort=True))[::-1]:
+        figure.add_box(
+            x=part["difference"].to_numpy("float32"), name=str(structure), orientation="h",
+            boxpoints="all" if len(pairs) <= 600 else "outliers", jitter=0.5, pointpos=0,
+            marker={"color": colour_of(new, colours), "size": 4, "opacity": 0.5},
+            line={"color": INK, "width": 1.2}, fillcolor="rgba(120,140,160,0.12)",
+            text=part["case_id"], hovertemplate="%{text}: %{x:+.3f}<extra>" + str(structure) + "</extra>",
+        )  # fmt: skip
+    figure.add_vline(x=0, line={"color": MUTED, "dash": "dot", "width": 1})
+    figure.update_xaxes(title=_difference_title(base, new, metric, _unit(pairs)))
+    height = 130 + 46 * pairs["structure"].nunique()
+    return styled(figure, height=max(height, 240)).update_layout(showlegend=False)
+
+
+def forest_figure(
+    items: Sequence[StructureComparison], base: str, new: str, metric: str, colours: Mapping[str, str]
+) -> go.Figure:
+    """Mean difference with its interval per structure; filled where the test decides, in the colour of the better."""
+    figure = go.Figure()
+    shown = [item for item in items if item.numbers.difference is not None][::-1]
+    for item in shown:
+        found = item.numbers
+        better = new if found.wins > found.losses else base if found.losses > found.wins else ""
+        colour = colour_of(better, colours)
+        figure.add_scatter(
+            x=[found.difference], y=[item.structure], mode="markers",
+            error_x=None if found.low is None else {
+                "type": "data", "symmetric": False, "array": [found.high - found.difference],
+                "arrayminus": [found.difference - found.low], "color": colour, "thickness": 1.8, "width": 5,
+            },
+            marker={"color": colour if item.verdict in _DECIDED else "white", "size": 11,
+                    "line": {"color": colour, "width": 2}},
+            hovertemplate=f"<b>{item.structure}</b> {found.difference:+.3f}<br>{_interval(item)}<br>{found.patients} "
+            f"patients: {found.wins} better, {found.ties} equal, {found.losses} worse<br>{item.verdict}<extra></extra>",
+        )  # fmt: skip
+    figure.add_vline(x=0, line={"color": MUTED, "dash": "dot", "width": 1})
+    unit = next((item.unit for item in shown if item.unit), None)
+    figure.update_xaxes(title=_difference_title(base, new, metric, unit))
+    return styled(figure, height=max(120 + 34 * len(shown), 200)).update_layout(showlegend=False)
+
+
+def _interval(item: StructureComparison) -> str:
+    found = item.numbers
+    if found.low is None:
+        return "one patient, no interval"
+    test = f"p = {item.adjusted_p:.3g} (Holm)" if item.adjusted_p is not None else f"no test: {found.reason}"
+    return f"95 % [{found.low:+.3f} {found.high:+.3f}], {test}"
+
+
+def _difference_title(base: str, new: str, metric: str, unit: str | None) -> str:
+    name = axis_title(metric, unit)
+    good = "right" if "higher" in name else "left"
+    shown = unit if unit and metric in ("hd95", "assd") else "share"
+    return f"{name.partition(' (')[0]} of {new} minus {base} ({shown})<br>{good} of 0: {new} is better"
+
+
+def _limits(pairs: pd.DataFrame) -> tuple[float, float]:
+    return 0.0, float(pairs[["base", "new"]].max().max()) if len(pairs) else 1.0
+
+
+def _unit(pairs: pd.DataFrame) -> str | None:
+    units = pairs["distance_unit"].dropna().unique()
+    return str(units[0]) if len(units) == 1 else "mm or px" if len(units) else None

@@ -1,0 +1,110 @@
+"""Plots of leaderboard, cost and history; drawn alike on pages and in the report."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from dashboards.style import MUTED, axis_title, colour_of, styled
+from storage.comparison_words import short_prompt
+
+_SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
+_ROW, _SPREAD = 26, 0.7
+
+
+def leaderboard_figure(rows: pd.DataFrame, metric: str, colours: Mapping[str, str]) -> go.Figure:
+    """Means with their intervals, one band per structure; colour is the weights, symbol the prompts.
+
+    Args:
+        rows: Rows of `queries.leaderboard` of one cohort and split.
+        metric: Metric shown.
+        colours: From `weights_colours`.
+    """
+    structures = list(dict.fromkeys(rows["structure"]))[::-1]
+    series = list(rows.groupby(["label", "prompt", "settings", "rater"], sort=False, dropna=False))
+    prompts = list(dict.fromkeys(rows["prompt"]))
+    figure = go.Figure()
+    for place, ((label, prompt, settings, rater), part) in enumerate(series):
+        offset = _SPREAD * ((place + 0.5) / len(series) - 0.5)
+        mean = part[f"{metric}_mean"]
+        figure.add_scatter(
+            x=mean,
+            y=[structures.index(name) - offset for name in part["structure"]],
+            error_x={
+                "type": "data", "symmetric": False, "thickness": 1.6, "width": 4,
+                "array": part[f"{metric}_high"] - mean, "arrayminus": mean - part[f"{metric}_low"],
+            },
+            mode="markers",
+            name=series_name(label, prompt, settings, rater),
+            marker={"color": colour_of(label, colours), "size": 9, "symbol": _SYMBOLS[prompts.index(prompt) % 6]},
+            customdata=part[["structure", f"{metric}_low", f"{metric}_high", "present", "scored", "planned", "failed"]],
+            hovertemplate="<b>%{customdata[0]}</b> %{x:.3f} [%{customdata[1]:.3f} %{customdata[2]:.3f}]<br>mean over "
+            "%{customdata[3]} cases that hold it<br>%{customdata[4]} of %{customdata[5]} scored, %{customdata[6]} "
+            "failed<extra>%{fullData.name}</extra>",
+        )  # fmt: skip
+    unit = rows["distance_unit"].dropna()
+    figure.update_xaxes(title=axis_title(metric, unit.iloc[0] if len(unit) else None))
+    if metric not in ("hd95", "assd"):
+        figure.update_xaxes(range=[-0.02, 1.02])
+    figure.update_yaxes(
+        tickvals=list(range(len(structures))), ticktext=structures, range=[-0.6, len(structures) - 0.4], title=None
+    )
+    for between in range(1, len(structures)):
+        figure.add_hline(y=between - 0.5, line={"color": "#E3E8ED", "width": 1})
+    height = 120 + max(_ROW, 15 * len(series)) * len(structures) + 22 * (1 + len(series) // 4)
+    return styled(figure, height=min(height, 1200))
+
+
+def cost_figure(rows: pd.DataFrame, metric: str, colours: Mapping[str, str]) -> go.Figure:
+    """Quality against cost: the mean over structures against the seconds per case of the same run."""
+    figure = go.Figure()
+    keys = ["label", "prompt", "settings", "run_id"]
+    for (label, prompt, settings, _), part in rows.groupby(keys, sort=False, dropna=False):
+        figure.add_scatter(
+            x=[part["seconds_per_case"].iloc[0]],
+            y=[part[f"{metric}_mean"].mean()],
+            mode="markers+text",
+            text=[short_prompt(prompt)],
+            textposition="top center",
+            textfont={"color": MUTED, "size": 11},
+            name=series_name(label, prompt, settings, None),
+            marker={"color": colour_of(label, colours), "size": 13},
+            hovertemplate="%{y:.3f} at %{x:.3g} s per case<extra>%{fullData.name}</extra>",
+        )
+    unit = rows["distance_unit"].dropna()
+    figure.update_xaxes(title="time per case (s, logarithmic)", type="log", tickformat="~g", minor={"ticks": ""})
+    figure.update_yaxes(
+        title=f"mean over structures,<br>{axis_title(metric, unit.iloc[0] if len(unit) else None)}", showgrid=True
+    )
+    return styled(figure, height=340).update_layout(showlegend=False)
+
+
+def history_figure(rows: pd.DataFrame, colours: Mapping[str, str]) -> go.Figure:
+    """Mean Dice of one cohort over the versions of each weights, in the order in which they were finished."""
+    figure = go.Figure()
+    for (weights, prompt, settings), part in rows.groupby(["weights", "prompt", "settings_id"], sort=False):
+        ordered = part.sort_values("weights_version")
+        labels = [name if version == 1 else f"{name}@{version}" for name, version in
+                  zip(ordered["weights"], ordered["weights_version"], strict=True)]  # fmt: skip
+        figure.add_scatter(
+            x=ordered["last_finished"],
+            y=ordered["dice_mean"],
+            mode="lines+markers",
+            name=f"{weights}, {short_prompt(prompt)}",
+            line={"color": MUTED, "width": 1},
+            marker={"size": 11, "color": [colour_of(label, colours) for label in labels]},
+            customdata=pd.DataFrame({"label": labels, "n": ordered["n"], "failed": ordered["failed"]}),
+            hovertemplate="<b>%{customdata[0]}</b> %{y:.3f}<br>n = %{customdata[1]}, failed %{customdata[2]}"
+            f"<extra>{short_prompt(prompt)}, settings {settings[:6]}</extra>",
+        )
+    figure.update_xaxes(title="finished (UTC)")
+    figure.update_yaxes(title=axis_title("dice"), range=[-0.02, 1.02], showgrid=True)
+    return styled(figure, height=360)
+
+
+def series_name(label: str, prompt: str, settings: str, rater: str | None) -> str:
+    """Weights with what was asked of them, as short as it stays clear."""
+    parts = [f"{label}, {short_prompt(prompt)}"]
+    parts += [settings] if settings != "default" else []
+    parts += [f"rater {rater}"] if rater not in (None, "reference") and rater == rater else []
+    return ", ".join(parts)

@@ -1,0 +1,107 @@
+"""Cases: find one by score or name, and see it under two weights side by side."""
+
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from dashboards.case_viewer import show_viewer
+from dashboards.figures import series_name
+from dashboards.page_parts import accepted_cases, case_scores, heading, nothing_yet, pick
+from dashboards.style import METRIC_NAMES
+from storage.comparison_words import short_prompt
+
+_ANY = "any"
+_MOST_ROWS = 500
+
+
+def show() -> None:
+    """The page."""
+    heading("Cases", "Sort by any metric, worst first; select a row to see image, reference and prediction.")
+    cases = accepted_cases()
+    if cases.empty:
+        nothing_yet("No cases yet.", "Run `medsam3 ingest` and reload.")
+        return
+    _take_over_target()
+    filters = st.columns([2, 2, 3, 2, 3])
+    with filters[0]:
+        cohort = pick("Cohort", list(dict.fromkeys(cases["cohort"])), "cohort")
+    cases = cases[cases["cohort"] == cohort]
+    scores = case_scores(cohort)
+    found = _found(scores, cases, filters)
+    event: Any = st.dataframe(
+        found.head(_MOST_ROWS), hide_index=True, height=230, on_select="rerun", selection_mode="single-row",
+        key=f"cases_{cohort}", column_config=_columns(scores),
+    )  # fmt: skip
+    if len(found) > _MOST_ROWS:
+        st.caption(f"The first {_MOST_ROWS:,} of {len(found):,} rows; search or choose a structure to see others.")
+    case_id, structure = _chosen(found, event.selection.rows, cases)
+    show_viewer(cases.set_index("case_id").loc[case_id], case_id, structure)
+
+
+def _take_over_target() -> None:
+    """A link from another page names cohort, case and structure once."""
+    if target := st.session_state.pop("case_to_open", None):
+        st.session_state["kept_cohort"], st.session_state["case_id"], st.session_state["case_structure"] = target
+        for key in [key for key in st.session_state if str(key).startswith(("cohort_", "cases_"))]:
+            del st.session_state[key]
+
+
+def _found(scores: pd.DataFrame, cases: pd.DataFrame, filters: list[Any]) -> pd.DataFrame:
+    """Rows of the table: scores where there are some, else the cases alone."""
+    with filters[1]:
+        structure = pick("Structure", [_ANY, *sorted(scores["structure"].unique())], "structure")
+    with filters[2]:
+        weights = pick("Weights", [_ANY, *dict.fromkeys(scores["label"])], "table_weights")
+    with filters[3]:
+        metrics = [name for name in METRIC_NAMES if name in scores and scores[name].notna().any()] or ["dice"]
+        metric = pick("Sort by", metrics, "sort_metric", format_func=lambda name: METRIC_NAMES[name].name)
+    with filters[4]:
+        search = st.text_input("Search case or patient", key="case_search", icon=":material/search:")
+    if scores.empty:
+        table = cases[["case_id", "patient_id", "split", "modality"]]
+    else:
+        table = scores.sort_values(metric, ascending=metric not in ("hd95", "assd"), na_position="last")
+        table = table[table["structure"] == structure] if structure != _ANY else table
+        table = table[table["label"] == weights] if weights != _ANY else table
+        others = [name for name in ("dice", "nsd", "hd95", "precision", "recall", "volume_error") if name != metric]
+        shown = ["case_id", "structure", "label", "prompt", metric, *others, "status", "empty", "patient_id", "split"]
+        table = table[[*shown, "settings"]].assign(prompt=table["prompt"].map(short_prompt))
+    if search:
+        hit = table["case_id"].str.contains(search, case=False, regex=False)
+        table = table[hit | table["patient_id"].fillna("").str.contains(search, case=False, regex=False)]
+    return table.reset_index(drop=True)
+
+
+def _chosen(found: pd.DataFrame, rows: list[int], cases: pd.DataFrame) -> tuple[str, str | None]:
+    """The selected row, else the case that was shown before, else the first one."""
+    known = set(cases["case_id"])
+    if rows and rows[0] < len(found):
+        row = found.iloc[rows[0]]
+        st.session_state["case_id"], st.session_state["case_structure"] = row["case_id"], row.get("structure")
+        if "label" in row:
+            st.session_state["case_series"] = series_name(row["label"], row["prompt"], row["settings"], None)
+    elif st.session_state.get("case_id") not in known:
+        first = found.iloc[0] if len(found) else cases.iloc[0]
+        st.session_state["case_id"], st.session_state["case_structure"] = first["case_id"], first.get("structure")
+    return st.session_state["case_id"], st.session_state.get("case_structure")
+
+
+def _columns(scores: pd.DataFrame) -> dict[str, Any]:
+    unit = scores["distance_unit"].dropna()
+    distance = f" ({unit.iloc[0]})" if len(unit) else ""
+    numbers = {
+        name: st.column_config.NumberColumn(
+            METRIC_NAMES[name].name + (distance if name in ("hd95", "assd") else ""),
+            format="%.1f" if name in ("hd95", "assd") else "%.3f",
+        )
+        for name in METRIC_NAMES
+    }
+    return {
+        **numbers,
+        "case_id": "case",
+        "label": "weights",
+        "patient_id": "patient",
+        "empty": "empty mask",
+        "volume_error": st.column_config.NumberColumn("volume error (share)", format="%.2f"),
+    }

@@ -1,0 +1,112 @@
+"""Compare: is NEW better than BASE, where, by how much, and on which cases not."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import streamlit as st
+
+from dashboards.comparison_figures import difference_figure, forest_figure, paired_scatter
+from dashboards.page_parts import chart, colour_chips, colours, heading, nothing_yet, pick, store
+from dashboards.style import METRIC_NAMES
+from storage.comparison import Comparison, ComparisonRequest, comparable_weights, compare_weights
+from storage.comparison_words import comparison_notes, comparison_sentences, short_prompt
+from storage.store_layout import StoreLayout
+
+
+def show(open_case: Callable[[str, str, str], None]) -> None:
+    """The page; `open_case` leads to the viewer."""
+    heading("Compare", "Paired by case, structure and prompt; failures counted; tested on one number per patient.")
+    names = _names(str(store().root))
+    if not names:
+        nothing_yet("No two weights share a cohort and prompts yet.", "Benchmark several on the same cohort.")
+        return
+    base_box, new_box, cohort_box, metric_box = st.columns(4)
+    with base_box:
+        base = pick("BASE", list(names), "base", format_func=_plain)
+    with new_box:
+        new = pick("NEW", list(names[base]), "new", format_func=_plain)
+    with cohort_box:
+        cohort = pick("Cohort", names[base][new], "cohort")
+    with metric_box:
+        metric = pick("Metric", list(METRIC_NAMES), "metric", format_func=lambda name: METRIC_NAMES[name].name)
+    found = _compare(str(store().root), base, new, cohort, metric)
+    _show_verdict(found)
+    prompts = list(dict.fromkeys((item.prompt, item.settings) for item in found.structures))
+    prompt, settings = prompts[0]
+    if len(prompts) > 1:
+        prompt, settings = pick("Prompts and settings", prompts, "compared_prompt", format_func=_protocol)
+    _show_plots(found, prompt, settings, metric)
+    _show_worst(found, open_case)
+    st.caption("  \n".join(comparison_notes(found)))
+
+
+def _show_verdict(found: Comparison) -> None:
+    sentences = comparison_sentences(found)
+    (st.error if found.regressions else st.success)(
+        sentences[0], icon=":material/trending_down:" if found.regressions else ":material/check:"
+    )
+    for sentence in sentences[1:]:
+        st.markdown(sentence)
+
+
+def _show_plots(found: Comparison, prompt: str, settings: str, metric: str) -> None:
+    base, new, shown = _plain(found.request.base), _plain(found.request.new), colours()
+    colour_chips([base, new], shown)
+    items = [item for item in found.structures if (item.prompt, item.settings) == (prompt, settings)]
+    pairs = found.pairs[(found.pairs["prompt"] == prompt) & (found.pairs["settings"] == settings)]
+    st.markdown("**Mean difference per structure**, filled where the test decides")
+    chart(forest_figure(items, base, new, metric, shown), key="forest")
+    left, right = st.columns(2, gap="medium")
+    with left:
+        st.markdown("**Every pair**")
+        chart(paired_scatter(pairs, base, new, metric, shown), key="scatter")
+    with right:
+        st.markdown("**Distribution of differences**")
+        chart(difference_figure(pairs, base, new, metric, shown), key="differences")
+
+
+def _show_worst(found: Comparison, open_case: Callable[[str, str, str], None]) -> None:
+    if found.worst.empty:
+        return
+    st.markdown("**Cases that lost most** (select one to see it)")
+    worst = found.worst
+    table = pd.DataFrame(
+        {
+            "case": worst["case_id"], "structure": worst["structure"], "prompt": worst["prompt"].map(short_prompt),
+            "BASE": worst["base"], "NEW": worst["new"], "difference": worst["difference"],
+            "NEW ended": worst["new_status"],
+        }
+    )  # fmt: skip
+    form = {name: st.column_config.NumberColumn(format="%.3f") for name in ("BASE", "NEW", "difference")}
+    event = st.dataframe(
+        table, hide_index=True, column_config=form, on_select="rerun", selection_mode="single-row", key="worst"
+    )
+    if event.selection.rows:  # type: ignore[attr-defined]
+        row = worst.iloc[event.selection.rows[0]]  # type: ignore[attr-defined]
+        open_case(row["cohort"], row["case_id"], row["structure"])
+
+
+@st.cache_data(ttl=10, show_spinner=False)
+def _names(root: str) -> dict[str, dict[str, list[str]]]:
+    """BASE to NEW to the cohorts that both were run on; either order."""
+    names: dict[str, dict[str, list[str]]] = {}
+    for row in comparable_weights(StoreLayout(Path(root))).to_dict("records"):
+        cohorts = row["cohorts"].split(", ")
+        names.setdefault(row["base"], {})[row["new"]] = cohorts
+        names.setdefault(row["new"], {})[row["base"]] = cohorts
+    return names
+
+
+@st.cache_data(ttl=30, show_spinner="Comparing ...")
+def _compare(root: str, base: str, new: str, cohort: str, metric: str) -> Comparison:
+    return compare_weights(StoreLayout(Path(root)), ComparisonRequest(base, new, (cohort,), None, (metric,)))
+
+
+def _plain(name: str) -> str:
+    return name.removesuffix("@1")
+
+
+def _protocol(key: tuple[str, str]) -> str:
+    prompt, settings = key
+    return short_prompt(prompt) if settings == "default" else f"{short_prompt(prompt)}, {settings}"

@@ -1,0 +1,102 @@
+"""Leaderboard: means with intervals and denominators, and what they cost."""
+
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from dashboards.figures import cost_figure, leaderboard_figure
+from dashboards.page_parts import chart, colours, heading, leaderboard, nothing_yet, pick
+from dashboards.style import METRIC_NAMES
+from storage.comparison_words import short_prompt
+
+_ALL = "all cases"
+
+
+def show() -> None:
+    """The page."""
+    heading("Leaderboard", "Means over the cases that hold the structure, with 95 % intervals over patients.")
+    board = leaderboard()
+    if board.empty:
+        nothing_yet("No scores yet.", "Run `medsam3 benchmark` and reload.")
+        return
+    rows, metric = _filters(board)
+    if rows.empty:
+        nothing_yet("Nothing left to show.", "Widen the filters above.")
+        return
+    shown = colours()
+    scored, planned = int(rows["scored"].sum()), int(rows["planned"].sum())
+    left, middle, right, last = st.columns(4)
+    left.metric("scored of planned", f"{scored:,} / {planned:,}")
+    middle.metric("failed", f"{int(rows['failed'].sum()):,}")
+    right.metric("left out, trained on", f"{int(rows['in_training'].sum()):,}")
+    absent, kept = int(rows["absent"].sum()), int(rows["absent_correct"].sum())
+    last.metric("absent structures left empty", f"{kept:,} / {absent:,}")
+    if metric in ("hd95", "assd"):
+        st.caption("A distance has no value where nothing was drawn: read it beside the share of cases it is over.")
+    chart(leaderboard_figure(rows, metric, shown), key="board")
+    table, cost = st.columns([3, 2], gap="medium")
+    with table:
+        st.markdown("**Numbers and denominators**")
+        _table(rows, metric)
+    with cost:
+        st.markdown("**Quality against cost**")
+        chart(cost_figure(rows, metric, shown), key="cost")
+    notes = ["Prompts marked with \\* are made from the reference (privileged)."] if rows["privileged"].any() else []
+    if any("untrained" in label for label in rows["label"]):
+        notes.append("Untrained weights draw at random: they prove that the path works, nothing else.")
+    st.caption(" ".join(notes))
+
+
+def _filters(board: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    cohort_box, split_box, metric_box, weights_box, prompt_box = st.columns([2, 2, 2, 3, 3])
+    with cohort_box:
+        cohort = pick("Cohort", list(dict.fromkeys(board["cohort"])), "cohort")
+    rows = board[board["cohort"] == cohort]
+    splits = [split if isinstance(split, str) else _ALL for split in rows["split"]]
+    with split_box:
+        split = pick("Split", list(dict.fromkeys(splits)), "split")
+    rows = rows[[name == split for name in splits]]
+    with metric_box:
+        metrics = [name for name in METRIC_NAMES if rows[f"{name}_mean"].notna().any()] or ["dice"]
+        metric = pick("Metric", metrics, "metric", format_func=lambda name: METRIC_NAMES[name].name)
+    with weights_box:
+        weights = st.multiselect("Weights", list(dict.fromkeys(rows["label"])), placeholder="all")
+    with prompt_box:
+        prompts = st.multiselect(
+            "Prompts", list(dict.fromkeys(rows["prompt"])), placeholder="all", format_func=short_prompt
+        )
+    rows = rows[rows["label"].isin(weights)] if weights else rows
+    return rows[rows["prompt"].isin(prompts)] if prompts else rows, metric
+
+
+def _table(rows: pd.DataFrame, metric: str) -> None:
+    name = METRIC_NAMES[metric].name
+    unit = f" ({rows['distance_unit'].dropna().iloc[0]})" if metric in ("hd95", "assd") else ""
+    as_zero = f"{metric}_mean_failures_as_zero"
+    stars = rows["privileged"].map({True: "*", False: ""})
+    table = pd.DataFrame(
+        {
+            "structure": rows["structure"],
+            "weights": rows["label"],
+            "prompt": rows["prompt"].map(short_prompt) + stars,
+            f"{name}{unit}": rows[f"{metric}_mean"],
+            "95 %": [_interval(row, metric) for row in rows.to_dict("records")],
+            **({"failures as 0": rows[as_zero]} if as_zero in rows else {}),
+            "present": rows["present"],
+            "scored": [f"{row.scored} / {row.planned}" for row in rows.itertuples()],
+            "failed": rows["failed"],
+            "s / case": rows["seconds_per_case"],
+        }
+    )
+    form = "%.1f" if unit else "%.3f"
+    numbers = {f"{name}{unit}": st.column_config.NumberColumn(format=form)}
+    numbers |= {"failures as 0": st.column_config.NumberColumn(format="%.3f")}
+    numbers |= {"s / case": st.column_config.NumberColumn(format="%.2f")}
+    st.dataframe(table, hide_index=True, column_config=numbers, height=340)
+
+
+def _interval(row: dict[str, Any], metric: str) -> str:
+    low, high = row[f"{metric}_low"], row[f"{metric}_high"]
+    digits = 1 if metric in ("hd95", "assd") else 3
+    return "one patient" if pd.isna(low) else f"{low:.{digits}f} to {high:.{digits}f}"

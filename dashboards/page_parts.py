@@ -1,0 +1,135 @@
+"""What all pages share: the store, cached answers, charts, colours, errors in words."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+
+from dashboards import queries
+from dashboards.serve import STORE_VARIABLE
+from dashboards.style import GRID, MUTED, weights_colours
+from medsam3_core.errors import Medsam3Error
+from storage.store_layout import StoreLayout, existing_store
+
+_FRESH_SECONDS = 10
+"""How long an answer may be shown again: a benchmark may be writing, and clicking must stay fast."""
+
+_CSS = f"""<style>
+.block-container {{ padding-top: 4.2rem; max-width: 1320px; }}
+[data-testid="stMetric"] {{ border: 1px solid {GRID}; border-radius: 8px; padding: 8px 14px; }}
+.chip {{ display: inline-block; margin-right: 16px; font-size: 0.9rem; }}
+.chip i {{ display: inline-block; width: 11px; height: 11px; border-radius: 6px; margin-right: 6px; }}
+.lead {{ color: {MUTED}; margin: -0.6rem 0 0.8rem; }}
+</style>"""
+_CHART = {"displaylogo": False, "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"]}
+
+
+def store() -> StoreLayout:
+    """The store that the dashboard was started on."""
+    return existing_store(Path(os.environ.get(STORE_VARIABLE, "medsam3-store")))
+
+
+def show_css() -> None:
+    """The few rules that Streamlit has no option for."""
+    st.html(_CSS)
+
+
+@contextmanager
+def show_errors() -> Iterator[None]:
+    """Errors of ours as one sentence on the page, not as a traceback."""
+    try:
+        yield
+    except Medsam3Error as error:
+        st.error(str(error), icon=":material/error:")
+
+
+def heading(title: str, lead: str) -> None:
+    """Title of a page and one sentence on what it answers."""
+    st.subheader(title, anchor=False)
+    st.html(f"<div class='lead'>{lead}</div>")
+
+
+def chart(figure: go.Figure, key: str) -> None:
+    """A figure in the look of the product."""
+    st.plotly_chart(figure, key=key, width="stretch", theme=None, config=_CHART)
+
+
+def colour_chips(labels: Sequence[str], colours: Mapping[str, str]) -> None:
+    """Which colour is which weights."""
+    chips = (
+        f"<span class='chip'><i style='background:{colours.get(name, MUTED)}'></i>{name}</span>" for name in labels
+    )
+    st.html("".join(chips))
+
+
+def pick(label: str, options: Sequence[Any], key: str, **options_of_widget: Any) -> Any:
+    """A select box that keeps its choice over pages, as far as it still exists."""
+    kept = f"kept_{key}"
+    index = options.index(st.session_state[kept]) if st.session_state.get(kept) in options else 0
+    chosen = st.selectbox(label, options, index=index, key=f"{key}_{len(options)}", **options_of_widget)
+    st.session_state[kept] = chosen
+    return chosen
+
+
+def nothing_yet(what: str, remedy: str) -> None:
+    """An empty page says what would fill it."""
+    st.info(f"{what} {remedy}", icon=":material/info:")
+
+
+def colours() -> dict[str, str]:
+    """One colour per weights."""
+    return weights_colours(_labels(_root()))
+
+
+def leaderboard() -> pd.DataFrame:
+    """See `queries.leaderboard`."""
+    return _leaderboard(_root())
+
+
+def accepted_cases() -> pd.DataFrame:
+    """See `queries.accepted_cases`."""
+    return _cases(_root())
+
+
+def case_scores(cohort: str) -> pd.DataFrame:
+    """See `queries.case_scores`."""
+    return _scores(_root(), cohort)
+
+
+def runs_of_case(cohort: str, case_id: str) -> pd.DataFrame:
+    """See `queries.runs_of_case`."""
+    return _runs_of_case(_root(), cohort, case_id)
+
+
+def _root() -> str:
+    return str(store().root)
+
+
+@st.cache_data(ttl=_FRESH_SECONDS, show_spinner=False)
+def _labels(root: str) -> list[str]:
+    return queries.weights_labels(StoreLayout(Path(root)))
+
+
+@st.cache_data(ttl=_FRESH_SECONDS, show_spinner=False)
+def _leaderboard(root: str) -> pd.DataFrame:
+    return queries.leaderboard(StoreLayout(Path(root)))
+
+
+@st.cache_data(ttl=_FRESH_SECONDS, show_spinner=False)
+def _cases(root: str) -> pd.DataFrame:
+    return queries.accepted_cases(StoreLayout(Path(root)))
+
+
+@st.cache_data(ttl=_FRESH_SECONDS, show_spinner=False)
+def _scores(root: str, cohort: str) -> pd.DataFrame:
+    return queries.case_scores(StoreLayout(Path(root)), cohort)
+
+
+@st.cache_data(ttl=_FRESH_SECONDS, show_spinner=False)
+def _runs_of_case(root: str, cohort: str, case_id: str) -> pd.DataFrame:
+    return queries.runs_of_case(StoreLayout(Path(root)), cohort, case_id)

@@ -1,0 +1,142 @@
+"""Every question that the pages ask of the catalog, by name; each answer is a frame with units in its columns."""
+
+from typing import Any
+
+import pandas as pd
+
+from storage.catalog import connect
+from storage.store_layout import StoreLayout
+
+_LABEL = "{0}.weights || CASE WHEN {0}.weights_version > 1 THEN '@' || {0}.weights_version ELSE '' END AS label"
+"""How weights are called on pages: NAME for version 1, else NAME@N."""
+
+
+def leaderboard(store: StoreLayout) -> pd.DataFrame:
+    """The view `leaderboard` with `label` and the run's `settings`; best Dice first within a structure."""
+    return _ask(
+        store,
+        f"""
+        SELECT l.*, {_LABEL.format("l")}, r.settings FROM leaderboard AS l JOIN runs AS r USING (run_id)
+        ORDER BY l.cohort, l.split NULLS FIRST, l.structure, l.rater, l.dice_mean DESC NULLS LAST, label, l.prompt""",
+    )
+
+
+def weights_labels(store: StoreLayout) -> list[str]:
+    """Labels of all weights with a run, oldest first: an order that later runs do not change."""
+    found = _ask(
+        store, f"SELECT {_LABEL.format('runs')}, min(created_at) AS first FROM runs GROUP BY ALL ORDER BY 2, 1"
+    )
+    return [str(label) for label in found["label"]]
+
+
+def case_scores(store: StoreLayout, cohort: str) -> pd.DataFrame:
+    """Fresh scores of one cohort with `label` and `settings`, worst Dice first."""
+    return _ask(
+        store,
+        f"""
+        SELECT s.case_id, s.structure, s.rater, {_LABEL.format("s")}, s.prompt, r.settings, s.dice, s.nsd, s.iou,
+            s.hd95, s.assd, s.precision, s.recall, s.volume_error, s.confidence, s.status, s."empty", s.reason,
+            s.patient_id, s.split, s.distance_unit, s.run_id
+        FROM scores AS s JOIN runs AS r USING (run_id) WHERE s.cohort = $cohort
+        ORDER BY s.dice NULLS LAST, s.case_id, s.structure""",
+        cohort=cohort,
+    )
+
+
+def accepted_cases(store: StoreLayout) -> pd.DataFrame:
+    """Cases that can be shown: cohort, case_id, size, spacing, unit, structures, raters."""
+    return _ask(
+        store,
+        """
+        SELECT cohort, case_id, patient_id, split, modality, ndim, size_z, size_y, size_x, spacing_z, spacing_y,
+            spacing_x, distance_unit, structures, raters
+        FROM cases WHERE status = 'accepted' ORDER BY cohort, case_id""",
+    )
+
+
+def cohorts(store: StoreLayout) -> pd.DataFrame:
+    """One row per cohort: accepted and rejected cases, patients."""
+    return _ask(
+        store,
+        """
+        SELECT cohort, count(*) FILTER (status = 'accepted') AS accepted,
+            count(*) FILTER (status = 'rejected') AS rejected, count(DISTINCT patient_id) AS patients,
+            any_value(modality) AS modality
+        FROM cases GROUP BY cohort ORDER BY cohort""",
+    )
+
+
+def runs_of_case(store: StoreLayout, cohort: str, case_id: str) -> pd.DataFrame:
+    """Runs that scored or segmented a case, newest of each weights, prompts and settings."""
+    return _ask(
+        store,
+        f"""
+        SELECT r.run_id, {_LABEL.format("r")}, r.prompt, r.prompt_id, r.settings, o.status
+        FROM runs AS r JOIN outcomes AS o ON o.run_id = r.run_id AND o."latest"
+        WHERE r.cohort = $cohort AND o.case_id = $case_id AND o.status IN ('scored', 'segmented')
+        QUALIFY row_number() OVER (PARTITION BY label, r.prompt, r.settings ORDER BY r.created_at DESC) = 1
+        ORDER BY label, r.prompt, r.settings""",
+        cohort=cohort,
+        case_id=case_id,
+    )
+
+
+def prompts_of_case(store: StoreLayout, cohort: str, case_id: str, prompt_id: str) -> pd.DataFrame:
+    """Prompts of one case under one policy, one row per box, point or text."""
+    return _ask(
+        store,
+        """
+        SELECT slice, structure, instance, kind, text, x0, y0, x1, y1, x, y, label FROM prompts
+        WHERE cohort = $cohort AND case_id = $case_id AND prompt_id = $prompt_id AND kind <> 'none'
+        ORDER BY slice, structure, instance""",
+        cohort=cohort,
+        case_id=case_id,
+        prompt_id=prompt_id,
+    )
+
+
+def runs(store: StoreLayout) -> pd.DataFrame:
+    """All runs with how far they are, newest first."""
+    return _ask(
+        store,
+        f"""
+        WITH done AS (
+            SELECT run_id, count(*) FILTER (status = 'scored') AS scored,
+                count(*) FILTER (status NOT IN ('scored', 'segmented')) AS failed, max(finished_at) AS last_finished,
+                avg(coalesce(seconds_read, 0) + coalesce(seconds_prompt, 0) + coalesce(seconds_segment, 0)
+                    + coalesce(seconds_score, 0) + coalesce(seconds_write, 0))
+                    FILTER (status = 'scored') AS seconds_per_case,
+                string_agg(DISTINCT device, ', ') AS device
+            FROM outcomes WHERE "latest" GROUP BY run_id
+        ),
+        planned AS (SELECT run_id, count(DISTINCT case_id) AS planned FROM plan GROUP BY run_id)
+        SELECT r.run_id, {_LABEL.format("r")}, r.cohort, r.prompt, r.settings, r.privileged,
+            coalesce(p.planned, 0) AS planned, coalesce(d.scored, 0) AS scored, coalesce(d.failed, 0) AS failed,
+            d.seconds_per_case, d.device, r.created_at, d.last_finished, r.weights_sha256, r.prompt_id, r.settings_id,
+            r.inference_code, r.git_commit, r.machine, r.versions
+        FROM runs AS r LEFT JOIN done AS d USING (run_id) LEFT JOIN planned AS p USING (run_id)
+        ORDER BY r.created_at DESC, r.run_id""",
+    )
+
+
+def history(store: StoreLayout) -> pd.DataFrame:
+    """The view `history`: one row per weights version, cohort, prompts and settings."""
+    return _ask(store, "SELECT * FROM history ORDER BY cohort, prompt, weights, weights_version")
+
+
+def failures(store: StoreLayout) -> pd.DataFrame:
+    """Cases without a score and why, newest first; rejected cases stand once, with no run."""
+    return _ask(
+        store,
+        """
+        SELECT status, reason, cohort, case_id,
+            weights || CASE WHEN weights_version > 1 THEN '@' || weights_version ELSE '' END AS label,
+            prompt, run_id, source, finished_at
+        FROM failures ORDER BY finished_at DESC, cohort, case_id""",
+    )
+
+
+def _ask(store: StoreLayout, query: str, **parameters: Any) -> pd.DataFrame:
+    with connect(store) as con:
+        frame: pd.DataFrame = con.execute(query, parameters or None).df()
+    return frame

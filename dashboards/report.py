@@ -1,0 +1,113 @@
+"""`medsam3 report`: all results of a store as one HTML file that needs nothing but a browser."""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+
+from dashboards import queries
+from dashboards.comparison_figures import difference_figure, forest_figure, paired_scatter
+from dashboards.figures import cost_figure, leaderboard_figure
+from dashboards.report_cases import case_gallery
+from dashboards.report_html import failure_table, leaderboard_table, notes, page, plot, protocol_table, section
+from dashboards.style import weights_colours
+from dashboards.summary_words import summary_sentences
+from medsam3_core.errors import UsageError
+from medsam3_core.scoring import PROTOCOL_VERSION
+from storage.atomic_write import read_json, replacing
+from storage.comparison import Comparison, ComparisonRequest, compare_weights
+from storage.comparison_words import comparison_notes, comparison_sentences
+from storage.store_layout import StoreLayout
+
+_MOST_COMPARISONS = 4
+_METRIC = "dice"
+
+
+def write_report(store: StoreLayout, out: Path) -> Path:
+    """Write the report of all current runs.
+
+    Raises:
+        UsageError: If no run has a score yet.
+        StoreError: If a table cannot be read or the file cannot be written.
+    """
+    board = queries.leaderboard(store)
+    if board.empty:
+        msg = f"store {store.root} has no scores to report; run medsam3 benchmark first"
+        raise UsageError(msg)
+    colours = weights_colours(queries.weights_labels(store))
+    failures, cohorts, runs = queries.failures(store), queries.cohorts(store), queries.runs(store)
+    comparisons = list(_comparisons(store, board))
+    body = [
+        section("Summary", notes(summary_sentences(board, cohorts, failures, comparisons), tag="p")),
+        *_leaderboard_sections(board, colours),
+        *(_comparison_section(item, colours) for item in comparisons),
+        section("Best and worst cases", case_gallery(store, board, colours)),
+        section("Failures", failure_table(failures)),
+        section("Protocol and digests", protocol_table(runs, cohorts, _case_lists(store, cohorts), PROTOCOL_VERSION)),
+    ]
+    made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    html = page(f"medsam3 report: {', '.join(dict.fromkeys(board['cohort']))}", f"Generated {made}", body)
+    with replacing(out) as scratch:
+        scratch.write_text(html, encoding="utf-8")
+    return out
+
+
+def _leaderboard_sections(board: pd.DataFrame, colours: Mapping[str, str]) -> Iterator[str]:
+    for (cohort, split), rows in board.groupby(["cohort", "split"], sort=False, dropna=False):
+        name = f"Leaderboard: {cohort}, {f'split {split}' if isinstance(split, str) else 'all cases'}"
+        yield section(
+            name,
+            plot(leaderboard_figure(rows, _METRIC, colours)),
+            notes(["Dots: mean over the cases that hold the structure; bars: 95 % t interval over patients."]),
+            leaderboard_table(rows, colours),
+            "<h3>What it costs</h3>",
+            plot(cost_figure(rows, _METRIC, colours)),
+        )
+
+
+def _comparisons(store: StoreLayout, board: pd.DataFrame) -> Iterator[Comparison]:
+    """The leading weights as NEW against the others, best first, as far as they have runs in common."""
+    trained = board[~board["label"].str.contains("untrained")]
+    ranked = trained.groupby("label")["dice_mean"].mean().sort_values(ascending=False).index.tolist()
+    if len(ranked) < 2:
+        ranked += [label for label in dict.fromkeys(board["label"]) if label not in ranked]
+    found = (_compare(store, base, ranked[0]) for base in ranked[1:])
+    yield from itertools.islice((item for item in found if item is not None), _MOST_COMPARISONS)
+
+
+def _compare(store: StoreLayout, base: str, new: str) -> Comparison | None:
+    """None where they have no run in common."""
+    versioned = [label if "@" in label else f"{label}@1" for label in (base, new)]
+    try:
+        return compare_weights(store, ComparisonRequest(*versioned, metrics=(_METRIC,)))
+    except UsageError:
+        return None
+
+
+def _comparison_section(comparison: Comparison, colours: Mapping[str, str]) -> str:
+    base, new = (name.removesuffix("@1") for name in (comparison.request.base, comparison.request.new))
+    parts: list[str] = [notes(comparison_sentences(comparison), tag="p")]
+    for cohort, pairs in comparison.pairs.groupby("cohort", sort=False):
+        items: Sequence = [item for item in comparison.structures if item.cohort == cohort]
+        parts.append(f"<h3>{cohort}</h3>")
+        for prompt in dict.fromkeys(item.prompt for item in items):
+            chosen = [item for item in items if item.prompt == prompt]
+            parts.append(f"<p class='muted'>prompt {prompt}</p>")
+            parts.append(plot(forest_figure(chosen, base, new, _METRIC, colours)))
+        parts.append("<div class='two'>")
+        parts.append(plot(paired_scatter(pairs, base, new, _METRIC, colours)))
+        parts.append(plot(difference_figure(pairs, base, new, _METRIC, colours)))
+        parts.append("</div>")
+    return section(f"Comparison: {new} against {base}", *parts, notes(comparison_notes(comparison)))
+
+
+def _case_lists(store: StoreLayout, cohorts: pd.DataFrame) -> dict[str, dict[str, str]]:
+    """Digest of the case list and licence of every cohort."""
+    found = {}
+    for cohort in cohorts["cohort"]:
+        path = store.cohort_json(cohort)
+        facts = read_json(path) if path.exists() else {}
+        found[cohort] = {key: str(facts.get(key, "")) for key in ("case_list_digest", "licence", "reader")}
+    return found

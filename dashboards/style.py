@@ -1,0 +1,88 @@
+"""How everything looks: one colour per weights, names and units of metrics, the template of all plots."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import plotly.graph_objects as go
+
+from storage.comparison import higher_is_better
+
+REFERENCE_COLOUR = "#FFD400"
+PROMPT_COLOUR = "#00D5F5"
+INK, MUTED, GRID, ACCENT = "#1B2733", "#667788", "#E3E8ED", "#1F5F8B"
+FONT = "Source Sans Pro, Source Sans, Segoe UI, Helvetica, Arial, sans-serif"
+
+_PALETTE = (
+    "#0072B2", "#D55E00", "#009E73", "#C2508F", "#7A4FBF", "#B07D00", "#3D9BD4", "#8C4A32", "#5A7D00", "#4D5966",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class MetricName:
+    """How a metric is written: `name`, and its unit or range."""
+
+    name: str
+    unit: str
+
+    def axis(self, metric: str, distance_unit: str | None) -> str:
+        """Title of an axis."""
+        unit = distance_unit or "unit of the cohort" if metric in ("hd95", "assd") else self.unit
+        direction = "higher" if higher_is_better(metric) else "lower"
+        return f"{self.name} ({unit}, {direction} is better)"
+
+
+_SHARE = "share, 0 to 1"
+METRIC_NAMES = {
+    "dice": MetricName("Dice", _SHARE),
+    "iou": MetricName("IoU", _SHARE),
+    "nsd": MetricName("Surface Dice (NSD)", _SHARE),
+    "precision": MetricName("Precision", _SHARE),
+    "recall": MetricName("Recall", _SHARE),
+    "specificity": MetricName("Specificity", _SHARE),
+    "hd95": MetricName("HD95", ""),
+    "assd": MetricName("ASSD", ""),
+    "cldice": MetricName("Centreline Dice", _SHARE),
+    "instance_f1": MetricName("Instance F1 at IoU 0.5", _SHARE),
+    "pq": MetricName("Panoptic quality", _SHARE),
+}
+
+
+def weights_colours(labels: Sequence[str]) -> dict[str, str]:
+    """One colour per weights, by their order; the same on every page and in the report."""
+    return {label: _PALETTE[place % len(_PALETTE)] for place, label in enumerate(labels)}
+
+
+def colour_of(label: str, colours: Mapping[str, str]) -> str:
+    """Colour of some weights; grey for weights that have no run yet."""
+    return colours.get(label, MUTED)
+
+
+def axis_title(metric: str, distance_unit: str | None = None) -> str:
+    """Name, unit and direction of a metric."""
+    return METRIC_NAMES[metric].axis(metric, distance_unit)
+
+
+def styled(figure: go.Figure, *, height: int, title: str = "") -> go.Figure:
+    """Give a figure the look of the product."""
+    figure.update_layout(
+        template="simple_white",
+        height=height,
+        title={"text": title, "x": 0, "xref": "paper", "font": {"size": 15}} if title else None,
+        font={"family": FONT, "size": 13, "color": INK},
+        margin={"l": 10, "r": 16, "t": 44 if title else 16, "b": 10},
+        legend={"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 1.0, "xanchor": "right", "title": None},
+        hoverlabel={"font": {"family": FONT}, "align": "left"},
+        paper_bgcolor="white",
+        plot_bgcolor="white",
+    )
+    axes = {
+        "automargin": True,
+        "gridcolor": GRID,
+        "linecolor": GRID,
+        "tickcolor": GRID,
+        "zeroline": False,
+        "title_font": {"size": 13},
+    }
+    figure.update_xaxes(showgrid=True, **axes)
+    figure.update_yaxes(showgrid=False, **axes)
+    return figure

@@ -1,0 +1,113 @@
+"""What `medsam3 compare` prints: a verdict in words, one table per cohort, prompts and metric, and the worst cases."""
+
+from collections.abc import Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from flows.table_print import stdout_console
+from medsam3_core.errors import UsageError
+from storage.comparison import Comparison, StructureComparison, Verdict
+from storage.comparison_words import comparison_notes, comparison_sentences, short_prompt
+
+_STYLES = {Verdict.WORSE: "bold red", Verdict.BETTER: "green", Verdict.WITHIN_MARGIN: "yellow"}
+
+
+def parse_margins(assignments: Sequence[str]) -> dict[str, float]:
+    """Read `METRIC=F`; which metrics exist is checked by the request.
+
+    Raises:
+        UsageError: If one is not written so, or a metric is given twice.
+    """
+    margins: dict[str, float] = {}
+    for assignment in assignments:
+        metric, _, number = assignment.partition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            msg = f"margin {assignment!r} is not METRIC=NUMBER, such as dice=0.01"
+            raise UsageError(msg) from None
+        if metric in margins:
+            msg = f"margin for {metric!r} is given twice"
+            raise UsageError(msg)
+        margins[metric] = value
+    return margins
+
+
+def print_comparison(comparison: Comparison, console: Console | None = None) -> None:
+    """Print the answer, readable in 100 columns."""
+    (console or stdout_console()).print(render_comparison(comparison))
+
+
+def render_comparison(comparison: Comparison) -> RenderableType:
+    """Verdict, tables, worst cases and notes."""
+    parts: list[RenderableType] = [Text(line, style="bold") for line in comparison_sentences(comparison)]
+    blocks: dict[tuple[str, ...], list[StructureComparison]] = {}
+    for item in comparison.structures:
+        blocks.setdefault((*item.group, item.metric), []).append(item)
+    for rows in blocks.values():
+        parts += [Text(), Text(_title(rows[0])), _block(rows)]
+    if len(comparison.worst):
+        parts += [Text(), Text(f"Cases that lost most, by {comparison.request.metrics[0]}"), _worst(comparison)]
+    return Group(*parts, *(Text(note, style="dim") for note in comparison_notes(comparison)))
+
+
+def _title(item: StructureComparison) -> str:
+    settings = "" if item.settings == "default" else f", {item.settings}"
+    rater = "" if item.rater in (None, "reference") else f", rater {item.rater}"
+    unit = f" in {item.unit}" if item.unit else ""
+    return f"{item.cohort}, {item.prompt}{settings}{rater}: {item.metric}{unit}"
+
+
+def _table(*columns: tuple[str, str]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    for name, side in columns:
+        table.add_column(name, justify="right" if side == "right" else "left", no_wrap=side == "right", overflow="fold")
+    return table
+
+
+def _block(rows: Sequence[StructureComparison]) -> Table:
+    numbers = ("patients", "BASE", "NEW", "difference [95 %]", "p Holm", "effect", "w/t/l")
+    table = _table(("structure", "left"), *((name, "right") for name in numbers), ("NEW is", "left"))
+    for item in rows:
+        found = item.numbers
+        cells = [item.structure, str(found.patients), _number(found.base_mean), _number(found.new_mean)]
+        cells += [_difference(item), _p(item), _number(found.rank_biserial, "+.2f")]
+        cells += [f"{found.wins}/{found.ties}/{found.losses}"]
+        table.add_row(*(Text(cell) for cell in cells), Text(str(item.verdict), style=_STYLES.get(item.verdict, "")))
+    return table
+
+
+def _worst(comparison: Comparison) -> Table:
+    table = _table(
+        ("case", "left"), ("cohort", "left"), ("structure", "left"), ("BASE", "right"), ("NEW", "right"),
+        ("difference", "right"), ("prompt", "left"),
+    )  # fmt: skip
+    for row in comparison.worst.to_dict("records"):
+        status = "" if row["new_status"] == "scored" else f" ({row['new_status']})"
+        table.add_row(
+            Text(row["case_id"]), Text(row["cohort"]), Text(row["structure"]), _number(row["base"]),
+            Text(_number(row["new"]) + status), _number(row["difference"], "+.3f"), Text(short_prompt(row["prompt"])),
+        )  # fmt: skip
+    return table
+
+
+def _difference(item: StructureComparison) -> str:
+    found = item.numbers
+    if found.difference is None:
+        return "-"
+    if found.low is None or found.high is None:
+        return f"{found.difference:+.3f} [one patient]"
+    return f"{found.difference:+.3f} [{found.low:+.3f} {found.high:+.3f}]"
+
+
+def _p(item: StructureComparison) -> str:
+    if item.adjusted_p is None:
+        return "-"
+    return "<0.001" if item.adjusted_p < 0.001 else f"{item.adjusted_p:.3f}"
+
+
+def _number(value: float | None, form: str = ".3f") -> str:
+    return "-" if value is None else format(value, form)

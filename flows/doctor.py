@@ -1,0 +1,224 @@
+"""`medsam3 doctor`: one line per check, with the remedy where something is wrong."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import psutil
+from packaging.requirements import Requirement
+from rich.text import Text
+
+from flows.console import say
+from flows.table_print import stdout_console
+from medsam3_core.errors import Medsam3Error
+from storage.catalog_sources import cohort_names
+from storage.cohorts import read_cohort
+from storage.store_layout import StoreLayout, open_store
+from storage.weights_registry import registered_weights, require_unchanged
+
+_GIGABYTE = 1_000_000_000
+_FULL_SIZE_MEMORY = 6 * _GIGABYTE
+_LITTLE_DISK = 5 * _GIGABYTE
+_STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red"}
+
+
+class Grade(StrEnum):
+    """How a check ended: `failed` means that a benchmark would not work."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line: what was checked, how it stands, and what to do about it (empty where nothing is)."""
+
+    name: str
+    grade: Grade
+    facts: str
+    remedy: str = ""
+
+
+Check = Callable[[Path], Iterator[Finding]]
+
+
+def examine(store_root: Path) -> int:
+    """Run all checks and print a line for each; exit code 0, or 1 if one failed."""
+    console = stdout_console()
+    failed = 0
+    for name, check in CHECKS.items():
+        for finding in findings_of(name, check, store_root):
+            failed += finding.grade is Grade.FAILED
+            line = Text(f"{finding.grade:<8}", style=_STYLES[finding.grade])
+            line.append(f" {finding.name:<10} {finding.facts}", style="default")
+            console.print(line, soft_wrap=True)
+            if finding.remedy:
+                console.print(Text(f"{'':20}{finding.remedy}"), soft_wrap=True)
+    if failed:
+        say(f"{failed} check{'s' if failed > 1 else ''} failed")
+    return int(failed > 0)
+
+
+def findings_of(name: str, check: Check, store_root: Path) -> list[Finding]:
+    """What a check found; an error in it is a finding, not the end of the examination."""
+    try:
+        return list(check(store_root))
+    except Medsam3Error as error:
+        return [Finding(name, Grade.FAILED, str(error))]
+    except Exception as error:  # noqa: BLE001 - whatever a broken installation raises must not hide the other checks
+        return [Finding(name, Grade.FAILED, f"{type(error).__name__}: {error}", "reinstall medsam3 into a fresh venv")]
+
+
+def check_device(store_root: Path) -> Iterator[Finding]:
+    """Cores, bf16 instructions, CUDA."""
+    import torch
+
+    from medsam3_core.sam3.precision import bf16_is_fast
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    bf16 = "bf16 in hardware" if bf16_is_fast("cpu") else "no bf16 instructions (fp32 is used)"
+    facts = f"{platform.machine()}, {cores} cores, {bf16}"
+    if torch.cuda.is_available():
+        names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+        yield Finding("device", Grade.OK, f"{facts}; CUDA {torch.version.cuda}: {names}")
+        return
+    slow = "no CUDA device: full-size SAM3 takes seconds per slice on a CPU"
+    yield Finding("device", Grade.OK, f"{facts}; {slow}")
+
+
+def check_memory(store_root: Path) -> Iterator[Finding]:
+    """Memory for one worker with full-size weights."""
+    free = psutil.virtual_memory().available
+    facts = f"{free / _GIGABYTE:.1f} GB available"
+    if free < _FULL_SIZE_MEMORY:
+        needed = f"{_FULL_SIZE_MEMORY / _GIGABYTE:.0f} GB per worker"
+        remedy = f"full-size SAM3 needs {needed}: close other programs or use --cluster local:1"
+        yield Finding("memory", Grade.WARNING, facts, remedy)
+    else:
+        yield Finding("memory", Grade.OK, facts)
+
+
+def check_store(store_root: Path) -> Iterator[Finding]:
+    """Store writable, disk free."""
+    if store_root.exists():
+        open_store(store_root)
+        facts = f"{store_root} is writable"
+    else:
+        facts = f"{store_root} does not exist yet"
+    free = shutil.disk_usage(
+        next(parent for parent in (store_root, *store_root.resolve().parents) if parent.exists())
+    ).free
+    facts = f"{facts}, {free / _GIGABYTE:.1f} GB free"
+    if free < _LITTLE_DISK:
+        yield Finding("store", Grade.WARNING, facts, "free the disk or choose another --store")
+    else:
+        yield Finding("store", Grade.OK, facts)
+
+
+def check_versions(store_root: Path) -> Iterator[Finding]:
+    """Every package that we need in a version that we take."""
+    wrong, checked = [], 0
+    for text in importlib.metadata.requires("medsam3") or ():
+        requirement = Requirement(text)
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        checked += 1
+        try:
+            found = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            found = "not installed"
+        if found == "not installed" or not requirement.specifier.contains(found, prereleases=True):
+            wrong.append(f"{requirement.name} {found}, needed {requirement.specifier}")
+    if wrong:
+        yield Finding("packages", Grade.FAILED, "; ".join(wrong), "install with: pip install --upgrade medsam3")
+        return
+    named = ", ".join(
+        f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers", "prefect", "dask")
+    )
+    yield Finding("packages", Grade.OK, f"{checked} in their ranges; Python {platform.python_version()}, {named}")
+
+
+def check_parity(store_root: Path) -> Iterator[Finding]:
+    """Small seeded weights give the numbers that they gave when SAM3 was proved equal to the official code."""
+    import transformers
+
+    from medsam3_core.sam3.self_check import EXPECTED, drifted
+
+    found = drifted()
+    if found:
+        remedy = "install transformers in the version of constraints.txt; scores made with this one are not comparable"
+        facts = f"transformers {transformers.__version__} answers differently: {'; '.join(found)}"
+        yield Finding("SAM3", Grade.FAILED, facts, remedy)
+    else:
+        yield Finding("SAM3", Grade.OK, f"{len(EXPECTED)} answers of seeded weights are as expected")
+
+
+def check_weights(store_root: Path) -> Iterator[Finding]:
+    """Registered weights are where they were, with the digest that they had."""
+    registered = registered_weights(StoreLayout(store_root))
+    if not registered:
+        yield Finding("weights", Grade.OK, "none registered; baselines and tiny-untrained are built in")
+    for item in registered:
+        require_unchanged(item)
+        yield Finding("weights", Grade.OK, f"{item.name}@{item.version} is unchanged at {item.path}")
+
+
+def check_cluster(store_root: Path) -> Iterator[Finding]:
+    """A worker process starts and computes."""
+    from flows.clusters import ClusterSettings, dask_workers
+
+    with dask_workers(ClusterSettings(workers=1), []) as workers:
+        answer = workers.client.submit(sum, [20, 22], pure=False).result(timeout=60)
+    yield Finding("cluster", Grade.OK if answer == 42 else Grade.FAILED, "a local worker process started and computed")
+
+
+def check_prefect(store_root: Path) -> Iterator[Finding]:
+    """The server that is configured answers; without one each command starts its own."""
+    from prefect.settings import PREFECT_API_URL
+
+    url = PREFECT_API_URL.value()
+    if not url:
+        yield Finding("Prefect", Grade.OK, "no PREFECT_API_URL: every command starts a server of its own")
+        return
+    try:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=5):
+            yield Finding("Prefect", Grade.OK, f"{url} answers")
+    except (OSError, ValueError, urllib.error.URLError) as error:
+        remedy = "start it with: prefect server start, or unset PREFECT_API_URL"
+        yield Finding("Prefect", Grade.FAILED, f"{url} does not answer ({error})", remedy)
+
+
+def check_licences(store_root: Path) -> Iterator[Finding]:
+    """Under which licence the data of each cohort are used."""
+    store = StoreLayout(store_root)
+    names = [name for name in cohort_names(store) if store.cohort_json(name).exists()]
+    if not names:
+        yield Finding("licences", Grade.OK, "no cohort in the store yet")
+    for name in names:
+        licence = read_cohort(store, name).recipe.licence
+        if licence == "unknown":
+            remedy = "find out before you publish: name it as `licence` in a recipe file and ingest with --recipe"
+            yield Finding("licences", Grade.WARNING, f"{name}: unknown", remedy)
+        else:
+            yield Finding("licences", Grade.OK, f"{name}: {licence}")
+
+
+CHECKS: dict[str, Check] = {
+    "device": check_device,
+    "memory": check_memory,
+    "store": check_store,
+    "packages": check_versions,
+    "SAM3": check_parity,
+    "weights": check_weights,
+    "cluster": check_cluster,
+    "Prefect": check_prefect,
+    "licences": check_licences,
+}

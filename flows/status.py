@@ -1,0 +1,77 @@
+"""What `medsam3 status` says: cohorts, runs, disk."""
+
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from flows.table_print import stdout_console
+from storage.comparison_words import short_prompt
+from storage.store_layout import existing_store
+from storage.store_status import CohortStatus, RunStatus, StoreStatus, read_status
+
+_UNITS = ("B", "KB", "MB", "GB", "TB")
+
+
+def print_status(store_root: Path, console: Console | None = None) -> None:
+    """Print what the store holds."""
+    store = existing_store(store_root)
+    (console or stdout_console()).print(render_status(store_root, read_status(store)))
+
+
+def render_status(root: Path, status: StoreStatus) -> RenderableType:
+    """Two tables and a line about the disk, readable in 100 columns."""
+    parts: list[RenderableType] = [_cohort_table(status.cohorts)]
+    parts.append(_run_table(status.runs) if status.runs else Text("No run yet: medsam3 benchmark"))
+    parts.append(Text(f"{root}: {status.files} files, {in_units(status.size_bytes)}"))
+    if status.leftovers:
+        what = "1 unfinished file" if status.leftovers == 1 else f"{status.leftovers} unfinished files"
+        parts.append(Text(f"{what} of a killed or running process; medsam3 prune removes those of killed ones"))
+    if any(run.pending for run in status.runs):
+        parts.append(Text("Pending cases are computed by running the same medsam3 benchmark again."))
+    if any(run.failed for run in status.runs) or any(cohort.rejected for cohort in status.cohorts):
+        parts.append(Text('Why cases failed: medsam3 sql "SELECT * FROM failures"'))
+    return Group(*parts)
+
+
+def in_units(size_bytes: int) -> str:
+    """A size as people read it, three digits at most before the unit."""
+    size, unit = float(size_bytes), 0
+    while size >= 1000 and unit < len(_UNITS) - 1:
+        size, unit = size / 1000, unit + 1
+    return f"{size:.3g} {_UNITS[unit]}"
+
+
+def _cohort_table(cohorts: tuple[CohortStatus, ...]) -> Table:
+    table = _table("cohort", "splits", "licence", numbers=("accepted", "rejected"))
+    for cohort in cohorts:
+        splits = ", ".join(f"{name or 'no split'} {count}" for name, count in cohort.splits.items())
+        cells = (cohort.name, splits, cohort.licence, str(cohort.accepted), str(cohort.rejected))
+        table.add_row(*(Text(cell) for cell in cells))
+    return table
+
+
+def _run_table(runs: tuple[RunStatus, ...]) -> Table:
+    table = _table(
+        "run", "cohort", "weights", "prompt and settings", numbers=("planned", "scored", "failed", "pending")
+    )
+    table.add_column("last (UTC)", no_wrap=True)
+    for run in runs:
+        weights = run.weights if run.weights_version == 1 else f"{run.weights}@{run.weights_version}"
+        asked = short_prompt(run.prompt) if run.settings == "default" else f"{short_prompt(run.prompt)} {run.settings}"
+        counts = (run.planned, run.scored, run.failed, run.pending)
+        last = run.last_activity.strftime("%m-%d %H:%M") if run.last_activity else ""
+        cells = (run.run_id, run.cohort, weights, asked, *map(str, counts), last)
+        table.add_row(*(Text(cell) for cell in cells))
+    return table
+
+
+def _table(*texts: str, numbers: tuple[str, ...]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    for name in texts:
+        table.add_column(name, overflow="fold", no_wrap=name == "run")
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table

@@ -1,0 +1,48 @@
+"""Weights as a table: what they are and what they take."""
+
+from collections.abc import Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from flows.table_print import stdout_console
+from medsam3_core.segmenters.protocol import Capabilities
+from storage.weights import Weights
+
+
+def print_weights(weights: Sequence[Weights], console: Console | None = None) -> None:
+    """One row per version, readable in 100 columns."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    for name in ("weights", "sha256", "layout", "parameters", "takes", "note"):
+        fixed = name in ("weights", "sha256", "parameters")
+        table.add_column(name, justify="right" if name == "parameters" else "left", no_wrap=fixed, overflow="fold")
+    for item in weights:
+        cells = (
+            f"{item.name}@{item.version}",
+            item.sha256[:12],
+            item.layout,
+            in_millions(item.parameters),
+            ", ".join(taken(item.capabilities)),
+            item.note,
+        )
+        table.add_row(*(Text(cell) for cell in cells))
+    (console or stdout_console()).print(table)
+
+
+def taken(capabilities: Capabilities) -> list[str]:
+    """Kinds of prompts that weights take, and propagation."""
+    kinds = {
+        "text": capabilities.text,
+        "box": capabilities.box,
+        "points": capabilities.interactive,
+        "mask": capabilities.interactive,
+        "propagation": capabilities.propagation,
+    }
+    return [kind for kind, can in kinds.items() if can]
+
+
+def in_millions(parameters: int) -> str:
+    """Number of parameters as people read it; `-` for none."""
+    return f"{parameters / 1e6:.3g} M" if parameters else "-"

@@ -1,0 +1,296 @@
+"""BASE against NEW from the catalog's pairs: one verdict per cohort, prompts, settings and structure.
+
+How a pair counts:
+- both scored and the structure present: the difference of the metric;
+- one of them failed: it counts as 0 where 0 is the worst value (overlap), and is left out of distances;
+- both failed, or either trained on the case: left out, counted beside the numbers;
+- the structure absent: left out of the means; drawing it nevertheless is counted as a false alarm.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from medsam3_core.errors import UsageError
+from medsam3_core.statistics import PairedComparison, compare_pairs, holm, is_regression
+from storage.catalog import connect
+from storage.leaderboard_sql import DISTANCES, METRICS
+from storage.store_layout import StoreLayout
+
+WORST_CASES = 10
+GROUP_KEYS = ("cohort", "prompt", "settings", "rater")
+_PRESENT = ("none", "prediction")
+_ABSENT = ("both", "reference")
+_ALPHA = 0.05
+
+
+class Verdict(StrEnum):
+    """What the numbers allow to say about NEW."""
+
+    WORSE = "worse"
+    WITHIN_MARGIN = "worse, within margin"
+    BETTER = "better"
+    NOT_SHOWN = "unclear"
+    IDENTICAL = "identical"
+    TOO_FEW = "too few patients"
+    NO_PAIRS = "nothing to compare"
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonRequest:
+    """What is to be compared.
+
+    Attributes:
+        base: `NAME` or `NAME@N`.
+        new: `NAME` or `NAME@N`.
+        cohorts: These cohorts; empty for all.
+        split: This split; None for all cases.
+        metrics: Columns of `scores`; the first one ranks the worst cases.
+        margins: Per metric, by how much the mean may get worse without being called a regression.
+    """
+
+    base: str
+    new: str
+    cohorts: tuple[str, ...] = ()
+    split: str | None = None
+    metrics: tuple[str, ...] = ("dice",)
+    margins: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for metric in (*self.metrics, *self.margins):
+            if metric not in METRICS:
+                msg = f"unknown metric {metric!r}; choose among: {', '.join(METRICS)}"
+                raise UsageError(msg)
+        if unused := sorted(set(self.margins) - set(self.metrics)):
+            msg = f"margin for {', '.join(unused)}, which is not compared; add --metric {unused[0]}"
+            raise UsageError(msg)
+        for metric, margin in self.margins.items():
+            if not 0 <= margin < float("inf"):
+                msg = f"margin {metric}={margin} is not a number from 0 upwards"
+                raise UsageError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class StructureComparison:
+    """One metric of one structure under one protocol.
+
+    Attributes:
+        cohort: Cohort.
+        prompt: Canonical policy, shared by both.
+        settings: Inference settings, shared by both.
+        rater: Whose reference both were scored against.
+        structure: Structure.
+        metric: Column of `scores`.
+        unit: Unit of the metric; empty for shares.
+        numbers: Means, interval, test, wins and losses.
+        adjusted_p: Holm over the structures of the group; None where no test was made.
+        verdict: In words.
+        base_failed: Pairs that BASE has no score for.
+        new_failed: Pairs that NEW has no score for.
+        absent: Pairs whose case lacks the structure.
+        base_false_alarms: Of these, how often BASE drew it.
+        new_false_alarms: Of these, how often NEW drew it.
+        in_training: Pairs left out because one of the weights was trained on the case.
+    """
+
+    cohort: str
+    prompt: str
+    settings: str
+    rater: str
+    structure: str
+    metric: str
+    unit: str
+    numbers: PairedComparison
+    adjusted_p: float | None
+    verdict: Verdict
+    base_failed: int
+    new_failed: int
+    absent: int
+    base_false_alarms: int
+    new_false_alarms: int
+    in_training: int
+
+    @property
+    def group(self) -> tuple[str, str, str, str]:
+        """What both runs share besides the structure: cohort, prompt, settings, rater."""
+        return (self.cohort, self.prompt, self.settings, self.rater)
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """The whole answer.
+
+    Attributes:
+        request: What was asked.
+        structures: One entry per metric, group and structure.
+        worst: The cases that lost most on the first metric, worst first; at most ten rows of `pairs`.
+        pairs: Every pair that counts, with `metric`, `base`, `new`, `difference` and `loss` (positive where NEW is
+            worse) beside the columns of the macro.
+    """
+
+    request: ComparisonRequest
+    structures: tuple[StructureComparison, ...]
+    worst: pd.DataFrame
+    pairs: pd.DataFrame
+
+    @property
+    def regressions(self) -> tuple[StructureComparison, ...]:
+        """Where NEW is significantly worse by more than the margin."""
+        return tuple(item for item in self.structures if item.verdict is Verdict.WORSE)
+
+
+def higher_is_better(metric: str) -> bool:
+    """False for distances."""
+    return metric not in DISTANCES
+
+
+def compare_weights(store: StoreLayout, request: ComparisonRequest) -> Comparison:
+    """Compare two weights on all runs that they have in common.
+
+    Raises:
+        UsageError: If there are none; lists what could be compared.
+    """
+    rows = _read_rows(store, request)
+    parts, pairs = [], []
+    for metric in request.metrics:
+        found, counted = _compare_metric(rows, metric, request.margins.get(metric, 0.0))
+        parts += found
+        pairs.append(counted)
+    first = pairs[0]
+    worst = first[first["loss"] > 0].sort_values(["loss", "case_id"], ascending=[False, True]).head(WORST_CASES)
+    return Comparison(request, tuple(parts), worst.reset_index(drop=True), pd.concat(pairs, ignore_index=True))
+
+
+def comparable_weights(store: StoreLayout) -> pd.DataFrame:
+    """Pairs of weights that share a cohort, prompts and settings: columns `base`, `new`, `cohorts`."""
+    query = """
+    SELECT a.weights || '@' || a.weights_version AS base, b.weights || '@' || b.weights_version AS new,
+        string_agg(DISTINCT a.cohort, ', ' ORDER BY a.cohort) AS cohorts
+    FROM runs AS a JOIN runs AS b USING (cohort, prompt_id, settings_id)
+    WHERE (a.weights, a.weights_version) < (b.weights, b.weights_version)
+    GROUP BY ALL ORDER BY ALL"""
+    with connect(store) as con:
+        frame: pd.DataFrame = con.sql(query).df()
+    return frame
+
+
+def _read_rows(store: StoreLayout, request: ComparisonRequest) -> pd.DataFrame:
+    query = """
+    SELECT p.*, r.settings FROM compare($base, $new) AS p JOIN runs AS r ON r.run_id = p.base_run_id
+    WHERE (len($cohorts) = 0 OR list_contains($cohorts, p.cohort)) AND ($split IS NULL OR p.split = $split)
+    ORDER BY p.cohort, p.prompt, r.settings, p.rater, p.structure, p.case_id"""
+    parameters = {
+        "base": _checked(request.base),
+        "new": _checked(request.new),
+        "cohorts": list(request.cohorts),
+        "split": request.split,
+    }
+    with connect(store) as con:
+        rows: pd.DataFrame = con.execute(query, parameters).df()
+    if rows.empty:
+        raise UsageError(_nothing_in_common(store, request))
+    return rows
+
+
+def _checked(weights: str) -> str:
+    _, mark, version = weights.partition("@")
+    if mark and not version.isdigit():
+        msg = f"weights {weights!r}: write NAME or NAME@N with a whole number N"
+        raise UsageError(msg)
+    return weights
+
+
+def _nothing_in_common(store: StoreLayout, request: ComparisonRequest) -> str:
+    where = f" on {', '.join(request.cohorts)}" if request.cohorts else ""
+    where += f" in split {request.split!r}" if request.split else ""
+    pairs = comparable_weights(store)
+    known = [f"  {row.base} {row.new}  ({row.cohorts})" for row in pairs.itertuples()]
+    listed = "\n".join(["could be compared:", *known]) if known else "no two weights share a cohort and prompts yet"
+    return (
+        f"{request.base} and {request.new} have no scored run in common{where} (same cohort, prompts and settings); "
+        f"{listed}"
+    )
+
+
+def _compare_metric(rows: pd.DataFrame, metric: str, margin: float) -> tuple[list[StructureComparison], pd.DataFrame]:
+    """All groups and structures on one metric, Holm over the structures of a group."""
+    counted = _pairs_that_count(rows, metric)
+    keys = [*GROUP_KEYS, "structure"]
+    groups = dict(list(counted.groupby(keys, sort=False, dropna=False)))
+    families: dict[tuple[str, ...], list[tuple[pd.DataFrame, PairedComparison]]] = {}
+    for key, all_rows in rows.groupby(keys, sort=False, dropna=False):
+        part = groups.get(key, counted.iloc[:0])
+        numbers = compare_pairs(
+            part["base"].to_numpy(np.float64),
+            part["new"].to_numpy(np.float64),
+            part["patient_id"].to_numpy(str),
+            higher_is_better=higher_is_better(metric),
+        )
+        families.setdefault(key[:-1], []).append((all_rows, numbers))
+    compared = [
+        _structure_comparison(part, metric, numbers, p, margin)
+        for family in families.values()
+        for (part, numbers), p in zip(family, holm([numbers.p for _, numbers in family]), strict=True)
+    ]
+    return compared, counted
+
+
+def _pairs_that_count(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Rows with the values that are compared, see the module's text."""
+    present = rows["base_empty"].isin(_PRESENT) | rows["new_empty"].isin(_PRESENT)
+    counted = rows[present & ~rows["in_training"]].copy()
+    for side in ("base", "new"):
+        values = counted[f"{side}_{metric}"].to_numpy(np.float64, na_value=np.nan)
+        counted[side] = _failures_as_zero(values, counted[f"{side}_status"], metric)
+    counted["metric"] = metric
+    counted["difference"] = counted["new"] - counted["base"]
+    counted["loss"] = -counted["difference"] if higher_is_better(metric) else counted["difference"]
+    return counted
+
+
+def _failures_as_zero(values: NDArray[np.float64], status: pd.Series, metric: str) -> NDArray[np.float64]:
+    if not higher_is_better(metric):
+        return values
+    filled: NDArray[np.float64] = np.where(status.to_numpy() == "scored", values, 0.0)
+    return filled
+
+
+def _structure_comparison(
+    rows: pd.DataFrame, metric: str, numbers: PairedComparison, adjusted_p: float | None, margin: float
+) -> StructureComparison:
+    first = rows.iloc[0]
+    absent = rows["base_empty"].isin(_ABSENT) | rows["new_empty"].isin(_ABSENT)
+    return StructureComparison(
+        cohort=first["cohort"],
+        prompt=first["prompt"],
+        settings=first["settings"],
+        rater=first["rater"],
+        structure=first["structure"],
+        metric=metric,
+        unit=first["distance_unit"] or "" if metric in DISTANCES else "",
+        numbers=numbers,
+        adjusted_p=adjusted_p,
+        verdict=_verdict(numbers, adjusted_p, metric, margin),
+        base_failed=int((rows["base_status"] != "scored").sum()),
+        new_failed=int((rows["new_status"] != "scored").sum()),
+        absent=int(absent.sum()),
+        base_false_alarms=int((rows["base_empty"] == "reference").sum()),
+        new_false_alarms=int((rows["new_empty"] == "reference").sum()),
+        in_training=int(rows["in_training"].sum()),
+    )
+
+
+def _verdict(numbers: PairedComparison, adjusted_p: float | None, metric: str, margin: float) -> Verdict:
+    if numbers.difference is None:
+        return Verdict.NO_PAIRS
+    if numbers.wins == numbers.losses == 0:
+        return Verdict.IDENTICAL
+    if adjusted_p is None:
+        return Verdict.TOO_FEW
+    if is_regression(numbers, adjusted_p, higher_is_better=higher_is_better(metric), alpha=_ALPHA):
+        return Verdict.WORSE if abs(numbers.difference) > margin else Verdict.WITHIN_MARGIN
+    return Verdict.BETTER if adjusted_p <= _ALPHA else Verdict.NOT_SHOWN

@@ -1,0 +1,83 @@
+"""A comparison in words: the same sentences for the terminal, the dashboard and the report."""
+
+from storage.comparison import Comparison, StructureComparison, Verdict
+
+_MOST_NAMED = 6
+_DEFAULT_PARTS = frozenset({"jitter=0", "per=auto", "slices=all", "pos=1", "neg=0"})
+
+
+def comparison_sentences(comparison: Comparison) -> list[str]:
+    """The verdict, one sentence per outcome, the bad news first."""
+    base, new = (name.removesuffix("@1") for name in (comparison.request.base, comparison.request.new))
+    by_verdict: dict[Verdict, list[StructureComparison]] = {}
+    for item in comparison.structures:
+        by_verdict.setdefault(item.verdict, []).append(item)
+    sentences = []
+    if worse := by_verdict.get(Verdict.WORSE):
+        sentences.append(f"REGRESSION: {new} is worse than {base} on {_named(worse)}.")
+    else:
+        sentences.append(f"No regression of {new} against {base} is shown.")
+    if within := by_verdict.get(Verdict.WITHIN_MARGIN):
+        sentences.append(f"Worse, but within the margin: {_named(within)}.")
+    if better := by_verdict.get(Verdict.BETTER):
+        sentences.append(f"Better on {_named(better)}.")
+    if same := by_verdict.get(Verdict.IDENTICAL):
+        sentences.append(f"Identical in every pair: {_named(same, numbers=False)}.")
+    if unclear := by_verdict.get(Verdict.NOT_SHOWN):
+        sentences.append(f"No significant difference: {_named(unclear, numbers=False)}.")
+    if few := by_verdict.get(Verdict.TOO_FEW):
+        reasons = "; ".join(dict.fromkeys(item.numbers.reason or "" for item in few))
+        sentences.append(f"Too few patients to test {_named(few, numbers=False)}: {reasons}.")
+    if empty := by_verdict.get(Verdict.NO_PAIRS):
+        sentences.append(f"Nothing to compare on {_named(empty, numbers=False)}: no pair has a value.")
+    return sentences
+
+
+def comparison_notes(comparison: Comparison) -> list[str]:
+    """What a reader must know about these numbers, one sentence each; only what applies."""
+    items = comparison.structures
+    notes = [
+        "difference: NEW minus BASE, mean over cases that hold the structure; [ ] 95 % cluster bootstrap by patient.",
+        "p: Wilcoxon signed-rank on patient means, adjusted over structures (Holm). effect: rank-biserial, + is larger "
+        "in NEW. w/t/l: patients for whom NEW is better, equal, worse.",
+    ]
+    first = [item for item in items if item.metric == comparison.request.metrics[0]]
+    base, new = sum(item.base_failed for item in first), sum(item.new_failed for item in first)
+    if base or new:
+        notes.append(
+            f"Pairs without a score: BASE {base}, NEW {new}; a failure counts as 0 where the other has a score, "
+            "and is left out of distances."
+        )
+    if absent := sum(item.absent for item in first):
+        base, new = sum(item.base_false_alarms for item in first), sum(item.new_false_alarms for item in first)
+        notes.append(
+            f"{absent} pairs lack the structure and are not in the means; drawn all the same by BASE in {base}, "
+            f"by NEW in {new}."
+        )
+    if trained := sum(item.in_training for item in first):
+        notes.append(f"{trained} pairs are left out: one of the weights was trained on the case.")
+    if undefined := sum(item.numbers.undefined for item in items):
+        notes.append(f"{undefined} pairs have no value for the metric on one side (nothing drawn) and are left out.")
+    margins = ", ".join(f"{metric} {margin:g}" for metric, margin in comparison.request.margins.items())
+    return [*notes, *([f"Margins: {margins}."] if margins else [])]
+
+
+def short_prompt(prompt: str) -> str:
+    """A canonical policy without the parts that are defaults: `box:jitter=0,per=auto,slices=all` is `box`."""
+    kind, _, parts = prompt.partition(":")
+    changed = [part for part in parts.split(",") if part and part not in _DEFAULT_PARTS]
+    return f"{kind}:{','.join(changed)}" if changed else kind
+
+
+def _named(items: list[StructureComparison], *, numbers: bool = True) -> str:
+    names = list(dict.fromkeys(_name(item, numbers=numbers) for item in items))
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return ", ".join(names[:_MOST_NAMED]) + more
+
+
+def _name(item: StructureComparison, *, numbers: bool) -> str:
+    kind = short_prompt(item.prompt)
+    if not numbers or item.numbers.difference is None:
+        return f"{item.structure} ({item.cohort}, {kind})"
+    change = f"{item.metric} {item.numbers.difference:+.3f}{' ' + item.unit if item.unit else ''}"
+    return f"{item.structure} ({item.cohort}, {kind}: {change})"

@@ -1,0 +1,259 @@
+"""PNG overlays: the image as the segmenter saw it, predictions filled lightly, references as dashed white lines.
+
+Slices are turned for the eye alone, never in the store: patient axes run as radiologists show them (right, anterior
+and superior where they belong); images without physical position stay as they are.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from medsam3_core.geometry import LengthUnit, VolumeGeometry
+from medsam3_core.intensity import IntensityPolicy, as_rgb, to_uint8
+from medsam3_core.metrics.overlap import count_masks, dice
+from storage.case_volumes import StoredVolume
+from storage.prediction_volumes import StoredPrediction
+
+MOST_TILES = 9
+_COLOURS = (
+    (0, 200, 255), (255, 213, 0), (255, 79, 216), (61, 240, 106), (255, 138, 30), (157, 123, 255), (255, 77, 77),
+    (0, 255, 213), (200, 160, 110), (150, 190, 255),
+)  # fmt: skip
+_WHITE, _GREY, _BACKGROUND = (255, 255, 255), (150, 150, 150), (18, 18, 18)
+_ALPHA = 0.28
+_WHOLE_SIDE, _TILE_SIDE = 1400, 460
+_MARGIN, _LINE, _TEXT = 12, 26, 17
+_DASH, _GAP = 6, 4
+_AXES = (("L", "R"), ("P", "A"), ("I", "S"))
+"""Names of the negative and positive end of each world axis."""
+
+Rgb = NDArray[np.uint8]
+Labels = NDArray[np.uint16]
+
+
+@dataclass(frozen=True, slots=True)
+class OverlayCaption:
+    """What the picture says about itself.
+
+    Attributes:
+        case: Cohort and case.
+        run: Weights, prompt and run.
+        window: Intensity policy of the recipe.
+    """
+
+    case: str
+    run: str
+    window: str
+
+
+@dataclass(frozen=True, eq=False)
+class _StructureToDraw:
+    name: str
+    colour: tuple[int, int, int]
+    prediction: Labels
+    reference: NDArray[np.bool_] | None
+
+    @property
+    def legend(self) -> str:
+        """Name and Dice, or what is absent."""
+        if self.reference is None:
+            return f"{self.name}  no reference"
+        counts = count_masks(self.reference, self.prediction > 0)
+        if not counts.reference and not counts.prediction:
+            return f"{self.name}  absent, nothing drawn"
+        absent = "  (absent in reference)" if not counts.reference else ""
+        return f"{self.name}  Dice {dice(counts):.3f}{absent}"
+
+
+@dataclass(frozen=True, eq=False)
+class _View:
+    """How slices are turned and stretched for the eye, and what stands at their left and upper edge."""
+
+    flip_rows: bool
+    flip_columns: bool
+    size: tuple[int, int]
+    edges: tuple[str, str] | None
+
+    def turned(self, plane: NDArray[np.generic]) -> NDArray[np.generic]:
+        rows, columns = (slice(None, None, -1 if flip else 1) for flip in (self.flip_rows, self.flip_columns))
+        return np.ascontiguousarray(plane[rows, columns])
+
+
+def draw_overlay(
+    volume: StoredVolume,
+    prediction: StoredPrediction,
+    structures: Sequence[str],
+    rater: str | None,
+    caption: OverlayCaption,
+) -> Image.Image:
+    """One picture of a case: the image, or up to nine slices spread over the extent of the prediction.
+
+    Args:
+        volume: The case.
+        prediction: What was drawn in it.
+        structures: Structures in the order of their colours.
+        rater: Whose reference is shown; None for cases without one.
+        caption: What stands above the picture.
+    """
+    drawn = list(_structures(volume, prediction, structures, rater))
+    shown = _slices_to_show(drawn, volume.geometry.shape_zyx[0])
+    columns = min(len(shown), 3)
+    view = _view(volume.geometry, _WHOLE_SIDE if columns == 1 else _TILE_SIDE)
+    policy = IntensityPolicy.parse(caption.window)
+    needs_voxels = policy.kind in ("percentile", "minmax")
+    value_range = policy.value_range(volume.voxels() if needs_voxels else np.zeros(1))
+    tiles = []
+    for z in shown:
+        tile = _tile(as_rgb(to_uint8(volume.slice(z), value_range)), z, drawn, view)
+        tiles.append(_marked(tile, "" if volume.geometry.is_2d else f"z {z}", view.edges))
+    return _page(tiles, columns, drawn, caption, with_reference=rater is not None)
+
+
+def _structures(
+    volume: StoredVolume, prediction: StoredPrediction, structures: Sequence[str], rater: str | None
+) -> Iterator[_StructureToDraw]:
+    reference = volume.reference(rater) if rater is not None else None
+    for index, name in enumerate(structures):
+        if name in prediction.structures:
+            mask = reference.mask(name) if reference is not None else None
+            yield _StructureToDraw(name, _COLOURS[index % len(_COLOURS)], prediction.labels(name), mask)
+
+
+def _slices_to_show(drawn: Sequence[_StructureToDraw], depth: int) -> list[int]:
+    """Slices spread evenly over those with a prediction, else with a reference, else all."""
+    predicted = [item.prediction > 0 for item in drawn]
+    referred = [item.reference for item in drawn if item.reference is not None]
+    for masks in (predicted, referred):
+        held = np.zeros(depth, dtype=bool)
+        for mask in masks:
+            held |= mask.any(axis=(1, 2))
+        if held.any():
+            found = np.flatnonzero(held)
+            break
+    else:
+        found = np.arange(depth)
+    places = np.linspace(0, len(found) - 1, min(MOST_TILES, len(found)))
+    return [int(found[round(place)]) for place in places]
+
+
+def _view(geometry: VolumeGeometry, side: int) -> _View:
+    _, height, width = geometry.shape_zyx
+    _, spacing_y, spacing_x = geometry.spacing_zyx
+    extent_y, extent_x = height * spacing_y, width * spacing_x
+    scale = side / max(extent_y, extent_x)
+    size = (max(1, round(extent_x * scale)), max(1, round(extent_y * scale)))
+    if geometry.unit is LengthUnit.PIXEL:
+        return _View(flip_rows=False, flip_columns=False, size=size, edges=None)
+    matrix = np.asarray(geometry.affine_zyx_to_ras_mm)[:3, :3]
+    flips, edges = [], []
+    for column in (1, 2):  # world axis that rows and columns follow most
+        axis = int(np.abs(matrix[:, column]).argmax())
+        flips.append(bool(matrix[axis, column] > 0))
+        edges.append(_AXES[axis][1])
+    return _View(flips[0], flips[1], size, (edges[1], edges[0]))
+
+
+def _tile(rgb: Rgb, z: int, drawn: Sequence[_StructureToDraw], view: _View) -> Rgb:
+    image = Image.fromarray(view.turned(rgb)).resize(view.size, Image.Resampling.BICUBIC)
+    tile = np.asarray(image).astype(np.float32)
+    for item in drawn:
+        labels = _stretched(view.turned(item.prediction[z]), view.size)
+        colour = np.asarray(item.colour, dtype=np.float32)
+        inside = labels > 0
+        tile[inside] = (1 - _ALPHA) * tile[inside] + _ALPHA * colour
+        tile[_outline(labels)] = colour
+    for item in drawn:
+        if item.reference is not None:
+            mask = _stretched(view.turned(item.reference[z].astype(np.uint16)), view.size)
+            tile[_dashed(_outline(mask))] = _WHITE
+    return tile.astype(np.uint8)
+
+
+def _stretched(labels: NDArray[np.generic], size: tuple[int, int]) -> NDArray[np.int32]:
+    image = Image.fromarray(labels.astype(np.int32))
+    return np.asarray(image.resize(size, Image.Resampling.NEAREST))
+
+
+def _outline(labels: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Pixels of a label that touch another label or the background; the frame is no border."""
+    edge = np.zeros(labels.shape, dtype=bool)
+    rows, columns = labels[1:] != labels[:-1], labels[:, 1:] != labels[:, :-1]
+    edge[1:] |= rows
+    edge[:-1] |= rows
+    edge[:, 1:] |= columns
+    edge[:, :-1] |= columns
+    return edge & (labels > 0)
+
+
+def _dashed(outline: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The outline with gaps, so that a prediction under it stays visible."""
+    y, x = np.indices(outline.shape)
+    dashed: NDArray[np.bool_] = outline & ((x + y) % (_DASH + _GAP) < _DASH)
+    return dashed
+
+
+def _marked(tile: Rgb, corner: str, edges: tuple[str, str] | None) -> Image.Image:
+    image = Image.fromarray(tile)
+    pen = ImageDraw.Draw(image)
+
+    def write(place: tuple[int, int], text: str, anchor: str) -> None:
+        pen.text(place, text, _WHITE, _font(15), anchor, stroke_width=2, stroke_fill=(0, 0, 0))
+
+    write((5, 3), corner, "la")
+    if edges:
+        write((5, image.height // 2), edges[0], "lm")
+        write((image.width // 2, 4), edges[1], "ma")
+    return image
+
+
+def _page(
+    tiles: Sequence[Image.Image],
+    columns: int,
+    drawn: Sequence[_StructureToDraw],
+    caption: OverlayCaption,
+    *,
+    with_reference: bool,
+) -> Image.Image:
+    width, height = tiles[0].size
+    rows = -(-len(tiles) // columns)
+    gap = 4
+    page_width = max(2 * _MARGIN + columns * width + (columns - 1) * gap, 760)
+    entries = _legend_rows(drawn, page_width - 2 * _MARGIN)
+    top = _MARGIN + 2 * _LINE
+    below = top + rows * (height + gap) + _MARGIN
+    page = Image.new("RGB", (page_width, below + (len(entries) + int(with_reference)) * _LINE + _MARGIN), _BACKGROUND)
+    pen = ImageDraw.Draw(page)
+    pen.text((_MARGIN, _MARGIN), caption.case, font=_font(20), fill=_WHITE)
+    pen.text((_MARGIN, _MARGIN + _LINE), caption.run, font=_font(_TEXT - 2), fill=_GREY)
+    left = (page_width - columns * width - (columns - 1) * gap) // 2
+    for index, tile in enumerate(tiles):
+        page.paste(tile, (left + index % columns * (width + gap), top + index // columns * (height + gap)))
+    for row, entry in enumerate(entries):
+        for x, item in entry:
+            y = below + row * _LINE
+            pen.rectangle((_MARGIN + x, y + 4, _MARGIN + x + 16, y + 18), fill=item.colour)
+            pen.text((_MARGIN + x + 24, y), item.legend, font=_font(_TEXT), fill=_WHITE)
+    if with_reference:
+        pen.text((_MARGIN, below + len(entries) * _LINE), "- - -  reference", font=_font(_TEXT), fill=_GREY)
+    return page
+
+
+def _legend_rows(drawn: Sequence[_StructureToDraw], width: int) -> list[list[tuple[int, _StructureToDraw]]]:
+    """Legend entries with their x, wrapped into rows."""
+    rows: list[list[tuple[int, _StructureToDraw]]] = [[]]
+    x = 0
+    for item in drawn:
+        needed = 24 + round(_font(_TEXT).getlength(item.legend)) + 28
+        if rows[-1] and x + needed > width:
+            rows.append([])
+            x = 0
+        rows[-1].append((x, item))
+        x += needed
+    return rows
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)

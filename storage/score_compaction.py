@@ -1,0 +1,92 @@
+"""Many small score files become one, in a new generation folder, while others read.
+
+A generation is written aside and appears by one rename. Readers that began before keep their list of files of the old
+generation, which therefore stays for a grace period. The caller holds the run's writer lock: nobody else writes scores.
+"""
+
+import shutil
+import time
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from medsam3_core.errors import StoreError
+from storage import table_schemas
+from storage.atomic_write import replacing
+from storage.catalog import catalog_is_current, publish_catalog
+from storage.catalog_sources import COMPACTED_FILE, catalog_sources, is_compacted, run_ids
+from storage.parquet_tables import table_files
+from storage.scores_sql import lasting_scores_sql
+from storage.store_layout import StoreLayout
+
+GRACE_SECONDS = 3600.0
+"""Longer than any query or open page; a reader that lists files anew never needs the old generation."""
+
+_ROWS_PER_GROUP = 122_880  # the engine's own unit of parallel work
+
+
+def runs_to_compact(store: StoreLayout, *, more_files_than: int = 500) -> list[str]:
+    """Runs whose scores stand in so many files that queries feel it."""
+    return [run for run in run_ids(store) if len(table_files(store.scores(run))) > more_files_than]
+
+
+def compact_scores(store: StoreLayout, run_id: str) -> Path | None:
+    """Write the scores of a run as one file of a new generation; every query answers the same before and after.
+
+    Returns:
+        The new generation, or None if there is nothing to compact.
+
+    Raises:
+        StoreError: If a table cannot be read, or somebody wrote scores of this run meanwhile; nothing has changed then.
+    """
+    old = store.scores(run_id)
+    files = table_files(old)
+    if not files or is_compacted(files):
+        return None
+    new = old.with_name(f"gen-{int(old.name.removeprefix('gen-')) + 1:04d}")
+    with replacing(new) as scratch:
+        scratch.mkdir()
+        _write_lasting_scores(store, run_id, scratch / COMPACTED_FILE)
+        if table_files(old) != files:
+            msg = f"scores of run {run_id} were written during compaction; compact it when the run has ended"
+            raise StoreError(msg)
+    return new
+
+
+def sweep_generations(store: StoreLayout, *, older_than_seconds: float = GRACE_SECONDS) -> int:
+    """Remove generations that were replaced longer ago than that; returns how many.
+
+    A published catalog that still reads one of them is written anew first.
+    """
+    limit = time.time() - older_than_seconds
+    replaced = [folder for run in run_ids(store) for folder in _replaced_generations(store, run, limit)]
+    if replaced and store.catalog().exists() and not catalog_is_current(store):
+        publish_catalog(store)
+    for folder in replaced:
+        shutil.rmtree(folder)
+    return len(replaced)
+
+
+def _replaced_generations(store: StoreLayout, run_id: str, limit: float) -> list[Path]:
+    newest = store.scores(run_id)
+    if not newest.is_dir() or newest.stat().st_mtime > limit:
+        return []
+    return sorted(folder for folder in newest.parent.glob("gen-*") if folder != newest)
+
+
+def _write_lasting_scores(store: StoreLayout, run_id: str, target: Path) -> None:
+    """Sorted by case, so that the engine skips what a query on one case does not need."""
+    rows = lasting_scores_sql(catalog_sources(store, live=False, only_run=run_id))
+    query = f"SELECT * FROM ({rows}) ORDER BY case_id, rater, structure, protocol"
+    try:
+        with (
+            duckdb.connect(":memory:") as con,
+            pq.ParquetWriter(target, table_schemas.SCORES, compression="zstd") as writer,
+        ):
+            for batch in con.sql(query).to_arrow_reader(_ROWS_PER_GROUP):
+                writer.write_table(pa.Table.from_batches([batch]).cast(table_schemas.SCORES))
+    except duckdb.Error as error:
+        msg = f"cannot compact scores of run {run_id}: {error}"
+        raise StoreError(msg) from error

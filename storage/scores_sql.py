@@ -1,0 +1,68 @@
+"""SQL of fresh scores: which of the rows that were ever written are true now."""
+
+from collections.abc import Sequence
+
+from medsam3_core.scoring import PROTOCOL_VERSION
+from storage.catalog_sources import CatalogSources, quoted
+
+
+def newest_sql(keys: str, order: str, relation: str) -> str:
+    """The first row per key in this order."""
+    return f"SELECT * FROM ({relation}) QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {order}) = 1"
+
+
+def outcomes_sql(sources: CatalogSources) -> str:
+    """All attempts, the newest of each case marked."""
+    newest = "row_number() OVER (PARTITION BY run_id, case_id ORDER BY finished_at DESC, attempt DESC) = 1"
+    return f'SELECT *, {newest} AS "latest" FROM ({sources.outcomes})'
+
+
+def current_attempts_sql(sources: CatalogSources) -> str:
+    """The newest attempt per run and case, as in `outcomes`, if it was made from the case as it is now."""
+    newest = newest_sql("run_id, case_id", "finished_at DESC, attempt DESC", sources.outcomes)
+    return f"""
+SELECT o.run_id, o.case_id, o.attempt, o.finished_at, o.case_digest, o.status, o.reason, c.split, c.patient_id
+FROM ({newest}) AS o
+JOIN runs AS r ON r.run_id = o.run_id
+JOIN cases AS c ON c.cohort = r.cohort AND c.case_id = o.case_id AND c.case_digest IS NOT DISTINCT FROM o.case_digest"""
+
+
+def fresh_scores_sql(
+    sources: CatalogSources, *, attempts: str = "internal.current_attempts", extra: Sequence[str] = ()
+) -> str:
+    """Fresh rows, with split and patient as the cohort has them now.
+
+    Files of batches may hold a row twice (scored again after an interruption): the newest wins. Compaction has seen to
+    that already, and to the digests, which need not be compared again for every row.
+
+    Args:
+        sources: Relations of the store.
+        attempts: Relation of the current attempts.
+        extra: Further columns to take from it.
+    """
+    keys = "run_id, case_id, rater, structure"
+    same_digest = "AND o.case_digest IS NOT DISTINCT FROM s.case_digest"
+    batches = newest_sql(keys, "finished_at DESC", _fresh(sources.scores, attempts, extra, same_digest))
+    return f"({_fresh(sources.scores_compacted, attempts, extra)}) UNION ALL ({batches})"
+
+
+def _fresh(relation: str, attempts: str, extra: Sequence[str], also: str = "") -> str:
+    columns = ["s.* REPLACE (o.split AS split, o.patient_id AS patient_id)", *(f"o.{name}" for name in extra)]
+    return f"""
+SELECT {", ".join(columns)} FROM ({relation}) AS s
+JOIN {attempts} AS o ON o.run_id = s.run_id AND o.case_id = s.case_id AND o.attempt = s.attempt {also}
+WHERE s.protocol = {quoted(PROTOCOL_VERSION)}"""
+
+
+def lasting_scores_sql(sources: CatalogSources) -> str:
+    """Rows that are fresh or may become so again: of the newest attempts and their digests, the newest per protocol.
+
+    Left out is what no change of a case or of the protocol can bring back: rows of older attempts, of attempts without
+    an outcome, and rows that were written again.
+    """
+    newest = newest_sql("run_id, case_id", "finished_at DESC, attempt DESC", sources.outcomes)
+    rows = f"""
+SELECT s.* FROM (({sources.scores_compacted}) UNION ALL ({sources.scores})) AS s
+SEMI JOIN ({newest}) AS o ON o.run_id = s.run_id AND o.case_id = s.case_id AND o.attempt = s.attempt
+    AND o.case_digest IS NOT DISTINCT FROM s.case_digest"""
+    return newest_sql("run_id, case_id, rater, structure, protocol", "finished_at DESC", rows)

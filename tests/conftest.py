@@ -1,0 +1,39 @@
+"""Fixtures that all tests share.
+
+| fixture | what it is |
+|---|---|
+| `store` | an empty store in a folder of its own |
+| `shared_data` | folder of real public data beside the repository; the test is skipped where it is absent |
+| `phantom_run` | a store with two phantom cohorts, ct and fundus, benchmarked with both baselines; read only |
+"""
+
+from pathlib import Path
+
+import pytest
+
+from storage.run_planning import BenchmarkRequest
+from storage.store_layout import StoreLayout, open_store
+from tests.small_store import benchmark_here, ingest_here
+
+SHARED_DATA = Path(__file__).parents[1].parent / "shared" / "data"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> StoreLayout:
+    return open_store(tmp_path / "store")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    if not SHARED_DATA.is_dir():
+        pytest.skip("real public data are not beside the repository (shared/data)")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def phantom_run(tmp_path_factory: pytest.TempPathFactory) -> StoreLayout:
+    layout = open_store(tmp_path_factory.mktemp("phantoms") / "store")
+    ingest_here(layout, "phantom:ct,cases=5,size=6x40x48", "ct")
+    ingest_here(layout, "phantom:fundus,cases=2,size=64x56", "fundus")
+    benchmark_here(layout, BenchmarkRequest(("ct", "fundus"), ("baseline:box", "baseline:otsu"), ("box",), split="all"))
+    return layout

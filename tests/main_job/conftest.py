@@ -1,0 +1,141 @@
+"""Fixtures of the main job, all real: a Prefect server, the command line in its own process, Dask worker processes.
+
+| fixture | what it is |
+|---|---|
+| `prefect_server` | one server for the session, on loopback, with its own database |
+| `medsam3` | runs the command line against a store and returns the finished process |
+| `started` | starts the command line and returns the running process |
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from storage.sql_guard import run_sql
+from storage.store_layout import StoreLayout
+
+HANG_LIMIT_SECONDS = 300
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    home = tmp_path_factory.mktemp("prefect")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {
+        **os.environ,
+        "PREFECT_HOME": str(home),
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_LOGGING_LEVEL": "ERROR",
+    }
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with (home / "server.log").open("w") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        _wait_for(f"http://127.0.0.1:{port}/api/health", server)
+        yield {**environment, "PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(timeout=30)
+
+
+def _wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            pytest.fail(f"the Prefect server ended with code {server.returncode} while it started")
+        try:
+            with urllib.request.urlopen(url, timeout=2):
+                return
+        except OSError:
+            time.sleep(0.2)
+    pytest.fail(f"{url} did not answer within 120 s")
+
+
+Started = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def started(prefect_server: dict[str, str], tmp_path: Path) -> Iterator[Started]:
+    running = []
+
+    def start(*arguments: str, store: Path) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows", *arguments],
+            env={**prefect_server, "MEDSAM3_STORE": str(store)},
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        running.append(process)
+        return process
+
+    yield start
+    for process in running:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+Medsam3 = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def medsam3(prefect_server: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Medsam3:
+    folder = tmp_path_factory.mktemp("elsewhere")
+
+    def run(*arguments: str, store: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+        finished = subprocess.run(
+            [sys.executable, "-m", "flows", *arguments],
+            env={**prefect_server, "MEDSAM3_STORE": str(store)},
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=HANG_LIMIT_SECONDS,
+            check=False,
+        )
+        assert finished.returncode == code, f"exit code {finished.returncode}\n{finished.stdout}\n{finished.stderr}"
+        return finished
+
+    return run
+
+
+def rows(store: Path, query: str) -> list[dict[str, object]]:
+    """Answer of the catalog as plain rows."""
+    return run_sql(StoreLayout(store), query).to_pylist()
+
+
+def worker_processes(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Dask worker processes of a running command, oldest first."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    workers = [child for child in children if "multiprocessing.spawn" in " ".join(child.cmdline())]
+    return sorted(workers, key=lambda child: child.create_time())
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = HANG_LIMIT_SECONDS) -> None:
+    """Poll a condition; fails with what was waited for."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {seconds} s for: {what}")
+        time.sleep(0.05)
+
+
+def copy_of(store: Path, target: Path) -> Path:
+    """A store of one's own, for tests that change it."""
+    shutil.copytree(store, target)
+    return target

@@ -1,0 +1,185 @@
+"""Faults of the main job with real processes: nothing is lost, nothing is doubled, nobody innocent is blamed."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import dask
+import psutil
+import pytest
+from distributed import Client, LocalCluster
+
+from medsam3_core.errors import StoreError
+from tasks.batch_stream import BatchBreakerError, BatchReport, BatchSizer, StreamCounts, run_stream
+from tasks.breadcrumbs import Breadcrumb, BreadcrumbFolder
+from tests.main_job.conftest import Medsam3, Started, rows, wait_until, worker_processes
+
+
+@dataclass(frozen=True)
+class Item:
+    case_id: str
+
+
+@dataclass(frozen=True)
+class NoteCases:
+    """Notes every finished case in a file; some cases kill their worker, some batches fail as a whole."""
+
+    folder: Path
+    killers: frozenset[str] = frozenset()
+    error: type[Exception] | None = None
+    seconds: float = 0.0
+
+    def __call__(self, batch_id: str, crumbs: BreadcrumbFolder, cases: Sequence[Item]) -> BatchReport:
+        if self.error:
+            raise self.error("the network is down")
+        with Breadcrumb(crumbs, batch_id) as crumb:
+            for case in cases:
+                crumb.at(case.case_id)
+                if case.case_id in self.killers:
+                    os._exit(9)
+                time.sleep(self.seconds)
+                (self.folder / case.case_id).touch()
+        return BatchReport({"scored": len(cases)}, 0.01)
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1") as cluster,
+        Client(cluster, set_as_default=False) as connected,
+    ):
+        yield connected
+
+
+def _run(client: Client, work: NoteCases, crumbs: Path, count: int) -> tuple[StreamCounts, list[str]]:
+    poisoned: list[str] = []
+    counts = run_stream(
+        client,
+        work,
+        [Item(f"case{index:03d}") for index in range(count)],
+        sizer=BatchSizer(2, first=5),
+        max_inflight=4,
+        crumbs=BreadcrumbFolder(crumbs),
+        on_poison=lambda case, reason: poisoned.append(f"{case.case_id}: {reason}"),
+    )
+    return counts, poisoned
+
+
+def test_cases_that_kill_their_worker_are_found_and_nobody_else_is_blamed(client: Client, tmp_path: Path) -> None:
+    done, crumbs = tmp_path / "done", tmp_path / "crumbs"
+    done.mkdir()
+    counts, poisoned = _run(client, NoteCases(done, frozenset({"case007", "case023"})), crumbs, 40)
+    assert sorted(poisoned) == ["case007: killed its worker 2 times", "case023: killed its worker 2 times"]
+    assert len(list(done.iterdir())) == 38
+    assert counts.done == 40
+    assert list(crumbs.iterdir()) == []
+
+
+def test_workers_killed_from_outside_cost_no_case_and_blame_none(client: Client, tmp_path: Path) -> None:
+    done = tmp_path / "done"
+    done.mkdir()
+    killed = []
+
+    def kill_one(counts: StreamCounts) -> None:
+        if counts.batches in (2, 5) and len(killed) < 2:
+            pid = next(iter(client.scheduler_info()["workers"].values()))["nanny"] and _worker_pids(client)[0]
+            killed.append(pid)
+            os.kill(pid, signal.SIGKILL)
+
+    counts = run_stream(
+        client,
+        NoteCases(done, seconds=0.02),
+        [Item(f"case{index:03d}") for index in range(60)],
+        sizer=BatchSizer(2, first=4, target_seconds=0.1),
+        max_inflight=4,
+        crumbs=BreadcrumbFolder(tmp_path / "crumbs"),
+        on_poison=lambda case, reason: pytest.fail(f"{case.case_id} is innocent: {reason}"),
+        on_progress=kill_one,
+    )
+    assert len(killed) == 2
+    assert len(list(done.iterdir())) == 60
+    assert counts.done == 60
+
+
+def _worker_pids(client: Client) -> list[int]:
+    return sorted(client.run(os.getpid).values())
+
+
+def test_batches_that_fail_as_a_whole_open_the_breaker_and_write_nothing(client: Client, tmp_path: Path) -> None:
+    with pytest.raises(BatchBreakerError, match="3 batches in a row failed as a whole, last ConnectionError"):
+        _run(client, NoteCases(tmp_path, error=ConnectionError), tmp_path / "crumbs", 20)
+
+
+def test_a_store_that_cannot_be_written_stops_the_stream_at_once(client: Client, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="the network is down"):
+        _run(client, NoteCases(tmp_path, error=StoreError), tmp_path / "crumbs", 20)
+
+
+BENCHMARK = ("benchmark", "--cohort", "mr", "--weights", "tiny-untrained", "--prompt", "text", "--split", "all")
+
+
+def _outcomes(store: Path) -> int:
+    return len(list(store.glob("runs/*/outcomes/*.parquet")))
+
+
+def test_killed_workers_and_a_killed_driver_lose_and_double_no_row(
+    medsam3: Medsam3, started: Started, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    medsam3("ingest", "phantom:mr,cases=12,size=10x48x48", "--cohort", "mr", store=store)
+    first = started(*BENCHMARK, store=store)
+    wait_until(lambda: _outcomes(store) >= 1 or first.poll() is not None, "the first batch of the benchmark")
+    worker_processes(first)[-1].send_signal(signal.SIGKILL)
+    before = _outcomes(store)
+    wait_until(lambda: _outcomes(store) > before or first.poll() is not None, "a batch after the worker's death")
+    assert first.poll() is None, first.communicate()
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    finished = medsam3(*BENCHMARK, store=store)
+    assert "computed" in finished.stderr
+    assert "case and run pairs were up to date" in finished.stderr
+    state = rows(store, "SELECT status, count(*) AS n, count(DISTINCT case_id) AS cases FROM scores GROUP BY status")
+    planned = rows(store, "SELECT count(*) AS n FROM plan")[0]["n"]
+    assert state == [{"status": "scored", "n": planned, "cases": 12}]
+
+
+def test_interrupting_keeps_what_is_finished_and_leaves_no_process(
+    medsam3: Medsam3, started: Started, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    medsam3("ingest", "phantom:mr,cases=12,size=10x48x48", "--cohort", "mr", store=store)
+    running = started(*BENCHMARK, store=store)
+    wait_until(lambda: _outcomes(store) >= 1 or running.poll() is not None, "the first batch of the benchmark")
+    family = [psutil.Process(running.pid), *psutil.Process(running.pid).children(recursive=True)]
+    os.killpg(running.pid, signal.SIGINT)  # as a terminal does it: to the whole process group
+    _, errors = running.communicate(timeout=120)
+    assert running.returncode == 130, errors
+    assert "interrupted; all that is finished is kept" in errors
+    assert "Traceback" not in errors
+    wait_until(lambda: not any(_alive(process) for process in family), "all processes to end", seconds=30)
+    kept = rows(store, "SELECT count(DISTINCT case_id) AS n FROM scores")[0]["n"]
+    assert int(str(kept)) >= 1
+    finished = medsam3(*BENCHMARK, store=store)
+    assert f"{kept} case and run pairs were up to date" in finished.stderr
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_two_benchmarks_of_the_same_run_cannot_write_at_once(
+    medsam3: Medsam3, started: Started, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    medsam3("ingest", "phantom:mr,cases=12,size=10x48x48", "--cohort", "mr", store=store)
+    running = started(*BENCHMARK, store=store)
+    wait_until(lambda: _outcomes(store) >= 1 or running.poll() is not None, "the first batch of the benchmark")
+    second = medsam3(*BENCHMARK, store=store, code=2)
+    assert "is being written by process" in second.stderr

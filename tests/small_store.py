@@ -1,0 +1,38 @@
+"""Ingest and benchmark in this process: the same units of work, without Prefect, Dask or model weights."""
+
+import uuid
+from functools import partial
+
+from storage.ingest_planning import IngestPlan, finish_ingest, plan_ingest
+from storage.run_planning import BenchmarkPlan, BenchmarkRequest, plan_benchmark, record_plan
+from storage.store_layout import StoreLayout
+from storage.weights_registry import load_segmenter
+from tasks.breadcrumbs import BreadcrumbFolder
+from tasks.ingest_cases import IngestBatch, PendingCase
+from tasks.segment_cases import SegmentBatch
+
+
+def ingest_here(store: StoreLayout, source: str, cohort: str, *, limit: int = 0) -> IngestPlan:
+    """Ingest all pending cases of a source; the plan."""
+    plan = plan_ingest(store, source, cohort, "auto", None, None, limit)
+    work = IngestBatch(store, cohort, plan.cohort.recipe, plan.source_root)
+    cases = [PendingCase(case, fingerprint) for case, fingerprint in plan.pending]
+    if cases:
+        work(_attempt(), BreadcrumbFolder(store.breadcrumbs() / "ingest"), cases)
+    finish_ingest(store, plan)
+    return plan
+
+
+def benchmark_here(store: StoreLayout, request: BenchmarkRequest) -> BenchmarkPlan:
+    """Segment and score all that is pending; the plan."""
+    plan = plan_benchmark(store, request)
+    for group in plan.groups:
+        record_plan(store, group)
+        work = SegmentBatch(store, group.cohort.recipe, group.runs, partial(load_segmenter, group.weights, "cpu"))
+        if group.pending:
+            work(_attempt(), BreadcrumbFolder(store.breadcrumbs() / "benchmark"), group.pending)
+    return plan
+
+
+def _attempt() -> str:
+    return f"here-{uuid.uuid4().hex[:12]}"

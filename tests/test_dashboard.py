@@ -1,0 +1,177 @@
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+from click.testing import CliRunner
+
+from flows.cli import cli
+from storage.parquet_tables import write_rows
+from storage.run_ledger import utc_now
+from storage.store_layout import StoreLayout
+from storage.table_schemas import CASES
+from tests.chromium import Watched, browser, needs_chromium
+
+pytestmark = needs_chromium
+CHART = ".js-plotly-plot .main-svg"
+HANG_MS = 60_000
+REASON = "reference lies elsewhere than its image"
+
+
+def medsam3(*arguments):
+    answer = CliRunner().invoke(cli, [str(item) for item in arguments], catch_exceptions=False)
+    assert answer.exit_code == 0, answer.output
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A real store: two phantom cohorts under both baselines, and one case that was rejected at ingest."""
+    layout = StoreLayout(tmp_path_factory.mktemp("dashboard") / "store")
+    for cohort, source in (("ct", "phantom:ct,cases=7"), ("fundus", "phantom:fundus,cases=7")):
+        medsam3("ingest", source, "--cohort", cohort, "--store", layout.root, "--cluster", "threads")
+    medsam3(
+        "benchmark", "--cohort", "ct", "--cohort", "fundus", "--weights", "baseline:box", "--weights", "baseline:otsu",
+        "--prompt", "box", "--split", "all", "--cluster", "threads", "--store", layout.root,
+    )  # fmt: skip
+    rejected = {"cohort": "ct", "case_id": "ct_broken", "patient_id": "ct_broken", "status": "rejected",
+                "reason": REASON, "case_digest": "x", "raters": [], "structures": [], "in_training": [],
+                "source": "ct_broken", "ingested_at": utc_now()}  # fmt: skip
+    write_rows(layout.cases("ct"), [rejected], CASES)
+    return layout
+
+
+@pytest.fixture(scope="module")
+def address(store):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    call = [sys.executable, "-m", "dashboards", "serve", "--store", str(store.root), "--port", str(port)]
+    server = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(f"http://127.0.0.1:{port}/_stcore/health", server)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def wait_for(url, server, seconds=90):
+    for _ in range(seconds * 2):
+        assert server.poll() is None, "the server ended"
+        try:
+            return urllib.request.urlopen(url, timeout=2).read()
+        except OSError:
+            time.sleep(0.5)
+    raise TimeoutError(url)
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with browser() as launched:
+        yield launched
+
+
+@pytest.fixture
+def page(chromium, address):
+    """The app, opened at its first page; at the end nothing may have gone wrong and nothing been fetched elsewhere."""
+    context = chromium.new_context(viewport={"width": 1400, "height": 1000})
+    opened, watched = context.new_page(), Watched()
+    opened.set_default_timeout(HANG_MS)
+    watched.watch(opened)
+    opened.goto(address)
+    opened.wait_for_selector(CHART)
+    yield opened
+    context.close()
+    assert not watched.errors
+    assert not watched.external
+
+
+def go_to(page, name):
+    page.get_by_role("link", name=name, exact=True).click()
+    page.wait_for_selector(f"h3:has-text('{name}')")
+
+
+@pytest.mark.parametrize(
+    ("name", "shows"),
+    [
+        ("Leaderboard", "Quality against cost"),
+        ("Compare", "Distribution of differences"),
+        ("Cases", "Left: prediction of"),
+        ("Runs", "SHA-256 of weights|Runs (select one"),
+        ("Failures", "Reasons"),
+        ("Try", "Left weights"),
+    ],
+)
+def test_a_page_opens_with_its_charts_and_without_errors(page, name, shows):
+    go_to(page, name)
+    page.get_by_text(shows.split("|")[-1]).first.wait_for()
+    page.wait_for_selector(CHART)
+    page.wait_for_timeout(500)
+    assert page.get_by_test_id("stException").count() == 0
+
+
+def test_leaderboard_names_denominators_and_units(page):
+    page.get_by_text("scored of planned").wait_for()
+    assert "Dice (share, 0 to 1, higher is better)" in page.inner_text(".js-plotly-plot >> nth=0")
+    assert "time per case (s, logarithmic)" in page.content()
+
+
+def test_a_moved_slice_slider_redraws_the_viewer(page):
+    go_to(page, "Cases")
+    slider = page.get_by_role("slider", name="Slice z (index)").first
+    slider.wait_for()
+    page.wait_for_selector(CHART)
+    before = page.locator(".js-plotly-plot image").first.get_attribute("href")
+    slider.focus()
+    slider.press("ArrowRight")
+    page.wait_for_function(
+        "before => document.querySelector('.js-plotly-plot image').getAttribute('href') !== before", arg=before
+    )
+
+
+def test_a_drawn_box_is_segmented_by_two_weights(page):
+    go_to(page, "Try")
+    page.wait_for_selector(".js-plotly-plot .nsewdrag")
+    drag_over(page, 0.1, 0.2, 0.5, 0.65)
+    page.get_by_text("Asked: box x").wait_for()
+    page.get_by_role("button", name="Segment").click()
+    page.get_by_text("best score").nth(1).wait_for()
+    assert page.locator(CHART).count() > 2
+
+
+def test_weights_that_cannot_take_points_say_so(page):
+    go_to(page, "Try")
+    page.get_by_text("Point inside").click()
+    page.wait_for_selector(".js-plotly-plot .nsewdrag")
+    page.wait_for_timeout(1000)
+    frame = page.locator(".js-plotly-plot .nsewdrag").first.bounding_box()
+    page.mouse.move(frame["x"] + frame["width"] * 0.3, frame["y"] + frame["height"] * 0.45)
+    page.wait_for_timeout(300)
+    page.mouse.click(frame["x"] + frame["width"] * 0.3, frame["y"] + frame["height"] * 0.45)
+    page.get_by_text("1 points inside").wait_for()
+    page.get_by_role("button", name="Segment").click()
+    page.get_by_test_id("stAlert").first.wait_for()
+
+
+def test_sql_answers_a_select_and_refuses_all_else(page):
+    go_to(page, "SQL")
+    page.get_by_text("rows", exact=False).first.wait_for()
+    page.get_by_role("textbox", name="Query").fill("DROP VIEW scores")
+    page.get_by_role("button", name="Run").click()
+    page.get_by_text("sql takes one SELECT").wait_for()
+
+
+def test_a_failure_is_grouped_by_its_reason(page):
+    go_to(page, "Failures")
+    page.wait_for_selector(CHART)
+    assert REASON in page.inner_text(".js-plotly-plot >> nth=0")
+
+
+def drag_over(page, left, top, right, bottom):
+    frame = page.locator(".js-plotly-plot .nsewdrag").first.bounding_box()
+    page.mouse.move(frame["x"] + frame["width"] * left, frame["y"] + frame["height"] * top)
+    page.mouse.down()
+    page.mouse.move(frame["x"] + frame["width"] * right, frame["y"] + frame["height"] * bottom, steps=8)
+    page.mouse.up()

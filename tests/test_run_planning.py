@@ -1,0 +1,169 @@
+from dataclasses import replace
+from functools import partial
+
+import pytest
+
+from medsam3_core.cases import CaseStatus
+from medsam3_core.errors import UsageError
+from storage.cohorts import case_refs, latest_cases, write_cases
+from storage.parquet_tables import read_table
+from storage.run_ledger import unscored_rows, utc_now, write_outcomes
+from storage.run_planning import BenchmarkPlan, BenchmarkRequest, plan_benchmark, record_plan
+from storage.store_layout import StoreLayout
+from storage.table_schemas import CASES, PLAN
+from tests.small_store import benchmark_here, ingest_here
+
+REQUEST = BenchmarkRequest(("eyes",), ("baseline:box",), ("box",), split="all")
+plan_of = partial(replace, REQUEST)
+
+
+@pytest.fixture
+def eyes(store: StoreLayout) -> StoreLayout:
+    ingest_here(store, "phantom:fundus,cases=4,size=48x48", "eyes")
+    return store
+
+
+def pending(plan: BenchmarkPlan) -> list[str]:
+    return [item.case_id for group in plan.groups for item in group.pending]
+
+
+def fail(store: StoreLayout, case_id: str, status: CaseStatus) -> None:
+    """Record a later attempt at a case that did not end well."""
+    (group,) = plan_benchmark(store, REQUEST).groups
+    (run,) = group.runs.values()
+    case = next(case for case in case_refs(latest_cases(store, "eyes")) if case.case_id == case_id)
+    scores, outcome = unscored_rows(run, case, f"attempt-{case_id}", status, "planted")
+    write_outcomes(store, run.run_id, f"attempt-{case_id}", scores, [outcome])
+
+
+def touch_case(store: StoreLayout, case_id: str, **values: object) -> None:
+    """A newer row of a case, as a changed source gives it."""
+    (row,) = [row for row in read_table(store.cases("eyes"), CASES).to_pylist() if row["case_id"] == case_id]
+    write_cases(store, "eyes", [row | values | {"ingested_at": utc_now()}])
+
+
+def test_everything_is_pending_at_first_and_nothing_afterwards(eyes: StoreLayout) -> None:
+    assert pending(plan_benchmark(eyes, REQUEST)) == ["fundus_000", "fundus_001", "fundus_002", "fundus_003"]
+    benchmark_here(eyes, REQUEST)
+    again = plan_benchmark(eyes, REQUEST)
+    assert (again.pending, again.groups[0].fresh) == (0, 4)
+
+
+def test_planning_writes_nothing(eyes: StoreLayout) -> None:
+    before = sorted(eyes.root.rglob("*"))
+    plan_benchmark(eyes, REQUEST)
+    assert sorted(eyes.root.rglob("*")) == before
+
+
+def test_a_cohort_that_grew_computes_only_its_new_cases(eyes: StoreLayout) -> None:
+    benchmark_here(eyes, REQUEST)
+    ingest_here(eyes, "phantom:fundus,cases=6,size=48x48", "eyes")
+    found = pending(plan_benchmark(eyes, REQUEST))
+    assert {"fundus_004", "fundus_005"} <= set(found) or len(found) == 6  # another source text is another source
+    assert not {"fundus_000", "fundus_001"} & set(found)
+
+
+def test_a_changed_source_computes_only_itself(eyes: StoreLayout) -> None:
+    benchmark_here(eyes, REQUEST)
+    touch_case(eyes, "fundus_002", case_digest="changed")
+    plan = plan_benchmark(eyes, REQUEST)
+    assert pending(plan) == ["fundus_002"]
+    assert plan.groups[0].pending[0].run_ids
+    assert not plan.groups[0].pending[0].prompt_files  # prompts of the older image do not count
+
+
+def test_stored_prompts_are_shared_by_other_weights(eyes: StoreLayout) -> None:
+    benchmark_here(eyes, REQUEST)
+    plan = plan_benchmark(eyes, plan_of(weights=("baseline:otsu",)))
+    assert all(item.prompt_files for item in plan.groups[0].pending)
+
+
+def test_a_changed_protocol_scores_stored_predictions_again_without_inference(
+    eyes: StoreLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    benchmark_here(eyes, REQUEST)
+    for module in ("storage.catalog_views", "storage.run_ledger"):
+        monkeypatch.setattr(f"{module}.PROTOCOL_VERSION", "next")
+    plan = plan_benchmark(eyes, REQUEST)
+    assert len(pending(plan)) == 4
+    assert all(item.rescore_ids and not item.run_ids for item in plan.groups[0].pending)
+    benchmark_here(eyes, REQUEST)
+    assert plan_benchmark(eyes, REQUEST).pending == 0
+
+
+@pytest.mark.parametrize("status", [CaseStatus.FAILED, CaseStatus.CRASHED, CaseStatus.REJECTED])
+def test_cases_that_did_not_end_well_are_tried_again_only_if_asked(eyes: StoreLayout, status: CaseStatus) -> None:
+    benchmark_here(eyes, REQUEST)
+    fail(eyes, "fundus_001", status)
+    assert pending(plan_benchmark(eyes, REQUEST)) == []
+    assert pending(plan_benchmark(eyes, plan_of(retry=True))) == ["fundus_001"]
+    benchmark_here(eyes, plan_of(retry=True))
+    assert pending(plan_benchmark(eyes, plan_of(retry=True))) == []
+
+
+def test_a_failed_case_is_tried_again_when_its_digest_changes(eyes: StoreLayout) -> None:
+    benchmark_here(eyes, REQUEST)
+    fail(eyes, "fundus_001", CaseStatus.FAILED)
+    touch_case(eyes, "fundus_001", case_digest="changed")
+    assert pending(plan_benchmark(eyes, REQUEST)) == ["fundus_001"]
+
+
+def test_cases_that_ingest_rejected_are_set_apart_with_their_runs(eyes: StoreLayout) -> None:
+    touch_case(eyes, "fundus_001", status="rejected", reason="truncated")
+    (group,) = plan_benchmark(eyes, REQUEST).groups
+    assert [(item.case_id, item.case.reason, len(item.run_ids)) for item in group.rejected] == [
+        ("fundus_001", "truncated", 1)
+    ]
+    assert len(group.pending) == 3
+
+
+def test_the_plan_is_recorded_once_per_case_rater_and_structure(eyes: StoreLayout) -> None:
+    for _ in range(2):
+        plan = plan_benchmark(eyes, REQUEST)
+        record_plan(eyes, plan.groups[0])
+    rows = read_table(eyes.plan(plan.run_ids[0]), PLAN)
+    assert rows.num_rows == 4 * 2
+
+
+def test_the_test_split_is_taken_where_there_is_one(eyes: StoreLayout) -> None:
+    assert pending(plan_benchmark(eyes, plan_of(split=None))) == ["fundus_003"]
+    assert len(pending(plan_benchmark(eyes, plan_of(split="train")))) == 3
+    for case_id in ("fundus_000", "fundus_001", "fundus_002", "fundus_003"):
+        touch_case(eyes, case_id, split=None)
+    assert len(pending(plan_benchmark(eyes, plan_of(split=None)))) == 4
+
+
+def test_a_limit_takes_the_first_cases_by_name(eyes: StoreLayout) -> None:
+    assert pending(plan_benchmark(eyes, plan_of(limit=2))) == ["fundus_000", "fundus_001"]
+
+
+def test_a_combination_that_no_segmenter_takes_is_named_and_makes_no_run(eyes: StoreLayout) -> None:
+    plan = plan_benchmark(eyes, plan_of(prompts=("text", "box")))
+    assert plan.refused == ("baseline:box takes no text: no run for text:slices=all",)
+    assert len(plan.run_ids) == 1
+
+
+def test_a_request_that_gives_no_run_at_all_is_an_error(eyes: StoreLayout) -> None:
+    with pytest.raises(UsageError, match="nothing to run: baseline:box takes no text"):
+        plan_benchmark(eyes, plan_of(prompts=("text",)))
+
+
+def test_the_same_name_twice_is_one_run(eyes: StoreLayout) -> None:
+    doubled = plan_of(cohorts=("eyes", "eyes"), weights=("baseline:box",) * 2, prompts=("box", "box"))
+    assert len(plan_benchmark(eyes, doubled).run_ids) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"cohorts": ("ears",)}, "unknown cohort 'ears'; known: eyes"),
+        ({"weights": ("sam9",)}, "unknown weights 'sam9'; known: baseline:box, baseline:otsu, tiny-untrained"),
+        ({"prompts": ("bax",)}, "unknown prompt policy 'bax'; the kinds are: text, box"),
+        ({"settings": ("treshold=1",)}, "unknown setting 'treshold=1'; write key=value with one of: mode"),
+        ({"structures": ("iris",)}, "unknown structure 'iris' in recipe 'phantom-fundus'; it has: vessel, optic_disc"),
+        ({"split": "dev"}, "cohort 'eyes' has no split 'dev'; it has: test, train, all"),
+    ],
+)
+def test_unknown_names_list_what_exists(eyes: StoreLayout, change: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        plan_benchmark(eyes, replace(REQUEST, **change))
