@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,7 @@ def write_synthetic_store(root: Path, *, rows: int, files_per_run: int = 1, runs
         _write(store.plan(run.run_id), 0, _plan_table(run, n_cases))
         scores = _scores_table(run, n_cases, files_per_run)
         bounds = [round(n_cases * part / files_per_run) for part in range(files_per_run + 1)]
-        for number, (start, stop) in enumerate(zip(bounds, bounds[1:], strict=False)):
+        for number, (start, stop) in enumerate(pairwise(bounds)):
             part = scores.slice(start * N_STRUCTURES, (stop - start) * N_STRUCTURES)
             name = COMPACTED_FILE if files_per_run == 1 else None
             _write(store.scores(run.run_id), number, part, name)

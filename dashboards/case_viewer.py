@@ -77,11 +77,11 @@ def _window(picture: CasePicture, key: str) -> tuple[float, float] | None:
     low, high = picture.extremes
     if not low < high:
         return None
-    start = tuple(float(np.clip(value, low, high)) for value in picture.value_range)
+    black, white = (float(np.clip(value, low, high)) for value in picture.value_range)
     step = max((high - low) / 500, 1e-6)
     unit = "HU" if picture.window.startswith("ct:") else "stored intensity"
     label = f"Window: black and white at ({unit})"
-    chosen: Any = st.slider(label, low, high, start, step=step, key=f"window_{key}")
+    chosen: Any = st.slider(label, low, high, (black, white), step=step, key=f"window_{key}")
     return chosen if chosen[0] < chosen[1] else None
 
 
@@ -97,7 +97,8 @@ def _show_side(
     with_prompts: bool,
 ) -> None:
     """One half of the viewer: image, reference, and what one run drew."""
-    names = [_NOTHING, *(series_name(row.label, row.prompt, row.settings, None) for row in runs.itertuples())]
+    names = [_NOTHING]
+    names += [series_name(run["label"], run["prompt"], run["settings"], None) for run in runs.to_dict("records")]
     chosen = _prediction(place, names, case["cohort"])
     _, spacing_y, spacing_x = picture.geometry.spacing_zyx
     figure = slice_figure(picture.rgb(z, window), (spacing_y, spacing_x))

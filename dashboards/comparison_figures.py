@@ -1,6 +1,7 @@
 """Plots of a comparison: paired scatter, distribution of differences, forest plot."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -79,10 +80,7 @@ def forest_figure(
         colour = colour_of(better, colours)
         figure.add_scatter(
             x=[found.difference], y=[item.structure], mode="markers",
-            error_x=None if found.low is None else {
-                "type": "data", "symmetric": False, "array": [found.high - found.difference],
-                "arrayminus": [found.difference - found.low], "color": colour, "thickness": 1.8, "width": 5,
-            },
+            error_x=_error_bars(item, colour),
             marker={"color": colour if item.verdict in _DECIDED else "white", "size": 11,
                     "line": {"color": colour, "width": 2}},
             hovertemplate=f"<b>{item.structure}</b> {found.difference:+.3f}<br>{_interval(item)}<br>{found.patients} "
@@ -92,6 +90,14 @@ def forest_figure(
     unit = next((item.unit for item in shown if item.unit), None)
     figure.update_xaxes(title=_difference_title(base, new, metric, unit))
     return styled(figure, height=max(120 + 34 * len(shown), 200)).update_layout(showlegend=False)
+
+
+def _error_bars(item: StructureComparison, colour: str) -> dict[str, Any] | None:
+    found = item.numbers
+    if found.difference is None or found.low is None or found.high is None:
+        return None
+    above, below = found.high - found.difference, found.difference - found.low
+    return {"type": "data", "symmetric": False, "array": [above], "arrayminus": [below], "color": colour, "width": 5}
 
 
 def _interval(item: StructureComparison) -> str:

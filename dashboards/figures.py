@@ -1,6 +1,7 @@
 """Plots of leaderboard, cost and history; drawn alike on pages and in the report."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -21,7 +22,7 @@ def leaderboard_figure(rows: pd.DataFrame, metric: str, colours: Mapping[str, st
         colours: From `weights_colours`.
     """
     structures = list(dict.fromkeys(rows["structure"]))[::-1]
-    series = list(rows.groupby(["label", "prompt", "settings", "rater"], sort=False, dropna=False))
+    series = _groups(rows, "label", "prompt", "settings", "rater")
     prompts = list(dict.fromkeys(rows["prompt"]))
     figure = go.Figure()
     for place, ((label, prompt, settings, rater), part) in enumerate(series):
@@ -58,8 +59,7 @@ def leaderboard_figure(rows: pd.DataFrame, metric: str, colours: Mapping[str, st
 def cost_figure(rows: pd.DataFrame, metric: str, colours: Mapping[str, str]) -> go.Figure:
     """Quality against cost: the mean over structures against the seconds per case of the same run."""
     figure = go.Figure()
-    keys = ["label", "prompt", "settings", "run_id"]
-    for (label, prompt, settings, _), part in rows.groupby(keys, sort=False, dropna=False):
+    for (label, prompt, settings, _), part in _groups(rows, "label", "prompt", "settings", "run_id"):
         figure.add_scatter(
             x=[part["seconds_per_case"].iloc[0]],
             y=[part[f"{metric}_mean"].mean()],
@@ -82,7 +82,7 @@ def cost_figure(rows: pd.DataFrame, metric: str, colours: Mapping[str, str]) -> 
 def history_figure(rows: pd.DataFrame, colours: Mapping[str, str]) -> go.Figure:
     """Mean Dice of one cohort over the versions of each weights, in the order in which they were finished."""
     figure = go.Figure()
-    for (weights, prompt, settings), part in rows.groupby(["weights", "prompt", "settings_id"], sort=False):
+    for (weights, prompt, settings), part in _groups(rows, "weights", "prompt", "settings_id"):
         ordered = part.sort_values("weights_version")
         labels = [name if version == 1 else f"{name}@{version}" for name, version in
                   zip(ordered["weights"], ordered["weights_version"], strict=True)]  # fmt: skip
@@ -108,3 +108,8 @@ def series_name(label: str, prompt: str, settings: str, rater: str | None) -> st
     parts += [settings] if settings != "default" else []
     parts += [f"rater {rater}"] if rater not in (None, "reference") and rater == rater else []
     return ", ".join(parts)
+
+
+def _groups(rows: pd.DataFrame, *keys: str) -> list[tuple[Any, pd.DataFrame]]:
+    """Rows with equal keys, in the order in which these first appear."""
+    return list(rows.groupby(list(keys), sort=False, dropna=False))

@@ -82,8 +82,8 @@ def _show_worst(found: Comparison, open_case: Callable[[str, str, str], None]) -
     event = st.dataframe(
         table, hide_index=True, column_config=form, on_select="rerun", selection_mode="single-row", key="worst"
     )
-    if event.selection.rows:  # type: ignore[attr-defined]
-        row = worst.iloc[event.selection.rows[0]]  # type: ignore[attr-defined]
+    if event.selection.rows:
+        row = worst.iloc[event.selection.rows[0]]
         open_case(row["cohort"], row["case_id"], row["structure"])
 
 

@@ -1,5 +1,6 @@
 """Leaderboard: means with intervals and denominators, and what they cost."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -96,7 +97,7 @@ def _table(rows: pd.DataFrame, metric: str) -> None:
     st.dataframe(table, hide_index=True, column_config=numbers, height=340)
 
 
-def _interval(row: dict[str, Any], metric: str) -> str:
+def _interval(row: Mapping[Any, Any], metric: str) -> str:
     low, high = row[f"{metric}_low"], row[f"{metric}_high"]
     digits = 1 if metric in ("hd95", "assd") else 3
     return "one patient" if pd.isna(low) else f"{low:.{digits}f} to {high:.{digits}f}"

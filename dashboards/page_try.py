@@ -102,8 +102,15 @@ def _draw_prompt(rgb: NDArray[np.uint8], spacing_yx: tuple[float, float], identi
         add_box(figure, box)
     add_points(figure, st.session_state["drawn_points"])
     make_selectable(figure, (rgb.shape[0], rgb.shape[1]), boxes=kind == _BOX)
-    mode = "box" if kind == _BOX else "points"
-    st.plotly_chart(figure, key=key, width="stretch", theme=None, on_select="rerun", selection_mode=mode, config=_CHART)
+    st.plotly_chart(
+        figure,
+        key=key,
+        width="stretch",
+        theme=None,
+        on_select="rerun",
+        selection_mode="box" if kind == _BOX else "points",
+        config=_CHART,
+    )
     text = st.text_input("Text", placeholder="such as: liver", key="try_text")
     return TrialPrompt(text, st.session_state["drawn_box"], st.session_state["drawn_points"])
 

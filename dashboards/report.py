@@ -1,7 +1,7 @@
 """`medsam3 report`: all results of a store as one HTML file that needs nothing but a browser."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -79,9 +79,9 @@ def _comparisons(store: StoreLayout, board: pd.DataFrame) -> Iterator[Comparison
 
 def _compare(store: StoreLayout, base: str, new: str) -> Comparison | None:
     """None where they have no run in common."""
-    versioned = [label if "@" in label else f"{label}@1" for label in (base, new)]
+    base, new = (label if "@" in label else f"{label}@1" for label in (base, new))
     try:
-        return compare_weights(store, ComparisonRequest(*versioned, metrics=(_METRIC,)))
+        return compare_weights(store, ComparisonRequest(base, new, metrics=(_METRIC,)))
     except UsageError:
         return None
 
@@ -90,7 +90,7 @@ def _comparison_section(comparison: Comparison, colours: Mapping[str, str]) -> s
     base, new = (name.removesuffix("@1") for name in (comparison.request.base, comparison.request.new))
     parts: list[str] = [notes(comparison_sentences(comparison), tag="p")]
     for cohort, pairs in comparison.pairs.groupby("cohort", sort=False):
-        items: Sequence = [item for item in comparison.structures if item.cohort == cohort]
+        items = [item for item in comparison.structures if item.cohort == cohort]
         parts.append(f"<h3>{cohort}</h3>")
         for prompt in dict.fromkeys(item.prompt for item in items):
             chosen = [item for item in items if item.prompt == prompt]

@@ -46,10 +46,14 @@ def _leading_run(rows: pd.DataFrame) -> dict[str, Any] | None:
     means = rows.groupby(["run_id", "label", "prompt", "settings"])["dice_mean"].mean().dropna().reset_index()
     trained = means[~means["label"].str.contains("untrained")]
     chosen = trained if len(trained) else means
-    return None if chosen.empty else chosen.sort_values("dice_mean").iloc[-1].to_dict()
+    if chosen.empty:
+        return None
+    return {str(name): value for name, value in chosen.sort_values("dice_mean").iloc[-1].items()}
 
 
-def _figure(store: StoreLayout, cohort: str, row: dict[str, Any], ndim: pd.Series, colours: Mapping[str, str]) -> str:
+def _figure(
+    store: StoreLayout, cohort: str, row: Mapping[Any, Any], ndim: pd.Series, colours: Mapping[str, str]
+) -> str:
     what, case = f"{html.escape(row['structure'])}, Dice {row['dice']:.3f}", html.escape(row["case_id"])
     flat = int(ndim[row["case_id"]]) == 2
     try:

@@ -146,7 +146,7 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]], right_from: int
     return f"<div class='wide'><table><thead><tr>{cells('th', header)}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
-def _interval(row: Mapping[str, Any]) -> str:
+def _interval(row: Mapping[Any, Any]) -> str:
     if pd.isna(row["dice_mean"]):
         return "-"
     if pd.isna(row["dice_low"]):

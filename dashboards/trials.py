@@ -89,7 +89,8 @@ class TrialSegmenter:
             seconds = time.perf_counter() - started
         merged = merge_instances(drawn, asked, settings)
         score = float(merged.scores.max()) if merged.scores.size else None
-        return TrialAnswer(merged.masks.any(axis=0), len(merged.scores), score, seconds, self._segmenter.device)
+        mask: NDArray[np.bool_] = np.asarray(merged.masks.any(axis=0))
+        return TrialAnswer(mask, len(merged.scores), score, seconds, self._segmenter.device)
 
 
 def load_trial_segmenter(store: StoreLayout, name: str) -> TrialSegmenter:

@@ -64,8 +64,9 @@ def add_reference(figure: go.Figure, mask: NDArray[np.bool_], structure: str) ->
 
 def add_prompts(figure: go.Figure, prompts: pd.DataFrame) -> None:
     """Boxes as frames, positive points as circles, negative ones as crosses; texts are named beside the plot."""
-    for row in prompts[prompts["kind"] == "box"].itertuples():
-        add_box(figure, (row.x0, row.y0, row.x1, row.y1))
+    boxes = prompts.loc[prompts["kind"] == "box", ["x0", "y0", "x1", "y1"]]
+    for x0, y0, x1, y1 in boxes.to_numpy("float64"):
+        add_box(figure, (x0, y0, x1, y1))
     points = prompts[prompts["kind"] == "points"]
     add_points(figure, zip(points["x"], points["y"], points["label"] != 0, strict=True))
 

@@ -38,7 +38,7 @@ def run_benchmark(root: Path, request: BenchmarkRequest, cluster: str) -> int:
     _say_refused(plan)
     failed = 0
     if plan.pending:
-        failed = _compute(root, request, cluster)
+        failed = _compute(root, request, plan, cluster)
     else:
         say(f"nothing to compute: {sum(group.fresh for group in plan.groups)} case and run pairs are up to date")
     from flows.leaderboard import leaderboard_rows, print_leaderboard
@@ -47,11 +47,13 @@ def run_benchmark(root: Path, request: BenchmarkRequest, cluster: str) -> int:
     return 1 if failed else 0
 
 
-def _compute(root: Path, request: BenchmarkRequest, cluster: str) -> int:
+def _compute(root: Path, request: BenchmarkRequest, plan: BenchmarkPlan, cluster: str) -> int:
     from flows.benchmark import benchmark_cohorts
+    from flows.clusters import parse_cluster, workers_starting
     from flows.prefect_session import prefect_session
 
-    with prefect_session():
+    weights = [group.weights for group in plan.groups if group.pending]
+    with workers_starting(parse_cluster(cluster), weights), prefect_session():
         summary = benchmark_cohorts(
             str(root),
             list(request.cohorts),

@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 done but some cases failed, 2 wrong usage or input, 3 regression found, 130 interrupted.
 """
 
+import atexit
 import os
 import sys
 from pathlib import Path
@@ -91,11 +92,12 @@ def ingest(
 
     SOURCE is a folder, or phantom:ct, phantom:mr, phantom:fundus, phantom:nuclei.
     """
+    from flows.clusters import parse_cluster, workers_starting
     from flows.console import say
     from flows.ingest import ingest_cohort
     from flows.prefect_session import prefect_session
 
-    with prefect_session():
+    with workers_starting(parse_cluster(cluster), []), prefect_session():
         summary = ingest_cohort(
             str(store), source, cohort, reader, str(recipe) if recipe else None, split, limit or 0, cluster
         )
@@ -163,9 +165,7 @@ def weights_check(name_or_path: str, store: Path) -> None:
 )
 @click.option("--cohort", "cohorts", multiple=True, required=True, help="Cohort; repeat for several.")
 @click.option("--weights", "names", multiple=True, required=True, help="NAME or NAME@N; repeat for several.")
-@click.option(
-    "--prompt", "prompts", multiple=True, required=True, help="Policy, such as text or box:jitter=0.1."
-)
+@click.option("--prompt", "prompts", multiple=True, required=True, help="Policy, such as text or box:jitter=0.1.")
 @click.option("--split", help="Split, or all.  [default: test where the cohort has one, else all]")
 @click.option("--structure", "structures", multiple=True, help="Structure; repeat for several.  [default: all]")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Inference setting; repeat for several.")
@@ -233,9 +233,8 @@ def sql(query: str, form: str, store: Path) -> None:
 @store_option
 def export(run_id: str, form: str, case_ids: tuple[str, ...], out: Path, store: Path) -> None:
     """Write the predictions of a run as NIfTI label maps or PNG overlays."""
-    from storage.exports import export_run
-
     from flows.console import say
+    from storage.exports import export_run
     from storage.store_layout import existing_store
 
     written = export_run(existing_store(store), run_id, form, case_ids, out)
@@ -255,7 +254,9 @@ def export(run_id: str, form: str, case_ids: tuple[str, ...], out: Path, store: 
 @click.argument("new")
 @click.option("--cohort", "cohorts", multiple=True, help="Cohort; repeat for several.  [default: all in common]")
 @click.option("--split", help="Cases of this split.  [default: all]")
-@click.option("--metric", "metrics", multiple=True, default=("dice",), help="Metric; repeat for several.  [default: dice]")
+@click.option(
+    "--metric", "metrics", multiple=True, default=("dice",), help="Metric; repeat for several.  [default: dice]"
+)
 @click.option("--margin", "margins", multiple=True, metavar="METRIC=F", help="How much worse is tolerated; repeatable.")
 @click.option("--fail-on-regression", is_flag=True, help="Exit with 3 where NEW is worse by more than the margin.")
 @store_option
@@ -305,19 +306,36 @@ def dashboard(port: int, store: Path) -> None:
 
 def main() -> None:
     """Run the command line; every error of ours is one line on stderr, never a traceback."""
+    _leave(_run())
+
+
+def _run() -> int:
     try:
-        cli(standalone_mode=False)
-    except click.exceptions.Abort:
-        _fail("interrupted; all that is finished is kept, run the same command again to go on", INTERRUPTED)
-    except KeyboardInterrupt:
-        _fail("interrupted; all that is finished is kept, run the same command again to go on", INTERRUPTED)
+        code = cli(standalone_mode=False)
+    except SystemExit as leaving:
+        code = leaving.code
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        return _say("interrupted; all that is finished is kept, run the same command again to go on", INTERRUPTED)
     except click.ClickException as error:
         error.show()
-        sys.exit(WRONG_USAGE)
+        return WRONG_USAGE
     except Medsam3Error as error:
-        _fail(str(error), WRONG_USAGE)
+        return _say(str(error), WRONG_USAGE)
+    return code if isinstance(code, int) else 0
 
 
-def _fail(message: str, code: int) -> None:
+def _say(message: str, code: int) -> int:
     click.echo(f"medsam3: {message}", err=True)
-    sys.exit(code)
+    return code
+
+
+def _leave(code: int) -> None:
+    """End the process after its exit handlers, without tearing the interpreter down.
+
+    Dask and Prefect keep daemon threads; while they live, DuckDB's bindings print a hundred lines about leaked objects
+    at interpreter shutdown, and the shutdown itself takes seconds.
+    """
+    atexit._run_exitfuncs()  # stops Prefect's own server, closes clusters, flushes logs
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

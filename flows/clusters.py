@@ -2,8 +2,10 @@
 
 import importlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -76,8 +78,47 @@ class Workers:
     resources: dict[str, float] | None = None
 
 
+_early: ContextVar["Future[Workers] | None"] = ContextVar("early workers", default=None)
+
+
 @contextmanager
-def dask_workers(settings: ClusterSettings, weights: list[Weights]) -> Iterator[Workers]:
+def workers_starting(settings: ClusterSettings, weights: Sequence[Weights]) -> Iterator[None]:
+    """Start a cluster in the background for the flow that is called in this block, which will find it ready.
+
+    Prefect's own server needs seconds to start, and so do workers that import torch: side by side they take as long
+    as the slower of the two. Inside another such block its workers are used.
+    """
+    if _early.get() is not None:
+        yield
+        return
+    with ExitStack() as stack, ThreadPoolExecutor(max_workers=1, thread_name_prefix="early-cluster") as executor:
+        token = _early.set(executor.submit(_start_warm, stack, settings, list(weights)))
+        try:
+            yield
+        finally:
+            _early.reset(token)
+
+
+def _start_warm(stack: ExitStack, settings: ClusterSettings, weights: list[Weights]) -> Workers:
+    workers = stack.enter_context(_fresh_workers(settings, weights))
+    if any(item.path is not None for item in weights):
+        workers.client.run(importlib.import_module, "storage.checkpoints")
+    return workers
+
+
+@contextmanager
+def dask_workers(settings: ClusterSettings, weights: Sequence[Weights]) -> Iterator[Workers]:
+    """Workers for the length of a block: those that `workers_starting` began, else new ones."""
+    early = _early.get()
+    if early is not None:
+        yield early.result()
+        return
+    with _fresh_workers(settings, weights) as workers:
+        yield workers
+
+
+@contextmanager
+def _fresh_workers(settings: ClusterSettings, weights: Sequence[Weights]) -> Iterator[Workers]:
     """Start (or join) a cluster for the length of a block.
 
     Args:
@@ -120,13 +161,13 @@ def _make_cluster(settings: ClusterSettings, count: int) -> Any:
         processes=not threads,
         memory_limit=None if threads else settings.memory_limit,
         host="127.0.0.1",
-        # None would serve it on port 8787 of every interface; a free port of this machine, without pages, serves nobody.
+        # None would serve it on port 8787 of every interface; a free loopback port without pages serves nobody.
         dashboard_address="127.0.0.1:0",
         scheduler_kwargs={"dashboard": False},
     )
 
 
-def _fitting_workers(cores: int, weights: list[Weights]) -> int:
+def _fitting_workers(cores: int, weights: Sequence[Weights]) -> int:
     largest = max((item.parameters for item in weights), default=0)
     per_worker = _WORKER_BASE_BYTES + largest * _BYTES_PER_PARAMETER
     return max(1, min(cores, int(psutil.virtual_memory().available // per_worker)))

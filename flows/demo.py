@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from flows.benchmark_command import run_benchmark
+from flows.clusters import parse_cluster, workers_starting
 from flows.console import say
 from flows.ingest import ingest_cohort
 from flows.prefect_session import prefect_session
@@ -11,7 +12,7 @@ from storage.run_planning import BenchmarkRequest
 from storage.store_layout import StoreLayout
 from storage.weights_registry import UNTRAINED
 
-COHORTS = {"demo-fundus": "phantom:fundus", "demo-ct": "phantom:ct"}
+KINDS = ("fundus", "ct")
 WEIGHTS = ("baseline:box", "baseline:otsu", UNTRAINED)
 PROMPTS = ("text", "box", "box:jitter=0.1")
 
@@ -23,12 +24,12 @@ def run_demo(store: Path, cases: int) -> int:
 
     Args:
         store: Folder of the store; made if absent.
-        cases: Phantom cases per cohort; the last quarter is the test split.
+        cases: Phantom cases per cohort, part of its name; the last quarter is the test split.
 
     Returns:
         Exit code: 0, or 1 if a case failed.
     """
-    with prefect_session():
+    with workers_starting(parse_cluster("local"), []), prefect_session():
         for cohort, source in COHORTS.items():
             summary = ingest_cohort(str(store), f"{source},cases={cases}", cohort)
             say(f"cohort {cohort}: {summary.accepted} cases converted, {summary.unchanged} were in the store")

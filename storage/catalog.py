@@ -46,11 +46,18 @@ def publish_catalog(store: StoreLayout) -> Path:
 
     It names absolute folders, so it goes stale when the store moves and when a cohort, run or generation of scores
     is added (`catalog_is_current` says so); rows added to known folders it sees.
+
+    Raises:
+        StoreError: If a table is not of this version or the disk refuses.
     """
     target = store.catalog()
-    with replacing(target) as scratch, duckdb.connect(str(scratch)) as con:
-        _make_views(con, store, live=True)
-        con.execute(f"CREATE VIEW internal.published AS SELECT {quoted(_published_from(store))} AS folders")
+    try:
+        with replacing(target) as scratch, duckdb.connect(str(scratch)) as con:
+            _make_views(con, store, live=True)
+            con.execute(f"CREATE VIEW internal.published AS SELECT {quoted(_published_from(store))} AS folders")
+    except duckdb.Error as error:
+        msg = f"cannot write {target}: {error}"
+        raise StoreError(msg) from error
     return target
 
 

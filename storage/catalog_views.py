@@ -42,7 +42,7 @@ def catalog_statements(sources: CatalogSources) -> list[str]:
         "measurements": f"SELECT DISTINCT * FROM ({sources.measurements})",
     }
     made = [f"CREATE OR REPLACE VIEW {name} AS {sql}" for name, sql in views.items()]
-    return ["CREATE SCHEMA IF NOT EXISTS internal", *made, compare_macro_sql()]
+    return ["CREATE SCHEMA IF NOT EXISTS internal", *made, compare_macro_sql(sources)]
 
 
 def _prompts_sql(sources: CatalogSources) -> str:

@@ -7,7 +7,7 @@ How a pair counts:
 - the structure absent: left out of the means; drawing it nevertheless is counted as a false alarm.
 """
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -221,7 +221,7 @@ def _compare_metric(rows: pd.DataFrame, metric: str, margin: float) -> tuple[lis
     counted = _pairs_that_count(rows, metric)
     keys = [*GROUP_KEYS, "structure"]
     groups = dict(list(counted.groupby(keys, sort=False, dropna=False)))
-    families: dict[tuple[str, ...], list[tuple[pd.DataFrame, PairedComparison]]] = {}
+    families: dict[tuple[Hashable, ...], list[tuple[pd.DataFrame, PairedComparison]]] = {}
     for key, all_rows in rows.groupby(keys, sort=False, dropna=False):
         part = groups.get(key, counted.iloc[:0])
         numbers = compare_pairs(

@@ -77,7 +77,7 @@ def _without_foreign(
     checked = []
     for case in listed:
         other = known.get(case.case_id)
-        if other is not None and other[1] != root:
+        if other is not None and other[1] != root and not root.startswith("phantom:"):
             name = f"{case.case_id}-{digest_json([root, case.case_id])[:6]}"
             reason = f"case id {case.case_id!r} exists in this cohort from {other[1]}; use another --cohort or rename"
             checked.append(replace(case, case_id=name, reject_reason=case.reject_reason or reason))
@@ -97,4 +97,4 @@ def _fingerprint(root: str, case: CaseSource, recipe_digest: str) -> str:
             facts.append([name, status.st_size, status.st_mtime_ns])
         except OSError:
             facts.append([name, -1, -1])
-    return digest_json([facts, case.split, case.patient_id, recipe_digest])
+    return digest_json([facts, dict(case.extra), case.split, case.patient_id, recipe_digest])

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from medsam3_core.prompt_policies import PromptPolicy
-from medsam3_core.prompt_rows import PromptRow
+from medsam3_core.prompt_rows import PromptRow, RowKind
 from storage.cohorts import CaseRef
 from storage.parquet_tables import read_file, rows_of_cases, table_files, write_rows
 from storage.store_layout import StoreLayout
@@ -58,7 +58,7 @@ def write_prompts(
 
 
 def _prompt_row(row: Mapping[str, Any]) -> PromptRow:
-    values = {name: row[name] for name in _COLUMNS}
+    values = {name: row[name] for name in _COLUMNS} | {"kind": RowKind(row["kind"])}
     if values.get("mask_rle") is not None:
         values["mask_rle"] = tuple(values["mask_rle"])
     return PromptRow(**values)

@@ -17,9 +17,16 @@ def outcomes_sql(sources: CatalogSources) -> str:
     return f'SELECT *, {newest} AS "latest" FROM ({sources.outcomes})'
 
 
-def current_attempts_sql(sources: CatalogSources) -> str:
-    """The newest attempt per run and case, as in `outcomes`, if it was made from the case as it is now."""
-    newest = newest_sql("run_id, case_id", "finished_at DESC, attempt DESC", sources.outcomes)
+def current_attempts_sql(sources: CatalogSources, *, of_runs: str | None = None) -> str:
+    """The newest attempt per run and case, as in `outcomes`, if it was made from the case as it is now.
+
+    Args:
+        sources: Relations of the store.
+        of_runs: Relation with the column `run_id`: leave out the attempts of other runs; None for all runs.
+    """
+    where = f" WHERE run_id IN (SELECT run_id FROM {of_runs})" if of_runs else ""
+    outcomes = f"SELECT * FROM ({sources.outcomes}){where}"
+    newest = newest_sql("run_id, case_id", "finished_at DESC, attempt DESC", outcomes)
     return f"""
 SELECT o.run_id, o.case_id, o.attempt, o.finished_at, o.case_digest, o.status, o.reason, c.split, c.patient_id
 FROM ({newest}) AS o

@@ -5,14 +5,14 @@ import time
 import urllib.request
 
 import pytest
-from click.testing import CliRunner
 
-from flows.cli import cli
 from storage.parquet_tables import write_rows
 from storage.run_ledger import utc_now
-from storage.store_layout import StoreLayout
+from storage.run_planning import BenchmarkRequest
+from storage.store_layout import open_store
 from storage.table_schemas import CASES
 from tests.chromium import Watched, browser, needs_chromium
+from tests.small_store import benchmark_here, ingest_here
 
 pytestmark = needs_chromium
 CHART = ".js-plotly-plot .main-svg"
@@ -20,21 +20,13 @@ HANG_MS = 60_000
 REASON = "reference lies elsewhere than its image"
 
 
-def medsam3(*arguments):
-    answer = CliRunner().invoke(cli, [str(item) for item in arguments], catch_exceptions=False)
-    assert answer.exit_code == 0, answer.output
-
-
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
+def results(tmp_path_factory):
     """A real store: two phantom cohorts under both baselines, and one case that was rejected at ingest."""
-    layout = StoreLayout(tmp_path_factory.mktemp("dashboard") / "store")
-    for cohort, source in (("ct", "phantom:ct,cases=7"), ("fundus", "phantom:fundus,cases=7")):
-        medsam3("ingest", source, "--cohort", cohort, "--store", layout.root, "--cluster", "threads")
-    medsam3(
-        "benchmark", "--cohort", "ct", "--cohort", "fundus", "--weights", "baseline:box", "--weights", "baseline:otsu",
-        "--prompt", "box", "--split", "all", "--cluster", "threads", "--store", layout.root,
-    )  # fmt: skip
+    layout = open_store(tmp_path_factory.mktemp("dashboard") / "store")
+    for kind in ("ct", "fundus"):
+        ingest_here(layout, f"phantom:{kind},cases=7", kind)
+    benchmark_here(layout, BenchmarkRequest(("ct", "fundus"), ("baseline:box", "baseline:otsu"), ("box",), split="all"))
     rejected = {"cohort": "ct", "case_id": "ct_broken", "patient_id": "ct_broken", "status": "rejected",
                 "reason": REASON, "case_digest": "x", "raters": [], "structures": [], "in_training": [],
                 "source": "ct_broken", "ingested_at": utc_now()}  # fmt: skip
@@ -43,11 +35,11 @@ def store(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def address(store):
+def address(results):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    call = [sys.executable, "-m", "dashboards", "serve", "--store", str(store.root), "--port", str(port)]
+    call = [sys.executable, "-m", "dashboards", "serve", "--store", str(results.root), "--port", str(port)]
     server = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_for(f"http://127.0.0.1:{port}/_stcore/health", server)

@@ -70,8 +70,9 @@ def test_the_same_case_id_from_another_folder_is_kept_apart_and_rejected(
     store: StoreLayout, source: Path, tmp_path: Path
 ) -> None:
     ingest_here(store, str(source), "eyes")
-    shutil.copytree(source, tmp_path / "copy")
-    ingest_here(store, str(tmp_path / "copy"), "eyes")
+    copy = tmp_path / "elsewhere" / source.name
+    shutil.copytree(source, copy)
+    ingest_here(store, str(copy), "eyes")
     cases = latest_cases(store, "eyes")
     assert (cases["status"] == "accepted").sum() == 4
     assert cases.query("status == 'rejected'")["reason"].str.contains("exists in this cohort from").all()
