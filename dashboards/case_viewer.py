@@ -116,10 +116,10 @@ def _show_side(
 
 def _prediction(place: int, names: list[str], cohort: str) -> str:
     """What a side shows; the left one follows the row that was selected in the table."""
-    wanted = st.session_state.get("case_series") if place == 0 else None
+    wanted = st.session_state.get("case_series")
     key = f"run_{place}_{cohort}_{len(names)}_{wanted}"
-    others = [name for name in names[1:] if name != st.session_state.get("case_series")] or names
-    first = wanted if wanted in names else others[min(place, len(others) - 1)]
+    others = [name for name in names[1:] if name != wanted] or names
+    first = wanted if place == 0 and wanted in names else others[min(place, len(others) - 1)]
     label = "Left: prediction of" if place == 0 else "Right: prediction of"
     return str(st.selectbox(label, names, index=names.index(first), key=key))
 

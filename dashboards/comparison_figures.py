@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from dashboards.style import INK, MUTED, axis_title, colour_of, styled
 from storage.comparison import StructureComparison, Verdict
 
-_MOST_POINTS = 5000
+_MOST_POINTS = 2000  # drawn as SVG: a browser has 16 WebGL contexts, and a report may have more plots
 _DECIDED = (Verdict.WORSE, Verdict.BETTER, Verdict.WITHIN_MARGIN)
 
 
@@ -17,30 +18,31 @@ def paired_scatter(pairs: pd.DataFrame, base: str, new: str, metric: str, colour
     """Every pair as a point, NEW over BASE; a point has the colour of the weights that did better on it.
 
     Args:
-        pairs: Rows of `Comparison.pairs` of one metric; of more than 5,000 a fixed sample is drawn.
+        pairs: Rows of `Comparison.pairs` of one metric; of more than 2,000 a fixed sample is drawn.
         base: Label of BASE.
         new: Label of NEW.
         metric: The metric.
         colours: From `weights_colours`.
     """
-    shown = pairs.dropna(subset=["base", "new"])
-    if len(shown) > _MOST_POINTS:
-        shown = shown.sample(_MOST_POINTS, random_state=0)
+    complete = pairs.dropna(subset=["base", "new"])
+    shown = complete.sample(min(len(complete), _MOST_POINTS), random_state=0)
+    signs = np.sign(complete["loss"])
     figure = go.Figure()
     low, high = (0.0, 1.0) if metric not in ("hd95", "assd") else _limits(shown)
     figure.add_scatter(
         x=[low, high], y=[low, high], mode="lines", line={"color": MUTED, "dash": "dot", "width": 1},
         hoverinfo="skip", showlegend=False,
     )  # fmt: skip
-    for name, part, colour in (
-        (f"{new} better", shown[shown["loss"] < 0], colour_of(new, colours)),
-        (f"{base} better", shown[shown["loss"] > 0], colour_of(base, colours)),
-        ("equal", shown[shown["loss"] == 0], MUTED),
+    for name, sign, colour in (
+        (f"{new} better", -1, colour_of(new, colours)),
+        (f"{base} better", 1, colour_of(base, colours)),
+        ("equal", 0, MUTED),
     ):
-        if len(part):
-            figure.add_scattergl(
+        part, count = shown[np.sign(shown["loss"]) == sign], int((signs == sign).sum())
+        if count:
+            figure.add_scatter(
                 x=part["base"].to_numpy("float32"), y=part["new"].to_numpy("float32"), mode="markers",
-                name=f"{name} ({len(part)})", marker={"color": colour, "size": 7, "opacity": 0.65},
+                name=f"{name} ({count:,})", marker={"color": colour, "size": 7, "opacity": 0.65},
                 text=part["structure"] + " of " + part["case_id"],
                 hovertemplate=f"<b>%{{text}}</b><br>{base} %{{x:.3f}}<br>{new} %{{y:.3f}}<extra></extra>",
             )  # fmt: skip

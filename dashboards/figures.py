@@ -72,7 +72,7 @@ def cost_figure(rows: pd.DataFrame, metric: str, colours: Mapping[str, str]) -> 
             hovertemplate="%{y:.3f} at %{x:.3g} s per case<extra>%{fullData.name}</extra>",
         )
     unit = rows["distance_unit"].dropna()
-    figure.update_xaxes(title="time per case (s, logarithmic)", type="log", tickformat="~g", minor={"ticks": ""})
+    figure.update_xaxes(title="time per case (s, logarithmic)", type="log", tickformat="~g", dtick="D2")
     figure.update_yaxes(
         title=f"mean over structures,<br>{axis_title(metric, unit.iloc[0] if len(unit) else None)}", showgrid=True
     )

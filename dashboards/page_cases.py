@@ -103,5 +103,6 @@ def _columns(scores: pd.DataFrame) -> dict[str, Any]:
         "label": "weights",
         "patient_id": "patient",
         "empty": "empty mask",
+        "settings": "settings" if (scores["settings"] != "default").any() else None,
         "volume_error": st.column_config.NumberColumn("volume error (share)", format="%.2f"),
     }

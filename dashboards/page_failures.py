@@ -16,6 +16,7 @@ from storage.store_layout import StoreLayout
 
 _INGEST = "ingest"
 _LONGEST = 60
+_FEW = 12
 
 
 def show(open_case: Callable[[str, str], None]) -> None:
@@ -71,7 +72,9 @@ def _reasons_figure(failures: pd.DataFrame, reasons: list[str]) -> go.Figure:
     order = list(dict.fromkeys(_short(reason) for reason in reasons))[::-1]
     figure.update_layout(barmode="stack", bargap=0.35)
     figure.update_yaxes(categoryorder="array", categoryarray=order)
-    figure.update_xaxes(title="case-and-run pairs (count)", rangemode="tozero", tickformat="d")
+    figure.update_xaxes(
+        title="case-and-run pairs (count)", rangemode="tozero", dtick=1 if len(failures) <= _FEW else None
+    )
     return styled(figure, height=min(140 + 34 * len(order), 600))
 
 

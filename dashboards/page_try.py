@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from dashboards.case_viewer import case_picture
 from dashboards.page_parts import accepted_cases, colours, heading, nothing_yet, pick, show_errors, store
 from dashboards.style import colour_of
-from dashboards.trials import TrialAnswer, TrialPrompt, TrialSegmenter, load_trial_segmenter
+from dashboards.trials import TrialAnswer, TrialPrompt, TrialSegmenter, load_trial_segmenter, weights_names
 from dashboards.uploads import UPLOAD_SUFFIXES, UploadedImage, read_upload
 from dashboards.viewer_figure import add_box, add_outline, add_points, make_selectable, slice_figure
-from storage.weights_registry import list_weights
+from medsam3_core.errors import Medsam3Error
 
 _CASE, _UPLOAD = "A case of the store", "An upload"
 _BOX, _INSIDE, _OUTSIDE = "Box", "Point inside", "Point outside"
@@ -138,7 +138,7 @@ def _pixel_box(xs: list[float], ys: list[float], shape_yx: tuple[int, ...]) -> t
 
 
 def _answer(rgb: NDArray[np.uint8], spacing_yx: tuple[float, float], prompt: TrialPrompt, identity: str) -> None:
-    names = _weights_names(str(store().root))
+    names = weights_names(store())
     boxes = st.columns(2)
     with boxes[0]:
         first = pick("Left weights", names, "try_left")
@@ -148,11 +148,9 @@ def _answer(rgb: NDArray[np.uint8], spacing_yx: tuple[float, float], prompt: Tri
     asked = st.button("Segment", type="primary", disabled=prompt.empty, icon=":material/play_arrow:", width="stretch")
     st.caption(_describe(prompt))
     if asked:
-        st.session_state["answers"] = (
-            identity,
-            [(name, _ask(name, rgb, prompt, threshold)) for name in (first, second)],
-        )
-    known, answers = st.session_state.get("answers", (None, []))
+        found = [(name, _ask(name, rgb, prompt, threshold)) for name in (first, second)]
+        st.session_state["answers"] = (identity, prompt, found)
+    known, prompt, answers = st.session_state.get("answers", (None, prompt, []))
     if known != identity:
         return
     for (name, answer), column in zip(answers, st.columns(2), strict=True):
@@ -162,8 +160,6 @@ def _answer(rgb: NDArray[np.uint8], spacing_yx: tuple[float, float], prompt: Tri
 
 def _ask(name: str, rgb: NDArray[np.uint8], prompt: TrialPrompt, threshold: float) -> TrialAnswer | str:
     """The answer, or why there is none."""
-    from medsam3_core.errors import Medsam3Error
-
     with st.spinner(f"{name} ..."):
         try:
             return _segmenter(str(store().root), name).answer(rgb, prompt, threshold)
@@ -177,7 +173,7 @@ def _show_answer(
     if isinstance(answer, str):
         st.warning(f"**{name}**: {answer}", icon=":material/block:")
         return
-    figure = slice_figure(rgb, spacing_yx, height=400)
+    figure = slice_figure(rgb, spacing_yx, height=330)
     add_outline(figure, answer.mask, colour_of(name, colours()), name)
     if prompt.box:
         add_box(figure, prompt.box)
@@ -203,17 +199,8 @@ def _describe(prompt: TrialPrompt) -> str:
         parts.append(f"box x {x0} to {x1}, y {y0} to {y1} px")
     inside = sum(positive for _, _, positive in prompt.points)
     if prompt.points:
-        parts.append(f"{inside} points inside, {len(prompt.points) - inside} outside")
+        parts.append(f"points: {inside} inside, {len(prompt.points) - inside} outside")
     return "Asked: " + "; ".join(parts)
-
-
-@st.cache_data(ttl=30, show_spinner="Listing weights ...")
-def _weights_names(root: str) -> list[str]:
-    """Latest version of each name, registered weights first: these are why one is here."""
-    names = [
-        f"{item.name}@{item.version}" if item.version > 1 and item.path else item.name for item in list_weights(store())
-    ]
-    return list(dict.fromkeys(names))
 
 
 @st.cache_resource(max_entries=3, show_spinner=False)

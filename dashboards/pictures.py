@@ -19,8 +19,6 @@ from storage.cohorts import read_cohort
 from storage.prediction_volumes import StoredPrediction, open_prediction
 from storage.store_layout import StoreLayout
 
-_SAMPLES_PER_SIDE = 64
-
 
 @dataclass(frozen=True)
 class CasePicture:
@@ -121,8 +119,8 @@ def contour_line(mask: NDArray[np.bool_]) -> tuple[list[float | None], list[floa
     return xs, ys
 
 
-def click_grid(shape_yx: tuple[int, int], per_side: int = _SAMPLES_PER_SIDE) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Positions (x, y) of a grid of pixels fine enough to click on.
+def click_grid(shape_yx: tuple[int, int], per_side: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Positions (x, y) of a grid of pixels, about `per_side` along the longer side.
 
     Raises:
         UsageError: If the grid would be empty.

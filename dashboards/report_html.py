@@ -13,6 +13,9 @@ from storage.comparison_words import short_prompt
 
 _MOST_FAILED_CASES = 12
 
+_FIT = "window.addEventListener('load', () => window.dispatchEvent(new Event('resize')));"
+"""Plots are drawn while the page still grows, so they are fitted once more at its end."""
+
 _CSS = f"""
 :root {{ color-scheme: light; }}
 body {{ font: 15px/1.5 {FONT}; color: {INK}; background: #F5F7F9; margin: 0; }}
@@ -29,7 +32,8 @@ td {{ border-bottom: 1px solid {GRID}; padding: 4px 8px 4px 0; vertical-align: t
 .r {{ text-align: right; }} .wide {{ overflow-x: auto; }} code {{ font-size: 12px; word-break: break-all; }}
 .dot {{ display: inline-block; width: 10px; height: 10px; border-radius: 5px; margin-right: 6px; }}
 .line {{ display: inline-block; width: 18px; height: 3px; margin: 0 6px 3px 10px; }}
-.two {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(440px, 1fr)); gap: 12px; }}
+.two {{ display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 12px; }}
+@media (max-width: 900px) {{ .two {{ grid-template-columns: minmax(0, 1fr); }} }}
 .gallery {{ display: flex; flex-wrap: wrap; gap: 12px; }} figure {{ margin: 0; width: 196px; }}
 figure img {{ width: 196px; height: 196px; object-fit: contain; background: black; border-radius: 6px; }}
 .gone {{ width: 176px; height: 176px; padding: 10px; background: {GRID}; border-radius: 6px; font-size: 12px; }}
@@ -46,7 +50,7 @@ def page(title: str, subtitle: str, sections: Iterable[str]) -> str:
         "<meta name='viewport' content='width=device-width, initial-scale=1'><link rel='icon' href='data:,'>"
         f"<title>{html.escape(title)}</title><style>{_CSS}</style><script>{get_plotlyjs()}</script></head>"
         f"<body><main><header><h1>{html.escape(title)}</h1><p>{html.escape(subtitle)}</p></header>"
-        f"{''.join(sections)}</main></body></html>"
+        f"{''.join(sections)}</main><script>{_FIT}</script></body></html>"
     )
 
 

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from medsam3_core.inference_settings import InferenceSettings, PromptMode
 from medsam3_core.merging import merge_instances
 from medsam3_core.prompts import BoxPrompt, PointPrompt, SlicePrompt
+from medsam3_core.segmenters.baselines import BASELINES
 from medsam3_core.segmenters.protocol import Segmenter
 from storage.store_layout import StoreLayout
-from storage.weights_registry import find_weights, load_segmenter
+from storage.weights_registry import UNTRAINED, find_weights, load_segmenter, registered_weights
 
 STRUCTURE = "structure"
 
@@ -91,6 +92,13 @@ class TrialSegmenter:
         score = float(merged.scores.max()) if merged.scores.size else None
         mask: NDArray[np.bool_] = np.asarray(merged.masks.any(axis=0))
         return TrialAnswer(mask, len(merged.scores), score, seconds, self._segmenter.device)
+
+
+def weights_names(store: StoreLayout) -> list[str]:
+    """What can be tried: baselines, the latest version of registered weights and the ones before it, untrained ones."""
+    registered = sorted(registered_weights(store), key=lambda item: (item.name, -item.version))
+    names = [item.name if item.version == 1 else f"{item.name}@{item.version}" for item in registered]
+    return [*names, *BASELINES, UNTRAINED]
 
 
 def load_trial_segmenter(store: StoreLayout, name: str) -> TrialSegmenter:

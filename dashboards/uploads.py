@@ -1,5 +1,6 @@
 """An uploaded file as slices to look at: read in a folder that is gone when the reader is done; nothing is kept."""
 
+import importlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,8 +77,8 @@ def _read(path: Path, suffix: str) -> UploadedImage:
 def _read_dicom(path: Path) -> UploadedImage:
     """One DICOM file: its frames as slices, rescaled, windowed by its own first window if it has one."""
     try:
-        import pydicom
-        from pydicom.pixels import apply_rescale
+        pydicom = importlib.import_module("pydicom")
+        apply_rescale = importlib.import_module("pydicom.pixels").apply_rescale
     except ImportError as error:
         msg = "reading DICOM needs the package pydicom: pip install pydicom"
         raise UsageError(msg) from error

@@ -13,6 +13,7 @@ from dashboards.style import FONT, INK, PROMPT_COLOUR, REFERENCE_COLOUR
 from dashboards.thumbnails import data_uri
 
 _LARGE = 512 * 512
+_BOX_GRID, _CLICK_GRID = 12, 48  # points per side: a box needs some to be noticed, a click one where it falls
 
 
 def slice_figure(rgb: NDArray[np.uint8], spacing_yx: tuple[float, float], *, height: int = 520) -> go.Figure:
@@ -96,7 +97,7 @@ def add_points(figure: go.Figure, points: Iterable[tuple[float, float, bool]]) -
 
 def make_selectable(figure: go.Figure, shape_yx: tuple[int, int], *, boxes: bool) -> None:
     """Lay an unseen grid of points over the slice, so that dragging a box or clicking gives selection events."""
-    xs, ys = click_grid(shape_yx)
+    xs, ys = click_grid(shape_yx, _BOX_GRID if boxes else _CLICK_GRID)
     figure.add_scatter(
         x=xs, y=ys, mode="markers", name="grid", marker={"color": "rgba(0,0,0,0)", "size": 7},
         hovertemplate="x %{x}, y %{y}<extra></extra>",

@@ -36,6 +36,7 @@ class BenchmarkSummary:
         computed: Case and run pairs segmented by this attempt, by status.
         fresh: Case and run pairs that were done already.
         peak_rss_bytes: Highest resident memory of a worker.
+        stream_seconds: Wall time of the streams alone: neither start-up nor publication.
     """
 
     run_ids: tuple[str, ...]
@@ -43,6 +44,7 @@ class BenchmarkSummary:
     computed: dict[str, int]
     fresh: int
     peak_rss_bytes: int
+    stream_seconds: float
 
     @property
     def unscored(self) -> int:
@@ -105,6 +107,7 @@ def benchmark_cohorts(
         {status: count for status, count in computed.items() if count},
         sum(group.fresh for group in plan.groups),
         max((one.peak_rss_bytes for one in counts), default=0),
+        sum(one.seconds for one in counts),
     )
 
 

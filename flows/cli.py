@@ -126,34 +126,44 @@ def weights_list(store: Path) -> None:
     print_weights(list_weights(open_store(store)))
 
 
-@weights.command("add", cls=_Examples, epilog="medsam3 weights add sam3 checkpoints/sam3.pt --licence 'SAM License'")
+@weights.command(
+    "add",
+    cls=_Examples,
+    epilog="""medsam3 weights add sam3 checkpoints/sam3.pt --licence 'SAM License'
+    medsam3 weights add sam3 hf://facebook/sam3/sam3.pt
+    medsam3 weights add polyps adapters/polyps --base sam3""",
+)
 @click.argument("name")
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path")
+@click.option("--base", metavar="NAME|PATH", help="What a LoRA adapter was trained on.  [default: what it says]")
 @click.option("--licence", default="", help="Licence note, kept in the registry.")
 @store_option
-def weights_add(name: str, path: Path, licence: str, store: Path) -> None:
-    """Register weights: every tensor must match the architecture."""
-    from flows.weights_print import print_weights
+def weights_add(name: str, path: str, base: str | None, licence: str, store: Path) -> None:
+    """Register weights: every tensor must match the architecture, every value must be finite.
+
+    PATH is a checkpoint file, a Hugging Face folder, a LoRA adapter, or hf://owner/name[@revision][/file].
+    """
+    from flows.weights_print import print_weights, say_match
     from storage.store_layout import open_store
     from storage.weights_registry import add_weights
 
-    print_weights([add_weights(open_store(store), name, path, licence=licence)])
+    added = add_weights(open_store(store), name, path, licence=licence, base=base)
+    say_match(added)
+    print_weights([added])
 
 
 @weights.command("check", cls=_Examples, epilog="medsam3 weights check sam3\nmedsam3 weights check checkpoints/sam3.pt")
 @click.argument("name_or_path")
+@click.option("--base", metavar="NAME|PATH", help="What a LoRA adapter was trained on.  [default: what it says]")
 @store_option
-def weights_check(name_or_path: str, store: Path) -> None:
-    """Read weights, match every tensor and compare the digest with the registry."""
-    from flows.weights_print import print_weights
-    from storage.store_layout import open_store
-    from storage.weights_registry import find_weights, inspect_weights, load_segmenter
+def weights_check(name_or_path: str, base: str | None, store: Path) -> None:
+    """Read weights, match every tensor, look at every value and compare the digest with the registry."""
+    from flows.weights_print import print_weights, say_match
+    from storage.store_layout import StoreLayout
+    from storage.weights_registry import check_registered
 
-    if Path(name_or_path).exists():
-        print_weights([inspect_weights(Path(name_or_path).name, Path(name_or_path))])
-        return
-    found = find_weights(open_store(store), name_or_path)
-    load_segmenter(found, "cpu")
+    found = check_registered(StoreLayout(store), name_or_path, base)
+    say_match(found)
     print_weights([found])
 
 
@@ -193,6 +203,49 @@ def benchmark(
 
     request = BenchmarkRequest(cohorts, names, prompts, settings, split, structures, limit or 0, retry)
     sys.exit(show_plan(store, request) if plan_only else run_benchmark(store, request, cluster))
+
+
+@cli.command(
+    cls=_Examples,
+    epilog="""medsam3 predict fundus.png --weights sam3 --text vessel --out vessels.png
+    medsam3 predict cells.png --weights sam3 --box 10,20,60,80 --box 90,20,140,70,- --out cells.npz
+    medsam3 predict ct.nii.gz --weights sam3 --slice 40 --point 210,180 --point 260,180,- --out liver.nii.gz""",
+)
+@click.argument("image", type=click.Path(path_type=Path))
+@click.option("--weights", "name", required=True, metavar="NAME|PATH", help="NAME, NAME@N, a checkpoint or hf://...")
+@click.option("--text", "texts", multiple=True, help="What to look for; repeat for several.")
+@click.option(
+    "--box", "boxes", multiple=True, metavar="X0,Y0,X1,Y1[,-]", help="Example in pixels; - a counter-example."
+)
+@click.option("--point", "points", multiple=True, metavar="X,Y[,+|-]", help="Point inside (+) or outside (-).")
+@click.option("--slice", "z", type=int, help="Slice of a volume, from 0.")
+@click.option("--threshold", type=float, help="Instances with a score above it are kept.  [default: 0.5]")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Inference setting; repeat for several.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE.png|.npz|.nii.gz")
+@store_option
+def predict(
+    image: Path,
+    name: str,
+    texts: tuple[str, ...],
+    boxes: tuple[str, ...],
+    points: tuple[str, ...],
+    z: int | None,
+    threshold: float | None,
+    settings: tuple[str, ...],
+    out: Path,
+    store: Path,
+) -> None:
+    """Segment one image (PNG, JPEG, TIFF or NIfTI) and write every instance.
+
+    Boxes show examples of what to find; with --set mode=interactive each box is one object to draw. All points are one
+    object, together with at most one box. FILE.npz holds masks, scores and boxes, FILE.png is a picture, FILE.nii.gz
+    a label map; of a volume it follows what is drawn on --slice through all slices if the weights have a tracker.
+    """
+    from flows.predict_command import PredictWords, run_predict
+    from storage.store_layout import StoreLayout
+
+    words = PredictWords(image, name, texts, boxes, points, z, threshold, settings, out)
+    click.echo(str(run_predict(StoreLayout(store), words)))
 
 
 @cli.command(cls=_Examples, epilog="medsam3 status\nmedsam3 status --store /data/store")

@@ -2,6 +2,8 @@
 
 import importlib
 import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -11,7 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 import psutil
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Worker, WorkerPlugin
 
 from medsam3_core.errors import UsageError
 from storage.weights import Weights
@@ -78,6 +80,17 @@ class Workers:
     resources: dict[str, float] | None = None
 
 
+class InterruptShield(WorkerPlugin):
+    """Ctrl-C reaches the whole process group: workers leave it to the driver, which ends them in order and quietly."""
+
+    name = "medsam3-interrupt-shield"
+
+    def setup(self, worker: Worker) -> None:
+        """Called in the main thread of the worker's process, also after a restart."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 _early: ContextVar["Future[Workers] | None"] = ContextVar("early workers", default=None)
 
 
@@ -141,6 +154,7 @@ def _fresh_workers(settings: ClusterSettings, weights: Sequence[Weights]) -> Ite
         Client(cluster, set_as_default=False, timeout="60s") as client,
     ):
         client.wait_for_workers(1, timeout=120)
+        client.register_plugin(InterruptShield())
         resources = {"GPU": 1.0} if settings.kind is ClusterKind.GPU else None
         slots = max(1, sum(client.nthreads().values()))
         yield Workers(client, slots, max(1, cores // slots), resources)

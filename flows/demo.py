@@ -29,11 +29,12 @@ def run_demo(store: Path, cases: int) -> int:
     Returns:
         Exit code: 0, or 1 if a case failed.
     """
+    cohorts = {f"demo-{kind}-{cases}": f"phantom:{kind},cases={cases}" for kind in KINDS}
     with workers_starting(parse_cluster("local"), []), prefect_session():
-        for cohort, source in COHORTS.items():
-            summary = ingest_cohort(str(store), f"{source},cases={cases}", cohort)
+        for cohort, source in cohorts.items():
+            summary = ingest_cohort(str(store), source, cohort)
             say(f"cohort {cohort}: {summary.accepted} cases converted, {summary.unchanged} were in the store")
-        code = run_benchmark(store, BenchmarkRequest(tuple(COHORTS), WEIGHTS, PROMPTS), "local")
+        code = run_benchmark(store, BenchmarkRequest(tuple(cohorts), WEIGHTS, PROMPTS), "local")
     for line in closing_lines(StoreLayout(store)):
         stdout_console().print(line, soft_wrap=True)
     return code

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.table_print import stdout_console
+from medsam3_core.prompt_policies import PromptPolicy
 from storage.catalog_queries import read_leaderboard
 from storage.store_layout import StoreLayout
 
@@ -65,15 +66,15 @@ def _block_table(rows: Sequence[Row]) -> Table:
     several_raters = len({row["rater"] for row in rows}) > 1
     failures = any(row["failed"] for row in rows)
     for name in ("structure", *(["rater"] if several_raters else []), "weights", "prompt"):
-        table.add_column(name, overflow="fold")
-    numbers = ("scored", "failed", "Dice [95 %]", *(["dice0"] if failures else []), "NSD", "HD95", "s/case")
+        table.add_column(name, overflow="fold", no_wrap=name == "weights")
+    numbers = ("scored", "failed", "Dice [95 %]", *(["dice0"] if failures else []), "NSD", "HD95")
     for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         cells = [row["structure"], *([row["rater"]] if several_raters else []), _weights(row), _prompt(row)]
         cells += [_denominator(row), str(row["failed"]), _interval(row)]
         cells += [_number(row["dice_mean_failures_as_zero"])] if failures else []
-        cells += [_number(row["nsd_mean"]), _distance(row), _seconds(row["seconds_per_case"])]
+        cells += [_number(row["nsd_mean"]), _distance(row)]
         table.add_row(*(Text(cell) for cell in cells))
     return table
 
@@ -84,7 +85,7 @@ def _weights(row: Row) -> str:
 
 
 def _prompt(row: Row) -> str:
-    return f"{row['prompt']}{'*' if row['privileged'] else ''}"
+    return f"{PromptPolicy.parse(row['prompt']).short()}{'*' if row['privileged'] else ''}"
 
 
 def _denominator(row: Row) -> str:
@@ -107,7 +108,3 @@ def _distance(row: Row) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
-
-
-def _seconds(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2g}" if value < 10 else f"{value:.0f}"

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from flows.console import say
 from flows.table_print import stdout_console
 from medsam3_core.segmenters.protocol import Capabilities
 from storage.weights import Weights
@@ -29,6 +30,14 @@ def print_weights(weights: Sequence[Weights], console: Console | None = None) ->
         )
         table.add_row(*(Text(cell) for cell in cells))
     (console or stdout_console()).print(table)
+
+
+def say_match(item: Weights) -> None:
+    """How the keys of the file were matched: weights are whole or refused, so nothing can be missing here."""
+    if item.matched:
+        say(f"{item.matched} keys matched, 0 missing, 0 unexpected, {item.dropped} dropped on purpose; values finite")
+    if item.revision:
+        say(f"{item.source} at revision {item.revision}")
 
 
 def taken(capabilities: Capabilities) -> list[str]:

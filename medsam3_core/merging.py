@@ -50,6 +50,12 @@ def to_label_slice(instances: SliceInstances) -> tuple[NDArray[np.uint16], NDArr
     Returns:
         Labels of shape (y, x), 0 is background, and the score of label 1..n, shape (n,).
     """
+    labels, numbered = number_instances(instances)
+    return labels, instances.scores[numbered].astype(np.float32)
+
+
+def number_instances(instances: SliceInstances) -> tuple[NDArray[np.uint16], NDArray[np.intp]]:
+    """As `to_label_slice`, with the position of the instance behind label 1..n instead of its score."""
     order = np.argsort(-instances.scores, kind="stable")[:MAX_LABELS]
     labels = np.zeros(instances.masks.shape[1:], dtype=np.uint16)
     for rank in range(len(order), 0, -1):
@@ -57,7 +63,7 @@ def to_label_slice(instances: SliceInstances) -> tuple[NDArray[np.uint16], NDArr
     visible = np.bincount(labels[labels > 0], minlength=len(order) + 1)[1:] > 0
     if not visible.all():
         labels = np.concatenate([[0], np.cumsum(visible)]).astype(np.uint16)[labels]
-    return labels, instances.scores[order[visible]].astype(np.float32)
+    return labels, order[visible]
 
 
 def _is_one_exemplar(prompt: SlicePrompt, settings: InferenceSettings) -> bool:

@@ -28,20 +28,24 @@ class _LabelCrop:
         packed: The uint16 labels of the window.
         scores: Score of label 1..n, float64.
         areas: Pixels of label 1..n.
+        objects: Object of label 1..n where somebody followed it through the volume; None: linked by overlap.
     """
 
     window: Window
     packed: bytes
     scores: NDArray[np.float64]
     areas: NDArray[np.int64]
+    objects: NDArray[np.int64] | None = None
 
     @classmethod
-    def of(cls, labels: NDArray[np.uint16], scores: NDArray[np.float64]) -> "_LabelCrop":
+    def of(
+        cls, labels: NDArray[np.uint16], scores: NDArray[np.float64], objects: NDArray[np.int64] | None
+    ) -> "_LabelCrop":
         rows, columns = np.flatnonzero(labels.any(axis=1)), np.flatnonzero(labels.any(axis=0))
         window = (slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))
         crop = labels[window]
         areas = np.bincount(crop.reshape(-1), minlength=len(scores) + 1)[1:]
-        return cls(window, zlib.compress(np.ascontiguousarray(crop).data, _COMPRESSION), scores, areas)
+        return cls(window, zlib.compress(np.ascontiguousarray(crop).data, _COMPRESSION), scores, areas, objects)
 
     def unpack(self) -> NDArray[np.uint16]:
         rows, columns = self.window
@@ -122,7 +126,14 @@ class PredictionBuilder:
         self._crops: dict[str, dict[int, _LabelCrop | None]] = {structure: {} for structure in structures}
         self._fallbacks: dict[str, None] = {}
 
-    def add(self, structure: str, z: int, labels: NDArray[np.uint16], scores: NDArray[np.float32]) -> None:
+    def add(
+        self,
+        structure: str,
+        z: int,
+        labels: NDArray[np.uint16],
+        scores: NDArray[np.float32],
+        objects: NDArray[np.int64] | None = None,
+    ) -> None:
         """Add one slice of one structure.
 
         Args:
@@ -130,6 +141,8 @@ class PredictionBuilder:
             z: Index of the slice.
             labels: Shape (y, x), uint16, 0 is background, 1..n instances.
             scores: Score of label 1..n, shape (n,).
+            objects: Object of label 1..n, from 0, the same on all slices of the structure, where objects were followed
+                through the volume; all slices of a structure have them, or none.
 
         Raises:
             UsageError: If the structure was not asked for or the volume has no such slice.
@@ -151,7 +164,7 @@ class PredictionBuilder:
                 f"expected, got {labels.dtype} {labels.shape}, largest label {largest}, {len(scores)} scores"
             )
             raise ValueError(msg)
-        self._crops[structure][z] = _LabelCrop.of(labels, scores.astype(np.float64)) if largest else None
+        self._crops[structure][z] = _LabelCrop.of(labels, scores.astype(np.float64), objects) if largest else None
 
     def note(self, fallbacks: Iterable[str]) -> None:
         """Remember what was done to fit; each text once, in the order of first appearance."""
@@ -204,6 +217,9 @@ def _objects_by_slice(crops: Mapping[int, _LabelCrop]) -> dict[int, NDArray[np.i
     count = 0
     below: tuple[int, _LabelCrop, NDArray[np.uint16]] | None = None
     for z, crop in crops.items():
+        if crop.objects is not None:
+            objects[z] = crop.objects
+            continue
         labels = crop.unpack()
         links: dict[int, int] = {}
         if below is not None and below[0] == z - 1:

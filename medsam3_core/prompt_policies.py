@@ -148,6 +148,11 @@ class PromptPolicy:
         """The one string of this policy: every key of its kind, sorted, defaults resolved; `parse` reads it back."""
         return f"{self.kind}:" + ",".join(f"{key}={_written(getattr(self, key))}" for key in self.keys)
 
+    def short(self) -> str:
+        """What differs from the defaults, for people: `box`, `box:jitter=0.1`; `parse` reads it back too."""
+        changed = [key for key in self.keys if getattr(self, key) != _DEFAULTS[key]]
+        return f"{self.kind}:{','.join(f'{k}={_written(getattr(self, k))}' for k in changed)}" if changed else self.kind
+
     @property
     def privileged(self) -> bool:
         """Whether making the prompts reads the reference; only `text` on all slices does not."""

@@ -73,8 +73,32 @@ class SlicePrompt:
             msg = f"text prompt for {self.structure!r} is empty; name what to look for"
             raise UsageError(msg)
 
+    def objects(self) -> "list[SlicePrompt]":
+        """One prompt per object, for who follows objects one by one: the i-th box, point set and mask belong together.
+
+        Raises:
+            UsageError: If the kinds differ in number.
+        """
+        given = {len(kind) for kind in (self.boxes, self.points, self.masks) if kind}
+        if len(given) != 1:
+            counts = f"{len(self.boxes)} boxes, {len(self.points)} point sets and {len(self.masks)} masks"
+            msg = f"prompt for {self.structure!r} has {counts}; give as many of each kind as there are objects, or none"
+            raise UsageError(msg)
+        return [
+            SlicePrompt(self.structure, None, self.boxes[i : i + 1], self.points[i : i + 1], self.masks[i : i + 1])
+            for i in range(given.pop())
+        ]
+
     @property
     def kinds(self) -> frozenset[str]:
         """Kinds of prompt in use: a subset of text, box, points, mask."""
         given: dict[str, Any] = {"text": self.text, "box": self.boxes, "points": self.points, "mask": self.masks}
         return frozenset(kind for kind, value in given.items() if value)
+
+
+@dataclass(frozen=True, eq=False)
+class VolumePrompt:
+    """One object of a volume: a prompt of one box, one point set or one mask on slice `z`."""
+
+    prompt: SlicePrompt
+    z: int

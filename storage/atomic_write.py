@@ -7,13 +7,18 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from medsam3_core.errors import StoreError
 
 TEMPORARY_PREFIX = ".tmp-"
+
+_OF_THE_STORE = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
+)
+"""Errors of writing that a person mends by another folder or a freed disk; others are ours."""
 
 
 @contextmanager
@@ -32,7 +37,7 @@ def replacing(target: Path) -> Iterator[Path]:
         yield scratch
         _put_in_place(scratch, target)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+        if error.errno in _OF_THE_STORE:
             msg = f"cannot write {target}: {error.strerror}; free the disk or choose another --store, then run again"
             raise StoreError(msg) from error
         raise
@@ -85,4 +90,5 @@ def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.unlink()

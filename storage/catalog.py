@@ -21,6 +21,7 @@ def connect(store: StoreLayout) -> duckdb.DuckDBPyConnection:
     """
     con = duckdb.connect(":memory:", config={"python_enable_replacements": "false"})
     try:
+        con.execute("SET parquet_metadata_cache = true")  # the views name the same files many times
         _make_views(con, store, live=False)
     except duckdb.Error as error:
         con.close()

@@ -4,27 +4,34 @@ from storage.catalog_sources import CatalogSources
 from storage.leaderboard_sql import METRICS
 from storage.scores_sql import current_attempts_sql, fresh_scores_sql
 
-_PAIRED_BY = ("cohort", "case_id", "rater", "structure", "prompt_id", "settings_id")
-_CARRIED = (*_PAIRED_BY, "split", "patient_id", "prompt", "status", "in_training", "empty", "distance_unit", "run_id")
+_CARRIED = (
+    *("cohort", "split", "case_id", "patient_id", "rater", "structure", "prompt", "prompt_id", "settings_id"),
+    *("status", "in_training", "empty", "distance_unit", "run_id", "pair_key"),
+)
 
 
 def compare_macro_sql(sources: CatalogSources) -> str:
-    """The statement that makes the macro; `base` and `new` are `NAME` (its latest version with a run) or `NAME@N`."""
-    on = " AND ".join(f"b.{key} IS NOT DISTINCT FROM n.{key}" for key in _PAIRED_BY)
+    """The statement that makes the macro; `base` and `new` are `NAME` (its latest version with a run) or `NAME@N`.
+
+    Rows are paired by cohort, case, prompt_id and settings_id (one number, `pair_key`), structure and rater.
+    """
     others = ", ".join(f"b.{metric} AS base_{metric}, n.{metric} AS new_{metric}" for metric in METRICS[1:])
     return f"""
 CREATE OR REPLACE MACRO compare(base, new) AS TABLE
 WITH base_runs AS MATERIALIZED ({_runs_of("base")}), new_runs AS MATERIALIZED ({_runs_of("new")}),
 wanted AS (SELECT run_id FROM base_runs UNION SELECT run_id FROM new_runs),
-attempts AS MATERIALIZED ({current_attempts_sql(sources, of_runs="wanted")}),
-fresh AS NOT MATERIALIZED ({fresh_scores_sql(sources, attempts="attempts")}),
+attempts AS MATERIALIZED (
+    SELECT a.*, dense_rank() OVER (ORDER BY r.cohort, a.case_id, r.prompt_id, r.settings_id) AS pair_key
+    FROM ({current_attempts_sql(sources, of_runs="wanted")}) AS a JOIN runs AS r ON r.run_id = a.run_id
+),
+fresh AS NOT MATERIALIZED ({fresh_scores_sql(sources, attempts="attempts", extra=("pair_key",))}),
 b AS ({_rows_of("base", "base_runs")}), n AS ({_rows_of("new", "new_runs")})
 SELECT b.cohort, b.split, b.case_id, b.patient_id, b.rater, b.structure, b.prompt, b.prompt_id, b.settings_id,
     b.status AS base_status, n.status AS new_status,
     coalesce(b.in_training, false) OR coalesce(n.in_training, false) AS in_training,
     b.dice AS base_dice, n.dice AS new_dice, n.dice - b.dice AS difference_dice, {others},
     b."empty" AS base_empty, n."empty" AS new_empty, b.distance_unit, b.run_id AS base_run_id, n.run_id AS new_run_id
-FROM b JOIN n ON {on}
+FROM b JOIN n ON b.pair_key = n.pair_key AND b.structure = n.structure AND b.rater IS NOT DISTINCT FROM n.rater
 """
 
 

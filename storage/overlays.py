@@ -18,12 +18,12 @@ from storage.case_volumes import StoredVolume
 from storage.prediction_volumes import StoredPrediction
 
 MOST_TILES = 9
-_COLOURS = (
+COLOURS = (
     (0, 200, 255), (255, 213, 0), (255, 79, 216), (61, 240, 106), (255, 138, 30), (157, 123, 255), (255, 77, 77),
     (0, 255, 213), (200, 160, 110), (150, 190, 255),
 )  # fmt: skip
 _WHITE, _GREY, _BACKGROUND = (255, 255, 255), (150, 150, 150), (18, 18, 18)
-_ALPHA = 0.28
+FILL = 0.28
 _WHOLE_SIDE, _TILE_SIDE = 1400, 460
 _MARGIN, _LINE, _TEXT = 12, 26, 17
 _DASH, _GAP = 6, 4
@@ -69,8 +69,15 @@ class _StructureToDraw:
 
 
 @dataclass(frozen=True, eq=False)
-class _View:
-    """How slices are turned and stretched for the eye, and what stands at their left and upper edge."""
+class SliceView:
+    """How slices are turned and stretched for the eye, and what stands at their left and upper edge.
+
+    Attributes:
+        flip_rows: Whether the last row comes first.
+        flip_columns: Whether the last column comes first.
+        size: Width and height in pixels of the screen.
+        edges: Letters at the left and the upper edge; None without patient axes.
+    """
 
     flip_rows: bool
     flip_columns: bool
@@ -78,6 +85,7 @@ class _View:
     edges: tuple[str, str] | None
 
     def turned(self, plane: NDArray[np.generic]) -> NDArray[np.generic]:
+        """A slice, rows and columns first, as it is shown; not stretched yet."""
         rows, columns = (slice(None, None, -1 if flip else 1) for flip in (self.flip_rows, self.flip_columns))
         return np.ascontiguousarray(plane[rows, columns])
 
@@ -101,7 +109,7 @@ def draw_overlay(
     drawn = list(_structures(volume, prediction, structures, rater))
     shown = _slices_to_show(drawn, volume.geometry.shape_zyx[0])
     columns = min(len(shown), 3)
-    view = _view(volume.geometry, _WHOLE_SIDE if columns == 1 else _TILE_SIDE)
+    view = view_of(volume.geometry, _WHOLE_SIDE if columns == 1 else _TILE_SIDE)
     policy = IntensityPolicy.parse(caption.window)
     needs_voxels = policy.kind in ("percentile", "minmax")
     value_range = policy.value_range(volume.voxels() if needs_voxels else np.zeros(1))
@@ -119,7 +127,7 @@ def _structures(
     for index, name in enumerate(structures):
         if name in prediction.structures:
             mask = reference.mask(name) if reference is not None else None
-            yield _StructureToDraw(name, _COLOURS[index % len(_COLOURS)], prediction.labels(name), mask)
+            yield _StructureToDraw(name, COLOURS[index % len(COLOURS)], prediction.labels(name), mask)
 
 
 def _slices_to_show(drawn: Sequence[_StructureToDraw], depth: int) -> list[int]:
@@ -139,45 +147,47 @@ def _slices_to_show(drawn: Sequence[_StructureToDraw], depth: int) -> list[int]:
     return [int(found[round(place)]) for place in places]
 
 
-def _view(geometry: VolumeGeometry, side: int) -> _View:
+def view_of(geometry: VolumeGeometry, side: int) -> SliceView:
+    """How the slices of a volume are shown so that their longer side has `side` pixels."""
     _, height, width = geometry.shape_zyx
     _, spacing_y, spacing_x = geometry.spacing_zyx
     extent_y, extent_x = height * spacing_y, width * spacing_x
     scale = side / max(extent_y, extent_x)
     size = (max(1, round(extent_x * scale)), max(1, round(extent_y * scale)))
     if geometry.unit is LengthUnit.PIXEL:
-        return _View(flip_rows=False, flip_columns=False, size=size, edges=None)
+        return SliceView(flip_rows=False, flip_columns=False, size=size, edges=None)
     matrix = np.asarray(geometry.affine_zyx_to_ras_mm)[:3, :3]
     flips, edges = [], []
     for column in (1, 2):  # world axis that rows and columns follow most
         axis = int(np.abs(matrix[:, column]).argmax())
         flips.append(bool(matrix[axis, column] > 0))
         edges.append(_AXES[axis][1])
-    return _View(flips[0], flips[1], size, (edges[1], edges[0]))
+    return SliceView(flips[0], flips[1], size, (edges[1], edges[0]))
 
 
-def _tile(rgb: Rgb, z: int, drawn: Sequence[_StructureToDraw], view: _View) -> Rgb:
+def _tile(rgb: Rgb, z: int, drawn: Sequence[_StructureToDraw], view: SliceView) -> Rgb:
     image = Image.fromarray(view.turned(rgb)).resize(view.size, Image.Resampling.BICUBIC)
     tile = np.asarray(image).astype(np.float32)
     for item in drawn:
-        labels = _stretched(view.turned(item.prediction[z]), view.size)
+        labels = stretched(view.turned(item.prediction[z]), view.size)
         colour = np.asarray(item.colour, dtype=np.float32)
         inside = labels > 0
-        tile[inside] = (1 - _ALPHA) * tile[inside] + _ALPHA * colour
-        tile[_outline(labels)] = colour
+        tile[inside] = (1 - FILL) * tile[inside] + FILL * colour
+        tile[outline_of(labels)] = colour
     for item in drawn:
         if item.reference is not None:
-            mask = _stretched(view.turned(item.reference[z].astype(np.uint16)), view.size)
-            tile[_dashed(_outline(mask))] = _WHITE
+            mask = stretched(view.turned(item.reference[z].astype(np.uint16)), view.size)
+            tile[_dashed(outline_of(mask))] = _WHITE
     return tile.astype(np.uint8)
 
 
-def _stretched(labels: NDArray[np.generic], size: tuple[int, int]) -> NDArray[np.int32]:
+def stretched(labels: NDArray[np.generic], size: tuple[int, int]) -> NDArray[np.int32]:
+    """Labels at the size of the screen (width, height), each pixel as large as it becomes."""
     image = Image.fromarray(labels.astype(np.int32))
     return np.asarray(image.resize(size, Image.Resampling.NEAREST))
 
 
-def _outline(labels: NDArray[np.int32]) -> NDArray[np.bool_]:
+def outline_of(labels: NDArray[np.int32]) -> NDArray[np.bool_]:
     """Pixels of a label that touch another label or the background; the frame is no border."""
     edge = np.zeros(labels.shape, dtype=bool)
     rows, columns = labels[1:] != labels[:-1], labels[:, 1:] != labels[:, :-1]
@@ -200,7 +210,7 @@ def _marked(tile: Rgb, corner: str, edges: tuple[str, str] | None) -> Image.Imag
     pen = ImageDraw.Draw(image)
 
     def write(place: tuple[int, int], text: str, anchor: str) -> None:
-        pen.text(place, text, _WHITE, _font(15), anchor, stroke_width=2, stroke_fill=(0, 0, 0))
+        pen.text(place, text, _WHITE, font_of(15), anchor, stroke_width=2, stroke_fill=(0, 0, 0))
 
     write((5, 3), corner, "la")
     if edges:
@@ -226,8 +236,8 @@ def _page(
     below = top + rows * (height + gap) + _MARGIN
     page = Image.new("RGB", (page_width, below + (len(entries) + int(with_reference)) * _LINE + _MARGIN), _BACKGROUND)
     pen = ImageDraw.Draw(page)
-    pen.text((_MARGIN, _MARGIN), caption.case, font=_font(20), fill=_WHITE)
-    pen.text((_MARGIN, _MARGIN + _LINE), caption.run, font=_font(_TEXT - 2), fill=_GREY)
+    pen.text((_MARGIN, _MARGIN), caption.case, font=font_of(20), fill=_WHITE)
+    pen.text((_MARGIN, _MARGIN + _LINE), caption.run, font=font_of(_TEXT - 2), fill=_GREY)
     left = (page_width - columns * width - (columns - 1) * gap) // 2
     for index, tile in enumerate(tiles):
         page.paste(tile, (left + index % columns * (width + gap), top + index // columns * (height + gap)))
@@ -235,9 +245,9 @@ def _page(
         for x, item in entry:
             y = below + row * _LINE
             pen.rectangle((_MARGIN + x, y + 4, _MARGIN + x + 16, y + 18), fill=item.colour)
-            pen.text((_MARGIN + x + 24, y), item.legend, font=_font(_TEXT), fill=_WHITE)
+            pen.text((_MARGIN + x + 24, y), item.legend, font=font_of(_TEXT), fill=_WHITE)
     if with_reference:
-        pen.text((_MARGIN, below + len(entries) * _LINE), "- - -  reference", font=_font(_TEXT), fill=_GREY)
+        pen.text((_MARGIN, below + len(entries) * _LINE), "- - -  reference", font=font_of(_TEXT), fill=_GREY)
     return page
 
 
@@ -246,7 +256,7 @@ def _legend_rows(drawn: Sequence[_StructureToDraw], width: int) -> list[list[tup
     rows: list[list[tuple[int, _StructureToDraw]]] = [[]]
     x = 0
     for item in drawn:
-        needed = 24 + round(_font(_TEXT).getlength(item.legend)) + 28
+        needed = 24 + round(font_of(_TEXT).getlength(item.legend)) + 28
         if rows[-1] and x + needed > width:
             rows.append([])
             x = 0
@@ -255,5 +265,6 @@ def _legend_rows(drawn: Sequence[_StructureToDraw], width: int) -> list[list[tup
     return rows
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font_of(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The font of all pictures."""
     return ImageFont.load_default(size)

@@ -19,6 +19,12 @@ class Weights:
         parameters: Number of parameters; 0 for baselines.
         note: What a reader must know (untrained, licence).
         added_at: UTC, ISO 8601.
+        source: As the user gave it: a path, or an `hf://` location.
+        revision: Commit of the Hugging Face repository; empty for local files.
+        base: File or folder that an adapter is merged into; None for whole weights.
+        matched: Keys of the file that hold a tensor of the architecture; 0 where nobody counted.
+        dropped: Keys left out on purpose.
+        resolutions: Input sides in pixels that they take; empty where nobody looked.
     """
 
     name: str
@@ -30,3 +36,9 @@ class Weights:
     parameters: int = 0
     note: str = ""
     added_at: str = ""
+    source: str = ""
+    revision: str = ""
+    base: str | None = None
+    matched: int = 0
+    dropped: int = 0
+    resolutions: tuple[int, ...] = ()

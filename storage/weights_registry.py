@@ -20,6 +20,7 @@ from storage.weights import Weights
 
 UNTRAINED = "tiny-untrained"
 _BUILT_IN = (*BASELINES, UNTRAINED)
+_HUB = "hf://"
 
 
 def list_weights(store: StoreLayout) -> list[Weights]:
@@ -45,20 +46,39 @@ def find_weights(store: StoreLayout, text: str) -> Weights:
     return max(versions, key=lambda item: item.version)
 
 
-def add_weights(store: StoreLayout, name: str, path: Path, *, licence: str = "") -> Weights:
-    """Register weights: match every tensor, take the digest, give the next version of the name.
+def is_location(store: StoreLayout, text: str) -> bool:
+    """Whether a text means a file, a folder or an `hf://` location rather than a name of the registry."""
+    if text.startswith(_HUB):
+        return True
+    name = text.partition("@")[0]
+    if name in _BUILT_IN or any(item.name == name for item in registered_weights(store)):
+        return False
+    return "/" in text or Path(text).exists()
+
+
+def add_weights(
+    store: StoreLayout, name: str, location: Path | str, *, licence: str = "", base: str | None = None
+) -> Weights:
+    """Register weights: match every tensor, look at every value, take the digest, give the next version of the name.
 
     The same tensors again under the same name are the version that they already are.
+
+    Args:
+        store: The store.
+        name: Name to be.
+        location: File, folder or `hf://` location; the commit of a repository is kept with it.
+        licence: Licence note.
+        base: Name or location of the weights that an adapter belongs to; by default what the adapter says.
 
     Raises:
         UsageError: If the name is built in or not a name.
         WeightsMismatchError: If anything but every tensor matches.
-        WeightsError: If the path holds no readable checkpoint.
+        WeightsError: If the path holds no readable checkpoint, or a tensor is not finite.
     """
     if check_name("weights", name) in _BUILT_IN or name.startswith("tiny-"):
         msg = f"weights name {name!r} is built in; choose another"
         raise UsageError(msg)
-    inspected = inspect_weights(name, path)
+    inspected = inspect_weights(store, name, location, base)
     registered = registered_weights(store)
     same_name = sorted((item for item in registered if item.name == name), key=lambda item: item.version)
     if same_name and same_name[-1].sha256 == inspected.sha256:
@@ -69,25 +89,42 @@ def add_weights(store: StoreLayout, name: str, path: Path, *, licence: str = "")
     return added
 
 
-def inspect_weights(name: str, path: Path) -> Weights:
+def inspect_weights(store: StoreLayout, name: str, location: Path | str, base: str | None = None) -> Weights:
     """What a checkpoint is, without registering it; fails as `add_weights` does."""
-    from storage.checkpoints import read_weights, weights_sha256
+    from storage.weights_inspection import inspect_location
 
-    if not path.exists():
-        msg = f"no weights at {path}; give a checkpoint file or a Hugging Face folder"
+    if not is_location(store, str(location)):
+        msg = f"no weights at {location}; give a checkpoint file, a Hugging Face folder or hf://owner/name"
         raise WeightsError(msg)
-    weights = read_weights(path)
-    return Weights(
-        name=name,
-        version=1,
-        sha256=weights_sha256(path),
-        path=str(path.resolve()),
-        layout=str(weights.report.layout),
-        capabilities=Capabilities(
-            text=True, box=True, interactive=weights.interactive, propagation=weights.interactive
-        ),
-        parameters=weights.report.parameters,
-    )
+    return inspect_location(name, str(location), _base_location(store, base))
+
+
+def load_unregistered(store: StoreLayout, location: str, device: str, base: str | None = None) -> Segmenter:
+    """The segmenter behind a file, a folder or an `hf://` location.
+
+    Raises:
+        WeightsError: If it does not load.
+    """
+    from storage.checkpoints import open_segmenter
+
+    return open_segmenter(location, device, base=_base_location(store, base))
+
+
+def check_registered(store: StoreLayout, text: str, base: str | None = None) -> Weights:
+    """Read weights by name or location once more, tensor by tensor and value by value.
+
+    Raises:
+        UsageError: If there are none of this name.
+        WeightsError: If they are gone, have changed since they were registered, or are not whole.
+    """
+    if is_location(store, text):
+        return inspect_weights(store, Path(text).name, text, base)
+    found = find_weights(store, text)
+    require_unchanged(found)
+    if found.path is None:
+        return found
+    seen = inspect_weights(store, found.name, found.path, found.base)
+    return replace(found, matched=seen.matched, dropped=seen.dropped, resolutions=seen.resolutions)
 
 
 def load_segmenter(weights: Weights, device: str) -> Segmenter:
@@ -101,7 +138,7 @@ def load_segmenter(weights: Weights, device: str) -> Segmenter:
     from storage.checkpoints import open_segmenter
 
     require_unchanged(weights)
-    return open_segmenter(weights.path, device)
+    return open_segmenter(weights.path, device, base=weights.base)
 
 
 def require_unchanged(weights: Weights) -> None:
@@ -115,10 +152,11 @@ def require_unchanged(weights: Weights) -> None:
     from storage.checkpoints import weights_sha256
 
     named = f"{weights.name}@{weights.version}"
-    if not Path(weights.path).exists():
-        msg = f"{weights.path} of {named} is gone; put it back or register other weights with: medsam3 weights add"
-        raise WeightsError(msg)
-    digest = weights_sha256(Path(weights.path))
+    for path in filter(None, (weights.path, weights.base)):
+        if not Path(path).exists():
+            msg = f"{path} of {named} is gone; put it back or register other weights with: medsam3 weights add"
+            raise WeightsError(msg)
+    digest = weights_sha256(Path(weights.path), Path(weights.base) if weights.base else None)
     if digest != weights.sha256:
         msg = (
             f"{weights.path} has changed since {named} was registered (sha256 {digest[:12]}, "
@@ -135,7 +173,18 @@ def registered_weights(store: StoreLayout) -> list[Weights]:
 
 
 def _from_json(value: Mapping[str, Any]) -> Weights:
-    return Weights(**{**value, "capabilities": Capabilities(**value["capabilities"])})
+    tuples = {"resolutions": tuple(value.get("resolutions", ()))}
+    return Weights(**{**value, **tuples, "capabilities": Capabilities(**value["capabilities"])})
+
+
+def _base_location(store: StoreLayout, base: str | None) -> str | None:
+    if base is None or is_location(store, base):
+        return base
+    found = find_weights(store, base)
+    if found.path is None:
+        msg = f"{base} has no tensors that an adapter could be merged into; name SAM3 weights"
+        raise UsageError(msg)
+    return found.path
 
 
 def _built_in(store: StoreLayout, name: str) -> Weights:
@@ -150,5 +199,7 @@ def _built_in(store: StoreLayout, name: str) -> Weights:
         with replacing(folder) as scratch:
             write_untrained(scratch)
         note = "seeded and untrained: it exercises the model path, its scores mean nothing"
-        write_json(facts, asdict(replace(inspect_weights(name, folder), note=note)))
+        from storage.weights_inspection import inspect_location
+
+        write_json(facts, asdict(replace(inspect_location(name, str(folder)), note=note)))
     return replace(_from_json(read_json(facts)), path=str(folder.resolve()))

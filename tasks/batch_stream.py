@@ -76,6 +76,7 @@ class StreamCounts:
     lost_batches: int = 0
     poisoned: int = 0
     peak_rss_bytes: int = 0
+    seconds: float = 0.0
 
 
 class BatchSizer:
@@ -171,6 +172,7 @@ class _Stream:
         self.counts = StreamCounts()
 
     def run(self) -> StreamCounts:
+        started = time.perf_counter()
         try:
             self._top_up()
             while self._live:
@@ -180,6 +182,7 @@ class _Stream:
         finally:
             if self._live:
                 self._client.cancel(list(self._live), force=True)
+            self.counts.seconds = time.perf_counter() - started
         return self.counts
 
     def _top_up(self) -> None:

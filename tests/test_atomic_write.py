@@ -41,12 +41,17 @@ def test_a_process_killed_while_it_writes_leaves_no_file_under_the_final_name(tm
     assert list(tmp_path.iterdir()) == []
 
 
+def interrupted_write(target: Path) -> None:
+    with replacing(target) as scratch:
+        scratch.write_text("newer")
+        raise RuntimeError("half way")
+
+
 def test_an_error_while_writing_keeps_the_older_file(tmp_path: Path) -> None:
     target = tmp_path / "file"
     target.write_text("older")
-    with pytest.raises(RuntimeError, match="half way"), replacing(target) as scratch:
-        scratch.write_text("newer")
-        raise RuntimeError("half way")
+    with pytest.raises(RuntimeError, match="half way"):
+        interrupted_write(target)
     assert target.read_text() == "older"
     assert leftovers(tmp_path) == []
 
@@ -86,13 +91,20 @@ def test_a_write_that_the_kernel_cuts_short_leaves_the_target_as_it_was(tmp_path
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
-        with pytest.raises(OSError, match="File too large"), replacing(target) as scratch:
+        with pytest.raises(StoreError, match="File too large; free the disk"), replacing(target) as scratch:
             scratch.write_bytes(b"x" * 100_000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, handler)
     assert target.read_bytes() == b"older"
     assert leftovers(tmp_path) == []
+
+
+def test_a_file_where_a_folder_is_needed_is_a_store_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for below in ("x.json", "folder/x.json"):
+        with pytest.raises(StoreError, match=r"cannot write .*x\.json: (File exists|Not a directory)"):
+            write_json(tmp_path / "file" / below, {})
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

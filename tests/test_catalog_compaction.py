@@ -103,7 +103,7 @@ def test_old_generation_stays_for_the_grace_period_and_published_catalog_follows
     assert len(rows(store)) == 2
 
 
-def _read_until(stop, store, expected, found):
+def _read_until(stop, begun, store, expected, found):
     """Queries until told to stop; puts how many were made, and the first wrong answer or error."""
     made, wrong = 0, None
     while not stop.is_set() and wrong is None:
@@ -115,6 +115,7 @@ def _read_until(stop, store, expected, found):
         except Exception as error:  # noqa: BLE001 - any error of a reader is what this test looks for
             wrong = repr(error)
         made += 1
+        begun.release()
     found.put((made, wrong))
 
 
@@ -122,18 +123,20 @@ def test_readers_see_every_row_once_while_files_are_compacted(tmp_path):
     cases = 60
     store = write_synthetic_store(tmp_path, rows=2 * cases * N_STRUCTURES, files_per_run=30, runs=2)
     context = multiprocessing.get_context("spawn")
-    stop, found = context.Event(), context.Queue()
-    arguments = (stop, store, 2 * cases * N_STRUCTURES, found)
+    stop, begun, found = context.Event(), context.Semaphore(0), context.Queue()
+    arguments = (stop, begun, store, 2 * cases * N_STRUCTURES, found)
     readers = [context.Process(target=_read_until, args=arguments) for _ in range(2)]
     for reader in readers:
         reader.start()
-    time.sleep(2)
     for run in (SyntheticRun(0), SyntheticRun(1)):
+        for _ in range(4):  # queries that the two readers have made meanwhile
+            assert begun.acquire(timeout=120)
         assert compact_scores(store, run.run_id) is not None
-        time.sleep(0.5)
-    time.sleep(1)
+    for _ in range(4):
+        assert begun.acquire(timeout=120)
     stop.set()
     answers = [found.get(timeout=60) for _ in readers]
     for reader in readers:
         reader.join()
     assert all(made > 0 and wrong is None for made, wrong in answers), answers
+    assert runs_to_compact(store, more_files_than=1) == []

@@ -16,6 +16,8 @@ from tests.small_store import benchmark_here, ingest_here
 
 pytestmark = needs_chromium
 CHART = ".js-plotly-plot .main-svg"
+SLICE = ".js-plotly-plot image"
+FIRST_SLICE = f"document.querySelector('{SLICE}')?.getAttribute('href')"
 HANG_MS = 60_000
 REASON = "reference lies elsewhere than its image"
 
@@ -65,17 +67,24 @@ def chromium():
         yield launched
 
 
-@pytest.fixture
-def page(chromium, address):
-    """The app, opened at its first page; at the end nothing may have gone wrong and nothing been fetched elsewhere."""
+@pytest.fixture(scope="module")
+def opened(chromium, address):
+    """The app in one tab, as a person keeps it open, and what goes wrong in it."""
     context = chromium.new_context(viewport={"width": 1400, "height": 1000})
-    opened, watched = context.new_page(), Watched()
-    opened.set_default_timeout(HANG_MS)
-    watched.watch(opened)
-    opened.goto(address)
-    opened.wait_for_selector(CHART)
-    yield opened
+    page, watched = context.new_page(), Watched()
+    page.set_default_timeout(HANG_MS)
+    watched.watch(page)
+    page.goto(address)
+    page.wait_for_selector(CHART)
+    yield page, watched
     context.close()
+
+
+@pytest.fixture
+def page(opened):
+    """The open tab; after each test nothing may have gone wrong and nothing been fetched elsewhere."""
+    shown, watched = opened
+    yield shown
     assert not watched.errors
     assert not watched.external
 
@@ -105,6 +114,7 @@ def test_a_page_opens_with_its_charts_and_without_errors(page, name, shows):
 
 
 def test_leaderboard_names_denominators_and_units(page):
+    go_to(page, "Leaderboard")
     page.get_by_text("scored of planned").wait_for()
     assert "Dice (share, 0 to 1, higher is better)" in page.inner_text(".js-plotly-plot >> nth=0")
     assert "time per case (s, logarithmic)" in page.content()
@@ -114,13 +124,11 @@ def test_a_moved_slice_slider_redraws_the_viewer(page):
     go_to(page, "Cases")
     slider = page.get_by_role("slider", name="Slice z (index)").first
     slider.wait_for()
-    page.wait_for_selector(CHART)
-    before = page.locator(".js-plotly-plot image").first.get_attribute("href")
-    slider.focus()
+    page.locator(SLICE).first.wait_for()
+    page.wait_for_timeout(500)
+    before = page.locator(SLICE).first.get_attribute("href")
     slider.press("ArrowRight")
-    page.wait_for_function(
-        "before => document.querySelector('.js-plotly-plot image').getAttribute('href') !== before", arg=before
-    )
+    page.wait_for_function(f"before => ![null, undefined, before].includes({FIRST_SLICE})", arg=before)
 
 
 def test_a_drawn_box_is_segmented_by_two_weights(page):
@@ -142,7 +150,7 @@ def test_weights_that_cannot_take_points_say_so(page):
     page.mouse.move(frame["x"] + frame["width"] * 0.3, frame["y"] + frame["height"] * 0.45)
     page.wait_for_timeout(300)
     page.mouse.click(frame["x"] + frame["width"] * 0.3, frame["y"] + frame["height"] * 0.45)
-    page.get_by_text("1 points inside").wait_for()
+    page.get_by_text("points: 1 inside").wait_for()
     page.get_by_role("button", name="Segment").click()
     page.get_by_test_id("stAlert").first.wait_for()
 

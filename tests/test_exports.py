@@ -84,9 +84,7 @@ def test_values_do_not_depend_on_what_a_case_holds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cohort", ["ct", "fundus"])
-def test_an_overlay_shows_image_prediction_and_reference(
-    phantom_run: StoreLayout, tmp_path: Path, cohort: str
-) -> None:
+def test_an_overlay_shows_image_prediction_and_reference(phantom_run: StoreLayout, tmp_path: Path, cohort: str) -> None:
     ((path, _),) = export_run(phantom_run, run_of(phantom_run, cohort), "png", [f"{cohort}_000"], tmp_path)
     picture = np.asarray(Image.open(path))
     assert picture.shape[2] == 3
@@ -100,7 +98,7 @@ def test_the_beginning_of_a_run_id_is_enough_where_it_is_unique(phantom_run: Sto
     assert find_run(phantom_run, run_id[:8]).run_id == run_id
     with pytest.raises(UsageError, match=rf"unknown run 'nope'; the store has: .*{run_id} \(ct, baseline:otsu, box"):
         find_run(phantom_run, "nope")
-    with pytest.raises(UsageError, match="unknown run ''|run '' could be"):
+    with pytest.raises(UsageError, match="run '' could be"):
         find_run(phantom_run, "")
 
 
@@ -127,11 +125,11 @@ def test_a_prediction_of_an_older_source_is_refused(store: StoreLayout, tmp_path
     (row,) = read_table(store.cases("eyes"), CASES).to_pylist()
     write_cases(store, "eyes", [row | {"case_digest": "changed", "ingested_at": utc_now()}])
     assert latest_cases(store, "eyes")["case_digest"].tolist() == ["changed"]
-    with pytest.raises(UsageError, match="'fundus_000' has changed since run .* run the same medsam3 benchmark"):
+    with pytest.raises(UsageError, match=r"'fundus_000' has changed since run .* run the same medsam3 benchmark"):
         export_run(store, run_id, "nifti", [], tmp_path)
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(phantom_run: StoreLayout, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises((StoreError, OSError), match="file"):
+    with pytest.raises(StoreError, match=r"cannot write .*labels\.json"):
         export_run(phantom_run, run_of(phantom_run, "ct"), "nifti", [], tmp_path / "file" / "below")

@@ -21,6 +21,8 @@ from tests.planted_store import plant_cohort, plant_run
 
 STRUCTURES = ("liver", "spleen", "portal_vein")
 MEGABYTE = 1_000_000
+TOO_WIDE_PLOTS = """[...document.querySelectorAll('.js-plotly-plot')].filter(
+    plot => plot.querySelector('svg').clientWidth > plot.parentElement.clientWidth + 1).length"""
 
 
 def plant_pictures(store, cases, runs):
@@ -91,6 +93,7 @@ def test_the_report_opens_offline_without_errors(report):
         page.wait_for_selector(".js-plotly-plot .main-svg", timeout=60_000)
         page.wait_for_timeout(500)
         assert page.locator("figure img").count() == 10
+        assert page.evaluate(TOO_WIDE_PLOTS) == 0
         assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
     assert not watched.errors
     assert not watched.external

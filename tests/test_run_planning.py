@@ -175,7 +175,7 @@ def test_the_same_name_twice_is_one_run(eyes: StoreLayout) -> None:
         ({"cohorts": ("ears",)}, "unknown cohort 'ears'; known: eyes"),
         ({"weights": ("sam9",)}, "unknown weights 'sam9'; known: baseline:box, baseline:otsu, tiny-untrained"),
         ({"prompts": ("bax",)}, "unknown prompt policy 'bax'; the kinds are: text, box"),
-        ({"settings": ("treshold=1",)}, "unknown setting 'treshold=1'; write key=value with one of: mode"),
+        ({"settings": ("limit=1",)}, "unknown setting 'limit=1'; write key=value with one of: mode"),
         ({"structures": ("iris",)}, "unknown structure 'iris' in recipe 'phantom-fundus'; it has: vessel, optic_disc"),
         ({"split": "dev"}, "cohort 'eyes' has no split 'dev'; it has: test, train, all"),
     ],

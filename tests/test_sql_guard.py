@@ -3,7 +3,8 @@
 import pytest
 
 from medsam3_core.errors import UsageError
-from storage.sql_guard import run_sql
+from storage.catalog import connect, lock_to_tables
+from storage.sql_guard import check_select, run_sql
 from tests.catalog_store import HandmadeStore
 
 ANSWERED = [
@@ -105,7 +106,6 @@ REFUSED = [
     "SELECT * FROM enable_logging()",
     "SELECT * FROM which_secret('s3://x', 's3')",
     "SELECT * FROM python_map_function()",
-    "SELECT $1",
 ]
 
 
@@ -124,8 +124,20 @@ def test_select_over_the_views_is_answered(store, query):
     assert run_sql(store, query).num_columns >= 1
 
 
+@pytest.fixture(scope="module")
+def views(store):
+    with connect(store) as con:
+        yield con
+
+
 @pytest.mark.parametrize("query", REFUSED)
-def test_anything_else_is_refused(store, query):
+def test_anything_else_is_refused_before_it_runs(views, query):
+    with pytest.raises(UsageError):
+        check_select(views, query)
+
+
+@pytest.mark.parametrize("query", ["", "DROP VIEW scores", "FROM '/etc/passwd'", "SELECT $1", "SELEC 1"])
+def test_refusal_lists_the_views(store, query):
     with pytest.raises(UsageError, match="views and their columns"):
         run_sql(store, query)
 
@@ -141,13 +153,11 @@ def test_error_is_the_engines_and_lists_views_with_columns(store):
 
 
 def test_engine_alone_refuses_files_outside_the_tables(store, tmp_path):
-    from storage.catalog import connect, lock_to_tables
-
     secret = tmp_path / "secret.txt"
     secret.write_text("x")
     with connect(store) as con:
         lock_to_tables(con, store)
         assert con.execute("SELECT count(*) FROM leaderboard").fetchall() == [(1,)]
         for query in (f"FROM read_text('{secret}')", f"COPY scores TO '{tmp_path / 'o.csv'}'", "SET threads = 1"):
-            with pytest.raises(Exception, match="disabled by configuration|has been locked"):
+            with pytest.raises(Exception, match=r"disabled by configuration|has been locked"):
                 con.execute(query).fetchall()

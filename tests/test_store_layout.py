@@ -9,7 +9,7 @@ from storage.store_layout import StoreLayout, check_name, existing_store, open_s
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "/etc", ".hidden", "-x", "a b", "ä", "x" * 101, "a\n"])
 def test_a_name_that_could_leave_its_folder_is_refused(name: str) -> None:
-    with pytest.raises(UsageError, match="cohort name .* letters, digits"):
+    with pytest.raises(UsageError, match=r"cohort name .* letters, digits"):
         check_name("cohort", name)
 
 

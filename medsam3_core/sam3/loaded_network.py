@@ -50,6 +50,11 @@ class LoadedNetwork:
         self._text_encoder: TextEncoder | None = None
         self._heads: SliceHeads | None = None
 
+    @property
+    def kind_of_device(self) -> str:
+        """`cpu` or `cuda`, as asked for: their bf16 kernels round differently."""
+        return torch.device(self._wanted_device).type
+
     def precision(self, dtype: Dtype) -> Precision:
         """What a setting means on the device that was asked for; a move to the CPU does not change it."""
         return precision_for(dtype, self._wanted_device)

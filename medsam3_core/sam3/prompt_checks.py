@@ -1,9 +1,13 @@
 """What a prompt must be before any network sees it: inside its slice, and of a kind that the weights take."""
 
+from typing import TYPE_CHECKING
+
 from medsam3_core.errors import UnsupportedPromptError, UsageError
 from medsam3_core.inference_settings import PromptMode
 from medsam3_core.prompts import BoxPrompt, MaskPrompt, PointPrompt, SlicePrompt
-from medsam3_core.sam3.network import Sam3Weights
+
+if TYPE_CHECKING:  # torch takes seconds to import, which a box outside its slice need not wait for
+    from medsam3_core.sam3.network import Sam3Weights
 
 
 def is_interactive(prompt: SlicePrompt, mode: PromptMode) -> bool:
@@ -11,7 +15,7 @@ def is_interactive(prompt: SlicePrompt, mode: PromptMode) -> bool:
     return bool(prompt.kinds & {"points", "mask"}) or mode is PromptMode.INTERACTIVE
 
 
-def require_answerable(prompt: SlicePrompt, mode: PromptMode, weights: Sam3Weights) -> None:
+def require_answerable(prompt: SlicePrompt, mode: PromptMode, weights: "Sam3Weights") -> None:
     """Refuse a prompt that these weights cannot take.
 
     Raises:

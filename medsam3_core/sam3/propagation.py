@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from transformers.models.sam3_tracker_video.modeling_sam3_tracker_video import Sam3TrackerVideoInferenceSession
 
 from medsam3_core.errors import UsageError
-from medsam3_core.prompts import SlicePrompt
+from medsam3_core.prompts import VolumePrompt
 from medsam3_core.sam3.encoder import SliceEncoding, TrackerFeatures, tracker_features
 from medsam3_core.sam3.interactive import Clicks, object_clicks
 from medsam3_core.sam3.network import TRACKER_DTYPE, Sam3Network
@@ -27,14 +27,6 @@ EncodingOf = Callable[[int], SliceEncoding]
 _OBJECT = 1
 _MAX_POINTS = 16
 """The prompt encoder was trained on few points: of more, the first and the last eight are kept."""
-
-
-@dataclass(frozen=True, eq=False)
-class VolumePrompt:
-    """One object of a volume: a prompt of one box, one point set or one mask on slice `z`."""
-
-    prompt: SlicePrompt
-    z: int
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,16 +6,16 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from medsam3_core.errors import UnsupportedPromptError
+from medsam3_core.errors import UnsupportedPromptError, UsageError
 from medsam3_core.inference_settings import InferenceSettings, Merge
-from medsam3_core.prompts import SlicePrompt
+from medsam3_core.prompts import SlicePrompt, VolumePrompt
 from medsam3_core.sam3.encoder import SliceEncoding, encode_slices
 from medsam3_core.sam3.loaded_network import LoadedNetwork
 from medsam3_core.sam3.network import Sam3Weights
 from medsam3_core.sam3.postprocess import Detections, boxes_in_pixels, logits_at, mask_limit, masks_at
 from medsam3_core.sam3.preprocess import require_slice
 from medsam3_core.sam3.prompt_checks import is_interactive, require_answerable, require_inside
-from medsam3_core.sam3.propagation import TrackedSlice, VolumePrompt, propagate
+from medsam3_core.sam3.propagation import TrackedSlice, propagate
 from medsam3_core.sam3.tiling import Tile, TileAnswer, TiledEncoding, join_tiles, prompts_per_tile, tiles_of
 from medsam3_core.segmenters.protocol import Capabilities, SliceInstances
 
@@ -119,20 +119,64 @@ class Sam3Segmenter:
             UnsupportedPromptError: If the weights have no tracker.
             UsageError: If a prompt lies outside the volume or its slice, or is not one object.
         """
+
+        def encoding_of(z: int) -> Encoding:
+            return self.encode([slice_of(z)], replace(settings, tiles=1))[0]
+
+        yield from self.follow(encoding_of, count, prompts, settings)
+
+    def follow(
+        self,
+        encoding_of: Callable[[int], Encoding],
+        count: int,
+        prompts: Sequence[VolumePrompt],
+        settings: InferenceSettings,
+    ) -> Iterator[TrackedSlice]:
+        """`propagate` for a caller that encodes the slices and may share the encodings with others.
+
+        Raises:
+            UnsupportedPromptError: If the weights have no tracker.
+            UsageError: If a prompt lies outside the volume or its slice, or slices are encoded in tiles.
+        """
         if not self.capabilities.propagation:
             msg = f"{self.weights.source} has no tracker to propagate with; use the released sam3.pt or slices=all"
             raise UnsupportedPromptError(msg)
-        network = self._loaded.network_for(settings)
 
-        def encoding_of(z: int) -> SliceEncoding:
-            image = slice_of(z)
-            require_slice(image)
+        def checked(z: int) -> SliceEncoding:
+            encoding = encoding_of(z)
+            if isinstance(encoding, TiledEncoding):
+                msg = "objects are followed through whole slices; use tiles=1 with slices=key"
+                raise UsageError(msg)
             for one in prompts:
                 if one.z == z:
-                    require_inside(one.prompt, image.shape[:2])
-            return encode_slices(network, [image])[0]
+                    require_inside(one.prompt, encoding.shape_yx)
+            return encoding
 
-        yield from propagate(network, encoding_of, count, prompts)
+        yield from propagate(self._loaded.network_for(settings), checked, count, prompts)
+
+    def encoding_identity(self, settings: InferenceSettings) -> tuple[str, ...]:
+        """All that decides what the encoding of a slice is, apart from slice and weights."""
+        resolution = self.weights.architecture.at(settings.resolution).resolution
+        kind = self._loaded.kind_of_device
+        return (self.precision(settings), kind, f"resolution={resolution}", f"tiles={settings.tiles}")
+
+    def pack(self, encoding: Encoding) -> NDArray[np.generic]:
+        """An encoding as one array, tiles first; nothing is lost but the notes on how it was made."""
+        parts = encoding.encodings if isinstance(encoding, TiledEncoding) else (encoding,)
+        return np.stack([part.to_array() for part in parts])
+
+    def unpack(self, array: NDArray[np.generic], shape_yx: tuple[int, int], settings: InferenceSettings) -> Encoding:
+        """The way back from `pack`.
+
+        Raises:
+            ValueError: If the array has another number of tiles than the settings ask for.
+        """
+        if settings.tiles == 1:
+            (whole,) = array
+            return SliceEncoding.from_array(whole, shape_yx)
+        tiles = tiles_of(shape_yx, settings.tiles)
+        parts = (SliceEncoding.from_array(part, tile.shape_yx) for part, tile in zip(array, tiles, strict=True))
+        return TiledEncoding(shape_yx, tiles, tuple(parts))
 
     def _encode_whole(self, images: Sequence[NDArray[np.uint8]], settings: InferenceSettings) -> list[SliceEncoding]:
         loaded = self._loaded

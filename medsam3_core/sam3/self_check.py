@@ -9,14 +9,14 @@ import torch
 from numpy.typing import NDArray
 
 from medsam3_core.inference_settings import Dtype
-from medsam3_core.prompts import BoxPrompt, PointPrompt, SlicePrompt
+from medsam3_core.prompts import BoxPrompt, PointPrompt, SlicePrompt, VolumePrompt
 from medsam3_core.sam3.concept import TextEncoder
 from medsam3_core.sam3.encoder import encode_slices
 from medsam3_core.sam3.heads import SliceHeads
 from medsam3_core.sam3.network import build_network
 from medsam3_core.sam3.postprocess import Detections
 from medsam3_core.sam3.precision import precision_for
-from medsam3_core.sam3.propagation import VolumePrompt, propagate
+from medsam3_core.sam3.propagation import propagate
 from medsam3_core.sam3.tiny import untrained_weights
 from medsam3_core.sam3.tokenizer import TextTokenizer
 

@@ -1,14 +1,14 @@
 """The one face of everything that segments: encode a slice once, then answer any number of prompts on it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medsam3_core.inference_settings import InferenceSettings
-from medsam3_core.prompts import SlicePrompt
+from medsam3_core.prompts import SlicePrompt, VolumePrompt
 
 SliceImage = NDArray[np.uint8]
 """Shape (y, x, 3), RGB or three equal channels, after the intensity policy."""
@@ -77,4 +77,64 @@ class Segmenter(Protocol):
         Raises:
             UnsupportedPromptError: If a prompt's kind is beyond `capabilities`.
         """
+        ...
+
+
+class FollowedObject(Protocol):
+    """One object on one slice, as a tracker drew it."""
+
+    @property
+    def index(self) -> int:
+        """Which object, in the order of the prompts."""
+        ...
+
+    @property
+    def z(self) -> int:
+        """Which slice."""
+        ...
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """Shape (y, x) of the slice."""
+        ...
+
+    @property
+    def score(self) -> float:
+        """Probability that the object is on this slice at all."""
+        ...
+
+
+@runtime_checkable
+class FollowingSegmenter(Segmenter, Protocol):
+    """A segmenter whose `capabilities.propagation` is true: it follows objects through a volume."""
+
+    def follow(
+        self,
+        encoding_of: Callable[[int], Any],
+        count: int,
+        prompts: Sequence[VolumePrompt],
+        settings: InferenceSettings,
+    ) -> Iterator[FollowedObject]:
+        """For every object each of `count` slices once: upwards from its prompt, then downwards; slice by slice."""
+        ...
+
+
+@runtime_checkable
+class CacheableSegmenter(Segmenter, Protocol):
+    """A segmenter whose encodings can be kept on disk."""
+
+    def precision(self, settings: InferenceSettings) -> str:
+        """Precision that these settings mean here."""
+        ...
+
+    def encoding_identity(self, settings: InferenceSettings) -> tuple[str, ...]:
+        """All that decides what the encoding of a slice is, apart from slice and weights."""
+        ...
+
+    def pack(self, encoding: Any) -> NDArray[np.generic]:
+        """An encoding as one array."""
+        ...
+
+    def unpack(self, array: NDArray[np.generic], shape_yx: tuple[int, int], settings: InferenceSettings) -> Any:
+        """The way back from `pack`; `ValueError` if the array does not fit."""
         ...

@@ -116,9 +116,9 @@ def read_binary_mask(path: Path, *, threshold: int | None = None) -> NDArray[np.
 
 def _load(path: Path) -> Image.Image:
     try:
-        image: Image.Image = Image.open(path)
-        frames = getattr(image, "n_frames", 1)
-        image.load()
+        with Image.open(path) as image:  # closes the file alone: what was loaded stays
+            frames = getattr(image, "n_frames", 1)
+            image.load()
     except _UNREADABLE as error:
         msg = f"{path} cannot be read as an image ({error}); it may be truncated, copy or export it again"
         raise CaseDataError(msg) from error

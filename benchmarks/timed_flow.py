@@ -1,0 +1,49 @@
+"""Runs the benchmark flow as the command line does and prints: stream seconds, start-up seconds, peak and idle RSS."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+STARTED = time.perf_counter()
+
+from flows.environment import prepare_environment  # noqa: E402 - the clock starts before the imports
+
+prepare_environment()
+
+
+def main(store: str, weights: str, workers: str) -> None:
+    """Run it once; start-up is everything that is not the stream and not the closing publication."""
+    from flows.benchmark import benchmark_cohorts
+    from flows.clusters import dask_workers, parse_cluster, workers_starting
+    from flows.prefect_session import prefect_session
+    from storage.store_layout import open_store
+    from storage.weights_registry import find_weights
+    from tasks.segmenter_plugin import SegmenterPlugin
+
+    cluster = f"local:{workers}"
+    found = find_weights(open_store(Path(store)), weights)
+    with workers_starting(parse_cluster(cluster), [found]), prefect_session():
+        idle: list[int] = []
+
+        def note_idle() -> None:
+            with dask_workers(parse_cluster(cluster), [found]) as running:
+                running.client.register_plugin(SegmenterPlugin(found, running.threads_per_worker))
+                idle.extend(running.client.run(_resident_bytes).values())
+
+        note_idle()
+        summary = benchmark_cohorts(store, ["small"], [weights], ["box"], split="all", cluster=cluster)
+    total = time.perf_counter() - STARTED
+    print(summary.stream_seconds, total - summary.stream_seconds, summary.peak_rss_bytes, max(idle))  # noqa: T201
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def _resident_bytes() -> int:
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

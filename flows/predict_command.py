@@ -1,0 +1,156 @@
+"""`medsam3 predict`: one image, one set of weights, in this process; no Prefect, no Dask."""
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from flows.console import say
+from medsam3_core.errors import UnsupportedPromptError
+from medsam3_core.inference_settings import InferenceSettings, Merge, PromptMode
+from medsam3_core.prompt_words import assemble_prompts, parse_box, parse_point
+from medsam3_core.segmenters.protocol import Capabilities, Segmenter
+from storage.input_images import InputImage, read_input_image
+from storage.instance_files import InstanceForm, form_of
+from storage.store_layout import StoreLayout
+from storage.weights import Weights
+from storage.weights_registry import find_weights, is_location, load_segmenter, load_unregistered, registered_weights
+from tasks.predict_image import PredictRecord, PredictRequest, check_request, predict_image, propagate_image
+
+_MOST_LISTED = 20
+
+
+@dataclass(frozen=True, slots=True)
+class PredictWords:
+    """What stands on the command line.
+
+    Attributes:
+        image: The image.
+        weights: Name, `NAME@N`, path or `hf://` location.
+        texts: Texts, each a prompt of its own.
+        boxes: Boxes `x0,y0,x1,y1[,-]`.
+        points: Points `x,y[,+|-]`.
+        slice: Slice of a volume; None where there is only one.
+        threshold: Score above which instances are kept; None leaves it to the settings.
+        settings: Inference settings as `key=value`.
+        out: File to write.
+    """
+
+    image: Path
+    weights: str
+    texts: tuple[str, ...]
+    boxes: tuple[str, ...]
+    points: tuple[str, ...]
+    slice: int | None
+    threshold: float | None
+    settings: tuple[str, ...]
+    out: Path
+
+
+def run_predict(store: StoreLayout, words: PredictWords) -> Path:
+    """Segment the image and write the file; returns it."""
+    settings = _settings(words)
+    boxes, points = [parse_box(text) for text in words.boxes], [parse_point(text) for text in words.points]
+    prompts = assemble_prompts(words.texts, boxes, points, settings.mode)
+    form = form_of(words.out)
+    image = read_input_image(words.image)
+    z = image.require_slice(words.slice)
+    caption = f"{words.weights}   {_asked(words)}   {settings.canonical()}"
+    request = PredictRequest(z, tuple(prompts), settings, words.out, caption)
+    check_request(image, request)
+    segmenter = _load(store, words.weights, request)
+    through = form is InstanceForm.NIFTI and image.depth > 1
+    if through and segmenter.capabilities.propagation:
+        say(f"slice {z} is prompted, what is drawn there is followed through all {image.depth} slices by the tracker")
+        record = propagate_image(image, request, segmenter)
+    else:
+        if through:
+            say(f"{words.weights} has no tracker to propagate with: slice {z} alone is segmented, the others stay 0")
+        record = predict_image(image, request, segmenter)
+    _report(record, image, settings)
+    return words.out
+
+
+def _settings(words: PredictWords) -> InferenceSettings:
+    given = [] if words.threshold is None else [f"threshold={words.threshold}"]
+    settings = InferenceSettings.parse([*words.settings, *given])
+    return replace(settings, mode=PromptMode.INTERACTIVE) if words.points else settings
+
+
+def _asked(words: PredictWords) -> str:
+    return "; ".join([*map(repr, words.texts), *(f"box {one}" for one in words.boxes), *words.points])
+
+
+def _load(store: StoreLayout, name: str, request: PredictRequest) -> Segmenter:
+    """The segmenter, refused before it is loaded where its name already tells that it cannot answer."""
+    if not is_location(store, name):
+        found = find_weights(store, name)
+        _require_capable(store, name, found.capabilities, request)
+        if found.path is not None:
+            _check_texts(request)
+        return load_segmenter(found, _device(found))
+    _check_texts(request)
+    segmenter = load_unregistered(store, name, _device(None))
+    _require_capable(store, name, segmenter.capabilities, request)
+    return segmenter
+
+
+def _device(weights: Weights | None) -> str:
+    if weights is not None and weights.path is None:
+        return "cpu"
+    import torch
+
+    return os.environ.get("MEDSAM3_DEVICE", "cuda:0" if torch.cuda.is_available() else "cpu")
+
+
+def _check_texts(request: PredictRequest) -> None:
+    """Empty texts and special tokens are refused before a checkpoint is read."""
+    from medsam3_core.sam3.tokenizer import clean
+
+    for prompt in request.prompts:
+        if prompt.text is not None:
+            clean(prompt.text)
+
+
+def _require_capable(store: StoreLayout, name: str, can: Capabilities, request: PredictRequest) -> None:
+    """Refuse what these weights cannot take; names registered weights that could.
+
+    Raises:
+        UnsupportedPromptError: If a head is missing.
+    """
+    interactive = request.settings.mode is PromptMode.INTERACTIVE
+    needs = {
+        "interactive": interactive,
+        "text": not interactive and any(prompt.text is not None for prompt in request.prompts),
+    }
+    if request.settings.merge is Merge.SEMANTIC and (interactive or not can.text):
+        msg = f"merge=semantic: {name} draws no semantic mask for these prompts; use merge=union or merge=best"
+        raise UnsupportedPromptError(msg)
+    for need, wanted in needs.items():
+        if not wanted or getattr(can, need):
+            continue
+        able = [f"{item.name}@{item.version}" for item in registered_weights(store) if getattr(item.capabilities, need)]
+        what = "interactive head, which points and mode=interactive need" if need == "interactive" else "text encoder"
+        does = f"registered weights that have one: {', '.join(able)}" if able else _none_registered(need)
+        msg = f"{name} has no {what}; {does}"
+        raise UnsupportedPromptError(msg)
+
+
+def _none_registered(need: str) -> str:
+    tensors = "the released sam3.pt" if need == "interactive" else "SAM3 weights"
+    return f"no registered weights have one, add {tensors} with: medsam3 weights add sam3 PATH"
+
+
+def _report(record: PredictRecord, image: InputImage, settings: InferenceSettings) -> None:
+    where = f" on {record.slices} of {image.depth} slices" if image.depth > 1 else ""
+    counted = f"{len(record.found)} instance{'' if len(record.found) == 1 else 's'}{where}"
+    say(f"{counted} in {record.seconds:.1f} s on {record.device}, window {_window(image, settings)}")
+    for number, (name, score) in enumerate(record.found[:_MOST_LISTED], start=1):
+        say(f"  {number}  {name}  {score:.3f}")
+    if len(record.found) > _MOST_LISTED:
+        say(f"  and {len(record.found) - _MOST_LISTED} more")
+    for note in record.notes:
+        say(f"note: {note}")
+
+
+def _window(image: InputImage, settings: InferenceSettings) -> str:
+    return image.window if settings.window == "recipe" else settings.window

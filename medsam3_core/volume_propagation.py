@@ -1,0 +1,185 @@
+"""From one prompted slice through a volume: with the tracker where the weights have one, else by detection.
+
+Both ways begin with what was drawn on the key slice and go up, then down. Without a tracker each next slice is asked
+again (the text, or the box around what was drawn on the slice before) and an instance belongs to the object whose mask
+on the slice before it overlaps most; an object that is missed on one slice has ended.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medsam3_core.inference_settings import InferenceSettings
+from medsam3_core.instance_linking import LINK_IOU
+from medsam3_core.prompts import BoxPrompt, MaskPrompt, SlicePrompt, VolumePrompt
+from medsam3_core.segmenters.protocol import FollowingSegmenter, Segmenter, SliceInstances
+
+LINKED_BY_OVERLAP = "slices=key without tracker: per-slice detection linked by overlap"
+KEY_SLICE_ALONE = "slices=key without tracker or detector: key slice alone"
+MOST_OBJECTS = 64
+"""Objects of one structure that are followed; each costs memory in the tracker."""
+
+EncodingOf = Callable[[int], Any]
+
+_PRESENT = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Seed:
+    """Where a structure starts on its way through the volume.
+
+    Attributes:
+        run: For which run.
+        z: Key slice.
+        prompt: What was asked there.
+        settings: Settings of the run.
+        drawn: What stands for the structure on the key slice; None where the tracker answers the prompt itself.
+    """
+
+    run: str
+    z: int
+    prompt: SlicePrompt
+    settings: InferenceSettings
+    drawn: SliceInstances | None
+
+    def objects(self) -> list[VolumePrompt]:
+        """One prompt per object for the tracker."""
+        if self.drawn is None:
+            return [VolumePrompt(one, self.z) for one in self.prompt.objects()]
+        name = self.prompt.structure
+        return [VolumePrompt(SlicePrompt(name, masks=(MaskPrompt(mask),)), self.z) for mask in self.drawn.masks]
+
+
+@dataclass(frozen=True, eq=False)
+class FollowedSlice:
+    """What was drawn of one seed on one slice.
+
+    Attributes:
+        seed: The seed.
+        z: Which slice.
+        instances: One instance per object that is there.
+        objects: Number of each instance's object, from 0, shape (n,).
+    """
+
+    seed: Seed
+    z: int
+    instances: SliceInstances
+    objects: NDArray[np.int64]
+
+
+def follow_with_tracker(
+    segmenter: FollowingSegmenter, encoding_of: EncodingOf, count: int, seeds: Sequence[Seed]
+) -> Iterator[FollowedSlice]:
+    """Follow all objects of all seeds in two sweeps; slices where nothing is left of a seed are not given.
+
+    The key slice itself is given only for seeds that the tracker answers.
+    """
+    owners: list[tuple[int, int]] = []
+    prompts: list[VolumePrompt] = []
+    for number, seed in enumerate(seeds):
+        for index, prompt in enumerate(seed.objects()):
+            owners.append((number, index))
+            prompts.append(prompt)
+    if not prompts:
+        return
+    drawn = segmenter.follow(encoding_of, count, prompts, seeds[0].settings)
+    for z, on_slice in groupby(drawn, key=lambda one: one.z):
+        found: dict[int, list[tuple[int, NDArray[np.bool_], float]]] = {}
+        for one in on_slice:
+            number, index = owners[one.index]
+            if one.score > _PRESENT and not (z == seeds[number].z and seeds[number].drawn is not None):
+                mask = one.mask
+                if mask.any():
+                    found.setdefault(number, []).append((index, mask, one.score))
+        for number, parts in found.items():
+            objects, masks, scores = zip(*parts, strict=True)
+            yield FollowedSlice(seeds[number], z, _instances(masks, scores), np.array(objects, dtype=np.int64))
+
+
+def follow_by_detection(
+    segmenter: Segmenter, encoding_of: EncodingOf, count: int, seeds: Sequence[Seed]
+) -> Iterator[FollowedSlice]:
+    """Ask slice after slice until nothing overlaps any more what was drawn on the slice before."""
+    starts = [seed.z for seed in seeds]
+    for order, step in ((range(min(starts) + 1, count), 1), (range(max(starts) - 1, -1, -1), -1)):
+        trails = [_Trail(seed) for seed in seeds]
+        for z in order:
+            trails = [trail for trail in trails if trail.alive]
+            if not trails:
+                break
+            for trail in [trail for trail in trails if (z - trail.seed.z) * step > 0]:
+                drawn = trail.follow(segmenter, encoding_of(z), z)
+                if drawn is not None:
+                    yield drawn
+
+
+class _Trail:
+    """The objects of one seed on their way in one direction."""
+
+    def __init__(self, seed: Seed) -> None:
+        assert seed.drawn is not None
+        self.seed = seed
+        self._masks = seed.drawn.masks
+        self._objects = np.arange(len(seed.drawn.masks), dtype=np.int64)
+
+    @property
+    def alive(self) -> bool:
+        """Whether any object was there on the slice before."""
+        return len(self._objects) > 0
+
+    def follow(self, segmenter: Segmenter, encoding: Any, z: int) -> FollowedSlice | None:
+        """The objects on the next slice; None where all have ended."""
+        seed = self.seed
+        answer = segmenter.segment(encoding, [self._prompt()], seed.settings)[0]
+        kept = answer.scores > seed.settings.threshold
+        masks, scores = answer.masks[kept], answer.scores[kept]
+        links = _linked(self._masks, masks)
+        self._objects = self._objects[[before for before, _ in links]]
+        self._masks = masks[[after for _, after in links]]
+        if not links:
+            return None
+        found = _instances(self._masks, scores[[after for _, after in links]], answer.fallbacks)
+        return FollowedSlice(seed, z, found, self._objects)
+
+    def _prompt(self) -> SlicePrompt:
+        asked = self.seed.prompt
+        boxes = tuple(_box_around(mask) for mask in self._masks) if asked.boxes else ()
+        return SlicePrompt(asked.structure, text=asked.text, boxes=boxes, per_instance=True)
+
+
+def _instances(
+    masks: Sequence[NDArray[np.bool_]] | NDArray[np.bool_],
+    scores: Sequence[float] | NDArray[np.float32],
+    notes: tuple[str, ...] = (),
+) -> SliceInstances:
+    stacked = np.stack(list(masks))
+    boxes = [(box.x0, box.y0, box.x1, box.y1) for box in map(_box_around, stacked)]
+    return SliceInstances(stacked, np.asarray(scores, dtype=np.float32), np.array(boxes, dtype=np.float32), None, notes)
+
+
+def _box_around(mask: NDArray[np.bool_]) -> BoxPrompt:
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return BoxPrompt(float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
+
+
+def _linked(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Pairs (before, after) by falling IoU, each mask at most once, in the order of `before`."""
+    if not len(before) or not len(after):
+        return []
+    one = before.reshape(len(before), -1).astype(np.float32)
+    other = after.reshape(len(after), -1).astype(np.float32)
+    shared = one @ other.T
+    union = one.sum(axis=1)[:, None] + other.sum(axis=1)[None] - shared
+    iou = shared / np.maximum(union, 1)
+    pairs: dict[int, int] = {}
+    for flat in np.argsort(-iou, axis=None, kind="stable"):
+        first, second = divmod(int(flat), iou.shape[1])
+        if iou[first, second] < LINK_IOU:
+            break
+        if first not in pairs and second not in pairs.values():
+            pairs[first] = second
+    return sorted(pairs.items())

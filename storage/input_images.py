@@ -1,0 +1,124 @@
+"""One image that a person gives: PNG, JPEG, TIFF, BMP or NIfTI, as slices that a segmenter can see."""
+
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from medsam3_core.errors import CaseDataError, UsageError
+from medsam3_core.geometry import VolumeGeometry
+from medsam3_core.intensity import IntensityPolicy, as_rgb, to_uint8
+from storage.readers.nifti_files import read_nifti
+from storage.readers.pixel_files import read_image
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+VOLUMES = (".nii", ".nii.gz")
+MOST_PIXELS = 64 * 1024 * 1024
+"""Largest picture that is decoded; the limit of the segmenters."""
+
+_UNKNOWN_SCALE = "percentile:0.5,99.5"
+
+
+@dataclass(frozen=True, eq=False)
+class InputImage:
+    """A picture or volume in memory.
+
+    Attributes:
+        path: Its file.
+        voxels: Shape (z, y, x), or (3, z, y, x) for colour.
+        geometry: Where the voxels are.
+        affine: 4 x 4 for index order (x, y, z), exactly as a NIfTI header gives it; None for pictures.
+        window: Intensity policy: `identity` for 8 bits, percentiles of the volume for everything else.
+    """
+
+    path: Path
+    voxels: NDArray[Any]
+    geometry: VolumeGeometry
+    affine: NDArray[np.float64] | None
+    window: str
+    _ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def depth(self) -> int:
+        """Number of slices."""
+        return self.geometry.shape_zyx[0]
+
+    @property
+    def shape_yx(self) -> tuple[int, int]:
+        """Size of a slice in pixels."""
+        return self.geometry.shape_zyx[1:]
+
+    def rgb(self, z: int, window: str = "recipe") -> NDArray[np.uint8]:
+        """Slice z as uint8, shape (y, x, 3); `recipe` is the image's own window."""
+        name = self.window if window == "recipe" else window
+        if name not in self._ranges:
+            self._ranges[name] = IntensityPolicy.parse(name).value_range(self.voxels)
+        return as_rgb(to_uint8(self.voxels[..., z, :, :], self._ranges[name]))
+
+    def require_slice(self, z: int | None) -> int:
+        """The slice that is meant; that of an image with one slice need not be named.
+
+        Raises:
+            UsageError: If a volume comes without a slice, or has no such slice.
+        """
+        if z is None and self.depth == 1:
+            return 0
+        if z is None:
+            msg = f"{self.path} has {self.depth} slices; name one with --slice, 0..{self.depth - 1}"
+            raise UsageError(msg)
+        if not 0 <= z < self.depth:
+            msg = f"slice {z} is outside {self.path}, which has the slices 0..{self.depth - 1}"
+            raise UsageError(msg)
+        return z
+
+
+def read_input_image(path: Path) -> InputImage:
+    """Read an image of a known kind.
+
+    Raises:
+        UsageError: If there is no such file, or its kind is not known.
+        CaseDataError: If it is damaged, or too large to segment in one piece.
+    """
+    if not path.is_file():
+        msg = f"no image at {path}; give a file that ends in {_listed()}"
+        raise UsageError(msg)
+    name = path.name.lower()
+    if name.endswith(VOLUMES):
+        volume = read_nifti(path)
+        return InputImage(path, volume.voxels, volume.geometry, volume.affine, _window(volume.voxels))
+    if name.endswith(PICTURES):
+        _require_decodable(path)
+        pixels = read_image(path)
+        geometry = VolumeGeometry.pixel_grid(pixels.shape_zyx)
+        return InputImage(path, pixels.voxels, geometry, None, _window(pixels.voxels))
+    msg = f"cannot read {path.name}: its kind is not known; give a file that ends in {_listed()}"
+    raise UsageError(msg)
+
+
+def _window(voxels: NDArray[Any]) -> str:
+    return "identity" if voxels.dtype == np.uint8 else _UNKNOWN_SCALE
+
+
+def _require_decodable(path: Path) -> None:
+    """Look at the header alone: a picture of 400 million pixels would take gigabytes to decode."""
+    size: tuple[int, int] | None = None
+    try:
+        with warnings.catch_warnings(), Image.open(path) as image:
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            size = image.size
+    except Image.DecompressionBombError:
+        pass
+    except (OSError, ValueError, SyntaxError):  # the reader says what is wrong with it
+        return
+    if size is None or size[0] * size[1] > MOST_PIXELS:
+        shape = f"{size[0]} x {size[1]} pixels is" if size else "so many pixels is"
+        msg = f"{path}: {shape} over the limit of {MOST_PIXELS} pixels; cut it into pieces or shrink it"
+        raise CaseDataError(msg)
+
+
+def _listed() -> str:
+    return " ".join((*PICTURES, *VOLUMES))

@@ -1,0 +1,127 @@
+"""Predict: read one image, ask one segmenter, write what it drew; nothing else of the store is touched."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from medsam3_core.errors import UsageError
+from medsam3_core.inference_settings import InferenceSettings, Merge
+from medsam3_core.merging import merge_instances
+from medsam3_core.prompts import SlicePrompt
+from medsam3_core.sam3.prompt_checks import require_inside
+from medsam3_core.segmenters.protocol import Segmenter, SliceInstances
+from medsam3_core.volume_segmentation import segment_volume
+from storage.input_images import InputImage
+from storage.instance_files import InstanceForm, form_of, write_instances, write_structures
+from storage.instance_overlay import PromptedInstances
+
+_RUN = "predict"
+
+
+@dataclass(frozen=True, slots=True)
+class PredictRequest:
+    """What is asked of one image.
+
+    Attributes:
+        z: Slice that the prompts are for.
+        prompts: Prompts, each answered by itself.
+        settings: Inference settings; with `merge=auto` every instance above the threshold is kept.
+        out: File to write; the end of its name says what.
+        caption: What a picture says about itself.
+    """
+
+    z: int
+    prompts: tuple[SlicePrompt, ...]
+    settings: InferenceSettings
+    out: Path
+    caption: str
+
+
+@dataclass(frozen=True, slots=True)
+class PredictRecord:
+    """How it went.
+
+    Attributes:
+        found: Prompt and score of every instance, in the order in which they are written.
+        slices: Slices that hold anything.
+        seconds: Encoding and answering.
+        device: Where it was computed.
+        notes: What was done to fit.
+    """
+
+    found: tuple[tuple[str, float], ...]
+    slices: int
+    seconds: float
+    device: str
+    notes: tuple[str, ...]
+
+
+def check_request(image: InputImage, request: PredictRequest) -> None:
+    """Refuse what no segmenter could answer, before one is loaded.
+
+    Raises:
+        UsageError: If the file cannot be of this kind, or a prompt leaves the slice.
+    """
+    form_of(request.out)
+    for prompt in request.prompts:
+        require_inside(prompt, image.shape_yx)
+
+
+def predict_image(image: InputImage, request: PredictRequest, segmenter: Segmenter) -> PredictRecord:
+    """Answer the prompts on their slice and write all instances.
+
+    Raises:
+        UnsupportedPromptError: If the segmenter cannot take a prompt.
+        UsageError: If a prompt is not one.
+        CaseDataError: If the slice is too large.
+        StoreError: If the file cannot be written.
+    """
+    started = time.perf_counter()
+    rgb = image.rgb(request.z, request.settings.window)
+    encoding = segmenter.encode([rgb], request.settings)[0]
+    answers = segmenter.segment(encoding, request.prompts, request.settings)
+    drawn = [
+        PromptedInstances(prompt, _kept(answer, prompt, request.settings))
+        for prompt, answer in zip(request.prompts, answers, strict=True)
+    ]
+    seconds = time.perf_counter() - started
+    write_instances(request.out, image, request.z, drawn, request.caption, request.settings.window)
+    found = [(item.prompt.structure, float(score)) for item in drawn for score in item.instances.scores]
+    notes = dict.fromkeys(note for answer in answers for note in answer.fallbacks)
+    return PredictRecord(tuple(found), int(bool(found)), seconds, segmenter.device, tuple(notes))
+
+
+def propagate_image(image: InputImage, request: PredictRequest, segmenter: Segmenter) -> PredictRecord:
+    """Answer the prompts on their slice and follow what was drawn through the volume; write a label map.
+
+    Raises:
+        UsageError: If anything but a label map is to be written.
+        UnsupportedPromptError: If the segmenter cannot take a prompt.
+        StoreError: If the file cannot be written.
+    """
+    if form_of(request.out) is not InstanceForm.NIFTI:
+        msg = f"a volume is written as a label map; end {request.out.name} in {InstanceForm.NIFTI}"
+        raise UsageError(msg)
+    started = time.perf_counter()
+    names = [prompt.structure for prompt in request.prompts]
+    merge = Merge.UNION if request.settings.merge is Merge.AUTO else request.settings.merge
+    answer = segment_volume(
+        segmenter,
+        image.rgb,
+        image.geometry,
+        {_RUN: {request.z: list(request.prompts)}},
+        {_RUN: replace(request.settings, merge=merge)},
+        names,
+        followed=[_RUN],
+    )[_RUN]
+    seconds = time.perf_counter() - started
+    slices = write_structures(request.out, image, answer)
+    found = [(name, float(score)) for name in names for score in answer.confidence(name)]
+    return PredictRecord(tuple(found), slices, seconds, segmenter.device, answer.fallbacks)
+
+
+def _kept(answer: SliceInstances, prompt: SlicePrompt, settings: InferenceSettings) -> SliceInstances:
+    """All instances, unless the user wants the best one or the semantic mask."""
+    asked: Sequence[Merge] = (Merge.BEST, Merge.SEMANTIC)
+    return merge_instances(answer, prompt, settings) if settings.merge in asked else answer

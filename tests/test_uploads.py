@@ -1,0 +1,65 @@
+import io
+import tempfile
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from dashboards.trials import TrialPrompt, load_trial_segmenter, weights_names
+from dashboards.uploads import read_upload
+from medsam3_core.errors import CaseDataError, UnsupportedPromptError, UsageError
+from storage.store_layout import StoreLayout
+
+
+def png_bytes(pixels):
+    sink = io.BytesIO()
+    Image.fromarray(pixels).save(sink, "PNG")
+    return sink.getvalue()
+
+
+def test_a_png_becomes_one_slice_with_square_pixels():
+    upload = read_upload("photo.PNG", png_bytes(np.full((6, 8, 3), 200, np.uint8)))
+    assert (upload.depth, upload.spacing_yx) == (1, (1.0, 1.0))
+    assert upload.rgb(0).shape == (6, 8, 3)
+
+
+def test_a_nifti_keeps_its_spacing_and_its_slices():
+    image = nib.Nifti1Image(np.arange(4 * 5 * 3, dtype=np.float32).reshape(4, 5, 3), np.diag([1.0, 2.0, 3.0, 1.0]))
+    upload = read_upload("scan.nii", image.to_bytes())
+    assert (upload.depth, upload.spacing_yx) == (3, (2.0, 1.0))
+    assert upload.rgb(2).shape == (5, 4, 3)
+
+
+def test_a_broken_file_is_named_as_the_person_knows_it():
+    with pytest.raises(CaseDataError, match=r"^photo\.png cannot be read as an image"):
+        read_upload("photo.png", b"not an image")
+
+
+def test_an_unknown_kind_of_file_is_refused():
+    with pytest.raises(UsageError, match=r"cannot read files that end in '\.txt'; choose among png"):
+        read_upload("notes.txt", b"hello")
+
+
+def test_nothing_uploaded_is_left_on_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    read_upload("photo.png", png_bytes(np.zeros((4, 4), np.uint8)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_box_on_a_slice_is_answered_at_once(tmp_path):
+    segmenter = load_trial_segmenter(StoreLayout(tmp_path), "baseline:box")
+    answer = segmenter.answer(np.zeros((10, 12, 3), np.uint8), TrialPrompt(box=(2, 3, 6, 8)), 0.5)
+    assert answer.mask.shape == (10, 12)
+    assert answer.mask.sum() == 4 * 5
+
+
+def test_weights_without_an_interactive_head_refuse_points(tmp_path):
+    segmenter = load_trial_segmenter(StoreLayout(tmp_path), "baseline:otsu")
+    with pytest.raises(UnsupportedPromptError, match="baseline"):
+        segmenter.answer(np.zeros((10, 12, 3), np.uint8), TrialPrompt(points=((2, 3, True),)), 0.5)
+
+
+def test_listing_weights_writes_nothing(tmp_path):
+    assert "baseline:box" in weights_names(StoreLayout(tmp_path))
+    assert not list(tmp_path.iterdir())
