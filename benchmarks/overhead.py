@@ -72,7 +72,7 @@ def _one_round(base: Path, request: BenchmarkRequest, weights: str) -> Round:
 
 
 def _system(base: Path, weights: str) -> tuple[float, float, int, int]:
-    """The product's own flow in its own process; prints its stream time and start-up through `benchmarks.timed_flow`."""
+    """The product's own flow in its own process; `benchmarks.timed_flow` prints stream time and start-up."""
     _forget_runs(base)
     answer = subprocess.run(
         [sys.executable, "-m", "benchmarks.timed_flow", str(base), weights, str(WORKERS)],
@@ -136,11 +136,12 @@ def _report(rounds: list[Round], arguments: argparse.Namespace) -> None:
     ratios = sorted(one.system / one.bare for one in rounds)
     system, bare = (statistics.median(getattr(one, side) for one in rounds) for side in ("system", "bare"))
     extra = max(one.peak_rss_bytes - one.idle_rss_bytes for one in rounds) / 1e6
-    print(f"{arguments.cases} cases of {arguments.size} x {arguments.size}, {arguments.weights}, box, {WORKERS} workers, ")
-    print(f"{len(rounds)} rounds on {psutil.cpu_count()} cores")
+    spread = f"min {ratios[0]:.3f} max {ratios[-1]:.3f}"
+    print(f"{arguments.cases} cases of {arguments.size} x {arguments.size} px, {arguments.weights}, box")
+    print(f"{WORKERS} workers, {len(rounds)} rounds, {psutil.cpu_count()} cores")
     print(f"system, once started   {system:8.2f} s   {1000 * system / arguments.cases:.2f} ms a case")
     print(f"bare loop              {bare:8.2f} s   {1000 * bare / arguments.cases:.2f} ms a case")
-    print(f"system / bare          {statistics.median(ratios):8.3f}     min {ratios[0]:.3f} max {ratios[-1]:.3f}   target 1.10")
+    print(f"system / bare          {statistics.median(ratios):8.3f}     {spread}   target 1.10")
     print(f"start-up               {statistics.median(one.startup for one in rounds):8.2f} s   target 12")
     print(f"worker memory above idle with weights {extra:6.0f} MB   target 300 MB for images this small")
 

@@ -1,5 +1,6 @@
 """Runs the benchmark flow as the command line does and prints: stream seconds, start-up seconds, peak and idle RSS."""
 
+import atexit
 import os
 import sys
 import time
@@ -34,8 +35,9 @@ def main(store: str, weights: str, workers: str) -> None:
         note_idle()
         summary = benchmark_cohorts(store, ["small"], [weights], ["box"], split="all", cluster=cluster)
     total = time.perf_counter() - STARTED
-    print(summary.stream_seconds, total - summary.stream_seconds, summary.peak_rss_bytes, max(idle))  # noqa: T201
+    print(summary.stream_seconds, total - summary.stream_seconds, summary.peak_rss_bytes, max(idle))
     sys.stdout.flush()
+    atexit._run_exitfuncs()  # stops the server that Prefect started for this process
     os._exit(0)
 
 

@@ -15,6 +15,7 @@ from flows.console import say
 from flows.progress import reporting
 from medsam3_core.cases import CaseStatus
 from storage.catalog import publish_catalog
+from storage.encoding_cache import CacheSettings, parse_size, prepare_cache, trim_cache
 from storage.run_ledger import unscored_rows, write_outcomes, writing
 from storage.run_planning import BenchmarkPlan, BenchmarkRequest, PlannedCase, WorkGroup, plan_benchmark, record_plan
 from storage.store_layout import StoreLayout, open_store
@@ -64,6 +65,7 @@ def benchmark_cohorts(
     limit: int = 0,
     retry: bool = False,
     cluster: str = "local",
+    cache_encodings: str = "",
 ) -> BenchmarkSummary:
     """Segment and score every case that has no fresh score yet, for every combination that is asked for.
 
@@ -78,6 +80,7 @@ def benchmark_cohorts(
         limit: At most so many cases per cohort; 0 means all.
         retry: Whether rejected, failed and crashed cases are tried again.
         cluster: Cluster by name.
+        cache_encodings: Size of the cache of slice encodings in the store, such as `20GB`; empty for none.
     """
     layout = open_store(Path(store))
     request = BenchmarkRequest(
@@ -95,7 +98,7 @@ def benchmark_cohorts(
         for group in plan.groups:
             record_plan(layout, group)
             record_rejected(layout, group)
-        counts = _compute(layout, plan, cluster)
+        counts = _compute(layout, plan, cluster, cache_encodings)
     publish_catalog(layout)
     computed: Counter[str] = Counter()
     for one in counts:
@@ -126,15 +129,20 @@ def record_rejected(store: StoreLayout, group: WorkGroup) -> None:
             )
 
 
-def _compute(store: StoreLayout, plan: BenchmarkPlan, cluster: str) -> list[StreamCounts]:
+def _compute(store: StoreLayout, plan: BenchmarkPlan, cluster: str, cache_encodings: str) -> list[StreamCounts]:
     groups = [group for group in plan.groups if group.pending]
     if not groups:
         return []
+    cache = CacheSettings(store.encodings(), parse_size(cache_encodings)) if cache_encodings else None
+    if cache is not None:
+        prepare_cache(cache)
     with dask_workers(parse_cluster(cluster), [group.weights for group in groups]) as workers:
         counts = []
         for group in groups:
-            workers.client.register_plugin(SegmenterPlugin(group.weights, workers.threads_per_worker))
+            workers.client.register_plugin(SegmenterPlugin(group.weights, workers.threads_per_worker, cache))
             counts += [segment_shard(store, group, shard, workers) for shard in shards_of(group.pending)]
+        if cache is not None:
+            trim_cache(cache)
         return counts
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from flows.console import say
+from storage.encoding_cache import parse_size
 from storage.run_planning import BenchmarkPlan, BenchmarkRequest, plan_benchmark
 from storage.store_layout import existing_store, open_store
 
@@ -31,14 +32,23 @@ def plan_lines(plan: BenchmarkPlan) -> list[str]:
     return lines
 
 
-def run_benchmark(root: Path, request: BenchmarkRequest, cluster: str) -> int:
-    """Run the flow unless nothing is pending, print the leaderboard; exit code 0, or 1 if a case failed."""
+def run_benchmark(root: Path, request: BenchmarkRequest, cluster: str, cache_encodings: str = "") -> int:
+    """Run the flow unless nothing is pending, print the leaderboard; exit code 0, or 1 if a case failed.
+
+    Args:
+        root: Folder of the store.
+        request: What to benchmark.
+        cluster: Cluster by name.
+        cache_encodings: Size of the cache of slice encodings, such as `20GB`; empty for none.
+    """
+    if cache_encodings:
+        parse_size(cache_encodings)  # refused before anything starts
     store = open_store(root)
     plan = plan_benchmark(store, request)
     _say_refused(plan)
     failed = 0
     if plan.pending:
-        failed = _compute(root, request, plan, cluster)
+        failed = _compute(root, request, plan, cluster, cache_encodings)
     else:
         say(f"nothing to compute: {sum(group.fresh for group in plan.groups)} case and run pairs are up to date")
     from flows.leaderboard import leaderboard_rows, print_leaderboard
@@ -47,7 +57,7 @@ def run_benchmark(root: Path, request: BenchmarkRequest, cluster: str) -> int:
     return 1 if failed else 0
 
 
-def _compute(root: Path, request: BenchmarkRequest, plan: BenchmarkPlan, cluster: str) -> int:
+def _compute(root: Path, request: BenchmarkRequest, plan: BenchmarkPlan, cluster: str, cache_encodings: str) -> int:
     from flows.benchmark import benchmark_cohorts
     from flows.clusters import parse_cluster, workers_starting
     from flows.prefect_session import prefect_session
@@ -65,6 +75,7 @@ def _compute(root: Path, request: BenchmarkRequest, plan: BenchmarkPlan, cluster
             request.limit,
             request.retry,
             cluster,
+            cache_encodings,
         )
     counted = ", ".join(f"{count} {status}" for status, count in sorted(summary.computed.items())) or "none"
     say(f"computed {counted}; {summary.fresh} case and run pairs were up to date")

@@ -171,6 +171,7 @@ def weights_check(name_or_path: str, base: str | None, store: Path) -> None:
     cls=_Examples,
     epilog="""medsam3 benchmark --cohort chase --weights baseline:box --weights tiny-untrained --prompt box
     medsam3 benchmark --cohort chase --weights sam3 --prompt box:jitter=0.1 --set threshold=0.4 --split all
+    medsam3 benchmark --cohort chase --weights sam3 --prompt text --cache-encodings 20GB
     medsam3 benchmark --cohort chase --weights sam3 --prompt text --plan""",
 )
 @click.option("--cohort", "cohorts", multiple=True, required=True, help="Cohort; repeat for several.")
@@ -181,6 +182,12 @@ def weights_check(name_or_path: str, base: str | None, store: Path) -> None:
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Inference setting; repeat for several.")
 @click.option("--cluster", default="local", show_default=True, help="Cluster by name.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many cases per cohort.")
+@click.option(
+    "--cache-encodings",
+    metavar="SIZE",
+    default="",
+    help="Keep encodings of slices in the store, such as 20GB: later benchmarks with other prompts skip the encoder.",
+)
 @click.option("--retry", is_flag=True, help="Try rejected, failed and crashed cases again.")
 @click.option("--plan", "plan_only", is_flag=True, help="Say what would be computed and stop.")
 @store_option
@@ -193,6 +200,7 @@ def benchmark(
     settings: tuple[str, ...],
     cluster: str,
     limit: int | None,
+    cache_encodings: str,
     retry: bool,
     plan_only: bool,
     store: Path,
@@ -202,7 +210,7 @@ def benchmark(
     from storage.run_planning import BenchmarkRequest
 
     request = BenchmarkRequest(cohorts, names, prompts, settings, split, structures, limit or 0, retry)
-    sys.exit(show_plan(store, request) if plan_only else run_benchmark(store, request, cluster))
+    sys.exit(show_plan(store, request) if plan_only else run_benchmark(store, request, cluster, cache_encodings))
 
 
 @cli.command(

@@ -168,12 +168,15 @@ def _make_cluster(settings: ClusterSettings, count: int) -> Any:
             msg = "cluster 'gpu' needs the package dask-cuda; install it on a machine with NVIDIA GPUs, or use local"
             raise UsageError(msg) from None
         return module.LocalCUDACluster(resources={"GPU": 1})
-    threads = settings.kind is ClusterKind.THREADS
+    if settings.kind is ClusterKind.THREADS:
+        return LocalCluster(
+            n_workers=count, threads_per_worker=1, processes=False, memory_limit=None, dashboard_address=None
+        )
     return LocalCluster(
         n_workers=count,
         threads_per_worker=1,
-        processes=not threads,
-        memory_limit=None if threads else settings.memory_limit,
+        processes=True,
+        memory_limit=settings.memory_limit,
         host="127.0.0.1",
         # None would serve it on port 8787 of every interface; a free loopback port without pages serves nobody.
         dashboard_address="127.0.0.1:0",

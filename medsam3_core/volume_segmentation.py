@@ -157,6 +157,9 @@ class _Pass:
             return
         _require_one_key_slice({name: self._runs[name].prompts for name in names})
         can = self._segmenter.capabilities
+        if can.propagation and self._key.tiles > 1:
+            msg = f"objects are followed through whole slices, not through tiles={self._key.tiles}; use tiles=1"
+            raise UsageError(msg)
         if not can.propagation:
             for name in names:
                 self._runs[name].builder.note([LINKED_BY_OVERLAP if can.text else KEY_SLICE_ALONE])

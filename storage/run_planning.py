@@ -1,15 +1,15 @@
 """From a request to runs, and from a run to the cases that are still to do."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from duckdb import DuckDBPyConnection
 
 from medsam3_core.cases import CaseStatus
 from medsam3_core.errors import UsageError
-from medsam3_core.inference_settings import InferenceSettings, PromptMode
-from medsam3_core.prompt_policies import PromptPolicy
+from medsam3_core.inference_settings import InferenceSettings, Merge, PromptMode
+from medsam3_core.prompt_policies import PromptedSlices, PromptPolicy
 from storage.catalog import connect
 from storage.cohorts import CaseRef, Cohort, case_refs, latest_cases, read_cohort
 from storage.parquet_tables import read_table
@@ -118,18 +118,16 @@ def plan_benchmark(store: StoreLayout, request: BenchmarkRequest) -> BenchmarkPl
     weights = [find_weights(store, text) for text in dict.fromkeys(request.weights)]
     cohorts = [read_cohort(store, name) for name in dict.fromkeys(request.cohorts)]
     refused = [
-        sentence
-        for item in weights
-        for policy in policies
-        if (sentence := _refusal(item, policy, settings)) is not None
+        sentence for item in weights for policy in policies if (sentence := refusal(item, policy, settings)) is not None
     ]
     groups = []
     with connect(store) as connection:
         for cohort in cohorts:
             cases = select_cases(store, cohort, request.split, request.limit)
             for item in weights:
-                taken = [policy for policy in policies if _refusal(item, policy, settings) is None]
-                runs = [_run(cohort, item, policy, settings, request.structures) for policy in taken]
+                taken = [policy for policy in policies if refusal(item, policy, settings) is None]
+                asked = [_run(cohort, item, policy, settings, request.structures) for policy in taken]
+                runs = [_with_planned_structures(connection, cohort, run) for run in asked]
                 if runs:
                     groups.append(_work_group(store, connection, cohort, runs, cases, retry=request.retry))
     if not groups:
@@ -188,11 +186,48 @@ def _run(
     return Run(weights, cohort.name, policy, policy.prompt_id(texts), settings, names)
 
 
-def _refusal(weights: Weights, policy: PromptPolicy, settings: InferenceSettings) -> str | None:
-    missing = list(policy.lacking(weights.capabilities))
-    if settings.mode is PromptMode.INTERACTIVE and not weights.capabilities.interactive:
-        missing.append("mode=interactive")
+def _with_planned_structures(connection: DuckDBPyConnection, cohort: Cohort, run: Run) -> Run:
+    """The run with the structures that it was planned for before, too.
+
+    A prediction holds all structures of its run: asking for another structure must not cost the earlier ones.
+    """
+    rows = connection.execute("SELECT DISTINCT structure FROM plan WHERE run_id = ?", [run.run_id]).fetchall()
+    wanted = {*run.structures, *(row[0] for row in rows)}
+    return replace(run, structures=tuple(item.name for item in cohort.recipe.structures if item.name in wanted))
+
+
+def refusal(weights: Weights, policy: PromptPolicy, settings: InferenceSettings) -> str | None:
+    """One sentence where these weights cannot be asked like this; None where they can."""
+    missing = [*policy.lacking(weights.capabilities), *_unfit_settings(weights, policy, settings)]
     return f"{weights.name} takes no {' or '.join(missing)}: no run for {policy.canonical()}" if missing else None
+
+
+def _unfit_settings(weights: Weights, policy: PromptPolicy, settings: InferenceSettings) -> Iterator[str]:
+    """Settings that these weights would ignore or choke on under this policy, as people wrote them."""
+    can = weights.capabilities
+    clicked = settings.mode is PromptMode.INTERACTIVE or "interactive" in policy.needs
+    if settings.mode is PromptMode.INTERACTIVE:
+        if not can.interactive:
+            yield "mode=interactive"
+        elif "text" in policy.needs:
+            yield "text with mode=interactive"
+    if settings.merge is Merge.SEMANTIC and (not can.text or clicked):
+        yield "merge=semantic" if not can.text else "merge=semantic with interactive prompts"
+    if settings.tiles > 1:
+        if not can.text:
+            yield f"tiles={settings.tiles}"
+        elif can.propagation and policy.slices is PromptedSlices.KEY:
+            yield f"tiles={settings.tiles} with slices=key"
+    if settings.resolution and not _takes_resolution(weights, settings.resolution):
+        taken = f" (only {', '.join(map(str, weights.resolutions))})" if weights.resolutions else ""
+        yield f"resolution={settings.resolution}{taken}"
+
+
+def _takes_resolution(weights: Weights, resolution: int) -> bool:
+    """Whether weights take an input side; those registered before anybody looked are given the benefit of the doubt."""
+    if weights.resolutions:
+        return resolution in weights.resolutions
+    return weights.path is not None
 
 
 def _work_group(

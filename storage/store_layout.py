@@ -114,6 +114,10 @@ class StoreLayout:
         """The DuckDB file of views."""
         return self.root / "catalog.duckdb"
 
+    def encodings(self) -> Path:
+        """Cache of slice encodings; deleting it loses time and nothing else."""
+        return self.root / "encodings"
+
     def breadcrumbs(self) -> Path:
         """Folder where running batches note the case in hand; empty when nothing runs."""
         return self.root / ".breadcrumbs"

@@ -182,6 +182,7 @@ class _Stream:
         finally:
             if self._live:
                 self._client.cancel(list(self._live), force=True)
+            self._crumbs.remove()
             self.counts.seconds = time.perf_counter() - started
         return self.counts
 

@@ -5,6 +5,7 @@ folder must be one that driver and workers share.
 """
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +25,10 @@ class BreadcrumbFolder:
         """The case in hand, `BETWEEN_CASES`, or None if the batch never began."""
         path = self.folder / batch_id
         return (path.read_text(encoding="utf-8") or None) if path.exists() else None
+
+    def remove(self) -> None:
+        """Remove the folder at the end of a stream, with the notes of batches that were cancelled."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def drop(self, batch_id: str) -> None:
         """Forget a finished batch."""

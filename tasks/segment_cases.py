@@ -16,6 +16,7 @@ from medsam3_core.cases import CaseStatus
 from medsam3_core.errors import CaseDataError, StoreError
 from medsam3_core.intensity import IntensityPolicy, as_rgb, to_uint8
 from medsam3_core.prompt_generation import generate_prompts
+from medsam3_core.prompt_policies import PromptedSlices
 from medsam3_core.prompt_rows import PromptRow, slice_prompts
 from medsam3_core.recipes import Recipe
 from medsam3_core.scoring import mean_confidence, score_structure
@@ -172,6 +173,7 @@ class _CaseWork:
                 prompts,
                 {run.run_id: run.settings for run in runs},
                 [structure.name for structure in self._recipe.structures],
+                followed=[run.run_id for run in runs if run.policy.slices is PromptedSlices.KEY],
             )
         for run in runs:
             answer = answers[run.run_id]

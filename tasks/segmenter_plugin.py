@@ -5,6 +5,7 @@ import os
 from distributed import Worker, WorkerPlugin, get_worker
 
 from medsam3_core.segmenters.protocol import Segmenter
+from storage.encoding_cache import CacheSettings, cached
 from storage.weights import Weights
 from storage.weights_registry import load_segmenter
 
@@ -17,8 +18,9 @@ class SegmenterPlugin(WorkerPlugin):
     name = _NAME
     idempotent = False  # True would keep the old weights when new ones are registered
 
-    def __init__(self, weights: Weights, threads_per_worker: int) -> None:
+    def __init__(self, weights: Weights, threads_per_worker: int, cache: CacheSettings | None = None) -> None:
         self.weights = weights
+        self._cache = cache
         self._threads = threads_per_worker
         self.segmenter: Segmenter | None = None
 
@@ -31,7 +33,8 @@ class SegmenterPlugin(WorkerPlugin):
 
         torch.set_num_threads(self._threads)
         device = "cuda:0" if torch.cuda.is_available() else "cpu"  # one process per GPU, see the cluster factory
-        self.segmenter = load_segmenter(self.weights, os.environ.get("MEDSAM3_DEVICE", device))
+        segmenter = load_segmenter(self.weights, os.environ.get("MEDSAM3_DEVICE", device))
+        self.segmenter = cached(segmenter, self.weights.sha256, self._cache)
 
     def teardown(self, worker: Worker) -> None:
         """Free the weights."""

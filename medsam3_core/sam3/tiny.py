@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from medsam3_core.sam3.architecture import architecture_from
+from medsam3_core.sam3.architecture import Architecture, architecture_from
 from medsam3_core.sam3.layouts import HUGGING_FACE_PREFIXES, Part
 from medsam3_core.sam3.network import Sam3Weights, expected_shapes, match_weights
 
@@ -94,7 +94,20 @@ def untrained_weights(seed: int = 0, *, tracker: bool = False) -> Sam3Weights:
         seed: The same seed gives the same detector, with and without tracker.
         tracker: Whether points, masks and propagation are to work too.
     """
-    architecture = architecture_from(tiny_config(), tiny_tracker_config() if tracker else None)
+    return seeded_weights(architecture_from(tiny_config(), tiny_tracker_config() if tracker else None), seed)
+
+
+def seeded_weights(
+    architecture: Architecture, seed: int = 0, dtype: torch.dtype = torch.float32, source: str = "tiny-untrained"
+) -> Sam3Weights:
+    """Untrained weights of any architecture, values that bfloat16 holds exactly.
+
+    Args:
+        architecture: What to fill.
+        seed: The same seed gives the same values.
+        dtype: Type of the tensors.
+        source: Name for messages.
+    """
     random = np.random.default_rng(seed)
     tensors: Tensors = {}
     for part, shapes in expected_shapes(architecture).items():
@@ -103,8 +116,8 @@ def untrained_weights(seed: int = 0, *, tracker: bool = False) -> Sam3Weights:
             _make_it_find_something(drawn, random)
         if part is Part.TRACKER:
             drawn["mask_decoder.pred_obj_score_head.proj_out.bias"] += _PRESENCE_BIAS
-        tensors |= {HUGGING_FACE_PREFIXES[part] + name: tensor.bfloat16().float() for name, tensor in drawn.items()}
-    return match_weights(tensors, architecture, "tiny-untrained")
+        tensors |= {HUGGING_FACE_PREFIXES[part] + name: tensor.bfloat16().to(dtype) for name, tensor in drawn.items()}
+    return match_weights(tensors, architecture, source)
 
 
 def _make_it_find_something(detector: Tensors, random: np.random.Generator) -> None:
@@ -119,7 +132,7 @@ def _shift_products(
     tensors: Tensors, one: str, other: str, bias: tuple[float, float], random: np.random.Generator
 ) -> None:
     """Two layers whose outputs are multiplied get a bias direction in common: their products move."""
-    direction = _noise(torch.Size((_WIDTH,)), random)
+    direction = _noise(tensors[f"{one}.bias"].shape, random)
     tensors[f"{one}.bias"] += bias[0] * direction
     tensors[f"{other}.bias"] += bias[1] * direction
 

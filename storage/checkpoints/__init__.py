@@ -3,7 +3,7 @@
 from storage.checkpoints.hub import resolve
 from storage.checkpoints.identity import weights_sha256
 from storage.checkpoints.reading import check_weights, open_segmenter, read_checkpoint, read_weights
-from storage.checkpoints.writing import write_bare, write_hugging_face, write_untrained
+from storage.checkpoints.writing import write_bare, write_hugging_face, write_released, write_untrained
 
 __all__ = [
     "check_weights",
@@ -14,5 +14,6 @@ __all__ = [
     "weights_sha256",
     "write_bare",
     "write_hugging_face",
+    "write_released",
     "write_untrained",
 ]

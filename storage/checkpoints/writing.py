@@ -54,6 +54,22 @@ def write_bare(file: Path, weights: Sam3Weights) -> None:
     _write_safetensors(file, tensors)
 
 
+def write_released(file: Path, weights: Sam3Weights) -> None:
+    """Write the layout of the released `sam3.pt` (`{"model": {"detector.*", "tracker.*"}}`), configurations beside it."""
+    tensors = {
+        f"detector.{name}": tensor
+        for part in (Part.DETECTOR, Part.TRACKER_NECK)
+        for name, tensor in to_official(weights.parts.get(part, {}), RULES[part]).items()
+    }
+    tracker = to_official(weights.parts.get(Part.TRACKER, {}), RULES[Part.TRACKER])
+    tensors |= {f"tracker.{name}": tensor for name, tensor in tracker.items()}
+    write_json(file.parent / CONFIG, weights.architecture.detector.to_dict())
+    if weights.architecture.tracker is not None:
+        write_json(file.parent / TRACKER_CONFIG, weights.architecture.tracker.to_dict())
+    with replacing(file) as scratch:
+        torch.save({"model": {name: tensor.contiguous() for name, tensor in tensors.items()}}, scratch)
+
+
 def write_untrained(folder: Path, seed: int = 0, *, tracker: bool = False) -> None:
     """Write `tiny-untrained`: the same seed gives the same bytes."""
     write_hugging_face(folder, untrained_weights(seed, tracker=tracker), torch.bfloat16)

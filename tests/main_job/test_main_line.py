@@ -183,3 +183,14 @@ def test_a_changed_image_is_read_again_and_only_that_case(medsam3: Medsam3, tmp_
     Image.fromarray(np.full((20, 30, 3), 200, np.uint8)).save(source / "images" / "case1.png")
     assert "1 accepted, 0 rejected, 2 unchanged" in medsam3(*ingest, store=store).stderr
     assert "computed 1 scored; 2 case" in medsam3(*benchmark, store=store).stderr
+
+
+def test_asking_for_another_structure_keeps_the_scores_of_the_first(medsam3: Medsam3, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    medsam3("ingest", "phantom:fundus,cases=2,size=1x64x64", "--cohort", "fundus", "--cluster", "threads", store=store)
+    command = ("benchmark", "--cohort", "fundus", "--weights", "baseline:box", "--prompt", "box", "--split", "all")
+    for structure in ("vessel", "optic_disc"):
+        medsam3(*command, "--structure", structure, "--cluster", "threads", store=store)
+    scored = rows(store, "SELECT structure, count(*) AS n FROM scores WHERE status = 'scored' GROUP BY ALL ORDER BY 1")
+    assert scored == [{"structure": "optic_disc", "n": 2}, {"structure": "vessel", "n": 2}]
+    assert "nothing to compute" in medsam3(*command, "--structure", "vessel", store=store).stderr

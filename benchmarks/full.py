@@ -1,0 +1,218 @@
+"""`make full`: checkpoints of the real size through everything a user does with them, killed and resumed on the way.
+
+    python -m benchmarks.full [--folder DIR] [--tiny] [--data DIR]
+
+Writes 840-million-parameter checkpoints (seeded, untrained) in the released and the bare layout into a folder outside
+the repository, adds them, predicts on CHASE_DB1 with every kind of prompt, benchmarks two images with both, kills the
+benchmark in between, resumes it, and benchmarks other prompts with warm encodings. Prints a log with wall times and
+the highest resident memory of all processes of a step. The abdominal CT takes part where a reader for it exists.
+"""
+
+import argparse
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from benchmarks.full_weights import BARE, RELEASED
+from storage.sql_guard import run_sql
+from storage.store_layout import StoreLayout
+
+ROOT = Path(__file__).parents[1]
+_POLL_SECONDS = 0.2
+_FIRST_DONE_LIMIT_SECONDS = 3600
+
+
+@dataclass(frozen=True)
+class Step:
+    """How a command ended."""
+
+    code: int
+    seconds: float
+    peak_bytes: int
+    out: str
+    err: str
+
+
+class FullRun:
+    """The steps, one after the other, on one store."""
+
+    def __init__(self, folder: Path, data: Path, *, tiny: bool) -> None:
+        self.folder, self.data, self.tiny = folder, data, tiny
+        self.store = StoreLayout(folder / "store")
+        self._environment = {**os.environ, "MEDSAM3_STORE": str(self.store.root), "HF_HUB_OFFLINE": "1"}
+
+    def run(self) -> None:
+        """Everything; the first step that ends otherwise than it should ends the run with exit code 1."""
+        size = ["--tiny"] if self.tiny else []
+        self._say("write checkpoints", self._python("-m", "benchmarks.full_weights", str(self.folder), *size))
+        self._medsam3("add, released layout", "weights", "add", "released", str(self.folder / RELEASED))
+        self._medsam3("add, bare layout", "weights", "add", "bare", str(self.folder / BARE))
+        self._medsam3("check", "weights", "check", "released")
+        self._predict()
+        self._medsam3("ingest", "ingest", str(self.data / "CHASE_DB1"), "--cohort", "chase", "--limit", "2")
+        self._kill_and_resume()
+        self._computed_tomography()
+
+    def _predict(self) -> None:
+        image = str(self.data / "CHASE_DB1" / "Image_01L.jpg")
+        prompts = {
+            "text": ("--text", "retinal blood vessel"),
+            "box": ("--box", "300,300,600,600"),
+            "point": ("--point", "450,450"),
+        }
+        for name, words in prompts.items():
+            for weights in ("released", "bare"):
+                if (name, weights) == ("point", "bare"):
+                    continue  # no interactive head
+                out = ("--out", str(self.folder / f"{weights}-{name}.png"))
+                self._medsam3(f"predict {name}, {weights}", "predict", image, "--weights", weights, *words, *out)
+        refused = ("predict", image, "--weights", "bare", *prompts["point"], "--out", str(self.folder / "no.png"))
+        self._medsam3("predict point, bare: refused", *refused, code=2)
+
+    def _kill_and_resume(self) -> None:
+        both = ("--cohort", "chase", "--weights", "released", "--weights", "bare", "--split", "all")
+        cached = ("--cache-encodings", "2GB")
+        words = ("benchmark", *both, "--prompt", "text", *cached)
+        self._killed_after_the_first_outcome(*words)
+        before = self._outcomes()
+        self._medsam3("benchmark resumed", *words)
+        after = self._outcomes()
+        kept = [row for row in before if row in after]
+        print(f"    {len(before)} outcomes before the kill, {len(kept)} of them kept as they were, {len(after)} in all")
+        if len(kept) != len(before) or len(after) != 4:
+            sys.exit("resume lost or repeated work")
+        self._medsam3("benchmark again: nothing to do", *words)
+        self._medsam3("benchmark box, warm encodings", "benchmark", *both, "--prompt", "box", *cached)
+        for row in self._seconds():
+            print(f"    {row['weights']} {row['prompt']}: {row['seconds']:.1f} s of inference per image")
+
+    def _killed_after_the_first_outcome(self, *words: str) -> None:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows", *words], env=self._environment, start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        watch = _Watch(process.pid)
+        while process.poll() is None and not list(self.store.runs().glob("*/outcomes/*.parquet")):
+            watch.look()
+            if watch.seconds > _FIRST_DONE_LIMIT_SECONDS:
+                break
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for child in watch.seen:
+            if child.is_running():
+                child.kill()
+        self._say("benchmark, killed (SIGKILL) after the first outcomes", Step(0, watch.seconds, watch.peak, "", ""))
+
+    def _outcomes(self) -> list[tuple[object, ...]]:
+        query = "SELECT run_id, case_id, status, finished_at FROM outcomes"
+        return [tuple(row.values()) for row in run_sql(self.store, query).to_pylist()]
+
+    def _seconds(self) -> list[dict[str, object]]:
+        query = (
+            "SELECT r.weights, r.prompt, avg(o.seconds_segment) AS seconds FROM outcomes o JOIN runs r USING (run_id) "
+            "GROUP BY ALL ORDER BY ALL"
+        )
+        return run_sql(self.store, query).to_pylist()
+
+    def _computed_tomography(self) -> None:
+        source = str(self.data / "ct_abdomen")
+        step = self._flows("ingest", source, "--cohort", "ct")
+        if step.code != 0:
+            last = (step.err.strip().splitlines() or ["no reader"])[-1]
+            print(f"CT: SKIPPED, this version reads no DICOM yet ({last})")
+            return
+        self._say("ingest CT", step)
+        words = ("--cohort", "ct", "--weights", "released", "--prompt", "box:slices=key", "--split", "all")
+        self._medsam3("benchmark CT, key slice and tracker", "benchmark", *words)
+
+    def _medsam3(self, name: str, *words: str, code: int = 0) -> None:
+        step = self._flows(*words)
+        self._say(name, step)
+        if step.code != code:
+            print(step.out, step.err, sep="\n")
+            sys.exit(f"{name}: exit code {step.code}, expected {code}")
+
+    def _flows(self, *words: str) -> Step:
+        return self._python("-m", "flows", *words)
+
+    def _python(self, *words: str) -> Step:
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+            process = subprocess.Popen(
+                [sys.executable, *words], cwd=ROOT, env=self._environment, stdout=out, stderr=err, text=True
+            )
+            watch = _Watch(process.pid)
+            while process.poll() is None:
+                watch.look()
+            out.seek(0)
+            err.seek(0)
+            return Step(process.returncode, watch.seconds, watch.peak, out.read(), err.read())
+
+    def _say(self, name: str, step: Step) -> None:
+        print(f"{name}: {step.seconds:.1f} s, peak {step.peak_bytes / 1e9:.2f} GB, exit code {step.code}", flush=True)
+        for line in step.err.strip().splitlines()[:6]:
+            print(f"    {line}")
+
+
+class _Watch:
+    """Wall time and peak memory of a process and all that it started."""
+
+    def __init__(self, pid: int) -> None:
+        self._root = psutil.Process(pid)
+        self._started = time.perf_counter()
+        self.peak = 0
+        self.seen: set[psutil.Process] = set()
+
+    @property
+    def seconds(self) -> float:
+        """Since it began."""
+        return time.perf_counter() - self._started
+
+    def look(self) -> None:
+        """Take the memory of this moment into account, then wait a little."""
+        total = 0
+        try:
+            family = [self._root, *self._root.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            family = []
+        self.seen.update(family)
+        for process in family:
+            try:
+                total += process.memory_info().rss
+            except psutil.NoSuchProcess:
+                continue
+        self.peak = max(self.peak, total)
+        time.sleep(_POLL_SECONDS)
+
+
+def main() -> None:
+    """Run all steps in a folder that is removed afterwards, unless one is named."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, help="outside the repository; kept  [default: a temporary one]")
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of CHASE_DB1")
+    parser.add_argument("--tiny", action="store_true", help="small checkpoints, for a quick run")
+    arguments = parser.parse_args()
+    if not (arguments.data / "CHASE_DB1").is_dir():
+        sys.exit(f"no CHASE_DB1 in {arguments.data}; name its folder with --data")
+    if arguments.folder is not None and arguments.folder.resolve().is_relative_to(ROOT):
+        sys.exit(f"{arguments.folder} lies in the repository; choose a folder outside: 7 GB of checkpoints go there")
+    memory = psutil.virtual_memory().total / 1e9
+    print(
+        f"{'tiny' if arguments.tiny else 'full size'}, {os.cpu_count()} cores, {memory:.0f} GB, {platform.platform()}"
+    )
+    if arguments.folder is not None:
+        FullRun(arguments.folder.resolve(), arguments.data.resolve(), tiny=arguments.tiny).run()
+        return
+    with tempfile.TemporaryDirectory(prefix="medsam3-full-") as folder:
+        FullRun(Path(folder), arguments.data.resolve(), tiny=arguments.tiny).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""What an ingest costs over bare decode and encode: 160 small volumes and one 512 x 512 x 200 CT, two processes.
+
+    python -m benchmarks.ingest [--source FOLDER] [--rounds 3]
+
+Bare: the same reader decodes, the same Zarr calls encode (image and label arrays, their levels, no metadata beyond
+Zarr's own), in two plain processes. System: the stream of the product on two Dask workers, started before the clock.
+FOLDER is a Decathlon folder; without it the same number of phantoms of that size is written to a temporary one.
+"""
+
+import argparse
+import multiprocessing
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from flows.environment import prepare_environment
+
+prepare_environment()
+
+import zarr  # noqa: E402 - the environment comes first
+
+from flows.clusters import dask_workers, parse_cluster  # noqa: E402
+from medsam3_core.cases import CaseVolume  # noqa: E402
+from medsam3_core.geometry import VolumeGeometry  # noqa: E402
+from medsam3_core.structures import LabelEntry, LabelMap  # noqa: E402
+from storage.ingest_planning import IngestPlan, plan_ingest  # noqa: E402
+from storage.readers.phantom import PhantomSource  # noqa: E402
+from storage.readers.phantom_files import write_nifti, write_phantom_dataset  # noqa: E402
+from storage.readers.registry import layout_of  # noqa: E402
+from storage.store_layout import open_store  # noqa: E402
+from storage.zarr_arrays import level_factors, write_image_levels, write_label_levels  # noqa: E402
+from tasks.batch_stream import BatchSizer, run_stream  # noqa: E402
+from tasks.breadcrumbs import BreadcrumbFolder  # noqa: E402
+from tasks.ingest_cases import IngestBatch, PendingCase  # noqa: E402
+
+WORKERS = 2
+
+
+def main() -> None:
+    """Run both sides in turn on both sources and print the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", type=Path, help="Decathlon folder with small volumes")
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, dask_workers(parse_cluster(f"local:{WORKERS}"), []) as workers:
+        small = arguments.source or _phantoms(Path(folder) / "small")
+        large = _large_ct(Path(folder) / "large")
+        for name, source in (("small volumes", small), ("one CT 512 x 512 x 200", large)):
+            pairs = []
+            for round_number in range(arguments.rounds):
+                root = Path(folder) / f"round-{round_number}"
+                plan = plan_ingest(open_store(root / "system"), str(source), "cohort", "auto", None, None, 0)
+                system = _system(root / "system", plan, workers.client)
+                pairs.append((system, _bare(root / "bare", plan)))
+                shutil.rmtree(root)
+            _report(name, len(plan.pending), pairs)
+
+
+def _system(root: Path, plan: IngestPlan, client: object) -> float:
+    store = open_store(root)
+    counts = run_stream(
+        client,  # type: ignore[arg-type]
+        IngestBatch(store, plan.cohort.name, plan.cohort.recipe, plan.source_root),
+        [PendingCase(source, fingerprint) for source, fingerprint in plan.pending],
+        sizer=BatchSizer(WORKERS, target_seconds=5.0),
+        max_inflight=2 * WORKERS,
+        crumbs=BreadcrumbFolder(store.breadcrumbs() / "benchmark"),
+        on_poison=lambda case, reason: print(case.case_id, reason),
+    )
+    return counts.seconds
+
+
+def _bare(root: Path, plan: IngestPlan) -> float:
+    context = multiprocessing.get_context("spawn")
+    ready = context.Barrier(WORKERS + 1)
+    processes = [context.Process(target=_bare_worker, args=(root, plan, share, ready)) for share in range(WORKERS)]
+    for process in processes:
+        process.start()
+    ready.wait()
+    started = time.perf_counter()
+    for process in processes:
+        process.join()
+    return time.perf_counter() - started
+
+
+def _bare_worker(root: Path, plan: IngestPlan, share: int, ready: object) -> None:
+    layout = layout_of(plan.cohort.recipe)
+    ready.wait()  # type: ignore[attr-defined]
+    for source, _ in plan.pending[share::WORKERS]:
+        volume = layout.read_case(Path(plan.source_root), source, plan.cohort.recipe)
+        factors = level_factors(volume.geometry.shape_zyx)
+        group = zarr.create_group(root / f"{source.case_id}.zarr")
+        write_image_levels(group, volume.voxels, factors)
+        for index, reference in enumerate(volume.references):
+            write_label_levels(group.create_group(f"labels-{index}"), reference.voxels, factors)
+
+
+def _phantoms(folder: Path) -> Path:
+    write_phantom_dataset(folder, PhantomSource.parse("phantom:mr,cases=160,size=36x50x36"), "msd")
+    return folder
+
+
+def _large_ct(folder: Path) -> Path:
+    """Smooth structures plus noise of a CT: compresses like one, unlike zeros."""
+    shape = (200, 512, 512)
+    generator = np.random.default_rng(0)
+    z, y, x = np.ogrid[:200, :512, :512]
+    inside = ((y - 256) / 180) ** 2 + ((x - 256) / 230) ** 2 < 1
+    organ = ((z - 100) / 60) ** 2 + ((y - 230) / 70) ** 2 + ((x - 200) / 90) ** 2 < 1
+    voxels = np.where(inside, 40, -1000) + np.where(organ, 60, 0) + generator.normal(0, 12, shape).astype(np.int16)
+    geometry = VolumeGeometry.from_nifti(shape, np.diag([0.8, 0.8, 1.5, 1.0]))
+    reference = LabelMap(organ.astype(np.uint8), geometry, (LabelEntry(1, "liver"),))
+    volume = CaseVolume(voxels.astype(np.int16), geometry, (reference,), "CT", geometry.affine_nifti)
+    for name, array in (("imagesTr", volume.voxels), ("labelsTr", reference.voxels)):
+        write_nifti(folder / name / "ct.nii.gz", array, geometry.affine_nifti)
+    (folder / "dataset.json").write_text(
+        '{"name": "CT", "modality": {"0": "CT"}, "labels": {"0": "background", "1": "liver"}, '
+        '"training": [{"image": "./imagesTr/ct.nii.gz", "label": "./labelsTr/ct.nii.gz"}]}'
+    )
+    return folder
+
+
+def _report(name: str, cases: int, pairs: list[tuple[float, float]]) -> None:
+    ratios = sorted(system / bare for system, bare in pairs)
+    system, bare = (statistics.median(pair[side] for pair in pairs) for side in (0, 1))
+    print(
+        f"{name}: {cases} cases, system {system:.2f} s, bare {bare:.2f} s, ratio {statistics.median(ratios):.3f} "
+        f"(min {ratios[0]:.3f} max {ratios[-1]:.3f}), target 1.3"
+    )
+
+
+if __name__ == "__main__":
+    main()

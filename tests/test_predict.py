@@ -1,0 +1,278 @@
+"""`medsam3 predict` through the real command line, on small untrained weights and on the golden checkpoints."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from tests.command_line import Medsam3, command_line
+from tests.sam3.golden import GOLDEN, LAYOUTS, detector_io, needs_golden
+from tests.sam3.segmenters import phantom
+
+AFFINE = np.array([[-1.5, 0.1, 0, 20], [0.1, 1.5, 0, -30], [0, 0, 3, 5], [0, 0, 0, 1]], dtype=float)
+FP32 = ("--set", "dtype=fp32")
+
+
+@pytest.fixture(scope="module")
+def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("predict") / "store"
+
+
+@pytest.fixture
+def medsam3(shared_store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Medsam3:
+    torch.set_num_threads(1)
+    return command_line(shared_store, monkeypatch, capsys)
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("picture") / "phantom.png"
+    Image.fromarray(phantom(1)).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def volume(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five slices of 40 x 48 pixels, 12 bits, oblique."""
+    path = tmp_path_factory.mktemp("volume") / "volume.nii.gz"
+    slices = np.stack([phantom(2, (40, 48))[..., 0] for _ in range(5)]).astype(np.int16) * 8
+    nib.save(nib.Nifti1Image(slices.transpose(2, 1, 0), AFFINE), path)
+    return path
+
+
+def arrays(path: Path) -> dict[str, NDArray[np.generic]]:
+    with np.load(path) as content:
+        return dict(content)
+
+
+# ---- What is written ----
+
+
+def test_a_text_gives_all_instances_as_arrays(medsam3: Medsam3, picture: Path, tmp_path: Path) -> None:
+    out = tmp_path / "found.npz"
+    done = medsam3("predict", picture, "--weights", "tiny-untrained", "--text", "liver", "--out", out)
+    assert done.out.strip() == str(out)
+    found = arrays(out)
+    count = len(found["scores"])
+    assert count > 1
+    assert (found["masks"].shape, found["masks"].dtype) == ((count, 120, 160), bool)
+    assert found["boxes"].shape == (count, 4)
+    assert (found["boxes"][:, 2:] >= found["boxes"][:, :2]).all()
+    assert (found["scores"] > 0.5).all()
+    assert f"{count} instances" in done.err
+
+
+def test_a_threshold_of_one_side_of_all_scores_keeps_more_or_nothing(
+    medsam3: Medsam3, picture: Path, tmp_path: Path
+) -> None:
+    counts = []
+    for threshold in (0.05, 0.5, 0.999):
+        out = tmp_path / f"{threshold}.npz"
+        medsam3(
+            "predict", picture, "--weights", "tiny-untrained", "--text", "liver", "--threshold", threshold, "--out", out
+        )
+        counts.append(len(arrays(out)["scores"]))
+    assert counts[0] >= counts[1] > counts[2] == 0
+
+
+def test_every_text_is_a_prompt_of_its_own(medsam3: Medsam3, picture: Path, tmp_path: Path) -> None:
+    out = tmp_path / "both.npz"
+    medsam3("predict", picture, "--weights", "tiny-untrained", "--text", "liver", "--text", "polyp", "--out", out)
+    found = arrays(out)
+    assert found["prompts"].tolist() == ["liver", "polyp"]
+    assert set(found["prompt"].tolist()) == {0, 1}
+
+
+def test_counter_examples_change_the_answer(medsam3: Medsam3, picture: Path, tmp_path: Path) -> None:
+    scores = []
+    for extra in ((), ("--box", "100,10,150,60,-")):
+        out = tmp_path / f"{len(extra)}.npz"
+        medsam3("predict", picture, "--weights", "tiny-untrained", "--box", "40,30,110,90", *extra, "--out", out)
+        scores.append(arrays(out)["scores"])
+    assert len(scores[0]) != len(scores[1]) or not np.allclose(scores[0], scores[1], atol=1e-4)
+
+
+def test_a_picture_shows_instances_and_prompts_in_their_colours(
+    medsam3: Medsam3, picture: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "shown.png"
+    medsam3("predict", picture, "--weights", "baseline:box", "--box", "40,30,110,90", "--out", out)
+    shown = np.asarray(Image.open(out))
+    assert shown.shape[1] > 700
+    assert (shown.reshape(-1, 3) == (0, 200, 255)).all(axis=1).any()  # outline and legend of the first instance
+    assert (shown.reshape(-1, 3) == (255, 255, 255)).all(axis=1).any()  # the prompt's box
+
+
+def test_a_slice_of_a_volume_becomes_a_label_map_with_the_affine_of_the_input(
+    medsam3: Medsam3, volume: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "labels.nii.gz"
+    words = ("--box", "4,6,20,30", "--box", "30,6,40,12", "--slice", "3")
+    done = medsam3("predict", volume, "--weights", "baseline:box", *words, "--out", out)
+    written = nib.load(out)
+    np.testing.assert_array_equal(written.affine, nib.load(volume).affine)
+    labels = np.asarray(written.dataobj).transpose(2, 1, 0)
+    assert np.flatnonzero(labels.any(axis=(1, 2))).tolist() == [3]
+    assert (labels == 1).sum() == 16 * 24
+    assert (labels[3, 6:30, 4:20] == 1).all()
+    assert (labels == 2).sum() == 10 * 6
+    assert "no tracker to propagate with: slice 3 alone" in done.err
+    assert "window percentile:0.5,99.5" in done.err
+
+
+def test_a_picture_becomes_a_label_map_too(medsam3: Medsam3, picture: Path, tmp_path: Path) -> None:
+    out = tmp_path / "labels.nii.gz"
+    medsam3("predict", picture, "--weights", "baseline:box", "--box", "4,6,20,30", "--out", out)
+    assert np.asarray(nib.load(out).dataobj).sum() == 16 * 24
+
+
+def test_an_image_of_one_pixel_is_answered(medsam3: Medsam3, tmp_path: Path) -> None:
+    Image.fromarray(np.full((1, 1, 3), 90, np.uint8)).save(tmp_path / "one.png")
+    out = tmp_path / "one.npz"
+    medsam3("predict", tmp_path / "one.png", "--weights", "tiny-untrained", "--box", "0,0,1,1", "--out", out)
+    assert arrays(out)["masks"].shape[1:] == (1, 1)
+
+
+def test_long_texts_are_reported_as_cut(medsam3: Medsam3, picture: Path, tmp_path: Path) -> None:
+    words = ("--text", "tumour " * 43, "--out", tmp_path / "a.npz")
+    assert "text-truncated:45>32" in medsam3("predict", picture, "--weights", "tiny-untrained", *words).err
+
+
+def test_the_command_works_as_a_process_of_its_own(picture: Path, tmp_path: Path) -> None:
+    words = ["predict", str(picture), "--weights", "baseline:otsu", "--box", "40,30,110,90", "--out", "a.npz"]
+    done = subprocess.run(
+        [sys.executable, "-m", "flows", *words], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "a.npz\n"), done.stderr
+    assert not (tmp_path / "medsam3-store").exists()
+
+
+# ---- The golden checkpoints ----
+
+
+@needs_golden
+@pytest.mark.parametrize("layout", sorted(LAYOUTS))
+def test_a_text_on_golden_weights_gives_the_official_instances(medsam3: Medsam3, layout: str, tmp_path: Path) -> None:
+    words = ("--text", "liver tumor", "--threshold", 0.3, *FP32, "--out", tmp_path / "a.npz")
+    medsam3("predict", GOLDEN / "image.png", "--weights", LAYOUTS[layout], *words)
+    found, io = arrays(tmp_path / "a.npz"), detector_io()
+    order = np.argsort(-io["proc_text.scores"].numpy(), kind="stable")
+    np.testing.assert_allclose(found["scores"], io["proc_text.scores"].numpy()[order], atol=5e-6)
+    np.testing.assert_allclose(found["boxes"], io["proc_text.boxes"].numpy()[order], atol=1e-3)
+    assert (found["masks"] == (io["proc_text.masks"].numpy()[order][:, 0] > 0)).all()
+
+
+@needs_golden
+def test_points_are_one_object_of_the_interactive_head(medsam3: Medsam3, tmp_path: Path) -> None:
+    words = ("--point", "40,50", "--point", "10,10,-", "--box", "20,20,70,80", "--out", tmp_path / "a.npz")
+    medsam3("predict", GOLDEN / "image.png", "--weights", LAYOUTS["released"], *words)
+    assert len(arrays(tmp_path / "a.npz")["scores"]) == 1
+
+
+@needs_golden
+@pytest.mark.parametrize("words", [("--point", "20,20"), ("--text", "liver", "--threshold", "0.3")])
+def test_a_volume_is_followed_with_the_tracker_from_the_slice_that_is_prompted(
+    medsam3: Medsam3, volume: Path, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    out = tmp_path / "all.nii.gz"
+    done = medsam3("predict", volume, "--weights", LAYOUTS["released"], "--slice", 2, *words, *FP32, "--out", out)
+    assert "followed through all 5 slices by the tracker" in done.err
+    labels = np.asarray(nib.load(out).dataobj)
+    assert labels.any(axis=(0, 1)).sum() > 1
+    np.testing.assert_array_equal(nib.load(out).affine, nib.load(volume).affine)
+
+
+# ---- Refusals: exit code 2, one message, nothing written ----
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "nothing is asked; give at least one --text, --box or --point"),
+        (("--text", " "), "text prompt for ' ' is empty"),
+        (("--text", "a <|endoftext|> b"), "contains the special token <|endoftext|>"),
+        (("--box", "1,2,3"), "box '1,2,3' is not x0,y0,x1,y1"),
+        (("--box", "1,2,3,nan"), "box '1,2,3,nan' is not x0,y0,x1,y1"),
+        (("--box", "50,20,10,60"), "is empty or inverted"),
+        (("--box", "10,20,10,60"), "is empty or inverted"),
+        (("--box", "10,20,161,60"), "box 10,20,161,60 leaves the slice of 160 x 120 pixels"),
+        (("--box", "10,20,60,60,-"), "has negative boxes alone"),
+        (("--point", "5"), "point '5' is not x,y"),
+        (("--point", "160,5"), "point 160,5 lies outside the slice of 160 x 120 pixels"),
+        (("--point", "5,5"), "tiny-untrained has no interactive head"),
+        (("--box", "1,1,9,9", "--set", "mode=interactive"), "tiny-untrained has no interactive head"),
+        (("--text", "a", "--point", "5,5"), "do not go with a text"),
+        (("--text", "a", "--text", "b", "--box", "1,1,9,9"), "unclear which belong together"),
+        (("--box", "1,1,9,9", "--box", "1,1,8,8", "--point", "5,5"), "all points are one object"),
+        (("--text", "a", "--threshold", "1.5"), "threshold=1.5 is outside"),
+        (("--text", "a", "--threshold", "0.4", "--set", "threshold=0.3"), "setting 'threshold' is given twice"),
+        (("--text", "a", "--slice", "1"), "slice 1 is outside"),
+        (("--text", "a", "--set", "resolution=300"), "resolution=300 does not fit these weights"),
+    ],
+)
+def test_bad_prompts_are_refused_with_one_message(
+    medsam3: Medsam3, picture: Path, tmp_path: Path, words: tuple[str, ...], message: str
+) -> None:
+    done = medsam3("predict", picture, "--weights", "tiny-untrained", *words, "--out", tmp_path / "a.npz", code=2)
+    assert message in done.err
+    assert len(done.err.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_interactive_prompts_name_registered_weights_that_would_do(
+    tmp_path: Path, picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from storage.checkpoints import write_untrained
+
+    run = command_line(tmp_path / "store", monkeypatch, capsys)
+    write_untrained(tmp_path / "clickable", tracker=True)
+    run("weights", "add", "clickable", tmp_path / "clickable")
+    words = ("--weights", "tiny-untrained", "--point", "5,5", "--out", tmp_path / "a.npz")
+    assert "registered weights that have one: clickable@1" in run("predict", picture, *words, code=2).err
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("a.jpg", "cannot write a.jpg: its kind is not known"), ("none/a.png", "there is no folder")]
+)
+def test_files_that_cannot_be_written_are_refused_first(
+    medsam3: Medsam3, picture: Path, tmp_path: Path, name: str, message: str
+) -> None:
+    done = medsam3("predict", picture, "--weights", "tiny-untrained", "--text", "a", "--out", tmp_path / name, code=2)
+    assert message in done.err
+
+
+def test_images_that_cannot_be_read_are_refused(medsam3: Medsam3, volume: Path, tmp_path: Path) -> None:
+    out = ("--weights", "tiny-untrained", "--text", "a", "--out", tmp_path / "a.npz")
+    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    assert "no image at" in medsam3("predict", tmp_path / "absent.png", *out, code=2).err
+    assert "its kind is not known" in medsam3("predict", tmp_path / "notes.txt", *out, code=2).err
+    assert "cannot be read as an image" in medsam3("predict", tmp_path / "cut.png", *out, code=2).err
+    assert "has 5 slices; name one with --slice, 0..4" in medsam3("predict", volume, *out, code=2).err
+
+
+def test_an_image_over_the_limit_is_refused_before_it_is_decoded(medsam3: Medsam3, tmp_path: Path) -> None:
+    for side in (9_000, 20_000):
+        Image.new("1", (side, side)).save(tmp_path / "huge.png")
+        words = ("--weights", "tiny-untrained", "--text", "a", "--out", tmp_path / "a.npz")
+        assert "over the limit of 67108864 pixels" in medsam3("predict", tmp_path / "huge.png", *words, code=2).err
+
+
+def test_unknown_weights_are_refused_with_what_exists(medsam3: Medsam3, picture: Path, tmp_path: Path) -> None:
+    words = ("--text", "a", "--out", tmp_path / "a.npz", "--weights")
+    assert "unknown weights 'sam9'; known: baseline:box" in medsam3("predict", picture, *words, "sam9", code=2).err
+    assert "no such checkpoint" in medsam3("predict", picture, *words, "none/sam3.pt", code=2).err
+    assert "baseline:box has no text encoder" in medsam3("predict", picture, *words, "baseline:box", code=2).err
+
+
+@needs_golden
+def test_a_followed_volume_is_a_label_map_or_nothing(medsam3: Medsam3, volume: Path, tmp_path: Path) -> None:
+    words = ("--slice", 2, "--point", "20,20", "--out", tmp_path / "a.npz")
+    medsam3("predict", volume, "--weights", LAYOUTS["released"], *words)
+    assert arrays(tmp_path / "a.npz")["masks"].shape == (1, 40, 48)  # one slice is all that arrays hold
