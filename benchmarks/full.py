@@ -125,11 +125,12 @@ class FullRun:
     def _computed_tomography(self) -> None:
         source = str(self.data / "ct_abdomen")
         step = self._flows("ingest", source, "--cohort", "ct")
-        if step.code != 0:
-            last = (step.err.strip().splitlines() or ["no reader"])[-1]
-            print(f"CT: SKIPPED, this version reads no DICOM yet ({last})")
+        if step.code == 2:  # wrong input: nothing here reads it
+            print(f"CT: SKIPPED, this version reads no DICOM yet:\n{step.err.strip()}")
             return
         self._say("ingest CT", step)
+        if step.code != 0:
+            sys.exit(f"ingest CT: exit code {step.code}\n{step.err}")
         words = ("--cohort", "ct", "--weights", "released", "--prompt", "box:slices=key", "--split", "all")
         self._medsam3("benchmark CT, key slice and tracker", "benchmark", *words)
 

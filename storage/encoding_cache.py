@@ -188,6 +188,10 @@ class CachedSegmenter:
         """Where it computes."""
         return self._segmenter.device
 
+    def precision(self, settings: InferenceSettings) -> str:
+        """Precision of the segmenter behind it."""
+        return self._segmenter.precision(settings)
+
     def encode(self, images: Sequence[SliceImage], settings: InferenceSettings) -> list[Any]:
         """Encodings from the cache, and all that are not there in one call."""
         keys = [self._key(image, settings) for image in images]

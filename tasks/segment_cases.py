@@ -267,7 +267,7 @@ class _CaseWork:
         return outcome_row(run, self._case, self._ledger.attempt, CaseStatus.SCORED) | {
             **{f"seconds_{stage}": seconds for stage, seconds in self._seconds.items()},
             "device": segmenter.device,
-            "dtype": str(run.settings.dtype),
+            "dtype": segmenter.precision(run.settings),
             "fallbacks": "; ".join(dict.fromkeys(notes)),
         }
 

@@ -59,6 +59,10 @@ class BaselineSegmenter:
         """Always the CPU."""
         return "cpu"
 
+    def precision(self, settings: InferenceSettings) -> str:
+        """Baselines compute on the 8-bit slice itself."""
+        return "uint8"
+
     def encode(self, images: Sequence[SliceImage], settings: InferenceSettings) -> list[GreySlice]:
         """Grey slices (luma); settings change nothing."""
         return [_grey(image) for image in images]

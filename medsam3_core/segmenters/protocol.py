@@ -63,6 +63,10 @@ class Segmenter(Protocol):
         """Where it computes: `cpu` or `cuda:N`."""
         ...
 
+    def precision(self, settings: InferenceSettings) -> str:
+        """Precision that these settings mean on this device: `fp32`, `bf16`, `mixed`, or `uint8` for baselines."""
+        ...
+
     def encode(self, images: Sequence[SliceImage], settings: InferenceSettings) -> list[Any]:
         """Encode slices; each encoding is opaque, belongs to this segmenter and holds all that `segment` needs."""
         ...

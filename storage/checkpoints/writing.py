@@ -55,7 +55,7 @@ def write_bare(file: Path, weights: Sam3Weights) -> None:
 
 
 def write_released(file: Path, weights: Sam3Weights) -> None:
-    """Write the layout of the released `sam3.pt` (`{"model": {"detector.*", "tracker.*"}}`), configurations beside it."""
+    """Write the layout of the released `sam3.pt`, `{"model": {"detector.*", "tracker.*"}}`, with configurations."""
     tensors = {
         f"detector.{name}": tensor
         for part in (Part.DETECTOR, Part.TRACKER_NECK)
