@@ -114,6 +114,7 @@ def workers_starting(settings: ClusterSettings, weights: Sequence[Weights]) -> I
 
 def _start_warm(stack: ExitStack, settings: ClusterSettings, weights: list[Weights]) -> Workers:
     workers = stack.enter_context(_fresh_workers(settings, weights))
+    workers.client.run(importlib.import_module, "tasks.segment_cases")  # two seconds that the first batch would pay
     if any(item.path is not None for item in weights):
         workers.client.run(importlib.import_module, "storage.checkpoints")
     return workers

@@ -12,6 +12,13 @@ _DEFAULTS = {
     "PREFECT_LOGGING_LEVEL": "WARNING",
     # The retry policy lives in tasks.batch_stream: the scheduler must report a dead worker at once.
     "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",
+    # Dask samples the stack of every task each 10 ms; nobody reads it without its dashboard.
+    "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
+    # What only deployments need costs CPU in the server that Prefect starts for one command; a server of one's own
+    # is started with its own environment.
+    "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
     # An ephemeral server needs more than its default 20 s on a busy machine.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
 }
