@@ -10,33 +10,13 @@ from pathlib import Path
 
 import click
 
+from flows.cli_options import FAILED_CASES, INTERRUPTED, WRONG_USAGE, CommandWithExamples, store_option
+from flows.cli_results import RESULT_COMMANDS
+from flows.cli_weights import weights
 from flows.environment import prepare_environment
 from medsam3_core.errors import Medsam3Error
 
 prepare_environment()
-
-FAILED_CASES, WRONG_USAGE, REGRESSION, INTERRUPTED = 1, 2, 3, 130
-
-
-class _Examples(click.Command):
-    """A command whose help keeps the layout of its examples."""
-
-    def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        if self.epilog:
-            formatter.write_paragraph()
-            formatter.write("Examples:\n")
-            for line in self.epilog.strip().splitlines():
-                formatter.write(f"  {line.strip()}\n")
-
-
-def store_option(command: click.decorators.FC) -> click.decorators.FC:
-    """`--store DIR`, the same everywhere."""
-    return click.option(
-        "--store",
-        type=click.Path(path_type=Path),
-        default=lambda: os.environ.get("MEDSAM3_STORE", "medsam3-store"),
-        help="Folder of the store.  [default: $MEDSAM3_STORE, else ./medsam3-store]",
-    )(command)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -45,7 +25,7 @@ def cli() -> None:
     """Segment and benchmark medical images with SAM3 and Medical-SAM3, by the cohort."""
 
 
-@cli.command(cls=_Examples, epilog="medsam3 demo\nmedsam3 demo --store /data/demo-store")
+@cli.command(cls=CommandWithExamples, epilog="medsam3 demo\nmedsam3 demo --store /data/demo-store")
 @click.option("--store", type=click.Path(path_type=Path), default=Path(".store-demo"), show_default=True)
 @click.option("--cases", type=click.IntRange(min=4), default=10, show_default=True, help="Phantom cases per cohort.")
 def demo(store: Path, cases: int) -> None:
@@ -55,7 +35,7 @@ def demo(store: Path, cases: int) -> None:
     sys.exit(run_demo(store, cases))
 
 
-@cli.command(cls=_Examples, epilog="medsam3 doctor\nmedsam3 doctor --store /data/store")
+@cli.command(cls=CommandWithExamples, epilog="medsam3 doctor\nmedsam3 doctor --store /data/store")
 @store_option
 def doctor(store: Path) -> None:
     """Check device, model path, cluster, Prefect, disk and the licences of the data."""
@@ -65,7 +45,7 @@ def doctor(store: Path) -> None:
 
 
 @cli.command(
-    cls=_Examples,
+    cls=CommandWithExamples,
     epilog="""medsam3 ingest data/CHASE_DB1 --cohort chase
     medsam3 ingest data/Task04_Hippocampus --cohort hippocampus --limit 20
     medsam3 ingest phantom:ct,cases=12 --cohort phantom-ct""",
@@ -110,65 +90,8 @@ def ingest(
     sys.exit(FAILED_CASES if summary.rejected else 0)
 
 
-@cli.group()
-def weights() -> None:
-    """Weights by name: what they are, what they can take, whether they load."""
-
-
-@weights.command("list", cls=_Examples, epilog="medsam3 weights list")
-@store_option
-def weights_list(store: Path) -> None:
-    """List all weights with version, identity and capabilities."""
-    from flows.weights_print import print_weights
-    from storage.store_layout import open_store
-    from storage.weights_registry import list_weights
-
-    print_weights(list_weights(open_store(store)))
-
-
-@weights.command(
-    "add",
-    cls=_Examples,
-    epilog="""medsam3 weights add sam3 checkpoints/sam3.pt --licence 'SAM License'
-    medsam3 weights add sam3 hf://facebook/sam3/sam3.pt
-    medsam3 weights add polyps adapters/polyps --base sam3""",
-)
-@click.argument("name")
-@click.argument("path")
-@click.option("--base", metavar="NAME|PATH", help="What a LoRA adapter was trained on.  [default: what it says]")
-@click.option("--licence", default="", help="Licence note, kept in the registry.")
-@store_option
-def weights_add(name: str, path: str, base: str | None, licence: str, store: Path) -> None:
-    """Register weights: every tensor must match the architecture, every value must be finite.
-
-    PATH is a checkpoint file, a Hugging Face folder, a LoRA adapter, or hf://owner/name[@revision][/file].
-    """
-    from flows.weights_print import print_weights, say_match
-    from storage.store_layout import open_store
-    from storage.weights_registry import add_weights
-
-    added = add_weights(open_store(store), name, path, licence=licence, base=base)
-    say_match(added)
-    print_weights([added])
-
-
-@weights.command("check", cls=_Examples, epilog="medsam3 weights check sam3\nmedsam3 weights check checkpoints/sam3.pt")
-@click.argument("name_or_path")
-@click.option("--base", metavar="NAME|PATH", help="What a LoRA adapter was trained on.  [default: what it says]")
-@store_option
-def weights_check(name_or_path: str, base: str | None, store: Path) -> None:
-    """Read weights, match every tensor, look at every value and compare the digest with the registry."""
-    from flows.weights_print import print_weights, say_match
-    from storage.store_layout import StoreLayout
-    from storage.weights_registry import check_registered
-
-    found = check_registered(StoreLayout(store), name_or_path, base)
-    say_match(found)
-    print_weights([found])
-
-
 @cli.command(
-    cls=_Examples,
+    cls=CommandWithExamples,
     epilog="""medsam3 benchmark --cohort chase --weights baseline:box --weights tiny-untrained --prompt box
     medsam3 benchmark --cohort chase --weights sam3 --prompt box:jitter=0.1 --set threshold=0.4 --split all
     medsam3 benchmark --cohort chase --weights sam3 --prompt text --cache-encodings 20GB
@@ -214,7 +137,7 @@ def benchmark(
 
 
 @cli.command(
-    cls=_Examples,
+    cls=CommandWithExamples,
     epilog="""medsam3 predict fundus.png --weights sam3 --text vessel --out vessels.png
     medsam3 predict cells.png --weights sam3 --box 10,20,60,80 --box 90,20,140,70,- --out cells.npz
     medsam3 predict ct.nii.gz --weights sam3 --slice 40 --point 210,180 --point 260,180,- --out liver.nii.gz""",
@@ -256,113 +179,9 @@ def predict(
     click.echo(str(run_predict(StoreLayout(store), words)))
 
 
-@cli.command(cls=_Examples, epilog="medsam3 status\nmedsam3 status --store /data/store")
-@store_option
-def status(store: Path) -> None:
-    """What the store holds: cohorts, runs, what is done, pending and failed."""
-    from flows.status import print_status
-
-    print_status(store)
-
-
-@cli.command(
-    cls=_Examples,
-    epilog="""medsam3 sql "SELECT weights, structure, dice_mean FROM leaderboard ORDER BY dice_mean DESC"
-    medsam3 sql "SELECT * FROM failures" --format csv > failures.csv""",
-)
-@click.argument("query")
-@click.option("--format", "form", type=click.Choice(["table", "csv", "json", "parquet"]), default="table")
-@store_option
-def sql(query: str, form: str, store: Path) -> None:
-    """Answer one SELECT over the views cases, prompts, runs, outcomes, scores, failures, leaderboard, history."""
-    from flows.table_print import print_table
-    from storage.sql_guard import run_sql
-    from storage.store_layout import existing_store
-
-    print_table(run_sql(existing_store(store), query), form)
-
-
-@cli.command(
-    cls=_Examples,
-    epilog="""medsam3 export 1f0c2d3e4a5b --format nifti --out masks
-    medsam3 export 1f0c2d3e4a5b --format png --case Image_01L""",
-)
-@click.argument("run_id")
-@click.option("--format", "form", type=click.Choice(["nifti", "png"]), required=True)
-@click.option("--case", "case_ids", multiple=True, help="Case; repeat for several.  [default: all]")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("export"), show_default=True)
-@store_option
-def export(run_id: str, form: str, case_ids: tuple[str, ...], out: Path, store: Path) -> None:
-    """Write the predictions of a run as NIfTI label maps or PNG overlays."""
-    from flows.console import say
-    from storage.exports import export_run
-    from storage.store_layout import existing_store
-
-    written = export_run(existing_store(store), run_id, form, case_ids, out)
-    for path, contested in written:
-        click.echo(str(path))
-        if contested:
-            say(f"{path.name}: {contested} voxels were claimed by two structures and went to the higher confidence")
-
-
-@cli.command(
-    cls=_Examples,
-    epilog="""medsam3 compare baseline:box sam3
-    medsam3 compare sam3@1 sam3@2 --cohort chase --fail-on-regression --margin dice=0.01
-    medsam3 compare sam3 medsam3 --metric nsd --metric hd95""",
-)
-@click.argument("base")
-@click.argument("new")
-@click.option("--cohort", "cohorts", multiple=True, help="Cohort; repeat for several.  [default: all in common]")
-@click.option("--split", help="Cases of this split.  [default: all]")
-@click.option(
-    "--metric", "metrics", multiple=True, default=("dice",), help="Metric; repeat for several.  [default: dice]"
-)
-@click.option("--margin", "margins", multiple=True, metavar="METRIC=F", help="How much worse is tolerated; repeatable.")
-@click.option("--fail-on-regression", is_flag=True, help="Exit with 3 where NEW is worse by more than the margin.")
-@store_option
-def compare(
-    base: str,
-    new: str,
-    cohorts: tuple[str, ...],
-    split: str | None,
-    metrics: tuple[str, ...],
-    margins: tuple[str, ...],
-    fail_on_regression: bool,
-    store: Path,
-) -> None:
-    """Is NEW better than BASE? Paired by case, structure and prompt, tested by patient.
-
-    BASE and NEW are weights, NAME or NAME@N.
-    """
-    from flows.compare_command import parse_margins, print_comparison
-    from storage.comparison import ComparisonRequest, compare_weights
-    from storage.store_layout import existing_store
-
-    request = ComparisonRequest(base, new, cohorts, split, tuple(dict.fromkeys(metrics)), parse_margins(margins))
-    comparison = compare_weights(existing_store(store), request)
-    print_comparison(comparison)
-    sys.exit(REGRESSION if fail_on_regression and comparison.regressions else 0)
-
-
-@cli.command(cls=_Examples, epilog="medsam3 report --out report.html")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("report.html"), show_default=True)
-@store_option
-def report(out: Path, store: Path) -> None:
-    """Write one self-contained HTML page of all results, to read offline and to mail."""
-    from flows.dashboard_process import run_dashboards
-
-    sys.exit(run_dashboards("report", store, "--out", str(out)))
-
-
-@cli.command(cls=_Examples, epilog="medsam3 dashboard\nmedsam3 dashboard --port 8600 --store /data/store")
-@click.option("--port", type=click.IntRange(1024, 65535), default=8501, show_default=True)
-@store_option
-def dashboard(port: int, store: Path) -> None:
-    """Serve the dashboard on this machine alone (127.0.0.1) until Ctrl+C."""
-    from flows.dashboard_process import run_dashboards
-
-    sys.exit(run_dashboards("serve", store, "--port", str(port)))
+cli.add_command(weights)
+for command in RESULT_COMMANDS:
+    cli.add_command(command)
 
 
 def main() -> None:

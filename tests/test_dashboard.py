@@ -116,8 +116,8 @@ def test_a_page_opens_with_its_charts_and_without_errors(page, name, shows):
 def test_leaderboard_names_denominators_and_units(page):
     go_to(page, "Leaderboard")
     page.get_by_text("scored of planned").wait_for()
-    assert "Dice (share, 0 to 1, higher is better)" in page.inner_text(".js-plotly-plot >> nth=0")
-    assert "time per case (s, logarithmic)" in page.content()
+    for title in ("Dice (share, 0 to 1, higher is better)", "time per case (s, logarithmic)"):
+        page.wait_for_function("title => document.body.textContent.includes(title)", arg=title)
 
 
 def test_a_moved_slice_slider_redraws_the_viewer(page):

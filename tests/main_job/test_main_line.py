@@ -99,7 +99,8 @@ def test_bad_cases_are_rejected_by_name_and_counted_and_the_others_are_scored(me
         (source / folder).mkdir(parents=True)
     for name in ("good", "short", "shifted", "unnamed"):
         _write_pair(source, name)
-    (source / "imagesTr" / "short.nii.gz").write_bytes((source / "imagesTr" / "short.nii.gz").read_bytes()[:300])
+    whole = (source / "imagesTr" / "short.nii.gz").read_bytes()
+    (source / "imagesTr" / "short.nii.gz").write_bytes(whole[: len(whole) // 2])
     _write_pair(source, "shifted", label_shift=5.0)
     _write_pair(source, "unnamed", value=7)
     (source / "dataset.json").write_text(

@@ -1,0 +1,30 @@
+"""What all commands share: exit codes, the option `--store`, a help that keeps its examples readable."""
+
+import os
+from pathlib import Path
+
+import click
+
+FAILED_CASES, WRONG_USAGE, REGRESSION, INTERRUPTED = 1, 2, 3, 130
+
+
+class CommandWithExamples(click.Command):
+    """A command whose help keeps the layout of its examples."""
+
+    def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the epilog line by line, each indented."""
+        if self.epilog:
+            formatter.write_paragraph()
+            formatter.write("Examples:\n")
+            for line in self.epilog.strip().splitlines():
+                formatter.write(f"  {line.strip()}\n")
+
+
+def store_option(command: click.decorators.FC) -> click.decorators.FC:
+    """`--store DIR`, the same everywhere."""
+    return click.option(
+        "--store",
+        type=click.Path(path_type=Path),
+        default=lambda: os.environ.get("MEDSAM3_STORE", "medsam3-store"),
+        help="Folder of the store.  [default: $MEDSAM3_STORE, else ./medsam3-store]",
+    )(command)

@@ -1,0 +1,120 @@
+"""The commands that read what is in the store: status, sql, export, compare, report, dashboard."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from flows.cli_options import REGRESSION, CommandWithExamples, store_option
+
+
+@click.command(cls=CommandWithExamples, epilog="medsam3 status\nmedsam3 status --store /data/store")
+@store_option
+def status(store: Path) -> None:
+    """What the store holds: cohorts, runs, what is done, pending and failed."""
+    from flows.status import print_status
+
+    print_status(store)
+
+
+@click.command(
+    cls=CommandWithExamples,
+    epilog="""medsam3 sql "SELECT weights, structure, dice_mean FROM leaderboard ORDER BY dice_mean DESC"
+    medsam3 sql "SELECT * FROM failures" --format csv > failures.csv""",
+)
+@click.argument("query")
+@click.option("--format", "form", type=click.Choice(["table", "csv", "json", "parquet"]), default="table")
+@store_option
+def sql(query: str, form: str, store: Path) -> None:
+    """Answer one SELECT over the views cases, prompts, runs, outcomes, scores, failures, leaderboard, history."""
+    from flows.table_print import print_table
+    from storage.sql_guard import run_sql
+    from storage.store_layout import existing_store
+
+    print_table(run_sql(existing_store(store), query), form)
+
+
+@click.command(
+    cls=CommandWithExamples,
+    epilog="""medsam3 export 1f0c2d3e4a5b --format nifti --out masks
+    medsam3 export 1f0c2d3e4a5b --format png --case Image_01L""",
+)
+@click.argument("run_id")
+@click.option("--format", "form", type=click.Choice(["nifti", "png"]), required=True)
+@click.option("--case", "case_ids", multiple=True, help="Case; repeat for several.  [default: all]")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("export"), show_default=True)
+@store_option
+def export(run_id: str, form: str, case_ids: tuple[str, ...], out: Path, store: Path) -> None:
+    """Write the predictions of a run as NIfTI label maps or PNG overlays."""
+    from flows.console import say
+    from storage.exports import export_run
+    from storage.store_layout import existing_store
+
+    written = export_run(existing_store(store), run_id, form, case_ids, out)
+    for path, contested in written:
+        click.echo(str(path))
+        if contested:
+            say(f"{path.name}: {contested} voxels were claimed by two structures and went to the higher confidence")
+
+
+@click.command(
+    cls=CommandWithExamples,
+    epilog="""medsam3 compare baseline:box sam3
+    medsam3 compare sam3@1 sam3@2 --cohort chase --fail-on-regression --margin dice=0.01
+    medsam3 compare sam3 medsam3 --metric nsd --metric hd95""",
+)
+@click.argument("base")
+@click.argument("new")
+@click.option("--cohort", "cohorts", multiple=True, help="Cohort; repeat for several.  [default: all in common]")
+@click.option("--split", help="Cases of this split.  [default: all]")
+@click.option(
+    "--metric", "metrics", multiple=True, default=("dice",), help="Metric; repeat for several.  [default: dice]"
+)
+@click.option("--margin", "margins", multiple=True, metavar="METRIC=F", help="How much worse is tolerated; repeatable.")
+@click.option("--fail-on-regression", is_flag=True, help="Exit with 3 where NEW is worse by more than the margin.")
+@store_option
+def compare(
+    base: str,
+    new: str,
+    cohorts: tuple[str, ...],
+    split: str | None,
+    metrics: tuple[str, ...],
+    margins: tuple[str, ...],
+    fail_on_regression: bool,
+    store: Path,
+) -> None:
+    """Is NEW better than BASE? Paired by case, structure and prompt, tested by patient.
+
+    BASE and NEW are weights, NAME or NAME@N.
+    """
+    from flows.compare_command import parse_margins, print_comparison
+    from storage.comparison import ComparisonRequest, compare_weights
+    from storage.store_layout import existing_store
+
+    request = ComparisonRequest(base, new, cohorts, split, tuple(dict.fromkeys(metrics)), parse_margins(margins))
+    comparison = compare_weights(existing_store(store), request)
+    print_comparison(comparison)
+    sys.exit(REGRESSION if fail_on_regression and comparison.regressions else 0)
+
+
+@click.command(cls=CommandWithExamples, epilog="medsam3 report --out report.html")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("report.html"), show_default=True)
+@store_option
+def report(out: Path, store: Path) -> None:
+    """Write one self-contained HTML page of all results, to read offline and to mail."""
+    from flows.dashboard_process import run_dashboards
+
+    sys.exit(run_dashboards("report", store, "--out", str(out)))
+
+
+@click.command(cls=CommandWithExamples, epilog="medsam3 dashboard\nmedsam3 dashboard --port 8600 --store /data/store")
+@click.option("--port", type=click.IntRange(1024, 65535), default=8501, show_default=True)
+@store_option
+def dashboard(port: int, store: Path) -> None:
+    """Serve the dashboard on this machine alone (127.0.0.1) until Ctrl+C."""
+    from flows.dashboard_process import run_dashboards
+
+    sys.exit(run_dashboards("serve", store, "--port", str(port)))
+
+
+RESULT_COMMANDS = (status, sql, export, compare, report, dashboard)
