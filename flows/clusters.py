@@ -114,7 +114,6 @@ def workers_starting(settings: ClusterSettings, weights: Sequence[Weights]) -> I
 
 def _start_warm(stack: ExitStack, settings: ClusterSettings, weights: list[Weights]) -> Workers:
     workers = stack.enter_context(_fresh_workers(settings, weights))
-    workers.client.run(importlib.import_module, "tasks.segment_cases")  # two seconds that the first batch would pay
     if any(item.path is not None for item in weights):
         workers.client.run(importlib.import_module, "storage.checkpoints")
     return workers
@@ -156,6 +155,8 @@ def _fresh_workers(settings: ClusterSettings, weights: Sequence[Weights]) -> Ite
     ):
         client.wait_for_workers(1, timeout=120)
         client.register_plugin(InterruptShield())
+        for module in ("tasks.ingest_cases", "tasks.segment_cases"):  # seconds that the first batch would pay
+            client.run(importlib.import_module, module)
         resources = {"GPU": 1.0} if settings.kind is ClusterKind.GPU else None
         slots = max(1, sum(client.nthreads().values()))
         yield Workers(client, slots, max(1, cores // slots), resources)
