@@ -1,0 +1,1 @@
+"""Fine-tuning of SAM3: samples, prompts, official losses, validation by the product's own scoring."""
