@@ -1,0 +1,142 @@
+"""The settings file of a site, `medsam3.toml`: what differs from place to place and is no property of one command.
+
+    [clusters.big]                    # clusters by name, see flows.clusters
+    kind = "address"
+
+    [watch]                           # medsam3 watch
+    weights = ["sam3"]                # default: all registered weights
+    every_seconds = 30
+    quiet_seconds = 5                 # a file that changed less long ago is still being written
+
+    [compare]                         # when is a triggered benchmark a regression?
+    metrics = ["dice", "nsd"]
+    margins = { dice = 0.01 }
+
+    [notify]                          # off unless one is given
+    command = ["/usr/local/bin/tell-the-team"]
+    webhook = "https://chat.example.org/hooks/abc"
+
+    [maintenance]
+    encodings = "20GB"                # size to which the cache of slice encodings is trimmed
+
+The file is the one that `MEDSAM3_SETTINGS` names, else `medsam3.toml` beside the store; without it all is default.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from medsam3_core.errors import UsageError
+
+VARIABLE = "MEDSAM3_SETTINGS"
+FILE_NAME = "medsam3.toml"
+_STRICT = ConfigDict(extra="forbid")
+_Seconds = Annotated[float, Field(gt=0)]
+
+
+@dataclass(frozen=True, slots=True)
+class WatchSettings:
+    """What `medsam3 watch` looks at.
+
+    Attributes:
+        weights: Weights by name; empty for all that are registered.
+        every_seconds: Pause between two looks.
+        quiet_seconds: How long a file must not have changed before it counts as written.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    weights: tuple[str, ...] = ()
+    every_seconds: _Seconds = 30.0
+    quiet_seconds: _Seconds = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class CompareSettings:
+    """What makes a regression of new weights.
+
+    Attributes:
+        metrics: Columns of `scores` that are compared.
+        margins: Per metric, how much worse the mean may get.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    metrics: Annotated[tuple[str, ...], Field(min_length=1)] = ("dice",)
+    margins: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class NotifySettings:
+    """Who is told about the end of a triggered benchmark and about alerts; nobody by default.
+
+    Attributes:
+        command: Program and arguments; gets the message as JSON on stdin.
+        webhook: URL that the message is posted to as JSON; empty for none.
+        timeout_seconds: How long either may take.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    command: tuple[str, ...] = ()
+    webhook: Annotated[str, Field(pattern=r"^(https?://\S+)?$")] = ""
+    timeout_seconds: _Seconds = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class MaintenanceSettings:
+    """What `medsam3 prune` and the deployment `maintenance` leave.
+
+    Attributes:
+        encodings: Size to which the cache of slice encodings is trimmed, such as `20GB`; empty leaves it.
+        leftover_hours: Age from which a scratch file belongs to a killed process.
+        files_per_run: Number of score files of one run above which they are compacted.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    encodings: str = ""
+    leftover_hours: Annotated[float, Field(ge=1)] = 24.0
+    files_per_run: Annotated[int, Field(gt=0)] = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All sections; a section that the file lacks has its defaults."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    clusters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    watch: WatchSettings = field(default_factory=WatchSettings)
+    compare: CompareSettings = field(default_factory=CompareSettings)
+    notify: NotifySettings = field(default_factory=NotifySettings)
+    maintenance: MaintenanceSettings = field(default_factory=MaintenanceSettings)
+
+
+def settings_file(store_root: Path | str) -> Path:
+    """Where the settings of a store are, whether the file exists or not."""
+    named = os.environ.get(VARIABLE)
+    return Path(named) if named else Path(store_root).absolute().parent / FILE_NAME
+
+
+def read_settings(store_root: Path | str) -> Settings:
+    """The settings that hold for a store.
+
+    Raises:
+        UsageError: If the file is named but absent, is not TOML, or has a key or value that nobody reads; names both.
+    """
+    path = settings_file(store_root)
+    if not path.exists():
+        if VARIABLE not in os.environ:
+            return Settings()
+        msg = f"{VARIABLE} names {path}, which does not exist; write it or unset the variable"
+        raise UsageError(msg)
+    try:
+        return TypeAdapter(Settings).validate_python(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        msg = f"settings {path} cannot be read: {error}"
+        raise UsageError(msg) from error
+    except ValidationError as error:
+        found = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        msg = f"settings {path}: {found}"
+        raise UsageError(msg) from error
