@@ -1,0 +1,189 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from medsam3_core.errors import UsageError
+from medsam3_core.phantoms import PhantomKind, phantom_case, phantom_structures
+from medsam3_core.structures import Structure
+from medsam3_core.training.augmentation import augment, augmented_slice, boxes_of_instances, plain_slice, plain_view
+from medsam3_core.training.augmentation_plan import Augmentation, augmentation_for, handedness
+from medsam3_core.training.samples import TrainingConcept, TrainingSlice
+
+SIDE = 64
+STILL = Augmentation(
+    side=SIDE, p_whole=1, p_turn=0, p_elastic=0, p_tone=0, p_colour=0, p_blur=0, p_noise=0, p_low_resolution=0
+)
+"""Changes nothing; tests switch on what they look at."""
+
+
+def disc(shape=(96, 80), centre=(40, 30), radius=14):
+    y, x = np.ogrid[: shape[0], : shape[1]]
+    inside = (y - centre[0]) ** 2 + (x - centre[1]) ** 2 <= radius**2
+    image = np.where(inside, 220, 40).astype(np.uint8)[..., None].repeat(3, axis=2)
+    return image, inside.astype(np.uint16)[None]
+
+
+def agreement(image, labels):
+    bright = image[..., 0] > 130
+    drawn = labels[0] > 0
+    return (bright & drawn).sum() / (bright | drawn).sum()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"p_turn": 1, "degrees": 40},
+        {"p_elastic": 1, "elastic": 0.06},
+        {"p_whole": 0, "scale": (0.5, 1.4)},
+        {"mirror_x": True, "mirror_y": True},
+        {"p_whole": 0, "p_turn": 1, "p_elastic": 1, "mirror_x": True},
+    ],
+)
+def test_labels_stay_on_what_they_label(change):
+    image, labels = disc()
+    plan = replace(STILL, **change)
+    scores = [agreement(*augment(image, labels, plan, np.random.default_rng(seed))) for seed in range(12)]
+    assert min(scores) > 0.85, scores
+
+
+def test_nothing_switched_on_is_the_plain_view():
+    image, labels = disc()
+    seen, drawn = augment(image, labels, STILL, np.random.default_rng(0))
+    plain, expected = plain_view(image, labels, SIDE)
+    np.testing.assert_array_equal(seen, plain)
+    np.testing.assert_array_equal(drawn, expected)
+
+
+def test_the_same_random_state_gives_the_same_view_and_another_state_another():
+    image, labels = disc()
+    first, again, other = (augment(image, labels, Augmentation(SIDE), np.random.default_rng(s))[0] for s in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
+def test_window_of_a_quarter_of_the_side_shows_things_sixteen_times_as_large():
+    image, labels = disc((128, 128), (64, 64), 8)
+    close = replace(STILL, p_whole=0, p_keep=1, scale=(0.25, 0.25), stretch=1.0)
+    areas = [(augment(image, labels, close, np.random.default_rng(s))[1] > 0).sum() for s in range(20)]
+    whole = (plain_view(image, labels, SIDE)[1] > 0).sum()
+    assert min(areas) > 0
+    assert max(areas) == pytest.approx(16 * whole, rel=0.15)
+
+
+def test_window_larger_than_the_slice_leaves_an_empty_margin():
+    image, labels = np.full((40, 40, 3), 200, np.uint8), np.ones((1, 40, 40), np.uint16)
+    wide = replace(STILL, p_whole=0, p_keep=0, scale=(2, 2), stretch=1.0)
+    seen, drawn = augment(image, labels, wide, np.random.default_rng(3))
+    assert (seen[..., 0] > 0).mean() == pytest.approx(0.25, abs=0.02)
+    np.testing.assert_array_equal(seen[..., 0] > 0, drawn[0] > 0)
+
+
+def test_grey_slices_stay_grey_and_colour_slices_get_other_colours():
+    image, labels = disc()
+    loud = replace(STILL, p_tone=1, p_colour=1, p_noise=1, p_blur=1, p_low_resolution=1)
+    grey, _ = augment(image, labels, loud, np.random.default_rng(0))
+    assert (grey[..., 0] == grey[..., 1]).all()
+    assert (grey[..., 0] == grey[..., 2]).all()
+    image[..., 2] = 10
+    plain, _ = plain_view(image, labels, SIDE)
+    hues = [augment(image, labels, loud, np.random.default_rng(seed))[0].mean(axis=(0, 1)) for seed in range(6)]
+    assert np.std([hue[0] - hue[2] for hue in hues]) > 5
+    assert plain[..., 2].max() == 10
+
+
+def test_inversion_exchanges_bright_and_dark():
+    image, labels = disc()
+    seen, _ = augment(image, labels, replace(STILL, p_invert=1), np.random.default_rng(0))
+    np.testing.assert_allclose(seen, 255 - plain_view(image, labels, SIDE)[0].astype(int), atol=1)
+
+
+@pytest.mark.parametrize(("allowed", "sides"), [(False, {"left"}), (True, {"left", "right"})])
+def test_left_and_right_change_places_only_where_that_is_allowed(allowed, sides):
+    image, labels = disc(centre=(48, 20))
+    plan = replace(STILL, mirror_x=allowed)
+    seen = set()
+    for seed in range(20):
+        drawn = augment(image, labels, plan, np.random.default_rng(seed))[1][0]
+        seen.add("left" if np.nonzero(drawn)[1].mean() < SIDE / 2 else "right")
+    assert seen == sides
+
+
+@pytest.mark.parametrize(
+    ("names", "modality", "expected"),
+    [
+        (["kidney_left", "kidney_right"], "CT", (False, True)),
+        (["liver"], "CT", (False, True)),
+        (["lung_L"], "X-ray", (False, True)),
+        (["anterior", "posterior"], "MR", (True, True)),
+        (["tumour"], "MR", (True, True)),
+        (["vessel"], "fundus", (True, True)),
+        (["nucleus"], "microscopy", (True, False)),
+        (["lesion"], "dermoscopy", (True, False)),
+        (["cleft"], "dermoscopy", (True, False)),
+        (["upper_edge"], "microscopy", (True, True)),
+    ],
+)
+def test_handedness_follows_from_structures_and_modality(names, modality, expected):
+    assert handedness([Structure(name, name.replace("_", " ")) for name in names], modality) == expected
+
+
+@pytest.mark.parametrize("word", ["left kidney", "kidney (right)", "the left-sided kidney"])
+def test_a_side_counts_in_the_text_as_in_the_name(word):
+    assert handedness([Structure("kidney", word)], "CT") == (False, True)
+
+
+def test_plan_of_a_cohort_takes_what_its_slices_allow():
+    nuclei = augmentation_for("microscopy", side=112, mirror=True, upright=False, fine=True)
+    assert (nuclei.side, nuclei.mirror_x, nuclei.mirror_y, nuclei.degrees) == (112, True, True, 180.0)
+    assert nuclei.scale[0] < 0.2
+    assert nuclei.p_invert > 0
+    abdomen = augmentation_for("CT", side=224, mirror=False, upright=True)
+    assert (abdomen.mirror_x, abdomen.mirror_y, abdomen.p_invert) == (False, False, 0.0)
+
+
+def test_mirrors_of_phantoms_with_sides_are_refused():
+    assert handedness(phantom_structures(PhantomKind.CT), "CT")[0] is False
+    assert handedness(phantom_structures(PhantomKind.NUCLEI), "microscopy") == (True, False)
+
+
+def test_boxes_of_instances_are_half_open_and_exact():
+    labels = np.zeros((9, 12), np.uint16)
+    labels[2:5, 3:7] = 4
+    labels[8, 11] = 9
+    numbers, boxes = boxes_of_instances(labels)
+    assert numbers.tolist() == [4, 9]
+    assert boxes.tolist() == [[3, 2, 7, 5], [11, 8, 12, 9]]
+    assert boxes_of_instances(np.zeros((4, 4), np.uint16))[1].shape == (0, 4)
+
+
+def test_instances_keep_their_numbers():
+    case = phantom_case(PhantomKind.NUCLEI, 0)
+    image, labels = np.moveaxis(case.voxels[:, 0], 0, 2), case.references[0].voxels
+    _, drawn = augment(image, labels, replace(STILL, side=128, p_turn=1), np.random.default_rng(0))
+    assert set(np.unique(drawn)) <= set(np.unique(labels))
+    assert len(np.unique(drawn)) > 4
+
+
+def test_all_concepts_of_a_slice_are_changed_together():
+    image, labels = disc()
+    ring = TrainingConcept("background", ("background",), 1 - labels[0])
+    seen = TrainingSlice(image, (TrainingConcept("disc", ("bright disc",), labels[0]), ring), "shapes")
+    changed = augmented_slice(seen, replace(STILL, p_turn=1, p_whole=0, scale=(0.5, 0.9)), np.random.default_rng(4))
+    first, second = (concept.labels for concept in changed.concepts)
+    assert changed.image.shape == (SIDE, SIDE, 3)
+    assert [concept.name for concept in changed.concepts] == ["disc", "background"]
+    assert not (first & second).any()
+    assert agreement(changed.image, first[None]) > 0.85
+    np.testing.assert_array_equal(plain_slice(seen, SIDE).image, plain_view(image, labels, SIDE)[0])
+
+
+def test_what_does_not_fit_is_refused():
+    image, labels = disc()
+    with pytest.raises(
+        UsageError, match=r"slice is uint8 of shape \(96, 80, 3\), its label maps have shape \(1, 9, 80\)"
+    ):
+        augment(image, labels[:, :9], STILL, np.random.default_rng(0))
+    with pytest.raises(UsageError, match="0 < scale low"):
+        Augmentation(scale=(0, 1))
