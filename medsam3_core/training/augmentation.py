@@ -36,6 +36,18 @@ class Window:
     x1: int
 
 
+def augmented_slice(seen: TrainingSlice, plan: Augmentation, rng: np.random.Generator) -> TrainingSlice:
+    """One changed view of a slice with all its concepts, as a square of the plan's side."""
+    image, label_maps = augment(seen.image, _stacked(seen), plan, rng)
+    return _with(seen, image, label_maps)
+
+
+def plain_slice(seen: TrainingSlice, side: int) -> TrainingSlice:
+    """The whole slice as a square, unchanged: what validation and inference see."""
+    image, label_maps = plain_view(seen.image, _stacked(seen), side)
+    return _with(seen, image, label_maps)
+
+
 def augment(image: Image, label_maps: Labels, plan: Augmentation, rng: np.random.Generator) -> tuple[Image, Labels]:
     """One changed view of a slice.
 
