@@ -1,6 +1,8 @@
 """Dask clusters by name, built inside a flow, so that a missing package is a clear message and not an import error."""
 
+import atexit
 import importlib
+import multiprocessing
 import os
 import signal
 import threading
@@ -80,15 +82,21 @@ class Workers:
     resources: dict[str, float] | None = None
 
 
-class InterruptShield(WorkerPlugin):
-    """Ctrl-C reaches the whole process group: workers leave it to the driver, which ends them in order and quietly."""
+class QuietEnd(WorkerPlugin):
+    """Ctrl-C reaches the whole process group: workers leave it to the driver, which ends them in order and quietly.
 
-    name = "medsam3-interrupt-shield"
+    A worker that ends while its thread is busy would print a hundred lines about objects that DuckDB's bindings leak:
+    its process ends without tearing the interpreter down.
+    """
+
+    name = "medsam3-quiet-end"
 
     def setup(self, worker: Worker) -> None:
         """Called in the main thread of the worker's process, also after a restart."""
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+            if multiprocessing.parent_process() is not None:
+                atexit.register(os._exit, 0)
 
 
 _early: ContextVar["Future[Workers] | None"] = ContextVar("early workers", default=None)
@@ -154,7 +162,7 @@ def _fresh_workers(settings: ClusterSettings, weights: Sequence[Weights]) -> Ite
         Client(cluster, set_as_default=False, timeout="60s") as client,
     ):
         client.wait_for_workers(1, timeout=120)
-        client.register_plugin(InterruptShield())
+        client.register_plugin(QuietEnd())
         for module in ("tasks.ingest_cases", "tasks.segment_cases"):  # seconds that the first batch would pay
             client.run(importlib.import_module, module)
         resources = {"GPU": 1.0} if settings.kind is ClusterKind.GPU else None

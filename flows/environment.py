@@ -19,8 +19,8 @@ _DEFAULTS = {
     "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",
     "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
     "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
-    # An ephemeral server needs more than its default 20 s on a busy machine.
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    # A command without a configured server starts its own (flows.private_server), never Prefect's ephemeral one.
+    "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
 }
 
 

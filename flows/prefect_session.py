@@ -3,22 +3,25 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from prefect.settings import (
-    PREFECT_API_URL,
-    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
-    temporary_settings,
-)
+from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+from flows.private_server import PrivateServer
 
 
 @contextmanager
 def prefect_session() -> Iterator[None]:
     """Settings for flows of one command.
 
-    Without `PREFECT_API_URL` Prefect starts a server of its own for the length of this process. Nobody watches that
-    one for missing heartbeats, and its heartbeat thread costs a second at the end of every flow: it is off.
+    Without `PREFECT_API_URL` a private server is started, which ends with this process: the last events reach it at
+    exit. Nobody watches it for missing heartbeats, and Prefect's heartbeat thread costs a second at the end of every
+    flow: it is off there.
+
+    Raises:
+        PrivateServerError: If that server does not start.
     """
     if PREFECT_API_URL.value():
         yield
         return
-    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+    url = PrivateServer().api_url()
+    with temporary_settings({PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         yield

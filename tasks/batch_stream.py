@@ -23,6 +23,7 @@ from distributed import Client, Future, KilledWorker, as_completed
 
 from medsam3_core.errors import Medsam3Error, StoreError
 from tasks.breadcrumbs import BETWEEN_CASES, BreadcrumbFolder
+from tasks.interrupts import interrupts_held
 
 MAX_STRIKES = 2
 MAX_BATCH_ERRORS_IN_A_ROW = 3
@@ -174,15 +175,19 @@ class _Stream:
     def run(self) -> StreamCounts:
         started = time.perf_counter()
         try:
-            self._top_up()
-            while self._live:
-                self._finish(next(self._completed))
-                self._on_progress(self.counts)
+            with interrupts_held():
                 self._top_up()
+            while self._live:
+                finished = next(self._completed)
+                with interrupts_held():
+                    self._finish(finished)
+                    self._on_progress(self.counts)
+                    self._top_up()
         finally:
-            if self._live:
-                self._client.cancel(list(self._live), force=True)
-            self._crumbs.remove()
+            with interrupts_held():
+                if self._live:
+                    self._client.cancel(list(self._live), force=True)
+                self._crumbs.remove()
             self.counts.seconds = time.perf_counter() - started
         return self.counts
 

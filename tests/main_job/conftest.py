@@ -71,10 +71,14 @@ Started = Callable[..., subprocess.Popen[str]]
 def started(prefect_server: dict[str, str], tmp_path: Path) -> Iterator[Started]:
     running = []
 
-    def start(*arguments: str, store: Path) -> subprocess.Popen[str]:
+    def start(*arguments: str, store: Path, own_server: bool = False) -> subprocess.Popen[str]:
+        environment = {**prefect_server, "MEDSAM3_STORE": str(store)}
+        if own_server:
+            environment |= {"PREFECT_HOME": str(tmp_path / "prefect")}
+            del environment["PREFECT_API_URL"]
         process = subprocess.Popen(
             [sys.executable, "-m", "flows", *arguments],
-            env={**prefect_server, "MEDSAM3_STORE": str(store)},
+            env=environment,
             cwd=tmp_path,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
