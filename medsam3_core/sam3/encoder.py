@@ -1,5 +1,6 @@
 """The vision encoder, cut where work can be shared: trunk once per slice, then one neck per head."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from transformers.models.sam3.modeling_sam3 import (
 from medsam3_core.errors import UsageError
 from medsam3_core.sam3.network import TRACKER_DTYPE, Sam3Network
 from medsam3_core.sam3.preprocess import pixel_values
+from medsam3_core.sam3.propagation_tracker import PropagationTracker
 
 _LEVELS = 3
 """Feature maps that the heads read (4, 2 and 1 times the token grid); the fourth level is never read."""
@@ -81,10 +83,16 @@ class TrackerFeatures:
 def tracker_features(network: Sam3Network, encoding: SliceEncoding) -> TrackerFeatures:
     """Feature maps of the interactive head for one slice; the two finest are already projected for its decoder."""
     assert network.tracker is not None
-    decoder = network.tracker.mask_decoder
-    fine, middle, coarse = (one.to(TRACKER_DTYPE) for one in neck_maps(network, network.tracker_neck, encoding))
-    maps = (decoder.conv_s0(fine), decoder.conv_s1(middle), coarse)
-    return TrackerFeatures(maps, position_map(coarse))
+    maps = tracker_maps(network.tracker, neck_maps(network, network.tracker_neck, encoding))
+    return TrackerFeatures(maps, position_map(maps[-1]))
+
+
+def tracker_maps(
+    tracker: PropagationTracker, maps: Sequence[torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Maps of the tracker's neck, finest first, as its decoder reads them."""
+    fine, middle, coarse = (one.to(TRACKER_DTYPE) for one in maps)
+    return tracker.mask_decoder.conv_s0(fine), tracker.mask_decoder.conv_s1(middle), coarse
 
 
 def neck_maps(network: Sam3Network, neck: Sam3VisionNeck, encoding: SliceEncoding) -> list[torch.Tensor]:
@@ -100,7 +108,11 @@ def neck_maps(network: Sam3Network, neck: Sam3VisionNeck, encoding: SliceEncodin
             f"does not fit settings that need {grid} x {grid} in {wanted}; encode the slice again with these settings"
         )
         raise UsageError(msg)
-    trunk = encoding.trunk.to(network.device)[None]
+    return maps_of(neck, encoding.trunk.to(network.device)[None])
+
+
+def maps_of(neck: Sam3VisionNeck, trunk: torch.Tensor) -> list[torch.Tensor]:
+    """The three feature maps of a neck over trunk maps (n, c, grid, grid), finest first."""
     return [layer(trunk) for layer in neck.fpn_layers[:_LEVELS]]
 
 

@@ -77,28 +77,59 @@ def object_clicks(prompt: SlicePrompt, shape_yx: tuple[int, int], architecture: 
 
 def answer_clicks(tracker: PropagationTracker, features: TrackerFeatures, clicks: Clicks) -> InteractiveAnswer:
     """One pass of the interactive head."""
-    fine, middle, coarse = features.maps
-    device = coarse.device
-    coordinates, labels = clicks.coordinates, clicks.labels
-    if len(labels) == 0:  # a mask alone still needs one point, a padding one
-        coordinates, labels = torch.zeros(1, 2), torch.tensor([-1], dtype=torch.int32)
-    logits = clicks.mask_logits
+    masks, iou, object_logits = answer_objects(
+        tracker,
+        features.maps,
+        clicks.coordinates[None],
+        clicks.labels[None],
+        None if clicks.mask_logits is None else clicks.mask_logits[None],
+        multimask=clicks.multimask,
+    )
+    return InteractiveAnswer(masks[0], iou[0], object_logits[0])
+
+
+def answer_objects(
+    tracker: PropagationTracker,
+    maps: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    coordinates: torch.Tensor,
+    labels: torch.Tensor,
+    mask_logits: torch.Tensor | None,
+    *,
+    multimask: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """One pass of the interactive head over objects that are shown in the same way.
+
+    Args:
+        tracker: The head.
+        maps: Feature maps per object, finest first, each (n, c, h, w), as `tracker_features` gives them.
+        coordinates: Shape (n, k, 2), x and y in pixels of the model's square; k may be 0 where there is a mask.
+        labels: Shape (n, k), see `Clicks`.
+        mask_logits: Shape (n, 4 * grid, 4 * grid), or None.
+        multimask: Whether three candidates are wanted.
+
+    Returns:
+        Mask logits (n, m, h, w), estimated IoU (n, m) and the logit that the object is there at all (n,).
+    """
+    fine, middle, coarse = maps
+    device, count = coarse.device, len(labels)
+    if labels.shape[1] == 0:  # a mask alone still needs one point, a padding one
+        coordinates, labels = torch.zeros(count, 1, 2), torch.full((count, 1), -1, dtype=torch.int32)
     sparse, dense = tracker.prompt_encoder(
-        input_points=coordinates.to(device)[None, None],
-        input_labels=labels.to(device)[None, None],
+        input_points=coordinates.to(device)[:, None],
+        input_labels=labels.to(device)[:, None],
         input_boxes=None,
-        input_masks=None if logits is None else logits.to(device)[None, None],
+        input_masks=None if mask_logits is None else mask_logits.to(device)[:, None],
     )
     masks, iou, _, object_logits = tracker.mask_decoder(
         # The embedding for "no memory yet" belongs on the coarsest map that is read.
         image_embeddings=coarse + tracker.no_memory_embedding.reshape(1, -1, 1, 1),
-        image_positional_embeddings=tracker.get_image_wide_positional_embeddings(),
+        image_positional_embeddings=tracker.get_image_wide_positional_embeddings().expand(count, -1, -1, -1),
         sparse_prompt_embeddings=sparse,
         dense_prompt_embeddings=dense,
-        multimask_output=clicks.multimask,
+        multimask_output=multimask,
         high_resolution_features=[fine, middle],
     )
-    return InteractiveAnswer(masks[0, 0], iou[0, 0], object_logits.reshape(-1)[0])
+    return masks[:, 0], iou[:, 0], object_logits.reshape(-1)
 
 
 def mask_prompt_logits(mask: NDArray[np.bool_], side: int) -> torch.Tensor:

@@ -98,7 +98,7 @@ def _sweep(
         yield from drawn
 
 
-class _Session(Sam3TrackerVideoInferenceSession):
+class TrackerSession(Sam3TrackerVideoInferenceSession):
     """The tracker's state for one object; features are handed in, so there are no frames."""
 
     def __init__(self, device: torch.device, count: int) -> None:
@@ -107,6 +107,7 @@ class _Session(Sam3TrackerVideoInferenceSession):
 
     @property
     def num_frames(self) -> int:
+        """Slices of the volume."""
         return self._count
 
 
@@ -119,7 +120,7 @@ class _Track:
         self._tracker: PropagationTracker = network.tracker
         self._index = index
         self._prompt = prompt
-        self._session = _Session(network.device, count)
+        self._session = TrackerSession(network.device, count)
         config = self._tracker.config
         self._look_back = max(config.num_maskmem, config.max_object_pointers_in_encoder)
 
@@ -131,7 +132,7 @@ class _Track:
     def step(self, z: int, encoding: SliceEncoding, features: TrackerFeatures, *, reverse: bool) -> TrackedSlice:
         """Draw the object on slice z and remember it."""
         session = self._session
-        session.cache.cache_vision_features(z, _flattened(features))
+        session.cache.cache_vision_features(z, flattened_features(features))
         if z == self.start:
             self._add_prompt(encoding.shape_yx)
         output = self._tracker(session, frame_idx=z, reverse=reverse)
@@ -163,7 +164,7 @@ class _Track:
             del seen[old]
 
 
-def _flattened(features: TrackerFeatures) -> dict[str, list[torch.Tensor]]:
+def flattened_features(features: TrackerFeatures) -> dict[str, list[torch.Tensor]]:
     """Features as the tracker keeps them: (h * w, 1, c) per level."""
     maps = [one.flatten(2).permute(2, 0, 1) for one in features.maps]
     return {"vision_feats": maps, "vision_pos_embeds": [features.position.flatten(2).permute(2, 0, 1)]}
