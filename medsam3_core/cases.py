@@ -40,6 +40,7 @@ class CaseSource:
         references: Rater to reference files, relative to the source folder; empty for cases without reference.
         extra: What else the layout needs to read it, JSON values only.
         reject_reason: Why the listing alone already rejects the case (no mask, doubled id), or None.
+        seen_by: Public weights that were trained on this case.
     """
 
     case_id: str
@@ -49,6 +50,7 @@ class CaseSource:
     references: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
     reject_reason: str | None = None
+    seen_by: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

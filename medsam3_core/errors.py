@@ -21,6 +21,22 @@ class CaseDataError(Medsam3Error):
     """The data of one case are unusable; the case is recorded as rejected and no other case is touched."""
 
 
+class UnreadableFileError(CaseDataError):
+    """A file is missing, truncated, or not of the kind that its name promises."""
+
+
+class ShapeMismatchError(CaseDataError):
+    """Image and reference differ in size or position."""
+
+
+class LabelValueError(CaseDataError):
+    """A reference holds values that are no labels, or labels that the recipe does not name."""
+
+
+class NotBinaryError(LabelValueError):
+    """A mask of one structure holds values besides background and structure."""
+
+
 class WeightsError(Medsam3Error):
     """Weights cannot be loaded (missing file, foreign format, architecture that is not SAM3)."""
 

@@ -30,6 +30,25 @@ class SplitRule:
 
 
 @dataclass(frozen=True, slots=True)
+class TrainedWeights:
+    """Public weights that were trained on a source dataset.
+
+    Attributes:
+        weights: Their public name, see `medsam3_core.public_weights`.
+        splits: Splits of the dataset that they saw; empty: all of it.
+        evidence: Where that is stated.
+    """
+
+    weights: str
+    splits: tuple[str, ...] = ()
+    evidence: str = ""
+
+    def saw(self, split: str | None) -> bool:
+        """Whether a case of this split was in the training data; a case without split counts as seen."""
+        return not self.splits or split is None or split in self.splits
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """What is known about a source dataset.
 
@@ -46,7 +65,13 @@ class Recipe:
         citation: What to cite.
         homepage: Where the data come from.
         traps: Known traps of this dataset, one sentence each.
+        uncertain: What could not be verified about the published layout, one sentence each.
         trained_weights: Public weights known to have been trained on it.
+        signature: Regular expression that some path (with the name of the source folder in front) must hold for `auto`
+            to take this recipe; None: the patterns of the layout are unmistakable.
+        companions: Path patterns of files that belong to the published dataset and are neither image nor reference.
+        published_cases: Number of cases per split as published (`all` without splits); empty where it varies.
+        negatives: Whether cases without any structure are to be expected.
     """
 
     name: str
@@ -61,7 +86,12 @@ class Recipe:
     citation: str = ""
     homepage: str = ""
     traps: tuple[str, ...] = ()
-    trained_weights: tuple[str, ...] = ()
+    uncertain: tuple[str, ...] = ()
+    trained_weights: tuple[TrainedWeights, ...] = ()
+    signature: str | None = None
+    companions: tuple[str, ...] = ()
+    published_cases: dict[str, int] = field(default_factory=dict)
+    negatives: bool = False
 
     def __post_init__(self) -> None:
         names = [structure.name for structure in self.structures]
@@ -87,6 +117,10 @@ class Recipe:
         """Plain JSON value of the whole recipe; `recipe_from_json` reads it back."""
         return asdict(self)
 
+    def seen_by(self, split: str | None) -> list[str]:
+        """Public weights that were trained on a case of this split."""
+        return [item.weights for item in self.trained_weights if item.saw(split)]
+
     @property
     def case_part_digest(self) -> str:
         """Digest of what can change a number of a case: structures, texts, tolerances and intensity policy."""
@@ -96,8 +130,13 @@ class Recipe:
 def recipe_from_json(value: dict[str, Any]) -> Recipe:
     """Inverse of `Recipe.to_json`."""
     structures = tuple(Structure(**{**item, "synonyms": tuple(item["synonyms"])}) for item in value["structures"])
-    lists = {key: tuple(value[key]) for key in ("traps", "trained_weights")}
-    return Recipe(**{**value, "structures": structures, "split": SplitRule(**value["split"]), **lists})
+    lists = {key: tuple(value.get(key, ())) for key in ("traps", "uncertain", "companions")}
+    trained = tuple(
+        TrainedWeights(item["weights"], tuple(item["splits"]), item["evidence"])
+        for item in value.get("trained_weights", ())
+    )
+    split = SplitRule(**value["split"])
+    return Recipe(**{**value, "structures": structures, "split": split, "trained_weights": trained, **lists})
 
 
 def case_digest(image_digest: str, reference_digests: tuple[str, ...], recipe: Recipe) -> str:

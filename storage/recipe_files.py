@@ -10,9 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from medsam3_core.errors import UsageError
 from medsam3_core.phantoms import PhantomKind, phantom_recipe
-from medsam3_core.recipes import Recipe, SplitRule
+from medsam3_core.public_weights import PUBLIC_WEIGHTS
+from medsam3_core.recipes import Recipe, SplitRule, TrainedWeights
 from medsam3_core.structures import Structure
-from storage.readers.parameters import PARAMETERS, LabelParameters, explain
+from storage.readers.parameters import PARAMETERS, LabelParameters, explain, names_its_structures
 
 BUILTIN_FOLDER = Path(__file__).with_name("recipes")
 
@@ -42,6 +43,12 @@ class _SplitSection(_Section):
         return _checked_pattern(pattern)
 
 
+class _TrainedSection(_Section):
+    weights: Text
+    splits: list[Text] = []
+    evidence: Text
+
+
 class _RecipeFile(_Section):
     """The keys of a recipe file; their meaning is that of `Recipe`."""
 
@@ -49,7 +56,7 @@ class _RecipeFile(_Section):
     layout: str
     modality: Text
     window: Text
-    structures: Annotated[list[_StructureSection], Field(min_length=1)]
+    structures: list[_StructureSection]
     parameters: dict[str, Any] = {}
     split: _SplitSection = _SplitSection()
     patient_pattern: str | None = None
@@ -57,7 +64,12 @@ class _RecipeFile(_Section):
     citation: str = ""
     homepage: str = ""
     traps: list[Text] = []
-    trained_weights: list[Text] = []
+    uncertain: list[Text] = []
+    trained_weights: list[_TrainedSection] = []
+    signature: str | None = None
+    companions: list[Text] = []
+    published_cases: dict[str, int] = {}
+    negatives: bool = False
 
     @field_validator("layout")
     @classmethod
@@ -66,6 +78,25 @@ class _RecipeFile(_Section):
             msg = f"no such layout; choose one of {', '.join(sorted(PARAMETERS))}"
             raise ValueError(msg)
         return layout
+
+    @field_validator("signature")
+    @classmethod
+    def _signature_compiles(cls, pattern: str | None) -> str | None:
+        return _checked_pattern(pattern)
+
+    @field_validator("companions")
+    @classmethod
+    def _companions_compile(cls, patterns: list[str]) -> list[str]:
+        return [pattern for pattern in patterns if _checked_pattern(pattern) is not None]
+
+    @field_validator("trained_weights")
+    @classmethod
+    def _are_public(cls, items: list[_TrainedSection]) -> list[_TrainedSection]:
+        for item in items:
+            if item.weights not in PUBLIC_WEIGHTS:
+                msg = f"no such public weights {item.weights!r}; known: {', '.join(PUBLIC_WEIGHTS)}"
+                raise ValueError(msg)
+        return items
 
     @field_validator("patient_pattern")
     @classmethod
@@ -113,14 +144,11 @@ def _to_recipe(file: _RecipeFile) -> Recipe:
     structures = tuple(
         Structure(**{**section.model_dump(), "synonyms": tuple(section.synonyms)}) for section in file.structures
     )
-    fields = file.model_dump(exclude={"structures", "split", "traps", "trained_weights"})
-    recipe = Recipe(
-        **fields,
-        structures=structures,
-        split=SplitRule(**file.split.model_dump()),
-        traps=tuple(file.traps),
-        trained_weights=tuple(file.trained_weights),
-    )
+    trained = tuple(TrainedWeights(item.weights, tuple(item.splits), item.evidence) for item in file.trained_weights)
+    lists: dict[str, Any] = {name: tuple(getattr(file, name)) for name in ("traps", "uncertain", "companions")}
+    plain: dict[str, Any] = file.model_dump(exclude={"structures", "split", "trained_weights", *lists})
+    split = SplitRule(**file.split.model_dump())
+    recipe = Recipe(structures=structures, split=split, trained_weights=trained, **plain, **lists)
     _check_parameters(recipe)
     return recipe
 
@@ -131,7 +159,10 @@ def _check_parameters(recipe: Recipe) -> None:
     except ValidationError as error:
         msg = f"parameters of layout {recipe.layout!r}: {explain(error)}"
         raise UsageError(msg) from None
-    if isinstance(parameters, LabelParameters):
+    if not recipe.structures and not names_its_structures(parameters):
+        msg = f"structures are missing; the layout {recipe.layout!r} does not find them in the data, name at least one"
+        raise UsageError(msg)
+    if isinstance(parameters, LabelParameters) and recipe.structures:
         for name in parameters.label_values:
             recipe.structure(name)
 

@@ -20,6 +20,7 @@ from medsam3_core.cases import CaseStatus
 from medsam3_core.errors import StoreError
 from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.prompt_policies import PromptPolicy
+from medsam3_core.public_weights import public_names
 from medsam3_core.run_specs import RunSpec
 from medsam3_core.scoring import PROTOCOL_VERSION
 from storage.atomic_write import write_json
@@ -133,7 +134,7 @@ def score_row(run: Run, case: CaseRef, attempt: str, rater: str, structure: str)
         "weights_version": run.weights.version,
         "weights_sha256": run.weights.sha256,
         **as_row(case),
-        "in_training": bool({run.weights.sha256, run.weights.name} & set(case.in_training)),
+        "in_training": _saw(run.weights, case),
         "rater": rater,
         "structure": structure,
         "prompt": run.policy.canonical(),
@@ -143,6 +144,12 @@ def score_row(run: Run, case: CaseRef, attempt: str, rater: str, structure: str)
         "finished_at": utc_now(),
         "protocol": PROTOCOL_VERSION,
     }
+
+
+def _saw(weights: Weights, case: CaseRef) -> bool:
+    """Whether weights were trained on a case: by digest, by name, or as public weights that its recipe notes."""
+    names = {weights.sha256, weights.name} | public_names(weights.sha256, weights.source, weights.name)
+    return bool(names & set(case.in_training))
 
 
 def unscored_rows(

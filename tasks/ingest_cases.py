@@ -112,7 +112,7 @@ class IngestBatch:
             "patient_id": case.source.patient_id,
             "split": case.source.split,
             "structures": [],
-            "in_training": [],
+            "in_training": list(case.source.seen_by),
             "source": case.source.image[0] if case.source.image else None,
             "source_root": self.source_root,
             "source_fingerprint": case.fingerprint,

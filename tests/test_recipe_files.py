@@ -46,7 +46,7 @@ def test_vessels_are_tubular_and_the_first_observer_is_primary():
         ({"licenze": "MIT"}, "unknown key 'licenze'; remove it or correct its spelling"),
         ({"layout": "folders"}, "key 'layout': .*no such layout; choose one of image-pairs, instance-masks, msd"),
         ({"window": "soft"}, "unknown intensity policy 'soft'; choose ct:CENTRE,WIDTH"),
-        ({"structures": []}, "key 'structures': .*at least 1 item"),
+        ({"structures": []}, "structures are missing; the layout 'image-pairs' does not"),
         ({"structures": [{"name": "vessel"}]}, "key 'structures.0.text' is missing; add it"),
         ({"structures": [{"name": "a b", "text": "x"}]}, "structure name 'a b' may hold letters"),
         ({"structures": [{"name": "v", "text": "v", "tubular": "maybe"}]}, "key 'structures.0.tubular'"),

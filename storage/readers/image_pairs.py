@@ -1,7 +1,7 @@
 """Layout `image-pairs`: 2D images and masks, paired by two folders or by an ending. A case is a volume of one slice."""
 
+import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -10,17 +10,19 @@ from medsam3_core.cases import CaseSource, CaseVolume
 from medsam3_core.errors import CaseDataError
 from medsam3_core.geometry import VolumeGeometry
 from medsam3_core.recipes import Recipe
-from medsam3_core.structures import LabelEntry, LabelMap, Structure
+from medsam3_core.structures import Structure
 from storage.readers.generic_recipes import pair_recipe
-from storage.readers.label_maps import as_label_map
+from storage.readers.image_references import ImageReferences
 from storage.readers.listing import to_case_sources
 from storage.readers.pairing import guess_patterns, pair_files, raters_in_order, require_cases
 from storage.readers.parameters import ImagePairParameters, parameters_of
-from storage.readers.pixel_files import Pixels, read_binary_mask, read_image, read_label_values
-from storage.readers.source_files import IMAGE_SUFFIXES, naming, visible_files
+from storage.readers.pixel_files import Pixels, read_image
+from storage.readers.source_files import ARRAY_SUFFIXES, IMAGE_SUFFIXES, naming, visible_files, without_companions
+from storage.readers.source_tables import with_pixel_sizes, with_splits_and_patients
 from storage.recipe_files import builtin_recipes
 
 _DEEP_MODES = ("I", "F")
+_SAMPLE = 500
 
 
 class ImagePairs:
@@ -34,22 +36,29 @@ class ImagePairs:
         Raises:
             UsageError: If a `labels.json` lies in the source and is broken.
         """
-        files = visible_files(source, IMAGE_SUFFIXES)
+        files = visible_files(source, (*IMAGE_SUFFIXES, ".mat"))
         for recipe in builtin_recipes().values():
-            if recipe.layout == self.name and files and _explains(recipe, files):
+            if recipe.layout == self.name and files and _explains(recipe, files, source.resolve().name):
                 return recipe
-        patterns = guess_patterns(files, IMAGE_SUFFIXES)
+        images = [name for name in files if name.lower().endswith(IMAGE_SUFFIXES)]
+        patterns = guess_patterns(images, IMAGE_SUFFIXES)
         if patterns is None:
             return None
-        window = "minmax" if _is_deep(source / files[0]) else "identity"
+        window = "minmax" if _is_deep(source / images[0]) else "identity"
         structure = Structure("foreground", "foreground")
         return pair_recipe(self.name, source, patterns, modality="unknown", window=window, fallback=(structure,))
 
     def list_cases(self, source: Path, recipe: Recipe) -> list[CaseSource]:
-        """One case per image; see `pair_files` for what is rejected."""
+        """One case per image; see `pair_files` for what is rejected.
+
+        Raises:
+            UsageError: If no image is found, or a table that the recipe needs is missing or broken.
+        """
         parameters = parameters_of(recipe, ImagePairParameters)
-        found = pair_files(visible_files(source, IMAGE_SUFFIXES), parameters)
-        return to_case_sources(require_cases(found, source, f"images that match {parameters.image!r}"), recipe)
+        files = without_companions(visible_files(source, (*IMAGE_SUFFIXES, *ARRAY_SUFFIXES)), recipe.companions)
+        found = require_cases(pair_files(files, parameters), source, f"images that match {parameters.image!r}")
+        found = with_pixel_sizes(source, with_splits_and_patients(source, found, parameters), parameters)
+        return to_case_sources(found, recipe)
 
     def read_case(self, source: Path, case: CaseSource, recipe: Recipe) -> CaseVolume:
         """Image with its channels and one label map per rater, primary rater first.
@@ -60,13 +69,23 @@ class ImagePairs:
         path = source / case.image[0]
         pixels = read_image(path)
         check_window(pixels, recipe, path)
-        geometry = VolumeGeometry.pixel_grid(pixels.shape_zyx)
+        geometry = pixel_geometry(pixels, case)
+        reader = ImageReferences(recipe, parameters)
         references = tuple(
-            _read_reference(source / case.references[rater][0], path, geometry, recipe, parameters, rater)
+            reader.read(source / case.references[rater][0], path, geometry, rater)
             for rater in raters_in_order(parameters, case.references)
         )
         with naming(path):
             return CaseVolume(pixels.voxels, geometry, references, recipe.modality, attributes=pixels.attributes)
+
+
+def pixel_geometry(pixels: Pixels, case: CaseSource) -> VolumeGeometry:
+    """The grid of an image: in millimetres where the recipe knows the size of its pixels, else in pixels."""
+    size = case.extra.get("pixel_size_mm")
+    if size is None:
+        return VolumeGeometry.pixel_grid(pixels.shape_zyx)
+    y, x = size
+    return VolumeGeometry.from_nifti(pixels.shape_zyx, np.diag([x, y, 1.0, 1.0]))
 
 
 def check_window(pixels: Pixels, recipe: Recipe, path: Path) -> None:
@@ -75,49 +94,27 @@ def check_window(pixels: Pixels, recipe: Recipe, path: Path) -> None:
     Raises:
         CaseDataError: If the policy is `identity` and pixels exceed 255; names file, value and remedy.
     """
-    if recipe.window == "identity" and (largest := float(pixels.voxels.max(initial=0))) > 255:
+    if pixels.voxels.dtype == np.uint8 or recipe.window != "identity":
+        return
+    if (largest := float(pixels.voxels.max(initial=0))) > 255:
         msg = f"{path} holds values up to {largest:g}, but recipe {recipe.name!r} has the window identity; use minmax"
         raise CaseDataError(msg)
 
 
-def check_same_size(mask_shape: tuple[int, ...], geometry: VolumeGeometry, mask: Path, image: Path) -> None:
-    """Refuse a mask of another size.
-
-    Raises:
-        CaseDataError: Names both files and sizes.
-    """
-    if mask_shape != geometry.shape_zyx:
-        (_, height, width), (_, mask_height, mask_width) = geometry.shape_zyx, mask_shape
-        msg = (
-            f"{mask} has {mask_width} x {mask_height} pixels, its image {image} {width} x {height}; "
-            "find the mask of this image"
-        )
-        raise CaseDataError(msg)
-
-
-def _read_reference(
-    path: Path, image: Path, geometry: VolumeGeometry, recipe: Recipe, parameters: ImagePairParameters, rater: str
-) -> LabelMap:
-    is_binary = len(recipe.structures) == 1 and not parameters.label_values
-    values: np.ndarray[Any, Any]
-    if is_binary:
-        values = read_binary_mask(path, threshold=parameters.mask_threshold).astype(np.uint8)
-    else:
-        values = read_label_values(path)
-    check_same_size(values.shape, geometry, path, image)
-    with naming(path):
-        if is_binary:
-            entries = (LabelEntry(1, recipe.structures[0].name),) if values.any() else ()
-            return LabelMap(values, geometry, entries, rater)
-        return as_label_map(values, geometry, recipe, parameters, rater)
-
-
-def _explains(recipe: Recipe, files: list[str]) -> bool:
+def _explains(recipe: Recipe, files: list[str], folder: str) -> bool:
     """Whether more than half of the files belong to cases of this recipe, and at least one pair is whole."""
     parameters = parameters_of(recipe, ImagePairParameters)
-    found = pair_files(files, parameters)
+    pattern = re.compile(parameters.image, re.IGNORECASE)
+    if not any(pattern.fullmatch(name) for name in files[:: max(1, len(files) // _SAMPLE)]):
+        return False
+    if recipe.signature is not None:
+        signature = re.compile(recipe.signature, re.IGNORECASE)
+        if not any(signature.search(f"{folder}/{name}") for name in files):
+            return False
+    own = without_companions(files, recipe.companions)
+    found = pair_files(own, parameters)
     explained = sum(len(item.image) + sum(map(len, item.references.values())) for item in found)
-    return 2 * explained > len(files) and any(item.image and item.references for item in found)
+    return 2 * explained > len(own) and any(item.image and item.references for item in found)
 
 
 def _is_deep(path: Path) -> bool:

@@ -14,7 +14,8 @@ from medsam3_core.geometry import VolumeGeometry
 from medsam3_core.recipes import Recipe
 from medsam3_core.structures import LabelEntry, LabelMap, Structure
 from storage.readers.generic_recipes import pair_recipe
-from storage.readers.image_pairs import check_same_size, check_window
+from storage.readers.image_pairs import check_window
+from storage.readers.image_references import check_same_size
 from storage.readers.listing import FoundCase, to_case_sources
 from storage.readers.pairing import require_cases
 from storage.readers.parameters import InstanceMaskParameters, parameters_of

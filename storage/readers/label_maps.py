@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medsam3_core.errors import CaseDataError
+from medsam3_core.errors import LabelValueError
 from medsam3_core.geometry import VolumeGeometry
 from medsam3_core.recipes import Recipe
 from medsam3_core.structures import LabelEntry, LabelMap
@@ -27,7 +27,7 @@ def as_label_map(
     """Give voxel values of any numeric dtype, shape (z, y, x), their meaning; ignored values become background.
 
     Raises:
-        CaseDataError: If values are NaN, fractional, negative, above 65,535 or without a name.
+        LabelValueError: If values are NaN, fractional, negative, above 65,535 or without a name.
     """
     meanings = structure_values(recipe, parameters)
     labels = as_unsigned(values)
@@ -39,7 +39,7 @@ def as_label_map(
             f"label value {unnamed[0]} has no name ({len(unnamed)} such values; named are: {listed}); name it in "
             "labels.json beside the data or in label_values of the recipe"
         )
-        raise CaseDataError(msg)
+        raise LabelValueError(msg)
     if ignored := present & set(parameters.ignored_values):
         labels = np.where(np.isin(labels, sorted(ignored)), labels.dtype.type(0), labels)
     entries = tuple(
@@ -55,7 +55,7 @@ def as_unsigned(values: NDArray[Any]) -> NDArray[Any]:
     """The same whole numbers as uint8 or uint16, whichever is the smaller that holds them.
 
     Raises:
-        CaseDataError: If values are NaN, fractional, negative or above 65,535.
+        LabelValueError: If values are NaN, fractional, negative or above 65,535.
     """
     if np.issubdtype(values.dtype, np.floating):
         fractional = ~np.isfinite(values) | (values != np.rint(values))
@@ -64,11 +64,11 @@ def as_unsigned(values: NDArray[Any]) -> NDArray[Any]:
                 f"label value {values[fractional][0]!s} is no whole number ({int(fractional.sum())} such voxels); the "
                 "label map was interpolated, resample it with nearest neighbour"
             )
-            raise CaseDataError(msg)
+            raise LabelValueError(msg)
     smallest, largest = values.min(initial=0), values.max(initial=0)
     if smallest < 0 or largest > _LARGEST:
         msg = f"label values run from {smallest} to {largest}; 0 to {_LARGEST} are expected, re-export the label map"
-        raise CaseDataError(msg)
+        raise LabelValueError(msg)
     return values.astype(np.uint8 if largest <= 255 else np.uint16, copy=False)
 
 

@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from medsam3_core.cases import CaseSource, slug_case_id
 from medsam3_core.recipes import Recipe, SplitRule
@@ -18,6 +19,8 @@ class FoundCase:
         image: Image files relative to the source; empty if only a reference was found.
         references: Rater to reference files.
         split: The layout's own split, or None.
+        patient: Patient as the source names it, or None.
+        extra: What else the layout needs to read it, JSON values only.
         reject_reason: Why it cannot be used, or None.
     """
 
@@ -26,6 +29,8 @@ class FoundCase:
     references: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     split: str | None = None
     reject_reason: str | None = None
+    patient: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def origin(self) -> str:
@@ -52,7 +57,13 @@ def to_case_sources(found: Iterable[FoundCase], recipe: Recipe) -> list[CaseSour
             item = replace(item, reject_reason=reason)
         taken.add(case_id)
         cases.append(_case_source(item, case_id, recipe))
-    return sorted(_with_splits(cases, recipe.split), key=lambda case: case.case_id)
+    split = _with_splits(cases, recipe.split)
+    seen = (
+        [replace(case, seen_by=tuple(recipe.seen_by(case.split))) for case in split]
+        if recipe.trained_weights
+        else split
+    )
+    return sorted(seen, key=lambda case: case.case_id)
 
 
 def _free_id(case_id: str, origin: str, taken: set[str]) -> str:
@@ -66,8 +77,8 @@ def _free_id(case_id: str, origin: str, taken: set[str]) -> str:
 
 
 def _case_source(item: FoundCase, case_id: str, recipe: Recipe) -> CaseSource:
-    patient_id, reason = case_id, item.reject_reason
-    if recipe.patient_pattern is not None:
+    patient_id, reason = item.patient or case_id, item.reject_reason
+    if recipe.patient_pattern is not None and item.patient is None:
         match = re.search(recipe.patient_pattern, item.key)
         if match and match.group(1):
             patient_id = match.group(1)
@@ -76,7 +87,7 @@ def _case_source(item: FoundCase, case_id: str, recipe: Recipe) -> CaseSource:
                 f"{item.origin}: key {item.key!r} names no patient by the pattern {recipe.patient_pattern!r}; rename "
                 "the file or correct patient_pattern in the recipe"
             )
-    return CaseSource(case_id, patient_id, item.split, item.image, item.references, reject_reason=reason)
+    return CaseSource(case_id, patient_id, item.split, item.image, item.references, item.extra, reason)
 
 
 def _with_splits(cases: list[CaseSource], rule: SplitRule) -> list[CaseSource]:

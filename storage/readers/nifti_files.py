@@ -16,7 +16,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from medsam3_core.errors import CaseDataError
+from medsam3_core.errors import CaseDataError, UnreadableFileError
 from medsam3_core.geometry import VolumeGeometry
 from storage.readers.source_files import naming
 
@@ -64,7 +64,7 @@ def read_nifti(path: Path, *, channel: int | None = None) -> NiftiVolume:
     except _UNREADABLE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         msg = f"{path} cannot be read as NIfTI ({reason}); it may be truncated, copy or export it again"
-        raise CaseDataError(msg) from error
+        raise UnreadableFileError(msg) from error
     with naming(path):
         spatial = _three_dimensional(_as_numbers(stored), channel)
         affine = np.asarray(image.affine, dtype=np.float64)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from medsam3_core.cases import CaseSource, CaseVolume
-from medsam3_core.errors import CaseDataError
+from medsam3_core.errors import ShapeMismatchError
 from medsam3_core.recipes import Recipe
 from medsam3_core.structures import LabelMap
 from storage.readers.generic_recipes import pair_recipe
@@ -12,7 +12,8 @@ from storage.readers.listing import to_case_sources
 from storage.readers.nifti_files import NiftiVolume, read_nifti
 from storage.readers.pairing import guess_patterns, pair_files, raters_in_order, require_cases
 from storage.readers.parameters import LabelParameters, NiftiPairParameters, parameters_of
-from storage.readers.source_files import NIFTI_SUFFIXES, naming, visible_files
+from storage.readers.source_files import NIFTI_SUFFIXES, naming, visible_files, without_companions
+from storage.readers.source_tables import with_splits_and_patients
 
 
 class NiftiPairs:
@@ -34,8 +35,9 @@ class NiftiPairs:
     def list_cases(self, source: Path, recipe: Recipe) -> list[CaseSource]:
         """One case per image; see `pair_files` for what is rejected."""
         parameters = parameters_of(recipe, NiftiPairParameters)
-        found = pair_files(visible_files(source, NIFTI_SUFFIXES), parameters)
-        return to_case_sources(require_cases(found, source, f"NIfTI files that match {parameters.image!r}"), recipe)
+        found = pair_files(without_companions(visible_files(source, NIFTI_SUFFIXES), recipe.companions), parameters)
+        found = require_cases(found, source, f"NIfTI files that match {parameters.image!r}")
+        return to_case_sources(with_splits_and_patients(source, found, parameters), recipe)
 
     def read_case(self, source: Path, case: CaseSource, recipe: Recipe) -> CaseVolume:
         """Image and one label map per rater, primary rater first."""
@@ -72,6 +74,6 @@ def read_nifti_reference(
         if reference.geometry.shape_zyx != image.geometry.shape_zyx:
             what, found, expected = "shape (z, y, x)", reference.geometry.shape_zyx, image.geometry.shape_zyx
         msg = f"{path} has the {what} {found}, its image {expected}; resample it onto the image"
-        raise CaseDataError(msg)
+        raise ShapeMismatchError(msg)
     with naming(path):
         return as_label_map(reference.voxels, image.geometry, recipe, parameters, rater)

@@ -14,7 +14,7 @@ _MASK_ENDINGS = "[_-](?:mask|masks|seg|segmentation|label|labels|gt|groundtruth|
 _IMAGE_ENDINGS = "_0000|[_-](?:image|img)"
 _LOOKS_LIKE_REFERENCE = re.compile(rf"(?:^|/)(?:{_MASK_FOLDERS})[/.]", re.IGNORECASE)
 _SPLIT = "(?:(?P<split>train|training|test|testing|val|valid|validation)/)?"
-_SPLIT_NAMES = {"training": "train", "testing": "test", "valid": "val", "validation": "val"}
+_SPLIT_NAMES = {"training": "train", "trainval": "train", "testing": "test", "valid": "val", "validation": "val"}
 
 _Key = tuple[str | None, str]
 

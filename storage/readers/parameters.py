@@ -1,6 +1,7 @@
 """What each layout engine can be told in the `parameters` of a recipe, validated when the recipe is loaded."""
 
 import re
+from enum import StrEnum
 from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -33,6 +34,40 @@ LabelValue = Annotated[int, Field(gt=0)]
 
 class _Parameters(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _FindsStructures(_Parameters):
+    """Layouts whose data name their structures."""
+
+
+class InstanceRule(StrEnum):
+    """Where the instances of a 2D reference come from."""
+
+    NONE = "none"
+    COMPONENTS = "components"
+    VALUES = "values"
+
+
+class FillRule(StrEnum):
+    """What a drawn mask means: an area, a closed outline, or the outline of an ellipse that may leave the image."""
+
+    NONE = "none"
+    OUTLINE = "outline"
+    ELLIPSE = "ellipse"
+
+
+class KeyedTable(_Parameters):
+    """A CSV or TSV file beside the data that says something about each case.
+
+    Attributes:
+        file: Regular expression that its path must match whole.
+        key: Column that names the case: the last part of its key, or a file name with that stem.
+        value: Column with what is said.
+    """
+
+    file: Annotated[str, AfterValidator(_compiles)]
+    key: str
+    value: str
 
 
 class RaterPattern(_Parameters):
@@ -80,17 +115,43 @@ class PairParameters(LabelParameters):
         return self
 
 
-class ImagePairParameters(PairParameters):
-    """Pairs of PNG, JPEG, TIFF or BMP.
+class FileParameters(PairParameters):
+    """Pairs of files, with what other files beside the data say about them.
+
+    Attributes:
+        split_file: Regular expression for the path of a JSON file that maps splits to lists of keys.
+        patient_table: Table that names the patient (or video sequence) of each case; used where the file exists.
+    """
+
+    split_file: Annotated[str, AfterValidator(_compiles)] | None = None
+    patient_table: KeyedTable | None = None
+
+
+class ImagePairParameters(FileParameters):
+    """Pairs of PNG, JPEG, TIFF, BMP, GIF or PNM.
 
     Attributes:
         mask_threshold: Grey values above it are the structure; for masks saved as JPEG. None: masks must be binary.
+        label_colours: Structure to its colours (`#rrggbb`) in coloured masks; black is background.
+        fill: What the drawn mask means.
+        instances: `components` makes each connected component (8 neighbours) an instance, `values` each value.
+        instance_key: Array with one value per instance in `.mat`, `.npz` or `.h5` references.
+        type_key: Array of the same shape with the label value of each pixel; an instance is of its commonest one.
+        pixel_size_mm: Size of a pixel along y and x where all images have the same; None: unknown.
+        pixel_size_table: Table with the size of a (square) pixel in mm; every image must stand in it.
     """
 
     mask_threshold: Annotated[int, Field(ge=0)] | None = None
+    label_colours: dict[str, list[Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]]] = {}
+    fill: FillRule = FillRule.NONE
+    instances: InstanceRule = InstanceRule.NONE
+    instance_key: str | None = None
+    type_key: str | None = None
+    pixel_size_mm: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] | None = None
+    pixel_size_table: KeyedTable | None = None
 
 
-class NiftiPairParameters(PairParameters):
+class NiftiPairParameters(FileParameters):
     """Pairs of NIfTI files.
 
     Attributes:
@@ -100,7 +161,7 @@ class NiftiPairParameters(PairParameters):
     channel: Annotated[int, Field(ge=0)] | None = None
 
 
-class MsdParameters(LabelParameters):
+class MsdParameters(LabelParameters, _FindsStructures):
     """Folders with a `dataset.json` of the Medical Segmentation Decathlon or nnU-Net.
 
     Attributes:
@@ -167,3 +228,8 @@ def explain(error: ValidationError) -> str:
         else:
             lines.append(f"key {place!r}: {item['msg']}, got {item['input']!r}")
     return "; ".join(lines)
+
+
+def names_its_structures(parameters: BaseModel) -> bool:
+    """Whether the layout finds the structures in the data, so that a recipe may leave them out."""
+    return isinstance(parameters, _FindsStructures)

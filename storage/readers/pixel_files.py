@@ -1,10 +1,11 @@
-"""One PNG, JPEG, TIFF or BMP read whole, as its pixels are stored.
+"""One PNG, JPEG, TIFF, BMP, GIF or PNM (also gzipped) read whole, as its pixels are stored.
 
 EXIF orientation is not applied and resolution tags are ignored: image and mask share the stored grid, and no number of
 a camera is taken for millimetres. Alpha is dropped, a palette becomes RGB in images and stays an index in label masks.
 """
 
 import struct
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from medsam3_core.errors import CaseDataError
+from medsam3_core.errors import CaseDataError, LabelValueError, NotBinaryError, UnreadableFileError
+from storage.readers.source_files import open_source
 
 _EXIF_ORIENTATION = 0x0112
 _UNREADABLE = (
@@ -24,6 +26,7 @@ _UNREADABLE = (
     ValueError,
     MemoryError,
     struct.error,
+    zlib.error,
     Image.DecompressionBombError,
 )
 _TO_RGB = {"RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "HSV"}
@@ -110,18 +113,31 @@ def read_binary_mask(path: Path, *, threshold: int | None = None) -> NDArray[np.
             f"{path} is not binary: {stray.size} pixels with {found.size} values besides 0, 1 and 255, the first "
             f"{found[0]}; give label_values or mask_threshold in the recipe, or save it as 0 and 255"
         )
-        raise CaseDataError(msg)
+        raise NotBinaryError(msg)
     return foreground
+
+
+def read_colours(path: Path) -> NDArray[np.uint8]:
+    """Read a mask whose colours mean structures, shape (1, y, x, 3); alpha is dropped, a palette is resolved.
+
+    Raises:
+        CaseDataError: As `read_image`.
+    """
+    image = _load(path)
+    if image.mode in _DEEP:
+        msg = f"{path} has the pixel mode {image.mode!r}; 8-bit colours are expected, convert it"
+        raise CaseDataError(msg)
+    return np.asarray(image.convert("RGBA").convert("RGB") if "P" in image.mode else image.convert("RGB"))[None]
 
 
 def _load(path: Path) -> Image.Image:
     try:
-        with Image.open(path) as image:  # closes the file alone: what was loaded stays
+        with open_source(path) as file, Image.open(file) as image:  # closes the file: what was loaded stays
             frames = getattr(image, "n_frames", 1)
             image.load()
     except _UNREADABLE as error:
         msg = f"{path} cannot be read as an image ({error}); it may be truncated, copy or export it again"
-        raise CaseDataError(msg) from error
+        raise UnreadableFileError(msg) from error
     if frames > 1:
         msg = f"{path} holds {frames} frames; one is expected, split the file"
         raise CaseDataError(msg)
@@ -138,8 +154,11 @@ def _grey_values(image: Image.Image, path: Path) -> NDArray[Any]:
     colour = np.asarray(image.convert("RGB"))
     differing = int((colour != colour[..., :1]).any(axis=2).sum())
     if differing:
-        msg = f"{path} is a coloured mask ({differing} pixels are not grey); save it as one grey value per structure"
-        raise CaseDataError(msg)
+        msg = (
+            f"{path} is a coloured mask ({differing} pixels are not grey); give label_colours in the recipe, or save "
+            "it as one grey value per structure"
+        )
+        raise LabelValueError(msg)
     return np.ascontiguousarray(colour[..., 0])[None]
 
 

@@ -1,13 +1,18 @@
 """What lies in a source folder, as relative paths in sorted order."""
 
+import gzip
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, cast
 
 from medsam3_core.errors import CaseDataError
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+_PLAIN_IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm")
+IMAGE_SUFFIXES = (*_PLAIN_IMAGES, *(f"{suffix}.gz" for suffix in (".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".bmp")))
+ARRAY_SUFFIXES = (".npz", ".npy.h5", ".npy", ".h5", ".hdf5", ".mat")
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 
 _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
@@ -28,6 +33,12 @@ def visible_files(source: Path, suffixes: tuple[str, ...]) -> list[str]:
     return sorted(found)
 
 
+def without_companions(files: list[str], companions: tuple[str, ...]) -> list[str]:
+    """Files that no pattern of a recipe's companions matches whole (case ignored)."""
+    patterns = [re.compile(pattern, re.IGNORECASE) for pattern in companions]
+    return [name for name in files if not any(pattern.fullmatch(name) for pattern in patterns)]
+
+
 def without_suffix(name: str, suffixes: tuple[str, ...]) -> str:
     """A file name or path without its suffix; unchanged if it ends in none of them."""
     for suffix in suffixes:
@@ -43,7 +54,18 @@ def naming(*culprits: Path | str) -> Iterator[None]:
         yield
     except CaseDataError as error:
         msg = f"{', '.join(str(culprit) for culprit in culprits)}: {error}"
-        raise CaseDataError(msg) from error
+        raise type(error)(msg) from error
+
+
+def open_source(path: Path) -> IO[bytes]:
+    """A source file for reading; `.gz` is unpacked on the way.
+
+    Raises:
+        OSError: If it cannot be opened.
+    """
+    if path.name.lower().endswith(".gz"):
+        return cast("IO[bytes]", gzip.open(path, "rb"))
+    return path.open("rb")
 
 
 def _leads_back(folder: Path) -> bool:

@@ -1,0 +1,128 @@
+"""From what was drawn to what is meant: filled outlines, and components as instances."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from medsam3_core.errors import CaseDataError, LabelValueError
+from medsam3_core.structures import LabelEntry
+from storage.readers.parameters import FillRule
+
+_EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
+_LARGEST_LABEL = 65_535
+_WORST_FIT = 0.05
+"""Largest mean distance from a fitted ellipse, as a share of its radius in that direction."""
+
+Mask = NDArray[np.bool_]
+
+
+def fill_outline(outline: Mask, rule: FillRule) -> Mask:
+    """The area that an outline of shape (1, y, x) encloses, the outline itself included.
+
+    An outline that encloses nothing (cut by the edge of the image, or with a gap) is completed by the ellipse that fits
+    it, where the rule says that it is one.
+
+    Raises:
+        CaseDataError: If the outline is not closed and the rule is `outline`, or no ellipse fits it.
+    """
+    if rule is FillRule.NONE or not outline.any():
+        return outline
+    filled: Mask = ndimage.binary_fill_holes(outline[0])
+    if filled.sum() > outline.sum():
+        return np.expand_dims(filled, 0)
+    if rule is FillRule.OUTLINE:
+        msg = f"the outline of {int(outline.sum())} pixels encloses nothing; close its gaps or export filled masks"
+        raise CaseDataError(msg)
+    return np.expand_dims(_fitted_ellipse(outline[0]) | outline[0], 0)
+
+
+def component_labels(labels: NDArray[Any], entries: list[LabelEntry]) -> tuple[NDArray[Any], list[LabelEntry]]:
+    """Every connected component (8 neighbours) of every structure as an instance of its own, numbered row by row.
+
+    Args:
+        labels: Label map of one slice, shape (1, y, x).
+        entries: Meaning of its values; a value of several structures keeps them all.
+
+    Raises:
+        LabelValueError: If there are more instances than a label map can hold.
+    """
+    meanings: dict[int, list[str]] = {}
+    for entry in entries:
+        meanings.setdefault(entry.value, []).append(entry.structure)
+    numbered = np.zeros(labels.shape, dtype=np.int64)
+    found: list[LabelEntry] = []
+    counts: dict[str, int] = {}
+    total = 0
+    for value, structures in sorted(meanings.items()):
+        components, count = ndimage.label(labels[0] == value, structure=_EIGHT_NEIGHBOURS)
+        inside = components > 0
+        numbered[0][inside] = components[inside] + total
+        for component in range(total + 1, total + count + 1):
+            for structure in structures:
+                counts[structure] = counts.get(structure, 0) + 1
+                found.append(LabelEntry(component, structure, counts[structure]))
+        total += count
+    return compact(numbered), found
+
+
+def compact(labels: NDArray[Any]) -> NDArray[Any]:
+    """The same labels as uint8 or uint16.
+
+    Raises:
+        LabelValueError: If a label is above 65,535.
+    """
+    largest = int(labels.max(initial=0))
+    if largest > _LARGEST_LABEL:
+        msg = f"{largest} instances in one image; at most {_LARGEST_LABEL} are stored, cut the image into tiles"
+        raise LabelValueError(msg)
+    return labels.astype(np.uint8 if largest <= 255 else np.uint16)
+
+
+def _fitted_ellipse(outline: Mask) -> Mask:
+    """Pixels inside the ellipse that fits an outline best (least squares on the conic, normalised coordinates)."""
+    rows, columns = np.nonzero(outline)
+    centre = np.array([columns.mean(), rows.mean()])
+    scale = max(1.0, float(np.std(np.concatenate([columns - centre[0], rows - centre[1]]))))
+    x, y = (columns - centre[0]) / scale, (rows - centre[1]) / scale
+    conic = _ellipse_conic(x, y)
+    grid_y, grid_x = np.indices(outline.shape, dtype=np.float64)
+    inside = _conic_value(conic, (grid_x - centre[0]) / scale, (grid_y - centre[1]) / scale) <= 0
+    error = np.abs(_conic_value(conic, x, y)).mean() / 2  # near the conic, value = 2 x (radius - own radius) / radius
+    if not error <= _WORST_FIT or not inside.any():
+        msg = f"the outline of {len(rows)} pixels is not closed and no ellipse fits it; correct the annotation"
+        raise CaseDataError(msg)
+    return inside
+
+
+def _ellipse_conic(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Coefficients of ax2 + bxy + cy2 + dx + ey + f, negative inside, scaled so that its centre has the value -1.
+
+    The direct fit of Halir and Flusser (1998): of all conics with 4ac - b2 = 1 the one with the least algebraic error.
+    """
+    quadratic, linear = np.stack([x * x, x * y, y * y], axis=1), np.stack([x, y, np.ones_like(x)], axis=1)
+    scatter, mixed, straight = quadratic.T @ quadratic, quadratic.T @ linear, linear.T @ linear
+    try:
+        to_linear = -np.linalg.solve(straight, mixed.T)
+        reduced = scatter + mixed @ to_linear
+        reduced = np.stack([reduced[2] / 2, -reduced[1], reduced[0] / 2])
+        _, vectors = np.linalg.eig(reduced)
+    except np.linalg.LinAlgError:
+        return np.full(6, np.nan)
+    vectors = np.real(vectors)
+    is_ellipse = 4 * vectors[0] * vectors[2] - vectors[1] ** 2 > 0
+    if not is_ellipse.any():
+        return np.full(6, np.nan)
+    chosen = vectors[:, int(np.argmax(is_ellipse))]
+    conic = np.concatenate([chosen, to_linear @ chosen])
+    a, b, c, d, e, f = conic
+    at_centre = f - (c * d * d - b * d * e + a * e * e) / (4 * a * c - b * b)
+    result: NDArray[np.float64] = conic / -at_centre
+    return result
+
+
+def _conic_value(conic: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    a, b, c, d, e, f = conic
+    value: NDArray[np.float64] = a * x * x + b * x * y + c * y * y + d * x + e * y + f
+    return value
