@@ -70,7 +70,8 @@ def ingest(
 ) -> None:
     """Convert SOURCE to OME-Zarr and record every case as accepted or rejected with its reason.
 
-    SOURCE is a folder, or phantom:ct, phantom:mr, phantom:fundus, phantom:nuclei.
+    SOURCE is a folder, or a phantom: ct, mr, fundus, nuclei, ultrasound, endoscopy, dermoscopy, xray or shapes,
+    written phantom:KIND.
     """
     from flows.clusters import parse_cluster, workers_starting
     from flows.console import say

@@ -169,11 +169,14 @@ def test_instances_keep_their_numbers():
 def test_all_concepts_of_a_slice_are_changed_together():
     image, labels = disc()
     ring = TrainingConcept("background", ("background",), 1 - labels[0])
-    seen = TrainingSlice(image, (TrainingConcept("disc", ("bright disc",), labels[0]), ring), "shapes")
+    absent = TrainingConcept("star", ("star",), np.zeros_like(labels[0]))
+    seen = TrainingSlice(image, (absent, TrainingConcept("disc", ("bright disc",), labels[0]), ring), "shapes")
     changed = augmented_slice(seen, replace(STILL, p_turn=1, p_whole=0, scale=(0.5, 0.9)), np.random.default_rng(4))
-    first, second = (concept.labels for concept in changed.concepts)
+    none, first, second = (concept.labels for concept in changed.concepts)
+    assert none.shape == (SIDE, SIDE)
+    assert not none.any()
     assert changed.image.shape == (SIDE, SIDE, 3)
-    assert [concept.name for concept in changed.concepts] == ["disc", "background"]
+    assert [concept.name for concept in changed.concepts] == ["star", "disc", "background"]
     assert not (first & second).any()
     assert agreement(changed.image, first[None]) > 0.85
     np.testing.assert_array_equal(plain_slice(seen, SIDE).image, plain_view(image, labels, SIDE)[0])

@@ -5,9 +5,11 @@ import pytest
 
 from medsam3_core.errors import UsageError
 from medsam3_core.phantoms import PhantomKind, absent_structure, phantom_case, phantom_recipe, phantom_structures
+from medsam3_core.phantoms.kinds import Form, Look, shape_name
 from medsam3_core.phantoms.volumes import CT_HU
 
 KINDS = list(PhantomKind)
+ANATOMY = [kind for kind in KINDS if kind is not PhantomKind.SHAPES]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -18,7 +20,7 @@ def test_same_seed_gives_the_same_case_and_another_seed_another(kind):
     assert first != other
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ANATOMY)
 @pytest.mark.parametrize("seed", range(20))
 def test_every_structure_is_there_except_the_one_that_is_said_to_be_absent(kind, seed):
     reference = phantom_case(kind, seed).references[0]
@@ -62,6 +64,44 @@ def test_volumes_are_anisotropic_and_some_are_oblique():
 def test_vessels_in_front_of_the_disc_belong_to_both():
     reference = phantom_case(PhantomKind.FUNDUS, 0).references[0]
     assert (reference.mask("vessel") & reference.mask("optic_disc")).any()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_picture_of_shapes_holds_some_concepts_and_lacks_most(seed):
+    reference = phantom_case(PhantomKind.SHAPES, seed).references[0]
+    present = {item.name for item in phantom_structures(PhantomKind.SHAPES) if reference.mask(item.name).any()}
+    assert present == set(reference.present_structures())
+    assert 3 <= len(present) <= 15
+
+
+def test_a_shape_belongs_to_its_look_its_form_and_both():
+    forms, looks = list(Form), list(Look)
+    for seed in range(6):
+        reference = phantom_case(PhantomKind.SHAPES, seed).references[0]
+        for groups in (forms, looks):
+            masks = [reference.mask(group) for group in groups]
+            np.testing.assert_array_equal(np.any(masks, axis=0), reference.voxels > 0)
+        for form in forms:
+            of_form = [reference.mask(shape_name(look, form)) for look in looks]
+            np.testing.assert_array_equal(np.any(of_form, axis=0), reference.mask(form))
+
+
+def test_bright_shapes_are_brighter_than_dark_ones():
+    for seed in range(12):
+        case = phantom_case(PhantomKind.SHAPES, seed)
+        bright, dark = (case.references[0].mask(look) for look in (Look.BRIGHT, Look.DARK))
+        tone = case.voxels.mean(axis=0)
+        outside = np.median(tone[case.references[0].voxels == 0])
+        if bright.any():
+            assert np.median(tone[bright]) > outside + 15, seed
+        if dark.any():
+            assert np.median(tone[dark]) < outside - 10, seed
+
+
+def test_left_lung_stands_on_the_right_of_the_picture():
+    reference = phantom_case(PhantomKind.XRAY, 0).references[0]
+    left, right = (np.nonzero(reference.mask(name))[2].mean() for name in ("lung_left", "lung_right"))
+    assert left > right
 
 
 def test_nuclei_are_separate_instances():

@@ -51,7 +51,15 @@ def test_phantom_of_another_kind_than_the_reader_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("kind", "layout"), [("ct", "msd"), ("mr", "nifti-pairs"), ("fundus", "image-pairs"), ("nuclei", "instance-masks")]
+    ("kind", "layout"),
+    [
+        ("ct", "msd"),
+        ("mr", "nifti-pairs"),
+        ("fundus", "image-pairs"),
+        ("xray", "image-pairs"),
+        ("nuclei", "instance-masks"),
+        ("endoscopy", "instance-masks"),
+    ],
 )
 def test_auto_recognises_every_layout(tmp_path, kind, layout):
     write_phantom_dataset(tmp_path, PhantomSource.parse(f"phantom:{kind},cases=2"), layout)
@@ -62,6 +70,8 @@ def test_auto_recognises_every_layout(tmp_path, kind, layout):
 def test_phantom_cannot_be_written_in_a_foreign_layout(tmp_path):
     with pytest.raises(UsageError, match="phantom nuclei cannot be written as 'msd'; choose instance-masks"):
         write_phantom_dataset(tmp_path, PhantomSource(PhantomKind.NUCLEI), "msd")
+    with pytest.raises(UsageError, match="phantom shapes cannot be written as 'msd'; read it as phantom:shapes"):
+        write_phantom_dataset(tmp_path, PhantomSource(PhantomKind.SHAPES), "msd")
 
 
 def test_unknown_reader_lists_readers_and_recipes(tmp_path):

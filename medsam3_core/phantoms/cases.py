@@ -9,6 +9,8 @@ from medsam3_core.digests import seed_from
 from medsam3_core.errors import UsageError
 from medsam3_core.phantoms.images import draw_fundus, draw_nuclei
 from medsam3_core.phantoms.kinds import DEFAULT_SHAPES_ZYX, PhantomKind, absent_structure
+from medsam3_core.phantoms.scans import draw_dermoscopy, draw_endoscopy, draw_ultrasound, draw_xray
+from medsam3_core.phantoms.shapes import draw_shapes
 from medsam3_core.phantoms.volumes import draw_ct, draw_mr
 
 _Draw = Callable[[np.random.Generator, int, tuple[int, int, int], str | None], CaseVolume]
@@ -17,6 +19,11 @@ _DRAWERS: dict[PhantomKind, _Draw] = {
     PhantomKind.MR: draw_mr,
     PhantomKind.FUNDUS: draw_fundus,
     PhantomKind.NUCLEI: draw_nuclei,
+    PhantomKind.ULTRASOUND: draw_ultrasound,
+    PhantomKind.ENDOSCOPY: draw_endoscopy,
+    PhantomKind.DERMOSCOPY: draw_dermoscopy,
+    PhantomKind.XRAY: draw_xray,
+    PhantomKind.SHAPES: draw_shapes,
 }
 _SMALLEST_ZYX = {True: (1, 48, 48), False: (6, 32, 32)}
 
@@ -32,7 +39,7 @@ def phantom_case(kind: PhantomKind, seed: int, *, shape_zyx: tuple[int, int, int
         shape_zyx: Voxels; None for the kind's default (12 x 96 x 96, images 1 x 128 x 128).
 
     Returns:
-        The image, `(3, 1, y, x)` uint8 for fundus and nuclei, `(z, y, x)` int16 for CT and MR, and its reference.
+        The image, `(z, y, x)` int16 for CT and MR, else `(3, 1, y, x)` uint8, and its reference.
 
     Raises:
         UsageError: If the seed is negative, an image has more than one slice, or the shape is too small to hold

@@ -1,12 +1,13 @@
 """Rasterising the shapes that phantoms are made of, in coordinates that run from -1 to 1 along every axis."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 Grid = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
+Mask = NDArray[np.bool_]
 Vector = Sequence[float] | NDArray[np.float64]
 
 
@@ -68,3 +69,38 @@ def vessel_tree(
         if thinner >= 0.5:
             branches += [((y, x), heading + side * rng.uniform(0.25, 0.6), thinner) for side in (-1, 1)]
     return np.array(points)
+
+
+def outline(grid: Grid, centre_yx: Vector, radius_of: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Mask:
+    """Mask (y, x) of all pixels that are nearer to the centre than `radius_of` their direction, in radians."""
+    y, x = grid[1][0] - centre_yx[0], grid[2][0] - centre_yx[1]
+    inside: Mask = np.hypot(y, x) <= radius_of(np.arctan2(y, x))
+    return inside
+
+
+def wavy_radius(
+    rng: np.random.Generator, radius: float, *, waves: int = 4, depth: float = 0.12, stretch: float = 1.0
+) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+    """Radius over direction of an irregular outline: an ellipse of the ratio `stretch`, with waves."""
+    turn, phases = rng.uniform(0, np.pi), rng.uniform(0, 2 * np.pi, waves)
+    depths = rng.normal(0, depth, waves) / np.sqrt(np.arange(1, waves + 1))
+
+    def radius_of(angle: NDArray[np.float64]) -> NDArray[np.float64]:
+        ellipse = 1 / np.hypot(np.cos(angle - turn) / stretch**0.5, np.sin(angle - turn) * stretch**0.5)
+        ripple = sum(
+            one * np.cos(number * angle + phase)
+            for number, (one, phase) in enumerate(zip(depths, phases, strict=True), 2)
+        )
+        wavy: NDArray[np.float64] = radius * ellipse * np.maximum(0.3, 1 + ripple)
+        return wavy
+
+    return radius_of
+
+
+def smooth_noise(rng: np.random.Generator, shape_yx: tuple[int, int], size: float) -> NDArray[np.float64]:
+    """Noise of zero mean and unit deviation, (y, x), whose patches are about `size` pixels large."""
+    coarse = [max(2, round(side / size) + 2) for side in shape_yx]
+    noise = rng.standard_normal(coarse)
+    zoomed = ndimage.zoom(noise, [side / least for side, least in zip(shape_yx, coarse, strict=True)], order=1)
+    spread: NDArray[np.float64] = (zoomed - zoomed.mean()) / max(float(zoomed.std()), 1e-6)
+    return spread

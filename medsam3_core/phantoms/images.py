@@ -7,7 +7,7 @@ from scipy import ndimage
 from medsam3_core.cases import CaseVolume
 from medsam3_core.geometry import VolumeGeometry
 from medsam3_core.phantoms.drawing import ellipsoid, strokes, unit_grid, vessel_tree
-from medsam3_core.phantoms.kinds import PhantomKind
+from medsam3_core.phantoms.kinds import PhantomKind, phantom_modality
 from medsam3_core.structures import LabelEntry, LabelMap
 
 VESSEL, OPTIC_DISC, VESSEL_ON_DISC = 1, 2, 3
@@ -42,7 +42,7 @@ def draw_fundus(rng: np.random.Generator, seed: int, shape_zyx: tuple[int, int, 
         colour[:, mask] = np.array(tone)[:, None]
     entries = [LabelEntry(VESSEL, "vessel"), LabelEntry(VESSEL_ON_DISC, "vessel")]
     entries += [LabelEntry(value, "optic_disc") for value in (OPTIC_DISC, VESSEL_ON_DISC)]
-    return _image(rng, colour * shade, labels, tuple(entries), PhantomKind.FUNDUS, seed)
+    return picture(rng, colour * shade, labels, tuple(entries), PhantomKind.FUNDUS, seed)
 
 
 def draw_nuclei(rng: np.random.Generator, seed: int, shape_zyx: tuple[int, int, int], absent: str | None) -> CaseVolume:
@@ -55,7 +55,7 @@ def draw_nuclei(rng: np.random.Generator, seed: int, shape_zyx: tuple[int, int, 
     for nucleus in _nuclei(rng, labels, wanted):
         colour[:, nucleus] = (np.array(foreground) * rng.uniform(0.8, 1.2))[:, None]
     entries = tuple(LabelEntry(value, "nucleus", value) for value in range(1, int(labels.max()) + 1))
-    return _image(rng, colour, labels, entries, PhantomKind.NUCLEI, seed)
+    return picture(rng, colour, labels, entries, PhantomKind.NUCLEI, seed)
 
 
 def _nuclei(rng: np.random.Generator, labels: NDArray[np.uint16], wanted: int) -> list[NDArray[np.bool_]]:
@@ -75,20 +75,36 @@ def _nuclei(rng: np.random.Generator, labels: NDArray[np.uint16], wanted: int) -
     return placed
 
 
-def _image(
+def picture(
     rng: np.random.Generator,
     colour: NDArray[np.float64],
     labels: NDArray[np.uint8] | NDArray[np.uint16],
     entries: tuple[LabelEntry, ...],
     kind: PhantomKind,
     seed: int,
+    *,
+    blur: float = 0.6,
+    noise: float = 5.0,
+    grey: bool = False,
 ) -> CaseVolume:
-    """Blur, add noise and wrap; `colour` has shape (3, y, x) on the scale 0..255."""
-    noisy = ndimage.gaussian_filter(colour, (0, 0.6, 0.6)) + rng.normal(0, 5, colour.shape)
+    """Blur, add noise and wrap a picture of one slice.
+
+    Args:
+        rng: Draws the noise.
+        colour: Shape (3, y, x) on the scale 0..255.
+        labels: Label values, shape (y, x).
+        entries: Meaning of the values; those that do not occur are left out.
+        kind: What it imitates.
+        seed: Number of the case.
+        blur: Sigma in pixels.
+        noise: Standard deviation in grey values.
+        grey: Whether all channels get the same noise.
+    """
+    spread = (1, *colour.shape[1:]) if grey else colour.shape
+    noisy = ndimage.gaussian_filter(colour, (0, blur, blur)) + rng.normal(0, noise, spread)
     voxels = np.rint(np.clip(noisy, 0, 255)).astype(np.uint8)[:, None]
     geometry = VolumeGeometry.pixel_grid((1, labels.shape[0], labels.shape[1]))
     present = set(np.unique(labels).tolist())
     reference = LabelMap(labels[None], geometry, tuple(entry for entry in entries if entry.value in present))
-    modality = {PhantomKind.FUNDUS: "fundus", PhantomKind.NUCLEI: "microscopy"}[kind]
     attributes = {"phantom": {"kind": str(kind), "seed": seed}}
-    return CaseVolume(voxels, geometry, (reference,), modality, attributes=attributes)
+    return CaseVolume(voxels, geometry, (reference,), phantom_modality(kind), attributes=attributes)

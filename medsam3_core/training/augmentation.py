@@ -97,9 +97,9 @@ def boxes_of_instances(label_map: Labels) -> tuple[NDArray[np.int64], NDArray[np
 
 
 def _stacked(seen: TrainingSlice) -> Labels:
-    if not seen.concepts:
-        return np.zeros((0, *seen.image.shape[:2]), dtype=np.uint16)
-    return np.stack([concept.labels for concept in seen.concepts])
+    """Label maps of the concepts that are there; the others have nothing to change."""
+    present = [concept.labels for concept in seen.concepts if concept.present]
+    return np.stack(present) if present else np.zeros((0, *seen.image.shape[:2]), dtype=np.uint16)
 
 
 def _with(seen: TrainingSlice, image: Image, label_maps: Labels) -> TrainingSlice:

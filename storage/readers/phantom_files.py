@@ -22,15 +22,17 @@ def write_phantom_dataset(folder: Path, phantoms: PhantomSource, layout: str) ->
     Args:
         folder: Where to write.
         phantoms: Which cases.
-        layout: `image-pairs` for fundus (folders `images/train`, `masks/test`, ..., label values named in
-            `labels.json`), `instance-masks` for nuclei (no splits), `msd` or `nifti-pairs` for CT and MR.
+        layout: `image-pairs` for fundus, ultrasound, dermoscopy and X-ray (folders `images/train`, `masks/test`, ...,
+            label values named in `labels.json`), `instance-masks` for nuclei and endoscopy (no splits), `msd` or
+            `nifti-pairs` for CT and MR.
 
     Raises:
         UsageError: If the kind cannot be written in this layout; lists those that can.
     """
     if (phantoms.kind, layout) not in _WRITERS:
         fitting = ", ".join(name for kind, name in _WRITERS if kind is phantoms.kind)
-        msg = f"phantom {phantoms.kind} cannot be written as {layout!r}; choose {fitting}"
+        remedy = f"choose {fitting}" if fitting else f"read it as phantom:{phantoms.kind}"
+        msg = f"phantom {phantoms.kind} cannot be written as {layout!r}; {remedy}"
         raise UsageError(msg)
     for index in range(phantoms.cases):
         _WRITERS[phantoms.kind, layout](folder, phantoms, index)
@@ -125,7 +127,11 @@ def _keys_by_split(phantoms: PhantomSource) -> dict[str, list[str]]:
 
 _WRITERS: dict[tuple[PhantomKind, str], Callable[[Path, PhantomSource, int], None]] = {
     (PhantomKind.FUNDUS, "image-pairs"): _write_image_pair,
+    (PhantomKind.ULTRASOUND, "image-pairs"): _write_image_pair,
+    (PhantomKind.DERMOSCOPY, "image-pairs"): _write_image_pair,
+    (PhantomKind.XRAY, "image-pairs"): _write_image_pair,
     (PhantomKind.NUCLEI, "instance-masks"): _write_instance_masks,
+    (PhantomKind.ENDOSCOPY, "instance-masks"): _write_instance_masks,
     (PhantomKind.CT, "msd"): _write_msd_case,
     (PhantomKind.MR, "msd"): _write_msd_case,
     (PhantomKind.CT, "nifti-pairs"): _write_nifti_pair,
