@@ -103,7 +103,10 @@ def _stacked(seen: TrainingSlice) -> Labels:
 
 
 def _with(seen: TrainingSlice, image: Image, label_maps: Labels) -> TrainingSlice:
-    concepts = tuple(replace(concept, labels=labels) for concept, labels in zip(seen.concepts, label_maps, strict=True))
+    nothing, changed = np.zeros(image.shape[:2], dtype=np.uint16), iter(label_maps)
+    concepts = tuple(
+        replace(concept, labels=next(changed) if concept.present else nothing) for concept in seen.concepts
+    )
     return replace(seen, image=image, concepts=concepts)
 
 
