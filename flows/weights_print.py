@@ -36,6 +36,8 @@ def say_match(item: Weights) -> None:
     """How the keys of the file were matched: weights are whole or refused, so nothing can be missing here."""
     if item.matched:
         say(f"{item.matched} keys matched, 0 missing, 0 unexpected, {item.dropped} dropped on purpose; values finite")
+    for reason in item.drop_reasons:
+        say(f"dropped: {reason}")
     if item.revision:
         say(f"{item.source} at revision {item.revision}")
 

@@ -57,7 +57,7 @@ class Recipe:
         layout: Engine that lists and reads the files (`image-pairs`, `nifti-pairs`, `msd`, `phantom`, ...).
         structures: Structures in fixed order; the order of label maps in exports.
         modality: `CT`, `MR`, `fundus`, `microscopy`, ...
-        window: Intensity policy, see `medsam3_core.intensity`.
+        window: Intensity policy, see `medsam3_core.intensity`; a structure may have one of its own.
         parameters: What the layout engine needs (patterns, suffixes, label values).
         split: Rule for splits.
         patient_pattern: Regular expression on the case key; its first group is the patient. None: one patient a case.
@@ -120,6 +120,11 @@ class Recipe:
     def seen_by(self, split: str | None) -> list[str]:
         """Public weights that were trained on a case of this split."""
         return [item.weights for item in self.trained_weights if item.saw(split)]
+
+    @property
+    def own_windows(self) -> dict[str, str]:
+        """Intensity policies of the structures that have one of their own, by name."""
+        return {structure.name: structure.window for structure in self.structures if structure.window}
 
     @property
     def case_part_digest(self) -> str:

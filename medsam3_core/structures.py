@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from medsam3_core.errors import CaseDataError, UsageError
 from medsam3_core.geometry import VolumeGeometry
+from medsam3_core.intensity import IntensityPolicy
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
@@ -25,6 +26,8 @@ class Structure:
         instances: Whether the structure comes in countable instances (nuclei, polyps, lesions).
         tubular: Whether its topology matters more than its area (vessels); adds clDice.
         nsd_tolerance: Largest surface distance that counts as agreement, in the unit of the geometry.
+        window: Intensity policy of its own, such as a lung window beside the abdominal one of the cohort; empty for
+            that of the cohort.
     """
 
     name: str
@@ -33,6 +36,7 @@ class Structure:
     instances: bool = False
     tubular: bool = False
     nsd_tolerance: float = 2.0
+    window: str = ""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -41,6 +45,8 @@ class Structure:
         if not self.text.strip():
             msg = f"structure {self.name!r} has an empty text; give it one in the recipe"
             raise UsageError(msg)
+        if self.window:
+            IntensityPolicy.parse(self.window)
         if not self.nsd_tolerance > 0:
             msg = f"structure {self.name!r} has the NSD tolerance {self.nsd_tolerance}; it must be above 0"
             raise UsageError(msg)

@@ -89,7 +89,9 @@ def follow_with_tracker(
     drawn = segmenter.follow(encoding_of, count, prompts, seeds[0].settings)
     for z, on_slice in groupby(drawn, key=lambda one: one.z):
         found: dict[int, list[tuple[int, NDArray[np.bool_], float]]] = {}
+        notes: tuple[str, ...] = ()
         for one in on_slice:
+            notes = one.fallbacks
             number, index = owners[one.index]
             if one.score > _PRESENT and not (z == seeds[number].z and seeds[number].drawn is not None):
                 mask = one.mask
@@ -97,7 +99,8 @@ def follow_with_tracker(
                     found.setdefault(number, []).append((index, mask, one.score))
         for number, parts in found.items():
             objects, masks, scores = zip(*parts, strict=True)
-            yield FollowedSlice(seeds[number], z, _instances(masks, scores), np.array(objects, dtype=np.int64))
+            drawn_here = _instances(masks, scores, notes)
+            yield FollowedSlice(seeds[number], z, drawn_here, np.array(objects, dtype=np.int64))
 
 
 def follow_by_detection(

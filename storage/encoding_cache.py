@@ -30,6 +30,7 @@ from medsam3_core.segmenters.protocol import (
     Capabilities,
     FollowedObject,
     FollowingSegmenter,
+    PreparingSegmenter,
     Segmenter,
     SliceImage,
     SliceInstances,
@@ -165,6 +166,15 @@ def cached(segmenter: Segmenter, weights_sha256: str, settings: CacheSettings | 
     return CachedSegmenter(segmenter, weights_sha256, EncodingCache(settings))
 
 
+@dataclass(frozen=True, eq=False)
+class _Slice:
+    """A slice with its encoding from the cache, or ready to be encoded."""
+
+    key: str
+    encoding: Any
+    ready: Any
+
+
 class CachedSegmenter:
     """A segmenter that looks for encodings in a cache before it makes them.
 
@@ -192,15 +202,19 @@ class CachedSegmenter:
         """Precision of the segmenter behind it."""
         return self._segmenter.precision(settings)
 
-    def encode(self, images: Sequence[SliceImage], settings: InferenceSettings) -> list[Any]:
+    def prepare(self, images: Sequence[SliceImage], settings: InferenceSettings) -> list["_Slice"]:
+        """Look for encodings in the cache, and prepare all slices that have none there."""
+        return [self._prepared(image, settings) for image in images]
+
+    def encode(self, images: Sequence[Any], settings: InferenceSettings) -> list[Any]:
         """Encodings from the cache, and all that are not there in one call."""
-        keys = [self._key(image, settings) for image in images]
-        found = [self._read(key, image, settings) for key, image in zip(keys, images, strict=True)]
+        slices = [one if isinstance(one, _Slice) else self._prepared(one, settings) for one in images]
+        found = [one.encoding for one in slices]
         missing = [index for index, encoding in enumerate(found) if encoding is None]
-        made = self._segmenter.encode([images[index] for index in missing], settings) if missing else []
+        made = self._segmenter.encode([slices[index].ready for index in missing], settings) if missing else []
         for index, encoding in zip(missing, made, strict=True):
             found[index] = encoding
-            self._cache.put(keys[index], self._segmenter.pack(encoding))
+            self._cache.put(slices[index].key, self._segmenter.pack(encoding))
         return found
 
     def segment(
@@ -219,6 +233,15 @@ class CachedSegmenter:
         """Follow objects through a volume, where `capabilities.propagation` says that it can."""
         assert isinstance(self._segmenter, FollowingSegmenter)
         return self._segmenter.follow(encoding_of, count, prompts, settings)
+
+    def _prepared(self, image: SliceImage, settings: InferenceSettings) -> "_Slice":
+        key = self._key(image, settings)
+        encoding = self._read(key, image, settings)
+        if encoding is not None:
+            return _Slice(key, encoding, None)
+        if isinstance(self._segmenter, PreparingSegmenter):
+            return _Slice(key, None, self._segmenter.prepare([image], settings)[0])
+        return _Slice(key, None, image)
 
     def _key(self, image: SliceImage, settings: InferenceSettings) -> str:
         identity = self._segmenter.encoding_identity(settings)

@@ -31,6 +31,7 @@ class _StructureSection(_Section):
     instances: bool = False
     tubular: bool = False
     nsd_tolerance: float = Field(default=2.0, gt=0)
+    window: str = ""
 
 
 class _SplitSection(_Section):

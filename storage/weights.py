@@ -24,6 +24,7 @@ class Weights:
         base: File or folder that an adapter is merged into; None for whole weights.
         matched: Keys of the file that hold a tensor of the architecture; 0 where nobody counted.
         dropped: Keys left out on purpose.
+        drop_reasons: Why, each reason with the number of its keys.
         resolutions: Input sides in pixels that they take; empty where nobody looked.
     """
 
@@ -41,4 +42,5 @@ class Weights:
     base: str | None = None
     matched: int = 0
     dropped: int = 0
+    drop_reasons: tuple[str, ...] = ()
     resolutions: tuple[int, ...] = ()

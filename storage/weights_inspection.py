@@ -1,26 +1,31 @@
 """What a checkpoint is: matched tensor by tensor and looked at value by value; brings torch and transformers."""
 
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from medsam3_core.errors import WeightsError
 from medsam3_core.sam3.network import require_finite
 from medsam3_core.segmenters.protocol import Capabilities
 from storage.checkpoints import read_weights, resolve, weights_sha256
-from storage.checkpoints.adapters import is_adapter, read_adapter
+from storage.checkpoints.adapters import base_location, is_adapter, read_adapter
 from storage.checkpoints.hub import SCHEME
 from storage.weights import Weights
+
+Locate = Callable[[str], str]
 
 _SNAPSHOTS = "snapshots"
 """Folder of a Hugging Face cache whose entries are named after commits."""
 
 
-def inspect_location(name: str, location: str, base: str | None = None) -> Weights:
+def inspect_location(name: str, location: str, base: str | None = None, locate: Locate = str) -> Weights:
     """Version 1 of some weights to be, with every fact that the registry keeps.
 
     Args:
         name: Name to be.
         location: File, folder or `hf://` location.
         base: Location of the weights that an adapter belongs to; by default what the adapter says.
+        locate: Turns what an adapter says about its base into a location.
 
     Raises:
         WeightsMismatchError: If anything but every tensor matches.
@@ -30,10 +35,14 @@ def inspect_location(name: str, location: str, base: str | None = None) -> Weigh
     if not path.exists():
         msg = f"no weights at {location}; give a checkpoint file, a Hugging Face folder or hf://owner/name"
         raise WeightsError(msg)
-    base_path = _base_of(path, base)
+    if is_adapter(path):
+        path = read_adapter(path).folder  # its configuration decides, too, what it does to its base
+    found = adapter_base(location, base, locate)
+    base_path = None if found is None else Path(found)
     weights = read_weights(path, base_path)
     require_finite(weights)
     report = weights.report
+    reasons = Counter(report.dropped.values())
     return Weights(
         name=name,
         version=1,
@@ -49,26 +58,34 @@ def inspect_location(name: str, location: str, base: str | None = None) -> Weigh
         base=None if base_path is None else str(base_path),
         matched=len(report.matched),
         dropped=len(report.dropped),
+        drop_reasons=tuple(f"{count} {reason}" for reason, count in reasons.most_common()),
         resolutions=weights.architecture.resolutions,
     )
 
 
-def _base_of(path: Path, base: str | None) -> Path | None:
-    """Where the base of an adapter lies; None for whole weights, which take none."""
+def adapter_base(location: str, base: str | None, locate: Locate) -> str | None:
+    """Location of the weights that an adapter belongs to; None for whole weights, which take none.
+
+    Args:
+        location: File, folder or `hf://` location of the adapter or of whole weights.
+        base: Location of the base as the user gave it; None for what the adapter says.
+        locate: Turns what the adapter says into a location: it may be a name of the registry.
+
+    Raises:
+        WeightsError: If whole weights are given a base, or an adapter has none that can be found.
+    """
+    path = resolve(location)
     if not is_adapter(path):
         if base is not None:
             msg = f"{path} is no LoRA adapter but whole weights; leave out --base"
             raise WeightsError(msg)
         return None
-    said = base or read_adapter(path).base
+    adapter = read_adapter(path)
+    said = base or (locate(adapter.base) if adapter.base else None)
     if said is None:
         msg = f"{path} is a LoRA adapter and does not say on what; name its weights with --base NAME|PATH"
         raise WeightsError(msg)
-    found = resolve(said).absolute()
-    if not found.exists():
-        msg = f"{path} is a LoRA adapter on {said}, which is not here; name its weights with --base NAME|PATH"
-        raise WeightsError(msg)
-    return found
+    return str(resolve(base_location(adapter, said)).absolute())
 
 
 def _revision(location: str, path: Path) -> str:

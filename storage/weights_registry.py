@@ -8,6 +8,7 @@ seconds that planning, SQL and baselines do not need.
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def inspect_weights(store: StoreLayout, name: str, location: Path | str, base: s
     if not is_location(store, str(location)):
         msg = f"no weights at {location}; give a checkpoint file, a Hugging Face folder or hf://owner/name"
         raise WeightsError(msg)
-    return inspect_location(name, str(location), _base_location(store, base))
+    return inspect_location(name, str(location), _base_location(store, base), partial(_named_location, store))
 
 
 def load_unregistered(store: StoreLayout, location: str, device: str, base: str | None = None) -> Segmenter:
@@ -106,8 +107,10 @@ def load_unregistered(store: StoreLayout, location: str, device: str, base: str 
         WeightsError: If it does not load.
     """
     from storage.checkpoints import open_segmenter
+    from storage.weights_inspection import adapter_base
 
-    return open_segmenter(location, device, base=_base_location(store, base))
+    found = adapter_base(location, _base_location(store, base), partial(_named_location, store))
+    return open_segmenter(location, device, base=found)
 
 
 def check_registered(store: StoreLayout, text: str, base: str | None = None) -> Weights:
@@ -124,7 +127,13 @@ def check_registered(store: StoreLayout, text: str, base: str | None = None) -> 
     if found.path is None:
         return found
     seen = inspect_weights(store, found.name, found.path, found.base)
-    return replace(found, matched=seen.matched, dropped=seen.dropped, resolutions=seen.resolutions)
+    return replace(
+        found,
+        matched=seen.matched,
+        dropped=seen.dropped,
+        drop_reasons=seen.drop_reasons,
+        resolutions=seen.resolutions,
+    )
 
 
 def load_segmenter(weights: Weights, device: str) -> Segmenter:
@@ -173,7 +182,7 @@ def registered_weights(store: StoreLayout) -> list[Weights]:
 
 
 def _from_json(value: Mapping[str, Any]) -> Weights:
-    tuples = {"resolutions": tuple(value.get("resolutions", ()))}
+    tuples = {name: tuple(value.get(name, ())) for name in ("resolutions", "drop_reasons")}
     return Weights(**{**value, **tuples, "capabilities": Capabilities(**value["capabilities"])})
 
 
@@ -185,6 +194,14 @@ def _base_location(store: StoreLayout, base: str | None) -> str | None:
         msg = f"{base} has no tensors that an adapter could be merged into; name SAM3 weights"
         raise UsageError(msg)
     return found.path
+
+
+def _named_location(store: StoreLayout, said: str) -> str:
+    """What an adapter says about its base, a name of the registry replaced by where those weights lie."""
+    try:
+        return find_weights(store, said).path or said
+    except UsageError:
+        return said
 
 
 def _built_in(store: StoreLayout, name: str) -> Weights:

@@ -174,6 +174,7 @@ class _CaseWork:
                 {run.run_id: run.settings for run in runs},
                 [structure.name for structure in self._recipe.structures],
                 followed=[run.run_id for run in runs if run.policy.slices is PromptedSlices.KEY],
+                windows=self._recipe.own_windows,
             )
         for run in runs:
             answer = answers[run.run_id]

@@ -50,6 +50,7 @@ def test_vessels_are_tubular_and_the_first_observer_is_primary():
         ({"structures": [{"name": "vessel"}]}, "key 'structures.0.text' is missing; add it"),
         ({"structures": [{"name": "a b", "text": "x"}]}, "structure name 'a b' may hold letters"),
         ({"structures": [{"name": "v", "text": "v", "tubular": "maybe"}]}, "key 'structures.0.tubular'"),
+        ({"structures": [{"name": "v", "text": "v", "window": "soft"}]}, "unknown intensity policy 'soft'"),
         ({"patient_pattern": "Image"}, r"key 'patient_pattern': .*needs a group \( \)"),
         ({"patient_pattern": "("}, "key 'patient_pattern': .*is no regular expression"),
         ({"split": {"test_pattern": "["}}, "key 'split.test_pattern': .*is no regular expression"),

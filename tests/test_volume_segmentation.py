@@ -1,3 +1,4 @@
+import threading
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -5,13 +6,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from medsam3_core.errors import UnsupportedPromptError, UsageError
+from medsam3_core.errors import CaseDataError, UnsupportedPromptError, UsageError
 from medsam3_core.geometry import VolumeGeometry
 from medsam3_core.inference_settings import Dtype, InferenceSettings
 from medsam3_core.prompts import BoxPrompt, SlicePrompt
 from medsam3_core.segmenters.baselines import BASELINES
 from medsam3_core.segmenters.protocol import Capabilities, Segmenter, SliceInstances
-from medsam3_core.volume_segmentation import segment_volume
+from medsam3_core.volume_segmentation import VolumeRequest, segment_volume, segment_volumes
 
 SHAPE = (5, 8, 8)
 GEOMETRY = VolumeGeometry.pixel_grid(SHAPE)
@@ -101,6 +102,59 @@ def test_each_window_is_loaded_as_such():
     assert sorted(slices.loaded) == [(0, "ct:40,400"), (0, "minmax")]
 
 
+def test_a_structure_with_a_window_of_its_own_is_shown_in_it_unless_the_settings_name_one():
+    slices, windows = Slices(), {"lung": "ct:-600,1500"}
+    settings = {"a": InferenceSettings(), "b": InferenceSettings(window="minmax")}
+    prompts = {run: texts(2, structures=("liver", "lung")) for run in settings}
+    result = segment(BrightPixels(), slices, prompts, settings, ("liver", "lung"), windows=windows)
+    assert sorted(slices.loaded) == [(2, "ct:-600,1500"), (2, "minmax"), (2, "recipe")]
+    assert all((result[run].labels(name)[2] > 0).sum() == 3 * 4 for run in settings for name in ("liver", "lung"))
+
+
+def test_slices_of_several_volumes_share_the_passes_of_the_encoder():
+    segmenter = BrightPixels()
+    requests = [
+        VolumeRequest(Slices(), GEOMETRY, {"a": texts(*zs)}, {"a": InferenceSettings()}, ("liver",))
+        for zs in ((0, 1, 2), (4,), (3,))
+    ]
+    answers = segment_volumes(segmenter, requests, per_pass=4)
+    assert segmenter.passes == [4, 1]
+    assert [z for z, _, _ in segmenter.encoded] == [0, 1, 2, 4, 3]
+    drawn = [np.unique(np.nonzero(one["a"].labels("liver"))[0]).tolist() for one in answers]
+    assert drawn == [[0, 1, 2], [4], [3]]
+
+
+def test_the_next_slices_are_loaded_while_the_current_ones_are_computed():
+    """Loading slice 1 lets the answer to slice 0 go on: without a second thread neither would ever end."""
+    second_is_loaded = threading.Event()
+
+    class Waiting(BrightPixels):
+        def segment(self, encoding, prompts, settings):
+            assert second_is_loaded.wait(30)
+            return super().segment(encoding, prompts, settings)
+
+    class Noting(Slices):
+        def __call__(self, z, window):
+            if z == 1:
+                second_is_loaded.set()
+            return super().__call__(z, window)
+
+    assert segment(Waiting(), Noting(), {"a": texts(0, 1)})["a"].labels("liver").any()
+
+
+def test_what_cannot_be_loaded_ends_the_pass_when_its_turn_comes():
+    class Damaged(Slices):
+        def __call__(self, z, window):
+            if z == 3:
+                raise CaseDataError("chunk 3 is damaged")
+            return super().__call__(z, window)
+
+    segmenter = BrightPixels()
+    with pytest.raises(CaseDataError, match="chunk 3 is damaged"):
+        segment(segmenter, Damaged(), {"a": texts(1, 2, 3, 4)})
+    assert [z for z, _, _ in segmenter.encoded] == [1, 2]
+
+
 def test_the_network_changes_once_per_resolution_and_not_per_slice():
     segmenter = BrightPixels()
     settings = {
@@ -118,7 +172,7 @@ def test_the_network_changes_once_per_resolution_and_not_per_slice():
     [
         ("cpu", {}, [1] * 5),
         ("cuda:1", {}, [5]),
-        ("cpu", {"slices_per_pass": 2}, [2, 2, 1]),
+        ("cpu", {"per_pass": 2}, [2, 2, 1]),
     ],
 )
 def test_slices_are_encoded_together_where_that_pays(device, more, passes):

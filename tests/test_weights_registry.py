@@ -14,7 +14,13 @@ from medsam3_core.errors import UsageError, WeightsError, WeightsMismatchError
 from storage.atomic_write import read_json, write_json
 from storage.checkpoints import write_untrained
 from storage.store_layout import StoreLayout
-from storage.weights_registry import add_weights, find_weights, load_segmenter, registered_weights
+from storage.weights_registry import (
+    add_weights,
+    find_weights,
+    load_segmenter,
+    load_unregistered,
+    registered_weights,
+)
 from tests.command_line import Medsam3, command_line
 
 COMMIT = "0123456789abcdef" * 2 + "01234567"
@@ -189,6 +195,17 @@ def test_an_adapter_is_registered_on_its_named_base(
     assert tuned.sha256 not in (base.sha256, "")
     assert load_segmenter(tuned, "cpu").capabilities.text
     assert read_json(store.registry_json())["weights"][1]["base"] == base.path
+
+
+def test_an_adapter_that_names_registered_weights_needs_no_option(
+    medsam3: Medsam3, store: StoreLayout, folder: Path, adapter: Path
+) -> None:
+    base = add_weights(store, "tiny", folder)
+    config = json.loads((adapter / "adapter_config.json").read_text()) | {"base_model_name_or_path": "tiny"}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    medsam3("weights", "add", "tuned", adapter)
+    assert find_weights(store, "tuned").base == base.path
+    assert load_unregistered(store, str(adapter), "cpu").capabilities.text
 
 
 def test_a_base_for_whole_weights_is_refused(store: StoreLayout, folder: Path) -> None:

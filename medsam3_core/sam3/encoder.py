@@ -48,15 +48,38 @@ class SliceEncoding:
         return cls(bits.view(torch.bfloat16) if bits.dtype is torch.uint16 else bits, shape_yx)
 
 
-def encode_slices(network: Sam3Network, images: list[NDArray[np.uint8]]) -> list[SliceEncoding]:
+@dataclass(frozen=True, eq=False)
+class PreparedSlice:
+    """A slice, or a tile of one, as the trunk reads it; made on the CPU, in any thread.
+
+    Attributes:
+        pixels: float32, shape (3, side, side), in [-1, 1].
+        shape_yx: Size of the slice in pixels.
+    """
+
+    pixels: torch.Tensor
+    shape_yx: tuple[int, int]
+
+
+def prepare_slice(image: NDArray[np.uint8], resolution: int) -> PreparedSlice:
+    """Bring a slice, uint8 (y, x, 3) of any size, to the model's square."""
+    return PreparedSlice(pixel_values([image], resolution)[0], (image.shape[0], image.shape[1]))
+
+
+def encode_slices(network: Sam3Network, images: Sequence[NDArray[np.uint8]]) -> list[SliceEncoding]:
     """One trunk pass over a batch of slices, uint8 (y, x, 3) of any size."""
+    return encode_prepared(network, [prepare_slice(image, network.architecture.resolution) for image in images])
+
+
+def encode_prepared(network: Sam3Network, slices: Sequence[PreparedSlice]) -> list[SliceEncoding]:
+    """One trunk pass over a batch of prepared slices."""
     trunk = network.detector.vision_encoder.backbone
-    pixels = pixel_values(images, network.architecture.resolution)
+    pixels = torch.stack([one.pixels for one in slices])
     pixels = pixels.to(device=network.device, dtype=network.precision.encoder)
     grid = network.architecture.grid
     tokens = trunk(pixels).last_hidden_state
-    maps = tokens.transpose(1, 2).reshape(len(images), -1, grid, grid)
-    return [SliceEncoding(one.clone(), image.shape[:2]) for one, image in zip(maps, images, strict=True)]
+    maps = tokens.transpose(1, 2).reshape(len(slices), -1, grid, grid)
+    return [SliceEncoding(one.clone(), ready.shape_yx) for one, ready in zip(maps, slices, strict=True)]
 
 
 def detector_features(network: Sam3Network, encoding: SliceEncoding) -> Sam3VisionEncoderOutput:

@@ -38,7 +38,8 @@ class PlacedKey:
     name: str
 
 
-_WRAPPERS = ("module.", "_orig_mod.")
+_WRAPPERS = ("module.", "_orig_mod.", "model.")
+"""Of data-parallel training, `torch.compile` and Lightning."""
 HUGGING_FACE_PREFIXES = {
     Part.DETECTOR: "detector_model.",
     Part.TRACKER: "tracker_model.",

@@ -4,7 +4,7 @@ It is built when first needed, built again when settings ask for another precisi
 when accelerator memory does not suffice.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
@@ -15,7 +15,7 @@ from medsam3_core.sam3.encoder import SliceEncoding
 from medsam3_core.sam3.heads import SliceHeads
 from medsam3_core.sam3.memory_ladder import MemoryLadder
 from medsam3_core.sam3.network import Sam3Network, Sam3Weights, build_network
-from medsam3_core.sam3.precision import Precision, precision_for
+from medsam3_core.sam3.precision import Precision, precision_for, without_autocast
 from medsam3_core.sam3.tokenizer import TextTokenizer
 
 Item = TypeVar("Item")
@@ -92,7 +92,7 @@ class LoadedNetwork:
             torch.OutOfMemoryError: If nothing fits.
         """
         # Not inference_mode: transformers caches position tables, and training in this process may meet them again.
-        with torch.no_grad():
+        with torch.no_grad(), without_autocast(self.device):
             try:
                 return ladder.run(items, compute)
             except torch.OutOfMemoryError:
@@ -100,6 +100,22 @@ class LoadedNetwork:
                     raise
             self._move_to_cpu()
             return ladder.run(items, compute)
+
+    def sweep(self, follow: Callable[[Sam3Network], Iterator[Answer]], settings: InferenceSettings) -> Iterator[Answer]:
+        """What a way through a volume gives; where memory runs out it begins again on the CPU, if that is allowed.
+
+        Raises:
+            torch.OutOfMemoryError: If it does not fit and may not move.
+        """
+        try:
+            yield from follow(self.network_for(settings))
+        except torch.OutOfMemoryError:
+            if not self._may_move():
+                raise
+        else:
+            return
+        self._move_to_cpu()
+        yield from follow(self.network_for(settings))
 
     def _build(self, precision: Precision, resolution: int) -> Sam3Network:
         try:

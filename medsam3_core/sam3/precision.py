@@ -30,6 +30,11 @@ def precision_for(dtype: Dtype, device: str) -> Precision:
     return _PRECISIONS[dtype]
 
 
+def without_autocast(device: str) -> torch.autocast:
+    """A block in which the autocast of a caller does not reach us; `transformers` fails under it on a CPU."""
+    return torch.autocast(torch.device(device).type, enabled=False)
+
+
 def bf16_is_fast(device: str) -> bool:
     """Whether the device multiplies bf16 matrices in hardware (CUDA since Ampere; AMX or AVX512-BF16)."""
     if torch.device(device).type == "cuda":

@@ -19,6 +19,7 @@ from medsam3_core.sam3.encoder import SliceEncoding, TrackerFeatures, tracker_fe
 from medsam3_core.sam3.interactive import Clicks, object_clicks
 from medsam3_core.sam3.network import TRACKER_DTYPE, Sam3Network
 from medsam3_core.sam3.postprocess import masks_at
+from medsam3_core.sam3.precision import without_autocast
 from medsam3_core.sam3.propagation_tracker import PropagationTracker
 
 EncodingOf = Callable[[int], SliceEncoding]
@@ -39,6 +40,7 @@ class TrackedSlice:
         mask_logits: Shape (h, w) at the size of the mask head.
         object_logit: Above 0 where the object is there at all.
         shape_yx: Size of the slice.
+        fallbacks: What was done to fit.
     """
 
     index: int
@@ -46,6 +48,7 @@ class TrackedSlice:
     mask_logits: torch.Tensor
     object_logit: float
     shape_yx: tuple[int, int]
+    fallbacks: tuple[str, ...] = ()
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -91,7 +94,7 @@ def _sweep(
 ) -> Iterator[TrackedSlice]:
     for z in order:
         active = [track for track in tracks if (z < track.start if reverse else z >= track.start)]
-        with torch.no_grad():
+        with torch.no_grad(), without_autocast(str(network.device)):
             encoding = encoding_of(z)
             features = tracker_features(network, encoding)
             drawn = [track.step(z, encoding, features, reverse=reverse) for track in active]
@@ -138,7 +141,7 @@ class _Track:
         output = self._tracker(session, frame_idx=z, reverse=reverse)
         self._forget(z, reverse=reverse)
         logit = float(output.object_score_logits.reshape(-1)[0])
-        return TrackedSlice(self._index, z, output.pred_masks[0, 0], logit, encoding.shape_yx)
+        return TrackedSlice(self._index, z, output.pred_masks[0, 0], logit, encoding.shape_yx, encoding.fallbacks)
 
     def _add_prompt(self, shape_yx: tuple[int, int]) -> None:
         session, prompt = self._session, self._prompt.prompt

@@ -1,7 +1,7 @@
 """`Sam3Segmenter`: SAM3 weights behind the `Segmenter` protocol."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from medsam3_core.errors import UnsupportedPromptError, UsageError
 from medsam3_core.inference_settings import InferenceSettings, Merge
 from medsam3_core.prompts import SlicePrompt, VolumePrompt
-from medsam3_core.sam3.encoder import SliceEncoding, encode_slices
+from medsam3_core.sam3.encoder import PreparedSlice, SliceEncoding, encode_prepared, prepare_slice
 from medsam3_core.sam3.loaded_network import LoadedNetwork
 from medsam3_core.sam3.network import Sam3Weights
 from medsam3_core.sam3.postprocess import Detections, boxes_in_pixels, logits_at, mask_limit, masks_at
@@ -20,6 +20,15 @@ from medsam3_core.sam3.tiling import Tile, TileAnswer, TiledEncoding, join_tiles
 from medsam3_core.segmenters.protocol import Capabilities, SliceInstances
 
 Encoding = SliceEncoding | TiledEncoding
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedTiles:
+    """A slice ready for the trunk: whole (`tiles` is None), or in tiles."""
+
+    shape_yx: tuple[int, int]
+    tiles: tuple[Tile, ...] | None
+    parts: tuple[PreparedSlice, ...]
 
 
 class Sam3Segmenter:
@@ -66,18 +75,34 @@ class Sam3Segmenter:
         """Precision that these settings mean here: `fp32`, `bf16` or `mixed`."""
         return self._loaded.precision(settings.dtype).name
 
-    def encode(self, images: Sequence[NDArray[np.uint8]], settings: InferenceSettings) -> list[Encoding]:
+    def prepare(self, images: Sequence[NDArray[np.uint8]], settings: InferenceSettings) -> list[PreparedTiles]:
+        """Cut slices into tiles where the settings ask for them, and bring all to the model's square; in any thread.
+
+        Raises:
+            CaseDataError: If a slice has another type or shape, or is too large.
+            UsageError: If the weights do not take the resolution of the settings.
+        """
+        resolution = self.weights.architecture.at(settings.resolution).resolution
+        return [_prepared(image, settings.tiles, resolution) for image in images]
+
+    def encode(
+        self, images: Sequence[NDArray[np.uint8] | PreparedTiles], settings: InferenceSettings
+    ) -> list[Encoding]:
         """Run the trunk over slices, uint8 of shape (y, x, 3) each; with `tiles` above 1 over the tiles of each.
 
         Raises:
             CaseDataError: If a slice has another type or shape, or is too large.
             UsageError: If the weights do not take the resolution of the settings.
         """
-        for image in images:
-            require_slice(image)
-        if settings.tiles == 1:
-            return [*self._encode_whole(images, settings)]
-        return [self._encode_tiles(image, settings) for image in images]
+        loaded = self._loaded
+        ready = [image if isinstance(image, PreparedTiles) else self.prepare([image], settings)[0] for image in images]
+
+        def compute(batch: list[PreparedSlice]) -> list[SliceEncoding]:
+            return encode_prepared(loaded.network_for(settings), batch)
+
+        parts = loaded.run(loaded.images, [part for one in ready for part in one.parts], compute)
+        noted = iter([replace(part, fallbacks=tuple(loaded.images.steps)) for part in parts])
+        return [_joined(one, [next(noted) for _ in one.parts]) for one in ready]
 
     def segment(
         self, encoding: Encoding, prompts: Sequence[SlicePrompt], settings: InferenceSettings
@@ -152,7 +177,11 @@ class Sam3Segmenter:
                     require_inside(one.prompt, encoding.shape_yx)
             return encoding
 
-        yield from propagate(self._loaded.network_for(settings), checked, count, prompts)
+        given: set[tuple[int, int]] = set()
+        for drawn in self._loaded.sweep(lambda network: propagate(network, checked, count, prompts), settings):
+            if (drawn.index, drawn.z) not in given:  # after a move to the CPU the sweeps begin again
+                given.add((drawn.index, drawn.z))
+                yield drawn
 
     def encoding_identity(self, settings: InferenceSettings) -> tuple[str, ...]:
         """All that decides what the encoding of a slice is, apart from slice and weights."""
@@ -177,21 +206,6 @@ class Sam3Segmenter:
         tiles = tiles_of(shape_yx, settings.tiles)
         parts = (SliceEncoding.from_array(part, tile.shape_yx) for part, tile in zip(array, tiles, strict=True))
         return TiledEncoding(shape_yx, tiles, tuple(parts))
-
-    def _encode_whole(self, images: Sequence[NDArray[np.uint8]], settings: InferenceSettings) -> list[SliceEncoding]:
-        loaded = self._loaded
-
-        def compute(batch: list[NDArray[np.uint8]]) -> list[SliceEncoding]:
-            return encode_slices(loaded.network_for(settings), batch)
-
-        encodings = loaded.run(loaded.images, list(images), compute)
-        return [replace(encoding, fallbacks=tuple(loaded.images.steps)) for encoding in encodings]
-
-    def _encode_tiles(self, image: NDArray[np.uint8], settings: InferenceSettings) -> TiledEncoding:
-        shape_yx = (image.shape[0], image.shape[1])
-        tiles = tiles_of(shape_yx, settings.tiles)
-        crops = [image[tile.window] for tile in tiles]
-        return TiledEncoding(shape_yx, tiles, tuple(self._encode_whole(crops, settings)))
 
     def _segment_tiles(
         self, encoding: TiledEncoding, prompts: Sequence[SlicePrompt], settings: InferenceSettings
@@ -226,6 +240,22 @@ class Sam3Segmenter:
         drawn = iter(loaded.run(loaded.prompts, [p for p, by in zip(prompts, clicked, strict=True) if by], click))
         notes = tuple(dict.fromkeys((*encoding.fallbacks, *loaded.prompts.steps)))
         return [_with_notes(next(drawn) if by else next(asked), notes) for by in clicked]
+
+
+def _prepared(image: NDArray[np.uint8], tiles: int, resolution: int) -> PreparedTiles:
+    require_slice(image)
+    shape_yx = (image.shape[0], image.shape[1])
+    if tiles == 1:
+        return PreparedTiles(shape_yx, None, (prepare_slice(image, resolution),))
+    cut = tiles_of(shape_yx, tiles)
+    return PreparedTiles(shape_yx, cut, tuple(prepare_slice(image[tile.window], resolution) for tile in cut))
+
+
+def _joined(slice_: PreparedTiles, parts: list[SliceEncoding]) -> Encoding:
+    if slice_.tiles is None:
+        (whole,) = parts
+        return whole
+    return TiledEncoding(slice_.shape_yx, slice_.tiles, tuple(parts))
 
 
 def _drawn(found: Detections, tile: Tile, settings: InferenceSettings, notes: tuple[str, ...]) -> TileAnswer:

@@ -67,8 +67,11 @@ class Segmenter(Protocol):
         """Precision that these settings mean on this device: `fp32`, `bf16`, `mixed`, or `uint8` for baselines."""
         ...
 
-    def encode(self, images: Sequence[SliceImage], settings: InferenceSettings) -> list[Any]:
-        """Encode slices; each encoding is opaque, belongs to this segmenter and holds all that `segment` needs."""
+    def encode(self, images: Sequence[Any], settings: InferenceSettings) -> list[Any]:
+        """Encode slices, or what `prepare` made of them.
+
+        Each encoding is opaque, belongs to this segmenter and holds all that `segment` needs.
+        """
         ...
 
     def segment(
@@ -81,6 +84,15 @@ class Segmenter(Protocol):
         Raises:
             UnsupportedPromptError: If a prompt's kind is beyond `capabilities`.
         """
+        ...
+
+
+@runtime_checkable
+class PreparingSegmenter(Segmenter, Protocol):
+    """A segmenter that can do a part of `encode` beforehand, in another thread and without its device."""
+
+    def prepare(self, images: Sequence[SliceImage], settings: InferenceSettings) -> list[Any]:
+        """Slices ready for `encode`, which takes them in place of the slices; errors are those of `encode`."""
         ...
 
 
@@ -105,6 +117,11 @@ class FollowedObject(Protocol):
     @property
     def score(self) -> float:
         """Probability that the object is on this slice at all."""
+        ...
+
+    @property
+    def fallbacks(self) -> tuple[str, ...]:
+        """What was done to fit."""
         ...
 
 

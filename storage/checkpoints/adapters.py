@@ -11,6 +11,11 @@ from typing import Any
 import torch
 
 from medsam3_core.errors import WeightsError, WeightsMismatchError
+from medsam3_core.sam3.checkpoint_match import RULES
+from medsam3_core.sam3.key_rules import to_transformers, translate
+from medsam3_core.sam3.key_table import Op
+from medsam3_core.sam3.layouts import Layout, Part, place_keys
+from storage.checkpoints.hub import SCHEME
 from storage.checkpoints.tensor_files import read_tensors
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -18,7 +23,10 @@ ADAPTER_CONFIG = "adapter_config.json"
 _FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _PREFIX = "base_model.model."
 _KEY = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(\.[^.]+)?\.weight")
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _SHOWN = 10
+
+Parts = Mapping[Part, Mapping[str, torch.Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,16 +46,17 @@ class Adapter:
 
 
 def is_adapter(path: Path) -> bool:
-    """Whether a folder holds an adapter rather than weights."""
-    return (path / ADAPTER_CONFIG).is_file()
+    """Whether a folder, or the file of tensors in it, holds an adapter rather than weights."""
+    return (_folder(path) / ADAPTER_CONFIG).is_file()
 
 
-def read_adapter(folder: Path) -> Adapter:
-    """Read a LoRA adapter.
+def read_adapter(path: Path) -> Adapter:
+    """Read a LoRA adapter: its folder, or the file of tensors in it.
 
     Raises:
         WeightsError: If it is no readable LoRA adapter (other methods of PEFT and DoRA included).
     """
+    folder = _folder(path)
     try:
         config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -62,32 +71,90 @@ def read_adapter(folder: Path) -> Adapter:
     return Adapter(folder, config, tensors, config.get("base_model_name_or_path") or None)
 
 
-def merge(adapter: Adapter, base: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Add an adapter to the tensors of its base (`Sam3Model` names); merged tensors are float32.
+def _folder(path: Path) -> Path:
+    return path.parent if path.name in _FILES else path
+
+
+def base_location(adapter: Adapter, said: str) -> str:
+    """Where the base of an adapter lies: a path, a path relative to the adapter, or a repository of the hub.
+
+    Raises:
+        WeightsError: If it is none of them.
+    """
+    if said.startswith(SCHEME):
+        return said
+    for path in (Path(said), adapter.folder / said):
+        if path.exists():
+            return str(path.absolute())
+    if _REPOSITORY.fullmatch(said):
+        return f"{SCHEME}{said}"
+    msg = f"{adapter.folder} is a LoRA adapter on {said}, which is not here; name its weights with --base NAME|PATH"
+    raise WeightsError(msg)
+
+
+def merge(adapter: Adapter, base: Parts) -> dict[Part, dict[str, torch.Tensor]]:
+    """Add an adapter to the tensors of its base; merged tensors are float32.
+
+    An adapter may speak of the modules of `transformers` or of the official code, packed projections included: the way
+    from official to `transformers` tensors is linear, so that an update takes the same way as the tensor itself.
+
+    Args:
+        adapter: The adapter.
+        base: Tensors under their `transformers` names, per part.
 
     Raises:
         WeightsMismatchError: If a tensor of the adapter belongs to no tensor of the base; names the first ten.
     """
-    merged = dict(base)
+    merged = {part: dict(named) for part, named in base.items()}
     pairs: dict[str, dict[str, torch.Tensor]] = {}
     strays: list[str] = []
     for key, tensor in adapter.tensors.items():
         if match := _KEY.fullmatch(key):
-            pairs.setdefault(match["module"], {})[match["side"]] = tensor
-        elif _replaced(key) in base:  # modules_to_save and trained biases come whole
-            merged[_replaced(key)] = tensor
+            pairs.setdefault(_plain(match["module"]), {})[match["side"]] = tensor
+        elif found := _placed(_plain(key), tensor, base):  # modules_to_save and trained biases come whole
+            for part, name, whole in found:
+                merged[part][name] = whole
         else:
             strays.append(key)
     for module, sides in pairs.items():
-        weight = base.get(f"{module}.weight")
-        if weight is None or set(sides) != {"A", "B"} or not _fits(weight, sides):
+        found = _updates(adapter.config, module, sides, base)
+        if not found:
             strays.append(module)
-            continue
-        update = sides["B"].float() @ sides["A"].float()
-        update = update.T if adapter.config.get("fan_in_fan_out") else update
-        merged[f"{module}.weight"] = weight.float() + _scaling(adapter.config, module, sides["A"].shape[0]) * update
+        for part, name, update in found:
+            merged[part][name] = base[part][name].float() + update
     _refuse(strays, adapter)
     return merged
+
+
+def _updates(
+    config: Mapping[str, Any], module: str, sides: Mapping[str, torch.Tensor], base: Parts
+) -> list[tuple[Part, str, torch.Tensor]]:
+    """What one pair of matrices adds to which tensors of the base; empty where it fits none."""
+    if set(sides) != {"A", "B"} or sides["A"].ndim != 2 or sides["A"].shape[0] != sides["B"].shape[-1]:
+        return []
+    update = sides["B"].float() @ sides["A"].float()
+    update = _scaling(config, module, sides["A"].shape[0]) * (update.T if config.get("fan_in_fan_out") else update)
+    names = (f"{module}.weight", f"{module}.in_proj_weight")
+    return next((found for name in names if (found := _placed(name, update, base))), [])
+
+
+def _placed(key: str, tensor: torch.Tensor, base: Parts) -> list[tuple[Part, str, torch.Tensor]]:
+    """A tensor of any layout as tensors of the base; empty where a name or shape does not fit."""
+    for layout in (Layout.HUGGING_FACE, Layout.BARE, Layout.RELEASED):
+        (placed,) = place_keys([key], layout)
+        part = placed.part
+        if part is None or part not in base:
+            continue
+        named = {placed.name: tensor}
+        if layout is not Layout.HUGGING_FACE:
+            translation = translate(placed.name, RULES[part])
+            if translation is None or translation.rule.op is Op.JOIN:
+                continue
+            named = to_transformers(named, RULES[part])
+        own = base[part]
+        if all(name in own and own[name].shape == one.shape for name, one in named.items()):
+            return [(part, name, one) for name, one in named.items()]
+    return []
 
 
 def _scaling(config: Mapping[str, Any], module: str, rank: int) -> float:
@@ -100,12 +167,8 @@ def _by_pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
     return next((value for name, value in patterns.items() if re.fullmatch(rf"(.*\.)?({name})", module)), default)
 
 
-def _fits(weight: torch.Tensor, sides: Mapping[str, torch.Tensor]) -> bool:
-    rank_in, rank_out = sides["A"].shape[0], sides["B"].shape[-1]
-    return weight.ndim == 2 and rank_in == rank_out and weight.numel() == sides["B"].shape[0] * sides["A"].shape[1]
-
-
-def _replaced(key: str) -> str:
+def _plain(key: str) -> str:
+    """A name without what PEFT puts between module and tensor."""
     return key.replace(".modules_to_save.default.", ".").replace(".base_layer.", ".")
 
 
@@ -115,6 +178,6 @@ def _refuse(strays: list[str], adapter: Adapter) -> None:
     first = "\n  ".join(sorted(strays)[:_SHOWN])
     msg = (
         f"{adapter.folder}: {len(strays)} tensors of the adapter fit nothing in its base:\n  {first}\n"
-        "Name the base that it was trained on; adapters are expected on the names of transformers' Sam3Model"
+        "Name the base that it was trained on; modules are known by the names of transformers or of the official code"
     )
     raise WeightsMismatchError(msg)

@@ -15,7 +15,7 @@ from medsam3_core.sam3.checkpoint_match import MatchReport, match_tensors, parts
 from medsam3_core.sam3.layouts import Layout, Part
 from medsam3_core.sam3.network import Sam3Weights, expected_shapes, match_weights, require_finite
 from medsam3_core.sam3.segmenter import Sam3Segmenter
-from storage.checkpoints.adapters import Adapter, is_adapter, merge, read_adapter
+from storage.checkpoints.adapters import Adapter, base_location, is_adapter, merge, read_adapter
 from storage.checkpoints.hub import resolve
 from storage.checkpoints.tensor_files import SUFFIXES, read_tensors
 
@@ -104,14 +104,13 @@ def _stamp(file: Path) -> tuple[int, int, int]:
 
 
 def _adapted(adapter: Adapter, base: Path | str | None) -> Sam3Weights:
-    location = base or adapter.base
-    if location is None:
-        msg = f"{adapter.folder} is a LoRA adapter and does not say on what; name its base weights"
+    said = base or adapter.base
+    if said is None:
+        msg = f"{adapter.folder} is a LoRA adapter and does not say on what; name its weights with --base NAME|PATH"
         raise WeightsError(msg)
-    weights = read_weights(location)
-    detector = merge(adapter, weights.parts[Part.DETECTOR])
+    weights = read_weights(base_location(adapter, str(said)))
     report = replace(weights.report, layout=Layout.LORA, matched=(*weights.report.matched, *adapter.tensors))
-    parts = {**weights.parts, Part.DETECTOR: detector}
+    parts = merge(adapter, weights.parts)
     return replace(weights, parts=parts, report=report, source=str(adapter.folder), reread=None)
 
 

@@ -12,11 +12,11 @@ from safetensors import SafetensorError, safe_open
 
 from medsam3_core.errors import WeightsError
 
-PICKLED = (".pt", ".pth", ".bin")
+PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 SAFETENSORS = ".safetensors"
 SUFFIXES = (SAFETENSORS, *PICKLED)
 
-_NESTS = ("model", "state_dict", "model_state_dict")
+_NESTS = ("model", "state_dict", "model_state_dict", "module")
 _REMEDY = "fetch it again, or save it again as safetensors"
 
 
@@ -27,7 +27,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         WeightsError: If the file is absent, truncated, of another format, or holds anything but tensors.
     """
     if not path.is_file():
-        msg = f"{path}: no such checkpoint; give a .pt, .pth, .bin or .safetensors file or a Hugging Face folder"
+        msg = f"{path}: no such checkpoint; give a .pt, .pth, .bin, .ckpt or .safetensors file or a Hugging Face folder"
         raise WeightsError(msg)
     if path.name.endswith(".index.json"):
         return _read_shards(path)
@@ -65,15 +65,22 @@ def _read_pickled(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _state_dict(content: Any, path: Path) -> dict[str, torch.Tensor]:
-    """Find the state dict in what a training run saved around it."""
+    """Find the state dict in what a training run saved around it.
+
+    A nest comes before the tensors beside it, which are counters and the like.
+    """
     while isinstance(content, Mapping):
-        tensors = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
-        if tensors:
-            return tensors
         nest = next((name for name in _NESTS if isinstance(content.get(name), Mapping)), None)
         if nest is None:
             break
         content = content[nest]
+    tensors = (
+        {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
+        if isinstance(content, Mapping)
+        else {}
+    )
+    if tensors:
+        return tensors
     found = (
         f"a mapping with the keys {[str(key) for key in content][:5]}"
         if isinstance(content, Mapping)

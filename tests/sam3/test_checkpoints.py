@@ -90,11 +90,12 @@ def test_layout_does_not_depend_on_which_key_comes_first(tmp_path):
     same_tensors(read_weights(tmp_path / "sam3.pt"), read_weights(LAYOUTS["released"]))
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "model."])
 @pytest.mark.parametrize("nested", [False, True])
 def test_wrapper_prefixes_are_taken_off(tmp_path, official, tiny_folder, tiny_bare, prefix, nested):
     wrapped = {prefix + key: value for key, value in official.items()}
-    file = save_beside_config(tmp_path, {"model": wrapped, "epoch": 3} if nested else wrapped, tiny_bare)
+    content = {"step": torch.tensor(7), "state_dict": wrapped, "epoch": 3} if nested else wrapped
+    file = save_beside_config(tmp_path, content, tiny_bare, "last.ckpt" if nested else "checkpoint.pt")
     same_tensors(read_weights(file), read_weights(tiny_folder))
 
 
@@ -206,12 +207,12 @@ def test_tensors_are_let_go_after_building_and_read_again_when_needed(tiny_folde
 # ---- Adapters ----
 
 
-def write_adapter(folder, module, rank=2, alpha=8, base=None, **config):
+def write_adapter(folder, module, rank=2, alpha=8, base=None, width=96, packed=1, **config):
     folder.mkdir(exist_ok=True)
     generator = torch.Generator().manual_seed(0)
     tensors = {
-        f"base_model.model.{module}.lora_A.weight": torch.randn(rank, 96, generator=generator),
-        f"base_model.model.{module}.lora_B.weight": torch.randn(96, rank, generator=generator),
+        f"base_model.model.{module}.lora_A.weight": torch.randn(rank, width, generator=generator),
+        f"base_model.model.{module}.lora_B.weight": torch.randn(packed * width, rank, generator=generator),
     }
     save_file(tensors, folder / "adapter_model.safetensors")
     content = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "base_model_name_or_path": base} | config
@@ -241,9 +242,40 @@ def test_adapter_on_an_official_layout(tiny_folder, tiny_bare, tmp_path):
     )
 
 
+@pytest.mark.parametrize("prefix", ["", "detector."])
+def test_adapter_on_official_names_takes_the_way_of_the_packed_projection(tiny_folder, tmp_path, prefix):
+    """What is added to `qkv` is added, a third each, to query, key and value."""
+    module = f"{prefix}backbone.vision_backbone.trunk.blocks.1.attn.qkv"
+    down, up = write_adapter(tmp_path / "adapter", module, rank=2, alpha=2, base=str(tiny_folder), packed=3)
+    base, adapted = (read_weights(path).parts[Part.DETECTOR] for path in (tiny_folder, tmp_path / "adapter"))
+    for part, rows in zip("qkv", (up @ down).chunk(3), strict=True):
+        name = f"vision_encoder.backbone.layers.1.attention.{part}_proj.weight"
+        torch.testing.assert_close(adapted[name], base[name].float() + rows)
+
+
+def test_adapter_on_a_packed_attention_of_torch(tiny_folder, tmp_path):
+    module = "transformer.encoder.layers.0.self_attn"
+    down, up = write_adapter(tmp_path / "adapter", module, rank=8, width=64, packed=3, base=str(tiny_folder))
+    base, adapted = (read_weights(path).parts[Part.DETECTOR] for path in (tiny_folder, tmp_path / "adapter"))
+    name = "detr_encoder.layers.0.self_attn.v_proj.weight"
+    torch.testing.assert_close(adapted[name], base[name].float() + (up @ down).chunk(3)[2])
+
+
+def test_adapter_is_found_by_its_file_and_its_base_beside_it(tiny_folder, tmp_path):
+    shutil.copytree(tiny_folder, tmp_path / "base")
+    write_adapter(tmp_path / "adapter", "vision_encoder.backbone.layers.0.attention.q_proj", base="../base")
+    same_tensors(read_weights(tmp_path / "adapter" / "adapter_model.safetensors"), read_weights(tmp_path / "adapter"))
+
+
+def test_adapter_whose_base_is_not_here_says_so(tmp_path):
+    write_adapter(tmp_path / "adapter", "vision_encoder.backbone.layers.0.attention.q_proj", base="lost")
+    with pytest.raises(WeightsError, match="adapter on lost, which is not here; name its weights with --base"):
+        read_weights(tmp_path / "adapter")
+
+
 def test_adapter_without_base_or_for_another_base_is_refused(tiny_folder, tmp_path):
     write_adapter(tmp_path / "orphan", "vision_encoder.backbone.layers.0.attention.q_proj")
-    with pytest.raises(WeightsError, match="name its base weights"):
+    with pytest.raises(WeightsError, match="name its weights with --base"):
         read_weights(tmp_path / "orphan")
     write_adapter(tmp_path / "foreign", "model.layers.0.self_attn.q_proj", base=str(tiny_folder))
     with pytest.raises(WeightsMismatchError, match=r"model\.layers\.0\.self_attn\.q_proj"):

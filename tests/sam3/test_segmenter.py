@@ -1,5 +1,7 @@
 """SAM3 behind the `Segmenter` protocol: one encoder pass a slice, every kind of prompt, clear refusals."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -164,6 +166,26 @@ def test_precision_changes_with_the_settings_and_never_by_autocast(tiny):
         assert reduced.scores.max() == pytest.approx(full.scores.max(), abs=0.05)
         assert not torch.is_autocast_enabled("cpu")
     assert_same(ask(tiny, image, text(), InferenceSettings(dtype=Dtype.FP32, threshold=0.0)), full)
+
+
+@pytest.mark.filterwarnings("ignore:In CPU autocast")
+def test_autocast_of_a_caller_changes_nothing(tiny):
+    expected = ask(tiny, phantom(1), text())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = ask(tiny, phantom(1), text())
+        assert torch.is_autocast_enabled("cpu")
+    assert not torch.is_autocast_enabled("cpu")
+    np.testing.assert_array_equal(inside.scores, expected.scores)
+    np.testing.assert_array_equal(inside.masks, expected.masks)
+
+
+def test_prepared_slices_are_answered_as_the_slices_themselves(tiny):
+    settings = replace(FP32, tiles=2)
+    for one in (FP32, settings):
+        plain = tiny.encode([phantom(1), phantom(2)], one)
+        ready = tiny.encode(tiny.prepare([phantom(1), phantom(2)], one), one)
+        for first, second in zip(plain, ready, strict=True):
+            np.testing.assert_array_equal(tiny.pack(first), tiny.pack(second))
 
 
 def test_auto_precision_is_mixed_where_bf16_is_fast(monkeypatch):
