@@ -12,9 +12,9 @@ from tasks.ingest_cases import IngestBatch, PendingCase
 from tasks.segment_cases import SegmentBatch
 
 
-def ingest_here(store: StoreLayout, source: str, cohort: str, *, limit: int = 0) -> IngestPlan:
+def ingest_here(store: StoreLayout, source: str, cohort: str, *, reader: str = "auto", limit: int = 0) -> IngestPlan:
     """Ingest all pending cases of a source; the plan."""
-    plan = plan_ingest(store, source, cohort, "auto", None, None, limit)
+    plan = plan_ingest(store, source, cohort, reader, None, None, limit)
     work = IngestBatch(store, cohort, plan.cohort.recipe, plan.source_root)
     cases = [PendingCase(case, fingerprint) for case, fingerprint in plan.pending]
     if cases:

@@ -137,7 +137,7 @@ def test_case_named_three_times_is_kept_once(tmp_path):
         (decathlon(labels={"1": 2.5}), "label '1': 2.5 is neither"),
         (decathlon(training=[{"image": "x"}]), "entry {'image': 'x'} of training needs an image and a label"),
         (decathlon(training={"a": 1}), "training must be a list, got dict"),
-        (nnunet(file_ending=".nrrd"), "file_ending '.nrrd'; only .nii.gz and .nii are read"),
+        (nnunet(file_ending=".nrrd"), "file_ending '.nrrd'; only .nii.gz, .nii, .png, .bmp, .tif"),
     ],
 )
 def test_broken_index_is_named(tmp_path, index, message):

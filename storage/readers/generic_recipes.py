@@ -1,7 +1,6 @@
 """Recipes for sources that nobody wrote a recipe for, from what lies beside the data."""
 
 from pathlib import Path
-from typing import Any
 
 from medsam3_core.errors import UsageError
 from medsam3_core.recipes import Recipe
@@ -63,9 +62,3 @@ def pair_recipe(
         parameters={**patterns, **table.parameters()},
         traps=(f"Derived from file names; name structures and texts in {LABEL_FILE} or give --recipe FILE.",),
     )
-
-
-def first_channel_name(index: dict[str, Any]) -> str:
-    """Name of channel 0 in a `dataset.json`: `channel_names` (nnU-Net) or `modality` (Decathlon)."""
-    channels = index.get("channel_names", index.get("modality", {}))
-    return str(channels.get("0", "unknown")) if isinstance(channels, dict) else "unknown"

@@ -1,6 +1,5 @@
 """Layout `image-pairs`: 2D images and masks, paired by two folders or by an ending. A case is a volume of one slice."""
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +16,11 @@ from storage.readers.listing import to_case_sources
 from storage.readers.pairing import guess_patterns, pair_files, raters_in_order, require_cases
 from storage.readers.parameters import ImagePairParameters, parameters_of
 from storage.readers.pixel_files import Pixels, read_image
+from storage.readers.recognition import explaining_recipes
 from storage.readers.source_files import ARRAY_SUFFIXES, IMAGE_SUFFIXES, naming, visible_files, without_companions
 from storage.readers.source_tables import with_pixel_sizes, with_splits_and_patients
-from storage.recipe_files import builtin_recipes
 
 _DEEP_MODES = ("I", "F")
-_SAMPLE = 500
 
 
 class ImagePairs:
@@ -37,9 +35,8 @@ class ImagePairs:
             UsageError: If a `labels.json` lies in the source and is broken.
         """
         files = visible_files(source, (*IMAGE_SUFFIXES, ".mat"))
-        for recipe in builtin_recipes().values():
-            if recipe.layout == self.name and files and _explains(recipe, files, source.resolve().name):
-                return recipe
+        for recipe in explaining_recipes(self.name, files, source.resolve().name):
+            return recipe
         images = [name for name in files if name.lower().endswith(IMAGE_SUFFIXES)]
         patterns = guess_patterns(images, IMAGE_SUFFIXES)
         if patterns is None:
@@ -99,22 +96,6 @@ def check_window(pixels: Pixels, recipe: Recipe, path: Path) -> None:
     if (largest := float(pixels.voxels.max(initial=0))) > 255:
         msg = f"{path} holds values up to {largest:g}, but recipe {recipe.name!r} has the window identity; use minmax"
         raise CaseDataError(msg)
-
-
-def _explains(recipe: Recipe, files: list[str], folder: str) -> bool:
-    """Whether more than half of the files belong to cases of this recipe, and at least one pair is whole."""
-    parameters = parameters_of(recipe, ImagePairParameters)
-    pattern = re.compile(parameters.image, re.IGNORECASE)
-    if not any(pattern.fullmatch(name) for name in files[:: max(1, len(files) // _SAMPLE)]):
-        return False
-    if recipe.signature is not None:
-        signature = re.compile(recipe.signature, re.IGNORECASE)
-        if not any(signature.search(f"{folder}/{name}") for name in files):
-            return False
-    own = without_companions(files, recipe.companions)
-    found = pair_files(own, parameters)
-    explained = sum(len(item.image) + sum(map(len, item.references.values())) for item in found)
-    return 2 * explained > len(own) and any(item.image and item.references for item in found)
 
 
 def _is_deep(path: Path) -> bool:

@@ -24,6 +24,7 @@ from storage.readers.source_files import IMAGE_SUFFIXES, naming, visible_files
 from storage.recipe_files import builtin_recipes
 
 _RATER = "reference"
+_SPLIT_FOLDERS = ("train", "training", "trainval", "test", "testing", "val", "valid", "validation")
 
 
 class InstanceMasks:
@@ -38,7 +39,8 @@ class InstanceMasks:
             UsageError: If a `labels.json` lies in the source and is broken.
         """
         found = _find(source, InstanceMaskParameters())
-        if not any(item.references for item in found):
+        usable = [item for item in found if item.references and not item.reject_reason and not _is_split(item.key)]
+        if 2 * len(usable) <= len(found):
             return None
         for recipe in builtin_recipes().values():
             if recipe.layout == self.name and 2 * len(_find(source, _parameters(recipe))) > len(found):
@@ -72,6 +74,11 @@ class InstanceMasks:
         with naming(path):
             reference = LabelMap(labels, geometry, entries, _RATER)
             return CaseVolume(pixels.voxels, geometry, (reference,), recipe.modality, attributes=attributes)
+
+
+def _is_split(key: str) -> bool:
+    """Whether a folder is named like a split: `train/images` and `train/masks` hold many cases, not one."""
+    return key.rpartition("/")[2].lower() in _SPLIT_FOLDERS
 
 
 def _generic_recipe(source: Path) -> Recipe:

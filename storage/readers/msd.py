@@ -1,4 +1,4 @@
-"""Layout `msd`: a `dataset.json` of the Medical Segmentation Decathlon or of nnU-Net (raw) with NIfTI files.
+"""Layout `msd`: a `dataset.json` of the Medical Segmentation Decathlon or of nnU-Net (raw) with NIfTI or image files.
 
 Labelled cases are listed: those of `training`, and those in `imagesTs` that have a file in `labelsTs`. Published test
 images without labels are no cases of a cohort that is scored.
@@ -11,20 +11,26 @@ from typing import Any
 
 from medsam3_core.cases import CaseSource, CaseVolume
 from medsam3_core.errors import CaseDataError, UsageError
+from medsam3_core.geometry import VolumeGeometry
 from medsam3_core.recipes import Recipe
-from storage.readers.generic_recipes import first_channel_name, normal_modality, window_for
+from storage.readers.generic_recipes import normal_modality, window_for
+from storage.readers.image_pairs import check_window
+from storage.readers.image_references import check_same_size
 from storage.readers.label_index import parse_labels, read_index, structure_slug
+from storage.readers.label_maps import as_label_map
 from storage.readers.listing import FoundCase, to_case_sources
 from storage.readers.nifti_files import read_nifti
 from storage.readers.nifti_pairs import nifti_case, read_nifti_reference
 from storage.readers.pairing import require_cases
 from storage.readers.parameters import MsdParameters, parameters_of
-from storage.readers.source_files import NIFTI_SUFFIXES, visible_files, without_suffix
+from storage.readers.pixel_files import read_image, read_label_values
+from storage.readers.source_files import IMAGE_SUFFIXES, NIFTI_SUFFIXES, naming, visible_files, without_suffix
 from storage.recipe_files import builtin_recipes
 
 INDEX_FILE = "dataset.json"
 
 _RATER = "reference"
+_ENDINGS = (*NIFTI_SUFFIXES, ".png", ".bmp", ".tif", ".tiff")
 _FOLDERS = (("imagesTr", "labelsTr", "train"), ("imagesTs", "labelsTs", "test"))
 
 
@@ -50,17 +56,24 @@ class Msd:
         for recipe in builtin_recipes().values():
             if recipe.layout == self.name and recipe.parameters.get("dataset_name") == name:
                 return recipe
-        modality = normal_modality(first_channel_name(index))
+        names = channel_names(index)
+        modality = normal_modality(names[0] if names else "unknown")
+        channel = {"channel": names[0] or 0} if len(names) > 1 else {}
+        traps = [f"Derived from {INDEX_FILE}; texts are the names of the labels."]
+        if len(names) > 1:
+            traps.append(
+                f"Of the channels {', '.join(names)} the first is read; choose another with channel in a recipe."
+            )
         return Recipe(
             name=structure_slug(name),
             layout=self.name,
             structures=labels.structures,
             modality=modality,
-            window=window_for(modality),
-            parameters=labels.parameters(),
+            window=_window(index, modality),
+            parameters={**labels.parameters(), **channel},
             licence=str(index.get("licence", index.get("license", "unknown"))),
             citation=str(index.get("reference", "")),
-            traps=(f"Derived from {INDEX_FILE}; texts are the names of the labels.",),
+            traps=tuple(traps),
         )
 
     def list_cases(self, source: Path, recipe: Recipe) -> list[CaseSource]:
@@ -76,8 +89,8 @@ class Msd:
             msg = f"{source / INDEX_FILE} is of {index.get('name')!r}, recipe {recipe.name!r} is for {expected!r}"
             raise UsageError(f"{msg}; choose --reader msd")
         ending = index.get("file_ending", ".nii.gz")
-        if ending not in NIFTI_SUFFIXES:
-            msg = f"{source / INDEX_FILE} has the file_ending {ending!r}; only {' and '.join(NIFTI_SUFFIXES)} are read"
+        if ending not in _ENDINGS:
+            msg = f"{source / INDEX_FILE} has the file_ending {ending!r}; only {', '.join(_ENDINGS)} are read"
             raise UsageError(msg)
         if index.get("training"):
             found = [*_named_cases(source, index), *_cases_in_folders(source, only="test")]
@@ -90,13 +103,58 @@ class Msd:
     def read_case(self, source: Path, case: CaseSource, recipe: Recipe) -> CaseVolume:
         """Image (the chosen channel, if there are several) and its label map."""
         parameters = parameters_of(recipe, MsdParameters)
-        path, channel = _channel_file(source, case, parameters.channel)
+        path, channel = _channel_file(source, case, _channel_number(source, parameters.channel))
+        if path.name.lower().endswith(IMAGE_SUFFIXES):
+            return _image_case(source, path, case, recipe, parameters)
         image = read_nifti(path, channel=channel)
         references = tuple(
             read_nifti_reference(source / files[0], image, recipe, parameters, rater)
             for rater, files in case.references.items()
         )
         return nifti_case(path, image, references, recipe)
+
+
+def channel_names(index: dict[str, Any]) -> list[str]:
+    """Names of the channels in order, from `channel_names` (nnU-Net) or `modality` (Decathlon, nnU-Net v1)."""
+    channels = index.get("channel_names", index.get("modality", {}))
+    if isinstance(channels, list):
+        return [str(name) for name in channels]
+    if not isinstance(channels, dict):
+        return []
+    numbered = {int(key): str(name) for key, name in channels.items() if str(key).isdecimal()}
+    return [numbered[number] for number in sorted(numbered)]
+
+
+def _window(index: dict[str, Any], modality: str) -> str:
+    if index.get("file_ending", ".nii.gz") in NIFTI_SUFFIXES:
+        return window_for(modality)
+    return "identity"
+
+
+def _channel_number(source: Path, channel: int | str | None) -> int | None:
+    """The number of a channel that is named."""
+    if not isinstance(channel, str):
+        return channel
+    names = channel_names(read_index(source / INDEX_FILE))
+    if channel not in names:
+        msg = f"{source / INDEX_FILE} has no channel {channel!r}; it has: {', '.join(names) or 'none'}"
+        raise UsageError(msg)
+    return names.index(channel)
+
+
+def _image_case(source: Path, path: Path, case: CaseSource, recipe: Recipe, parameters: MsdParameters) -> CaseVolume:
+    """A 2D case of nnU-Net: PNG, BMP or TIFF."""
+    pixels = read_image(path)
+    check_window(pixels, recipe, path)
+    geometry = VolumeGeometry.pixel_grid(pixels.shape_zyx)
+    references = []
+    for rater, files in case.references.items():
+        mask = source / files[0]
+        values = read_label_values(mask)
+        check_same_size(values.shape, geometry, mask, path)
+        with naming(mask):
+            references.append(as_label_map(values, geometry, recipe, parameters, rater))
+    return CaseVolume(pixels.voxels, geometry, tuple(references), recipe.modality, attributes=pixels.attributes)
 
 
 def _channel_file(source: Path, case: CaseSource, channel: int | None) -> tuple[Path, int | None]:
@@ -119,14 +177,14 @@ def _named_cases(source: Path, index: dict[str, Any]) -> Iterator[FoundCase]:
     if not isinstance(entries, list):
         msg = f"{path}: training must be a list, got {type(entries).__name__}"
         raise UsageError(msg)
-    present = frozenset(visible_files(source, NIFTI_SUFFIXES))
+    present = frozenset(visible_files(source, _ENDINGS))
     channels = _channels_by_stem(sorted(present))
     for entry in entries:
         if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("image", "label")):
             msg = f"{path}: entry {entry!r} of training needs an image and a label"
             raise UsageError(msg)
         image, label = (PurePosixPath(entry[key]).as_posix() for key in ("image", "label"))
-        stem = without_suffix(image, NIFTI_SUFFIXES)
+        stem = without_suffix(image, _ENDINGS)
         images = (image,) if image in present else channels.get(stem, ())
         missing = [name for name, there in ((image, bool(images)), (label, label in present)) if not there]
         reason = f"{source / missing[0]} is missing but named by {INDEX_FILE}; restore it" if missing else None
@@ -135,8 +193,8 @@ def _named_cases(source: Path, index: dict[str, Any]) -> Iterator[FoundCase]:
 
 def _cases_in_folders(source: Path, only: str | None = None) -> Iterator[FoundCase]:
     """Cases of `imagesTr`, and of `imagesTs` as far as `labelsTs` has their label."""
-    present = visible_files(source, NIFTI_SUFFIXES)
-    labels = {without_suffix(name, NIFTI_SUFFIXES): name for name in present if name.startswith("labels")}
+    present = visible_files(source, _ENDINGS)
+    labels = {without_suffix(name, _ENDINGS): name for name in present if name.startswith("labels")}
     for stem, images in _channels_by_stem(present).items():
         folder, _, key = stem.partition("/")
         for image_folder, label_folder, split in _FOLDERS:
@@ -152,7 +210,7 @@ def _channels_by_stem(files: list[str]) -> dict[str, tuple[str, ...]]:
     channels: dict[str, list[str]] = {}
     for name in files:
         if name.startswith("images"):
-            stem = without_suffix(name, NIFTI_SUFFIXES)
+            stem = without_suffix(name, _ENDINGS)
             head, _, number = stem.rpartition("_")
             is_channel = len(number) == 4 and number.isdecimal() and bool(head)
             channels.setdefault(head if is_channel else stem, []).append(name)

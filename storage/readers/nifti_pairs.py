@@ -12,6 +12,7 @@ from storage.readers.listing import to_case_sources
 from storage.readers.nifti_files import NiftiVolume, read_nifti
 from storage.readers.pairing import guess_patterns, pair_files, raters_in_order, require_cases
 from storage.readers.parameters import LabelParameters, NiftiPairParameters, parameters_of
+from storage.readers.recognition import explaining_recipes
 from storage.readers.source_files import NIFTI_SUFFIXES, naming, visible_files, without_companions
 from storage.readers.source_tables import with_splits_and_patients
 
@@ -22,12 +23,15 @@ class NiftiPairs:
     name = "nifti-pairs"
 
     def recognise(self, source: Path) -> Recipe | None:
-        """A recipe with guessed patterns; `labels.json` beside the data names the structures.
+        """A built-in recipe that explains most files, else one with guessed patterns and the names of `labels.json`.
 
         Raises:
             UsageError: If a `labels.json` lies in the source and is broken.
         """
-        patterns = guess_patterns(visible_files(source, NIFTI_SUFFIXES), NIFTI_SUFFIXES)
+        files = visible_files(source, NIFTI_SUFFIXES)
+        for recipe in explaining_recipes(self.name, files, source.resolve().name):
+            return recipe
+        patterns = guess_patterns(files, NIFTI_SUFFIXES)
         if patterns is None:
             return None
         return pair_recipe(self.name, source, patterns, modality="unknown", window=None, fallback=())

@@ -151,6 +151,70 @@ class ImagePairParameters(FileParameters):
     pixel_size_table: KeyedTable | None = None
 
 
+class SpacingOrder(StrEnum):
+    """Order in which an array file gives its spacing."""
+
+    XYZ = "xyz"
+    ZYX = "zyx"
+
+
+class ArrayParameters(FileParameters, _FindsStructures):
+    """Images and label maps as named arrays in `.npz` or `.h5` files, one file per slice or volume.
+
+    Attributes:
+        image_key: Array with the image: (y, x), (z, y, x), or with colours last where the label map is (y, x).
+        reference_key: Array with the label map; in the image's own file where `references` is empty.
+        spacing_key: Array with the three spacings in mm; files without it are in pixels.
+        spacing_order: Axes of the spacings.
+        texts_key: Dictionary of label value to text that names the structures of each file by itself;
+            `instance_label` in it says whether the values are instances of structure 1.
+        texts: Structure to the texts that mean it; found in the data where the recipe leaves the structures out.
+    """
+
+    image_key: str = "image"
+    reference_key: str = "label"
+    spacing_key: str | None = None
+    spacing_order: SpacingOrder = SpacingOrder.XYZ
+    texts_key: str | None = None
+    texts: dict[str, list[str]] = {}
+
+
+class BidsParameters(LabelParameters, _FindsStructures):
+    """A BIDS dataset with `_dseg` label maps in its derivatives.
+
+    Attributes:
+        suffixes: Suffixes of the images that are segmented, the preferred one first.
+        raters: Pipelines (folders of `derivatives`) or `desc` entities in order, primary first; others follow.
+    """
+
+    suffixes: list[str] = ["T1w", "T2w", "FLAIR", "PDw", "T2starw", "inplaneT1", "ct", "dwi", "bold"]
+    raters: list[str] = []
+
+
+class PolygonXmlParameters(_Parameters):
+    """Images with outlines in one XML file per patient.
+
+    Attributes:
+        image: Regular expression for whole paths of images with the groups `key`, `patient` and `image`.
+        outlines: Regular expression for whole paths of XML files with the group `patient`.
+    """
+
+    image: PathPattern
+    outlines: Annotated[str, AfterValidator(_compiles)]
+
+
+class CocoParameters(_FindsStructures):
+    """Images with instances in a COCO JSON file.
+
+    Attributes:
+        annotations: Regular expression that paths of annotation files must match whole.
+        categories: Structure to the names of its categories; found in the files where the recipe has no structures.
+    """
+
+    annotations: Annotated[str, AfterValidator(_compiles)] = r".*\.json"
+    categories: dict[str, list[str]] = {}
+
+
 class NiftiPairParameters(FileParameters):
     """Pairs of NIfTI files.
 
@@ -166,11 +230,12 @@ class MsdParameters(LabelParameters, _FindsStructures):
 
     Attributes:
         dataset_name: `name` in the dataset.json that this recipe is for; None: any.
-        channel: Which channel to take, counted from 0; None: images with several are rejected.
+        channel: Which channel to take, by number from 0 or by its name in the dataset.json; None: images with several
+            are rejected.
     """
 
     dataset_name: str | None = None
-    channel: Annotated[int, Field(ge=0)] | None = None
+    channel: Annotated[int, Field(ge=0)] | str | None = None
 
 
 class InstanceMaskParameters(_Parameters):
@@ -192,11 +257,15 @@ class PhantomParameters(_Parameters):
 
 
 PARAMETERS: dict[str, type[BaseModel]] = {
+    "arrays": ArrayParameters,
+    "bids": BidsParameters,
+    "coco": CocoParameters,
     "image-pairs": ImagePairParameters,
     "instance-masks": InstanceMaskParameters,
     "nifti-pairs": NiftiPairParameters,
     "msd": MsdParameters,
     "phantom": PhantomParameters,
+    "polygon-xml": PolygonXmlParameters,
 }
 """Layout engine to the model of its parameters."""
 

@@ -1,7 +1,7 @@
 """What a layout engine does: recognise a source folder, list its cases cheaply, read one case whole."""
 
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from medsam3_core.cases import CaseSource, CaseVolume
 from medsam3_core.recipes import Recipe
@@ -29,5 +29,18 @@ class Layout(Protocol):
 
         Raises:
             CaseDataError: If the data are unusable; names file, value and remedy.
+        """
+        ...
+
+
+@runtime_checkable
+class NamesStructures(Protocol):
+    """A layout whose data name their structures."""
+
+    def complete(self, source: Path, recipe: Recipe) -> Recipe:
+        """The recipe with the structures of this source, where it leaves them out.
+
+        Raises:
+            UsageError: If the source names none; names folder and remedy.
         """
         ...

@@ -4,17 +4,31 @@ from pathlib import Path
 
 from medsam3_core.errors import UsageError
 from medsam3_core.recipes import Recipe
+from storage.readers.arrays import Arrays
+from storage.readers.bids import Bids
+from storage.readers.coco import Coco
 from storage.readers.image_pairs import ImagePairs
 from storage.readers.instance_masks import InstanceMasks
 from storage.readers.msd import Msd
 from storage.readers.nifti_pairs import NiftiPairs
 from storage.readers.phantom import PREFIX, Phantom, PhantomSource
-from storage.readers.protocol import Layout
+from storage.readers.polygon_xml import PolygonXml
+from storage.readers.protocol import Layout, NamesStructures
 from storage.recipe_files import builtin_recipes, load_recipe
 
 AUTO = "auto"
 
-_ENGINES: tuple[Layout, ...] = (Phantom(), Msd(), InstanceMasks(), NiftiPairs(), ImagePairs())
+_ENGINES: tuple[Layout, ...] = (
+    Phantom(),
+    Msd(),
+    Bids(),
+    Coco(),
+    InstanceMasks(),
+    NiftiPairs(),
+    PolygonXml(),
+    Arrays(),
+    ImagePairs(),
+)
 LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in _ENGINES}
 """Layout engines by name, in the order in which `auto` tries them."""
 
@@ -46,10 +60,9 @@ def find_reader(source: str, reader: str = AUTO, recipe_file: Path | None = None
         if reader not in (AUTO, recipe.layout, recipe.name):
             msg = f"reader {reader!r} contradicts {recipe_file}, whose layout is {recipe.layout!r}; leave --reader out"
             raise UsageError(msg)
-        return LAYOUTS[recipe.layout], recipe
+        return _completed(path, recipe)
     if reader in builtin_recipes():
-        recipe = builtin_recipes()[reader]
-        return LAYOUTS[recipe.layout], recipe
+        return _completed(path, builtin_recipes()[reader])
     return _recognise(path, reader)
 
 
@@ -63,6 +76,11 @@ def layout_of(recipe: Recipe) -> Layout:
         msg = f"recipe {recipe.name!r} has the unknown layout {recipe.layout!r}; there are {', '.join(LAYOUTS)}"
         raise UsageError(msg)
     return LAYOUTS[recipe.layout]
+
+
+def _completed(path: Path, recipe: Recipe) -> tuple[Layout, Recipe]:
+    layout = LAYOUTS[recipe.layout]
+    return layout, layout.complete(path, recipe) if isinstance(layout, NamesStructures) else recipe
 
 
 def _recognise(path: Path, reader: str) -> tuple[Layout, Recipe]:

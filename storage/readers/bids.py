@@ -1,0 +1,150 @@
+"""Layout `bids`: a BIDS dataset whose derivatives hold discrete segmentations (`_dseg.nii.gz`) with their label table.
+
+Raters are the pipelines that drew the segmentations (the folders of `derivatives/`), with their `desc` where a pipeline
+has several.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from medsam3_core.cases import CaseSource, CaseVolume
+from medsam3_core.errors import UsageError
+from medsam3_core.recipes import Recipe
+from medsam3_core.structures import Structure
+from storage.readers.bids_names import BidsFile, label_table_for, parse_bids, subject_splits
+from storage.readers.generic_recipes import normal_modality, window_for
+from storage.readers.label_index import read_index, structure_slug
+from storage.readers.listing import FoundCase, to_case_sources
+from storage.readers.nifti_files import read_nifti
+from storage.readers.nifti_pairs import nifti_case, read_nifti_reference
+from storage.readers.pairing import require_cases
+from storage.readers.parameters import BidsParameters, parameters_of
+from storage.readers.source_files import NIFTI_SUFFIXES, visible_files
+
+DESCRIPTION = "dataset_description.json"
+_REFERENCE = "dseg"
+
+
+class Bids:
+    """Engine of the layout `bids`."""
+
+    name = "bids"
+
+    def recognise(self, source: Path) -> Recipe | None:
+        """A recipe from the label tables, where there is a `_dseg` file with a BIDS name.
+
+        Raises:
+            UsageError: If the description or a label table is broken.
+        """
+        files = _files(source)
+        if not any(item.suffix == _REFERENCE for item in files):
+            return None
+        has_description = (source / DESCRIPTION).is_file()
+        description = read_index(source / DESCRIPTION) if has_description else {}
+        recipe = Recipe(
+            name=structure_slug(str(description.get("Name", source.resolve().name))),
+            layout=self.name,
+            structures=(),
+            modality=_modality(files),
+            window=window_for(_modality(files)),
+            licence=str(description.get("License", "unknown")),
+            citation=str(description.get("HowToAcknowledge", description.get("DatasetDOI", ""))),
+            traps=("Derived from the label tables; texts are the names of the labels.",),
+        )
+        return self.complete(source, recipe)
+
+    def complete(self, source: Path, recipe: Recipe) -> Recipe:
+        """The recipe with the structures of all label tables, in order of their first value."""
+        if recipe.structures:
+            return recipe
+        values: dict[str, list[int]] = {}
+        texts: dict[str, str] = {}
+        for reference in (item for item in _files(source) if item.suffix == _REFERENCE):
+            for value, name in label_table_for(source, reference).items():
+                slug = structure_slug(name)
+                texts.setdefault(slug, name.replace("_", " ").lower())
+                if value not in values.setdefault(slug, []):
+                    values[slug].append(value)
+        if not values:
+            msg = f"{source} has no label table (_dseg.tsv with the columns index and name); add it or give --recipe"
+            raise UsageError(msg)
+        ordered = sorted(values, key=lambda name: min(values[name]))
+        structures = tuple(Structure(name, texts[name]) for name in ordered)
+        found = {name: sorted(values[name]) for name in ordered}
+        return replace(recipe, structures=structures, parameters={**recipe.parameters, "label_values": found})
+
+    def list_cases(self, source: Path, recipe: Recipe) -> list[CaseSource]:
+        """One case per image that a `_dseg` belongs to; a `_dseg` without image is listed as rejected."""
+        parameters = parameters_of(recipe, BidsParameters)
+        files = _files(source)
+        images = [item for item in files if item.suffix in parameters.suffixes]
+        references = [item for item in files if item.suffix == _REFERENCE]
+        splits = subject_splits(source)
+        found: dict[str, FoundCase] = {}
+        for reference in references:
+            image = _image_of(reference, images, parameters)
+            key = image.key if image else reference.key
+            known = found.get(key) or FoundCase(
+                key,
+                (image.path,) if image else (),
+                {},
+                splits.get(reference.subject),
+                None if image else f"{reference.path}: no image of {reference.subject} belongs to it; add the image",
+                reference.subject,
+            )
+            rater = _rater(reference, references)
+            drawn = {**known.references, rater: (*known.references.get(rater, ()), reference.path)}
+            found[key] = replace(known, references=drawn)
+        checked = [_with_one_file_per_rater(item) for item in found.values()]
+        expected = "images sub-*/**/*.nii.gz and derivatives/*/sub-*/**/*_dseg.nii.gz"
+        return to_case_sources(require_cases(checked, source, expected), recipe)
+
+    def read_case(self, source: Path, case: CaseSource, recipe: Recipe) -> CaseVolume:
+        """Image and one label map per rater, in the order of the recipe, others by name."""
+        parameters = parameters_of(recipe, BidsParameters)
+        path = source / case.image[0]
+        image = read_nifti(path)
+        order = {rater: number for number, rater in enumerate(parameters.raters)}
+        raters = sorted(case.references, key=lambda rater: (order.get(rater, len(order)), rater))
+        references = tuple(
+            read_nifti_reference(source / case.references[rater][0], image, recipe, parameters, rater)
+            for rater in raters
+        )
+        return nifti_case(path, image, references, recipe)
+
+
+def _files(source: Path) -> list[BidsFile]:
+    parsed = (parse_bids(name) for name in visible_files(source, NIFTI_SUFFIXES))
+    return [item for item in parsed if item is not None]
+
+
+def _image_of(reference: BidsFile, images: list[BidsFile], parameters: BidsParameters) -> BidsFile | None:
+    """The image with the same subject, session and acquisition, in the same space, of the most preferred suffix."""
+    fitting = [item for item in images if item.fits(reference)]
+    order = {suffix: number for number, suffix in enumerate(parameters.suffixes)}
+    wanted = reference.entities.get("space", "")
+    if wanted in order:
+        fitting = [item for item in fitting if item.suffix == wanted] or fitting
+    return min(fitting, key=lambda item: (order[item.suffix], item.is_derived, item.path), default=None)
+
+
+def _rater(reference: BidsFile, references: list[BidsFile]) -> str:
+    """The pipeline, or pipeline and `desc` where one pipeline segmented a subject in several ways."""
+    pipeline = reference.pipeline or "raw"
+    ways = {item.entities.get("desc", "") for item in references if (item.pipeline or "raw") == pipeline}
+    desc = reference.entities.get("desc", "")
+    return f"{pipeline}-{desc}" if len(ways) > 1 and desc else pipeline
+
+
+def _with_one_file_per_rater(item: FoundCase) -> FoundCase:
+    for rater, files in item.references.items():
+        if len(files) > 1:
+            reason = f"{item.origin}: rater {rater!r} has {len(files)} segmentations: {', '.join(files)}; keep one"
+            return replace(item, reject_reason=item.reject_reason or reason)
+    return item
+
+
+def _modality(files: list[BidsFile]) -> str:
+    suffixes = {item.suffix for item in files}
+    known = [normal_modality(suffix) for suffix in ("ct", "T1w", "T2w", "FLAIR") if suffix in suffixes]
+    return known[0] if known else "MR"

@@ -1,0 +1,45 @@
+"""Which built-in recipes explain the files of a source."""
+
+import re
+from collections.abc import Iterator
+
+from medsam3_core.recipes import Recipe
+from storage.readers.pairing import pair_files
+from storage.readers.parameters import PARAMETERS, PairParameters
+from storage.readers.source_files import without_companions
+from storage.recipe_files import builtin_recipes
+
+_SAMPLE = 500
+
+
+def explaining_recipes(layout: str, files: list[str], folder: str) -> Iterator[Recipe]:
+    """Built-in recipes of a layout with file patterns that explain a source, in order of name.
+
+    A recipe does where more than half of the files belong to its cases, at least one case is whole, and its signature,
+    if it has one, is found in a path.
+
+    Args:
+        layout: Name of the layout.
+        files: Paths relative to the source.
+        folder: Name of the source folder; stands in front of every path where signatures are looked for.
+    """
+    for recipe in builtin_recipes().values():
+        if recipe.layout == layout and files and _explains(recipe, files, folder):
+            yield recipe
+
+
+def _explains(recipe: Recipe, files: list[str], folder: str) -> bool:
+    parameters = PARAMETERS[recipe.layout].model_validate(recipe.parameters)
+    assert isinstance(parameters, PairParameters)
+    pattern = re.compile(parameters.image, re.IGNORECASE)
+    if not any(pattern.fullmatch(name) for name in files[:: max(1, len(files) // _SAMPLE)]):
+        return False
+    if recipe.signature is not None:
+        signature = re.compile(recipe.signature, re.IGNORECASE)
+        if not any(signature.search(f"{folder}/{name}") for name in files):
+            return False
+    own = without_companions(files, recipe.companions)
+    found = pair_files(own, parameters)
+    explained = sum(len(item.image) + sum(map(len, item.references.values())) for item in found)
+    is_whole = any(item.image and (item.references or not parameters.references) for item in found)
+    return 2 * explained > len(own) and is_whole
