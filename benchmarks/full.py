@@ -1,11 +1,13 @@
 """`make full`: checkpoints of the real size through everything a user does with them, killed and resumed on the way.
 
-    python -m benchmarks.full [--folder DIR] [--tiny] [--data DIR]
+    python -m benchmarks.full [--folder DIR] [--part weights|fundus|ct] [--tiny] [--data DIR]
 
 Writes 840-million-parameter checkpoints (seeded, untrained) in the released and the bare layout into a folder outside
-the repository, adds them, predicts on CHASE_DB1 with every kind of prompt, benchmarks two images with both, kills the
-benchmark in between, resumes it, and benchmarks other prompts with warm encodings. Prints a log with wall times and
-the highest resident memory of all processes of a step. The abdominal CT takes part where a reader for it exists.
+the repository and adds them. Then, with both: predicts on CHASE_DB1 with every kind of prompt, benchmarks two images,
+kills the benchmark in between, resumes it, and benchmarks other prompts with warm encodings. Then the abdominal CT, at
+504 pixels: a box on one slice followed by the tracker, killed and resumed, a text on every slice that shows the liver,
+and `segment`. Prints a log with wall times and the highest resident memory of all processes of a step. `--part`
+(repeated) runs parts of it on a folder that is kept.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +29,7 @@ from storage.sql_guard import run_sql
 from storage.store_layout import StoreLayout
 
 ROOT = Path(__file__).parents[1]
+PARTS = ("weights", "fundus", "ct")
 _POLL_SECONDS = 0.2
 _FIRST_DONE_LIMIT_SECONDS = 3600
 
@@ -49,17 +53,23 @@ class FullRun:
         self.store = StoreLayout(folder / "store")
         self._environment = {**os.environ, "MEDSAM3_STORE": str(self.store.root), "HF_HUB_OFFLINE": "1"}
 
-    def run(self) -> None:
-        """Everything; the first step that ends otherwise than it should ends the run with exit code 1."""
+    def run(self, parts: Sequence[str]) -> None:
+        """Parts in order; the first step that ends otherwise than it should ends the run with exit code 1."""
+        for name, part in {"weights": self._weights, "fundus": self._fundus, "ct": self._computed_tomography}.items():
+            if name in parts:
+                part()
+
+    def _weights(self) -> None:
         size = ["--tiny"] if self.tiny else []
         self._say("write checkpoints", self._python("-m", "benchmarks.full_weights", str(self.folder), *size))
         self._medsam3("add, released layout", "weights", "add", "released", str(self.folder / RELEASED))
         self._medsam3("add, bare layout", "weights", "add", "bare", str(self.folder / BARE))
         self._medsam3("check", "weights", "check", "released")
+
+    def _fundus(self) -> None:
         self._predict()
         self._medsam3("ingest", "ingest", str(self.data / "CHASE_DB1"), "--cohort", "chase", "--limit", "2")
         self._kill_and_resume()
-        self._computed_tomography()
 
     def _predict(self) -> None:
         image = str(self.data / "CHASE_DB1" / "Image_01L.jpg")
@@ -81,7 +91,7 @@ class FullRun:
         both = ("--cohort", "chase", "--weights", "released", "--weights", "bare", "--split", "all")
         cached = ("--cache-encodings", "2GB")
         words = ("benchmark", *both, "--prompt", "text", *cached)
-        self._killed_after_the_first_outcome(*words)
+        self._killed("after the first outcomes", self._any_outcome, *words)
         before = self._outcomes()
         self._medsam3("benchmark resumed", *words)
         after = self._outcomes()
@@ -94,22 +104,30 @@ class FullRun:
         for row in self._seconds():
             print(f"    {row['weights']} {row['prompt']}: {row['seconds']:.1f} s of inference per image")
 
-    def _killed_after_the_first_outcome(self, *words: str) -> None:
+    def _killed(self, when: str, reached: Callable[[], bool], *words: str) -> None:
+        """Run a command until something is reached, then kill it and its workers without a word."""
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows", *words], env=self._environment, start_new_session=True,
+            [sys.executable, "-m", "flows", *words], cwd=ROOT, env=self._environment, start_new_session=True,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         watch = _Watch(process.pid)
-        while process.poll() is None and not list(self.store.runs().glob("*/outcomes/*.parquet")):
+        while process.poll() is None and not reached():
             watch.look()
             if watch.seconds > _FIRST_DONE_LIMIT_SECONDS:
                 break
-        os.killpg(process.pid, signal.SIGKILL)
+        ended = process.poll() is not None
+        if not ended:
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         for child in watch.seen:
             if child.is_running():
                 child.kill()
-        self._say("benchmark, killed (SIGKILL) after the first outcomes", Step(0, watch.seconds, watch.peak, "", ""))
+        self._say(f"{words[0]}, killed (SIGKILL) {when}", Step(0, watch.seconds, watch.peak, "", ""))
+        if ended:
+            sys.exit(f"it ended before it could be killed: exit code {process.returncode}")
+
+    def _any_outcome(self) -> bool:
+        return bool(list(self.store.runs().glob("*/outcomes/*.parquet")))
 
     def _outcomes(self) -> list[tuple[object, ...]]:
         query = "SELECT run_id, case_id, status, finished_at FROM outcomes"
@@ -125,14 +143,27 @@ class FullRun:
     def _computed_tomography(self) -> None:
         source = str(self.data / "ct_abdomen")
         step = self._flows("ingest", source, "--cohort", "ct")
-        if step.code == 2:  # wrong input: nothing here reads it
-            print(f"CT: SKIPPED, this version reads no DICOM yet:\n{step.err.strip()}")
-            return
         self._say("ingest CT", step)
         if step.code != 0:
             sys.exit(f"ingest CT: exit code {step.code}\n{step.err}")
-        words = ("--cohort", "ct", "--weights", "released", "--prompt", "box:slices=key", "--split", "all")
-        self._medsam3("benchmark CT, key slice and tracker", "benchmark", *words)
+        size = () if self.tiny else ("--set", "resolution=504")
+        liver = ("--cohort", "ct", "--structure", "liver", "--split", "all", *size)
+        key = ("benchmark", *liver, "--weights", "released", "--prompt", "box:slices=key", "--cache-encodings", "2GB")
+        before = self._encodings()
+        self._killed("after three slices", lambda: self._encodings() >= before + 3, *key)
+        self._medsam3("benchmark CT resumed: key slice and tracker", *key)
+        text = ("benchmark", *liver, "--weights", "bare", "--prompt", "text:slices=reference")
+        self._medsam3("benchmark CT, text, bare", *text)
+        out = self.folder / "segmented"
+        words = ("segment", source, "--weights", "bare", "--text", "liver", "--out", str(out), *size)
+        self._medsam3("segment CT by text, bare", *words)
+        written = sorted(path.name for path in out.rglob("*") if path.is_file())
+        print(f"    {len(written)} files written: {', '.join(written[:4])}")
+        if not written:
+            sys.exit("segment wrote nothing")
+
+    def _encodings(self) -> int:
+        return len(list(self.store.encodings().glob("??/*.npy")))
 
     def _medsam3(self, name: str, *words: str, code: int = 0) -> None:
         step = self._flows(*words)
@@ -198,6 +229,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, help="outside the repository; kept  [default: a temporary one]")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of CHASE_DB1")
+    parser.add_argument("--part", action="append", choices=PARTS, help="only this; repeat for several")
     parser.add_argument("--tiny", action="store_true", help="small checkpoints, for a quick run")
     arguments = parser.parse_args()
     if not (arguments.data / "CHASE_DB1").is_dir():
@@ -208,11 +240,12 @@ def main() -> None:
     print(
         f"{'tiny' if arguments.tiny else 'full size'}, {os.cpu_count()} cores, {memory:.0f} GB, {platform.platform()}"
     )
+    parts = arguments.part or PARTS
     if arguments.folder is not None:
-        FullRun(arguments.folder.resolve(), arguments.data.resolve(), tiny=arguments.tiny).run()
+        FullRun(arguments.folder.resolve(), arguments.data.resolve(), tiny=arguments.tiny).run(parts)
         return
     with tempfile.TemporaryDirectory(prefix="medsam3-full-") as folder:
-        FullRun(Path(folder), arguments.data.resolve(), tiny=arguments.tiny).run()
+        FullRun(Path(folder), arguments.data.resolve(), tiny=arguments.tiny).run(parts)
 
 
 if __name__ == "__main__":
