@@ -141,7 +141,8 @@ def benchmark(
     cls=CommandWithExamples,
     epilog="""medsam3 predict fundus.png --weights sam3 --text vessel --out vessels.png
     medsam3 predict cells.png --weights sam3 --box 10,20,60,80 --box 90,20,140,70,- --out cells.npz
-    medsam3 predict ct.nii.gz --weights sam3 --slice 40 --point 210,180 --point 260,180,- --out liver.nii.gz""",
+    medsam3 predict ct.nii.gz --weights sam3 --slice 40 --point 210,180 --point 260,180,- --out liver.nii.gz
+    medsam3 predict ct.nii.gz --weights sam3 --text liver --out liver.nii.gz""",
 )
 @click.argument("image", type=click.Path(path_type=Path))
 @click.option("--weights", "name", required=True, metavar="NAME|PATH", help="NAME, NAME@N, a checkpoint or hf://...")
@@ -150,7 +151,11 @@ def benchmark(
     "--box", "boxes", multiple=True, metavar="X0,Y0,X1,Y1[,-]", help="Example in pixels; - a counter-example."
 )
 @click.option("--point", "points", multiple=True, metavar="X,Y[,+|-]", help="Point inside (+) or outside (-).")
+@click.option(
+    "--mask", "masks", multiple=True, type=click.Path(path_type=Path), help="Drawn mask of one object, as a file."
+)
 @click.option("--slice", "z", type=int, help="Slice of a volume, from 0.")
+@click.option("--slice-only", "alone", is_flag=True, help="Leave the other slices of a volume alone.")
 @click.option("--threshold", type=float, help="Instances with a score above it are kept.  [default: 0.5]")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Inference setting; repeat for several.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE.png|.npz|.nii.gz")
@@ -161,7 +166,9 @@ def predict(
     texts: tuple[str, ...],
     boxes: tuple[str, ...],
     points: tuple[str, ...],
+    masks: tuple[Path, ...],
     z: int | None,
+    alone: bool,
     threshold: float | None,
     settings: tuple[str, ...],
     out: Path,
@@ -170,13 +177,14 @@ def predict(
     """Segment one image (PNG, JPEG, TIFF or NIfTI) and write every instance.
 
     Boxes show examples of what to find; with --set mode=interactive each box is one object to draw. All points are one
-    object, together with at most one box. FILE.npz holds masks, scores and boxes, FILE.png is a picture, FILE.nii.gz
-    a label map; of a volume it follows what is drawn on --slice through all slices if the weights have a tracker.
+    object, together with at most one box and one mask. FILE.npz holds masks, scores and boxes, FILE.png is a picture,
+    FILE.nii.gz a label map. Of a volume, a text without --slice is asked on all slices; what is drawn on --slice is
+    followed through the others, by the tracker if the weights have one, else by detection linked by overlap.
     """
     from flows.predict_command import PredictWords, run_predict
     from storage.store_layout import StoreLayout
 
-    words = PredictWords(image, name, texts, boxes, points, z, threshold, settings, out)
+    words = PredictWords(image, name, texts, boxes, points, masks, z, alone, threshold, settings, out)
     click.echo(str(run_predict(StoreLayout(store), words)))
 
 

@@ -11,12 +11,17 @@ from medsam3_core.prompt_words import assemble_prompts, parse_box, parse_point
 from medsam3_core.segmenters.protocol import Capabilities, Segmenter
 from storage.input_images import InputImage, read_input_image
 from storage.instance_files import InstanceForm, form_of
+from storage.mask_files import read_mask_prompts
 from storage.store_layout import StoreLayout
 from storage.weights import Weights
 from storage.weights_registry import find_weights, is_location, load_segmenter, load_unregistered, registered_weights
-from tasks.predict_image import PredictRecord, PredictRequest, check_request, predict_image, propagate_image
+from tasks.predict_image import PredictRecord, PredictRequest, check_request, predict_image, predict_volume
 
 _MOST_LISTED = 20
+_HEADS = {
+    "interactive": "interactive head, which points, masks and mode=interactive need",
+    "text": "text encoder",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +34,9 @@ class PredictWords:
         texts: Texts, each a prompt of its own.
         boxes: Boxes `x0,y0,x1,y1[,-]`.
         points: Points `x,y[,+|-]`.
-        slice: Slice of a volume; None where there is only one.
+        masks: Files with drawn masks.
+        slice: Slice of a volume; None where there is only one, or a text is asked on all.
+        alone: Whether a volume is segmented on that slice alone.
         threshold: Score above which instances are kept; None leaves it to the settings.
         settings: Inference settings as `key=value`.
         out: File to write.
@@ -40,7 +47,9 @@ class PredictWords:
     texts: tuple[str, ...]
     boxes: tuple[str, ...]
     points: tuple[str, ...]
+    masks: tuple[Path, ...]
     slice: int | None
+    alone: bool
     threshold: float | None
     settings: tuple[str, ...]
     out: Path
@@ -50,34 +59,49 @@ def run_predict(store: StoreLayout, words: PredictWords) -> Path:
     """Segment the image and write the file; returns it."""
     settings = _settings(words)
     boxes, points = [parse_box(text) for text in words.boxes], [parse_point(text) for text in words.points]
-    prompts = assemble_prompts(words.texts, boxes, points, settings.mode)
     form = form_of(words.out)
     image = read_input_image(words.image)
-    z = image.require_slice(words.slice)
+    volume = form is InstanceForm.NIFTI and image.depth > 1
+    everywhere = volume and words.slice is None and bool(words.texts) and not (boxes or points or words.masks)
+    z = None if everywhere else image.require_slice(words.slice)
+    masks = [mask for path in words.masks for mask in read_mask_prompts(path, z or 0)]
+    prompts = assemble_prompts(words.texts, boxes, points, settings.mode, masks)
     caption = f"{words.weights}   {_asked(words)}   {settings.canonical()}"
     request = PredictRequest(z, tuple(prompts), settings, words.out, caption)
     check_request(image, request)
     segmenter = _load(store, words.weights, request)
-    through = form is InstanceForm.NIFTI and image.depth > 1
-    if through and segmenter.capabilities.propagation:
-        say(f"slice {z} is prompted, what is drawn there is followed through all {image.depth} slices by the tracker")
-        record = propagate_image(image, request, segmenter)
-    else:
-        if through:
-            say(f"{words.weights} has no tracker to propagate with: slice {z} alone is segmented, the others stay 0")
-        record = predict_image(image, request, segmenter)
+    through = volume and not words.alone and (everywhere or segmenter.capabilities.follows)
+    if volume:
+        say(_way(words, z, image.depth, segmenter.capabilities, through=through))
+    record = (predict_volume if through else predict_image)(image, request, segmenter)
     _report(record, image, settings)
     return words.out
+
+
+def _way(words: PredictWords, z: int | None, depth: int, can: Capabilities, *, through: bool) -> str:
+    """How a volume is gone through, before it takes its time."""
+    if z is None:
+        return f"asking on all {depth} slices; objects are linked by overlap"
+    if not through:
+        why = "as asked" if words.alone else f"{words.weights} has neither a tracker nor a detector to go on with"
+        return f"slice {z} alone is segmented, the others stay 0: {why}"
+    if can.propagation:
+        return f"slice {z} is prompted, what is drawn there is followed through all {depth} slices by the tracker"
+    return (
+        f"slice {z} is prompted; {words.weights} has no tracker, so what is drawn there is followed through {depth} "
+        "slices by detection on each, linked by overlap"
+    )
 
 
 def _settings(words: PredictWords) -> InferenceSettings:
     given = [] if words.threshold is None else [f"threshold={words.threshold}"]
     settings = InferenceSettings.parse([*words.settings, *given])
-    return replace(settings, mode=PromptMode.INTERACTIVE) if words.points else settings
+    return replace(settings, mode=PromptMode.INTERACTIVE) if words.points or words.masks else settings
 
 
 def _asked(words: PredictWords) -> str:
-    return "; ".join([*map(repr, words.texts), *(f"box {one}" for one in words.boxes), *words.points])
+    clicked = [*words.points, *(f"mask {path.name}" for path in words.masks)]
+    return "; ".join([*map(repr, words.texts), *(f"box {one}" for one in words.boxes), *clicked])
 
 
 def _load(store: StoreLayout, name: str, request: PredictRequest) -> Segmenter:
@@ -129,7 +153,11 @@ def _require_capable(store: StoreLayout, name: str, can: Capabilities, request: 
         if not wanted or getattr(can, need):
             continue
         able = [f"{item.name}@{item.version}" for item in registered_weights(store) if getattr(item.capabilities, need)]
-        what = "interactive head, which points and mode=interactive need" if need == "interactive" else "text encoder"
+        what = (
+            "interactive head, which points, masks and mode=interactive need"
+            if need == "interactive"
+            else "text encoder"
+        )
         does = f"registered weights that have one: {', '.join(able)}" if able else _none_registered(need)
         msg = f"{name} has no {what}; {does}"
         raise UnsupportedPromptError(msg)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from medsam3_core.errors import UsageError
 from medsam3_core.inference_settings import PromptMode
-from medsam3_core.prompts import BoxPrompt, PointPrompt, SlicePrompt
+from medsam3_core.prompts import BoxPrompt, MaskPrompt, PointPrompt, SlicePrompt
 
 NAMELESS = "object"
 """Structure of a prompt that has no text."""
@@ -36,33 +36,52 @@ def parse_point(text: str) -> PointPrompt:
 
 
 def assemble_prompts(
-    texts: Sequence[str], boxes: Sequence[BoxPrompt], points: Sequence[PointPrompt], mode: PromptMode
+    texts: Sequence[str],
+    boxes: Sequence[BoxPrompt],
+    points: Sequence[PointPrompt],
+    mode: PromptMode,
+    masks: Sequence[MaskPrompt] = (),
 ) -> list[SlicePrompt]:
-    """The prompts that texts, boxes and points ask together.
+    """The prompts that texts, boxes, points and masks ask together.
 
     Each text is a prompt of its own; boxes beside one text, or alone, are exemplars of one concept. Points are one
-    object, together with the box if there is one. In interactive mode each box is an object.
+    object, together with the box and the mask if there is one. In interactive mode each box, and always each mask, is
+    an object.
 
     Raises:
         UsageError: If nothing is asked, or it is not clear what belongs together.
     """
     words = list(dict.fromkeys(texts))
-    if not (words or boxes or points):
-        msg = "nothing is asked; give at least one --text, --box or --point"
+    if not (words or boxes or points or masks):
+        msg = "nothing is asked; give at least one --text, --box, --point or --mask"
         raise UsageError(msg)
     if len(words) > 1 and (boxes or points):
         msg = f"{len(words)} texts with boxes or points: unclear which belong together; give one --text, or ask twice"
         raise UsageError(msg)
-    if points and len(boxes) > 1:
-        msg = f"{len(boxes)} boxes with points: all points are one object; give at most one --box with them"
+    for name, given in (("box", boxes), ("mask", masks)):
+        if points and len(given) > 1:
+            msg = (
+                f"{len(given)} {name}{'es' if name == 'box' else 's'} with points: all points are one object; "
+                f"give at most one --{name} with them"
+            )
+            raise UsageError(msg)
+    if boxes and masks and len(boxes) != len(masks):
+        msg = f"{len(boxes)} boxes with {len(masks)} masks: unclear which belong together; give as many of each"
         raise UsageError(msg)
-    if mode is PromptMode.INTERACTIVE and words:
-        msg = "points and mode=interactive do not go with a text, which the interactive head does not read; ask twice"
+    if words and (mode is PromptMode.INTERACTIVE or masks):
+        msg = "points, masks and mode=interactive do not go with a text, which that head does not read; ask twice"
         raise UsageError(msg)
     shown = (tuple(points),) if points else ()
     names: list[str | None] = [*words] or [None]
     return [
-        SlicePrompt(text or NAMELESS, text=text, boxes=tuple(boxes), points=shown, per_instance=bool(boxes or points))
+        SlicePrompt(
+            text or NAMELESS,
+            text=text,
+            boxes=tuple(boxes),
+            points=shown,
+            masks=tuple(masks),
+            per_instance=bool(boxes or points or masks),
+        )
         for text in names
     ]
 

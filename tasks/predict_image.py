@@ -24,14 +24,14 @@ class PredictRequest:
     """What is asked of one image.
 
     Attributes:
-        z: Slice that the prompts are for.
+        z: Slice that the prompts are for; None for every slice of a volume.
         prompts: Prompts, each answered by itself.
         settings: Inference settings; with `merge=auto` every instance above the threshold is kept.
         out: File to write; the end of its name says what.
         caption: What a picture says about itself.
     """
 
-    z: int
+    z: int | None
     prompts: tuple[SlicePrompt, ...]
     settings: InferenceSettings
     out: Path
@@ -78,7 +78,8 @@ def predict_image(image: InputImage, request: PredictRequest, segmenter: Segment
         StoreError: If the file cannot be written.
     """
     started = time.perf_counter()
-    rgb = image.rgb(request.z, request.settings.window)
+    z = image.require_slice(request.z)
+    rgb = image.rgb(z, request.settings.window)
     encoding = segmenter.encode([rgb], request.settings)[0]
     answers = segmenter.segment(encoding, request.prompts, request.settings)
     drawn = [
@@ -86,14 +87,14 @@ def predict_image(image: InputImage, request: PredictRequest, segmenter: Segment
         for prompt, answer in zip(request.prompts, answers, strict=True)
     ]
     seconds = time.perf_counter() - started
-    write_instances(request.out, image, request.z, drawn, request.caption, request.settings.window)
+    write_instances(request.out, image, z, drawn, request.caption, request.settings.window)
     found = [(item.prompt.structure, float(score)) for item in drawn for score in item.instances.scores]
     notes = dict.fromkeys(note for answer in answers for note in answer.fallbacks)
     return PredictRecord(tuple(found), int(bool(found)), seconds, segmenter.device, tuple(notes))
 
 
-def propagate_image(image: InputImage, request: PredictRequest, segmenter: Segmenter) -> PredictRecord:
-    """Answer the prompts on their slice and follow what was drawn through the volume; write a label map.
+def predict_volume(image: InputImage, request: PredictRequest, segmenter: Segmenter) -> PredictRecord:
+    """Answer the prompts on their slice and follow what is drawn, or on every slice; write a label map.
 
     Raises:
         UsageError: If anything but a label map is to be written.
@@ -106,14 +107,15 @@ def propagate_image(image: InputImage, request: PredictRequest, segmenter: Segme
     started = time.perf_counter()
     names = [prompt.structure for prompt in request.prompts]
     merge = Merge.UNION if request.settings.merge is Merge.AUTO else request.settings.merge
+    asked = range(image.depth) if request.z is None else (request.z,)
     answer = segment_volume(
         segmenter,
         image.rgb,
         image.geometry,
-        {_RUN: {request.z: list(request.prompts)}},
+        {_RUN: {z: list(request.prompts) for z in asked}},
         {_RUN: replace(request.settings, merge=merge)},
         names,
-        followed=[_RUN],
+        followed=[] if request.z is None else [_RUN],
     )[_RUN]
     seconds = time.perf_counter() - started
     slices = write_structures(request.out, image, answer)

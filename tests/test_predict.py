@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.command_line import Medsam3, command_line
-from tests.sam3.golden import GOLDEN, LAYOUTS, detector_io, needs_golden
+from tests.sam3.golden import GOLDEN, LAYOUTS, detector_io, needs_golden, tracker_io
 from tests.sam3.segmenters import phantom
 
 AFFINE = np.array([[-1.5, 0.1, 0, 20], [0.1, 1.5, 0, -30], [0, 0, 3, 5], [0, 0, 0, 1]], dtype=float)
@@ -122,7 +122,7 @@ def test_a_slice_of_a_volume_becomes_a_label_map_with_the_affine_of_the_input(
     assert (labels == 1).sum() == 16 * 24
     assert (labels[3, 6:30, 4:20] == 1).all()
     assert (labels == 2).sum() == 10 * 6
-    assert "no tracker to propagate with: slice 3 alone" in done.err
+    assert "slice 3 alone is segmented, the others stay 0: baseline:box has neither a tracker nor" in done.err
     assert "window percentile:0.5,99.5" in done.err
 
 
@@ -188,13 +188,84 @@ def test_a_volume_is_followed_with_the_tracker_from_the_slice_that_is_prompted(
     np.testing.assert_array_equal(nib.load(out).affine, nib.load(volume).affine)
 
 
+def test_without_tracker_a_volume_is_followed_by_detection_and_that_is_said(
+    medsam3: Medsam3, volume: Path, tmp_path: Path
+) -> None:
+    """All slices are alike, so that what is found on one is found on its neighbours, under the same number."""
+    words = ("predict", volume, "--weights", "tiny-untrained", "--text", "liver", "--slice", 2, "--threshold", "0.2")
+    done = medsam3(*words, "--out", tmp_path / "all.nii.gz")
+    assert "has no tracker, so what is drawn there is followed through 5 slices by detection" in done.err
+    assert "note: slices=key without tracker: per-slice detection linked by overlap" in done.err
+    labels = np.asarray(nib.load(tmp_path / "all.nii.gz").dataobj)
+    assert labels.any()
+    assert all(np.array_equal(labels[..., z], labels[..., 2]) for z in range(5))
+    done = medsam3(*words, "--slice-only", "--out", tmp_path / "one.nii.gz")
+    assert "slice 2 alone is segmented, the others stay 0: as asked" in done.err
+    alone = np.asarray(nib.load(tmp_path / "one.nii.gz").dataobj)
+    assert np.flatnonzero(alone.any(axis=(0, 1))).tolist() == [2]
+
+
+def test_a_text_without_slice_is_asked_on_all_slices(medsam3: Medsam3, volume: Path, tmp_path: Path) -> None:
+    words = ("--weights", "tiny-untrained", "--text", "liver", "--out", tmp_path / "all.nii.gz", *FP32)
+    done = medsam3("predict", volume, *words)
+    assert "asking on all 5 slices; objects are linked by overlap" in done.err
+    labels = np.asarray(nib.load(tmp_path / "all.nii.gz").dataobj)
+    assert np.flatnonzero(labels.any(axis=(0, 1))).tolist() == [0, 1, 2, 3, 4]
+
+
+@needs_golden
+@pytest.mark.parametrize("ending", [".png", ".npy", ".nii.gz"])
+def test_a_drawn_mask_is_one_object_of_the_interactive_head(medsam3: Medsam3, tmp_path: Path, ending: str) -> None:
+    height, width = np.asarray(Image.open(GOLDEN / "image.png")).shape[:2]
+    drawn = np.zeros((height, width), dtype=np.uint8)
+    drawn[20:70, 30:90] = 1
+    mask = tmp_path / f"mask{ending}"
+    if ending == ".png":
+        Image.fromarray(drawn * 255).save(mask)
+    elif ending == ".npy":
+        np.save(mask, drawn)
+    else:
+        nib.save(nib.Nifti1Image(drawn.T[..., None], np.eye(4)), mask)
+    words = ("predict", GOLDEN / "image.png", "--weights", LAYOUTS["released"], "--mask", mask)
+    medsam3(*words, "--out", tmp_path / "a.npz")
+    medsam3(*words, "--point", "60,45", "--out", tmp_path / "b.npz")
+    one, both = arrays(tmp_path / "a.npz"), arrays(tmp_path / "b.npz")
+    assert one["masks"].shape == both["masks"].shape == (1, height, width)
+    assert not np.array_equal(one["scores"], both["scores"])
+
+
+@needs_golden
+def test_clicks_on_golden_weights_give_the_official_masks(medsam3: Medsam3, tmp_path: Path) -> None:
+    """The video of the golden files has the size of the model, so that pixels are its pixels."""
+    io = tracker_io()
+    Image.fromarray(io["video_uint8"][0].permute(1, 2, 0).contiguous().numpy()).save(tmp_path / "frame.png")
+    points = zip(io["points"][0].tolist(), io["labels"][0].tolist(), strict=True)
+    clicked = [f"{x},{y},{'+' if label == 1 else '-'}" for (x, y), label in points]
+    words = [word for one in clicked for word in ("--point", one)]
+    cases = {
+        "img_points": words,
+        "img_point_single": words[:2],
+        "img_box": ["--box", ",".join(map(str, io["box_xyxy"].reshape(-1).tolist())), "--set", "mode=interactive"],
+    }
+    for case, asked in cases.items():
+        out = tmp_path / f"{case}.npz"
+        medsam3("predict", tmp_path / "frame.png", "--weights", LAYOUTS["released"], *asked, *FP32, "--out", out)
+        best = int(io[f"{case}.iou"][0].argmax())
+        side = io["video_uint8"].shape[-1]
+        official = torch.nn.functional.interpolate(
+            io[f"{case}.masks"][:, best : best + 1], size=(side, side), mode="bilinear", align_corners=False
+        )
+        assert np.array_equal(arrays(out)["masks"][0], (official[0, 0] > 0).numpy()), case
+        np.testing.assert_allclose(arrays(out)["scores"], [io[f"{case}.iou"][0, best].item()], atol=5e-6)
+
+
 # ---- Refusals: exit code 2, one message, nothing written ----
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), "nothing is asked; give at least one --text, --box or --point"),
+        ((), "nothing is asked; give at least one --text, --box, --point or --mask"),
         (("--text", " "), "text prompt for ' ' is empty"),
         (("--text", "a <|endoftext|> b"), "contains the special token <|endoftext|>"),
         (("--box", "1,2,3"), "box '1,2,3' is not x0,y0,x1,y1"),
@@ -210,6 +281,7 @@ def test_a_volume_is_followed_with_the_tracker_from_the_slice_that_is_prompted(
         (("--text", "a", "--point", "5,5"), "do not go with a text"),
         (("--text", "a", "--text", "b", "--box", "1,1,9,9"), "unclear which belong together"),
         (("--box", "1,1,9,9", "--box", "1,1,8,8", "--point", "5,5"), "all points are one object"),
+        (("--mask", "absent.png"), "no mask at absent.png; give a file that ends in .png"),
         (("--text", "a", "--threshold", "1.5"), "threshold=1.5 is outside"),
         (("--text", "a", "--threshold", "0.4", "--set", "threshold=0.3"), "setting 'threshold' is given twice"),
         (("--text", "a", "--slice", "1"), "slice 1 is outside"),

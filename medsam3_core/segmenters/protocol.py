@@ -23,6 +23,11 @@ class Capabilities:
     interactive: bool = False
     propagation: bool = False
 
+    @property
+    def follows(self) -> bool:
+        """Whether what is drawn on one slice can be followed through a volume, by a tracker or by detection."""
+        return self.propagation or self.text
+
 
 @dataclass(frozen=True, eq=False)
 class SliceInstances:
