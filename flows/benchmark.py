@@ -2,23 +2,24 @@
 
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.clusters import Workers, dask_workers, parse_cluster
 from flows.console import say
+from flows.deployed import store_of
 from flows.progress import reporting
 from medsam3_core.cases import CaseStatus
 from storage.catalog import publish_catalog
 from storage.encoding_cache import CacheSettings, parse_size, prepare_cache, trim_cache
 from storage.run_ledger import unscored_rows, write_outcomes, writing
-from storage.run_planning import BenchmarkPlan, BenchmarkRequest, PlannedCase, WorkGroup, plan_benchmark, record_plan
-from storage.store_layout import StoreLayout, open_store
+from storage.run_planning import BenchmarkPlan, BenchmarkRequest, PlannedCase, WorkGroup, record_plan
+from storage.standing_benchmarks import completed_requests, plan_requests, record_requests
+from storage.store_layout import StoreLayout
 from tasks.batch_stream import BatchSizer, StreamCounts, run_stream
 from tasks.breadcrumbs import BreadcrumbFolder
 from tasks.segment_cases import SegmentBatch
@@ -53,12 +54,12 @@ class BenchmarkSummary:
         return sum(count for status, count in self.computed.items() if status not in ("scored", "rescored"))
 
 
-@flow(name="benchmark", flow_run_name="benchmark-{cohorts}", validate_parameters=False)
+@flow(name="benchmark", flow_run_name="benchmark-{cohorts}")
 def benchmark_cohorts(
-    store: str,
-    cohorts: list[str],
-    weights: list[str],
-    prompts: list[str],
+    store: str = "",
+    cohorts: list[str] | None = None,
+    weights: list[str] | None = None,
+    prompts: list[str] | None = None,
     settings: list[str] | None = None,
     split: str | None = None,
     structures: list[str] | None = None,
@@ -69,37 +70,60 @@ def benchmark_cohorts(
 ) -> BenchmarkSummary:
     """Segment and score every case that has no fresh score yet, for every combination that is asked for.
 
+    Cohorts, weights or prompts that are left out are taken from the benchmarks that were asked for before: with none
+    of the three, everything that is stale is computed.
+
     Args:
-        store: Folder of the store.
-        cohorts: Cohorts by name.
-        weights: Weights as `NAME` or `NAME@N`.
-        prompts: Prompt policies.
+        store: Folder of the store; empty for `$MEDSAM3_STORE`.
+        cohorts: Cohorts by name; none for all that were benchmarked before.
+        weights: Weights as `NAME` or `NAME@N`; none for all that were benchmarked before.
+        prompts: Prompt policies such as `text` or `box:jitter=0.1`; none for all that were asked for before.
         settings: Inference settings as `key=value`.
-        split: Split, `all`, or None for `test` where there is one.
-        structures: Structures; None means all.
+        split: Split, `all`, or nothing for `test` where the cohort has one and all cases otherwise.
+        structures: Structures; none means all.
         limit: At most so many cases per cohort; 0 means all.
         retry: Whether rejected, failed and crashed cases are tried again.
         cluster: Cluster by name.
         cache_encodings: Size of the cache of slice encodings in the store, such as `20GB`; empty for none.
     """
-    layout = open_store(Path(store))
+    layout = store_of(store)
     request = BenchmarkRequest(
-        tuple(cohorts),
-        tuple(weights),
-        tuple(prompts),
+        tuple(cohorts or ()),
+        tuple(weights or ()),
+        tuple(prompts or ()),
         tuple(settings or ()),
         split,
         tuple(structures or ()),
         limit,
         retry,
     )
-    with writing(layout, plan_benchmark(layout, request).run_ids):
-        plan = plan_benchmark(layout, request)  # again, now that nobody else writes these runs
+    return compute_requests(layout, completed_requests(layout, request), cluster, cache_encodings)
+
+
+def compute_requests(
+    store: StoreLayout,
+    requests: Sequence[BenchmarkRequest],
+    cluster: str,
+    cache_encodings: str = "",
+    narrowed: Callable[[BenchmarkPlan], BenchmarkPlan] = lambda plan: plan,
+) -> BenchmarkSummary:
+    """Compute what is stale of some requests, inside a flow.
+
+    Args:
+        store: The store.
+        requests: What is wanted.
+        cluster: Cluster by name.
+        cache_encodings: Size of the cache of slice encodings; empty for none.
+        narrowed: Takes from the plan what must not be done.
+    """
+    with writing(store, plan_requests(store, requests).run_ids):
+        plan = narrowed(plan_requests(store, requests))  # again, now that nobody else writes these runs
         for group in plan.groups:
-            record_plan(layout, group)
-            record_rejected(layout, group)
-        counts = _compute(layout, plan, cluster, cache_encodings)
-    publish_catalog(layout)
+            record_plan(store, group)
+            record_rejected(store, group)
+        record_requests(store, plan, requests)
+        counts = _compute(store, plan, cluster, cache_encodings)
+    publish_catalog(store)
     computed: Counter[str] = Counter()
     for one in counts:
         computed.update(one.statuses)

@@ -1,35 +1,72 @@
 """What `medsam3 benchmark` says and returns around the flow."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from flows.console import say
 from storage.encoding_cache import parse_size
-from storage.run_planning import BenchmarkPlan, BenchmarkRequest, plan_benchmark
+from storage.run_estimates import Estimate, estimate_plan, total_seconds
+from storage.run_planning import BenchmarkPlan, BenchmarkRequest
+from storage.standing_benchmarks import completed_requests, plan_requests
 from storage.store_layout import existing_store, open_store
 
 
-def show_plan(root: Path, request: BenchmarkRequest) -> int:
-    """Say what would be computed; exit code 0."""
-    plan = plan_benchmark(existing_store(root), request)
+def show_plan(root: Path, request: BenchmarkRequest, cluster: str = "local") -> int:
+    """Say what would be computed and how long that took before; exit code 0."""
+    from flows.clusters import parse_cluster, worker_count
+
+    store = existing_store(root)
+    plan = plan_requests(store, completed_requests(store, request))
     _say_refused(plan)
-    for line in plan_lines(plan):
+    estimates = estimate_plan(store, plan)
+    for line in plan_lines(plan, estimates):
         print(line)  # noqa: T201 - the plan is the answer
+    workers = worker_count(parse_cluster(cluster), [group.weights for group in plan.groups])
+    print(_total_line(plan, estimates, workers))  # noqa: T201
     return 0
 
 
-def plan_lines(plan: BenchmarkPlan) -> list[str]:
-    """One line per run: what is fresh, to segment, to score again, rejected."""
+def plan_lines(plan: BenchmarkPlan, estimates: Mapping[str, Estimate]) -> list[str]:
+    """One line per run: what is to segment, to score again, rejected, and the time it takes one worker."""
     lines = []
     for group in plan.groups:
         for run in group.runs.values():
             segment = sum(run.run_id in item.run_ids for item in group.pending)
             rescore = sum(run.run_id in item.rescore_ids for item in group.pending)
             rejected = sum(run.run_id in item.run_ids for item in group.rejected)
+            asked = " ".join(part for part in (run.policy.canonical(), run.settings.canonical()) if part != "default")
             lines.append(
-                f"{run.run_id}  {run.cohort}  {run.weights.name}@{run.weights.version}  {run.policy.canonical()}  "
-                f"segment {segment}, score again {rescore}, rejected {rejected}"
+                f"{run.run_id}  {run.cohort}  {run.weights.name}@{run.weights.version}  {asked}  "
+                f"segment {segment}, score again {rescore}, rejected {rejected}{_time_of(estimates[run.run_id])}"
             )
     return lines
+
+
+def _time_of(estimate: Estimate) -> str:
+    if estimate.seconds is None:
+        return "; no past case to estimate from"
+    return f"; about {in_time(estimate.seconds)} (from {estimate.cases} past cases)" if estimate.cases else ""
+
+
+def _total_line(plan: BenchmarkPlan, estimates: Mapping[str, Estimate], workers: int) -> str:
+    fresh = sum(group.fresh for group in plan.groups)
+    stale = sum(len(item.run_ids) + len(item.rescore_ids) for group in plan.groups for item in group.pending)
+    counted = f"{stale} case and run pairs are stale, {fresh} are up to date"
+    seconds = total_seconds(estimates)
+    if not stale:
+        return f"nothing to compute: {counted}"
+    if seconds is None:
+        return f"{counted}; the time is unknown, because some of these weights have never run"
+    return f"{counted}; about {in_time(seconds / workers)} on {workers} worker{'s' if workers > 1 else ''}"
+
+
+def in_time(seconds: float) -> str:
+    """A duration as people say it, two digits at most where it is short."""
+    if seconds < 90:
+        return f"{seconds:.2g} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
 
 
 def run_benchmark(root: Path, request: BenchmarkRequest, cluster: str, cache_encodings: str = "") -> int:
@@ -44,7 +81,7 @@ def run_benchmark(root: Path, request: BenchmarkRequest, cluster: str, cache_enc
     if cache_encodings:
         parse_size(cache_encodings)  # refused before anything starts
     store = open_store(root)
-    plan = plan_benchmark(store, request)
+    plan = plan_requests(store, completed_requests(store, request))
     _say_refused(plan)
     failed = 0
     if plan.pending:

@@ -194,6 +194,13 @@ def _make_cluster(settings: ClusterSettings, count: int) -> Any:
     )
 
 
+def worker_count(settings: ClusterSettings, weights: Sequence[Weights]) -> int:
+    """How many batches a cluster of ours will run at a time; 1 where only its scheduler knows."""
+    if settings.kind is ClusterKind.ADDRESS:
+        return 1
+    return settings.workers or _fitting_workers(os.cpu_count() or 1, weights)
+
+
 def _fitting_workers(cores: int, weights: Sequence[Weights]) -> int:
     largest = max((item.parameters for item in weights), default=0)
     per_worker = _WORKER_BASE_BYTES + largest * _BYTES_PER_PARAMETER

@@ -20,6 +20,7 @@ from medsam3_core.statistics import PairedComparison, compare_pairs, holm, is_re
 from storage.catalog import connect
 from storage.leaderboard_sql import DISTANCES, METRICS
 from storage.store_layout import StoreLayout
+from storage.weights_registry import registered_weights
 
 WORST_CASES = 10
 GROUP_KEYS = ("cohort", "prompt", "settings", "rater")
@@ -184,8 +185,8 @@ def _read_rows(store: StoreLayout, request: ComparisonRequest) -> pd.DataFrame:
     WHERE (len($cohorts) = 0 OR list_contains($cohorts, p.cohort)) AND ($split IS NULL OR p.split = $split)
     ORDER BY p.cohort, p.prompt, r.settings, p.rater, p.structure, p.case_id"""
     parameters = {
-        "base": _checked(request.base),
-        "new": _checked(request.new),
+        "base": _as_recorded(store, _checked(request.base)),
+        "new": _as_recorded(store, _checked(request.new)),
         "cohorts": list(request.cohorts),
         "split": request.split,
     }
@@ -202,6 +203,22 @@ def _checked(weights: str) -> str:
         msg = f"weights {weights!r}: write NAME or NAME@N with a whole number N"
         raise UsageError(msg)
     return weights
+
+
+def _as_recorded(store: StoreLayout, text: str) -> str:
+    """Weights as the rows of their run have them: the same tensors registered again are not run again."""
+    name, _, version = text.partition("@")
+    versions = {item.version: item.sha256 for item in registered_weights(store) if item.name == name}
+    wanted = int(version) if version else max(versions, default=0)
+    with connect(store) as con:
+        rows = con.execute(
+            "SELECT DISTINCT weights, weights_version FROM runs WHERE weights_sha256 = ? ORDER BY ALL",
+            [versions.get(wanted, "")],
+        ).fetchall()
+    if not rows or (name, wanted) in rows:
+        return text
+    known = next((row for row in rows if row[0] == name), rows[0])
+    return f"{known[0]}@{known[1]}"
 
 
 def _nothing_in_common(store: StoreLayout, request: ComparisonRequest) -> str:

@@ -10,6 +10,7 @@ from medsam3_core.cases import CaseStatus
 from medsam3_core.errors import UsageError
 from medsam3_core.inference_settings import InferenceSettings, Merge, PromptMode
 from medsam3_core.prompt_policies import PromptedSlices, PromptPolicy
+from storage.atomic_write import read_json
 from storage.catalog import connect
 from storage.cohorts import CaseRef, Cohort, case_refs, latest_cases, read_cohort
 from storage.parquet_tables import read_table
@@ -127,7 +128,7 @@ def plan_benchmark(store: StoreLayout, request: BenchmarkRequest) -> BenchmarkPl
             for item in weights:
                 taken = [policy for policy in policies if refusal(item, policy, settings) is None]
                 asked = [_run(cohort, item, policy, settings, request.structures) for policy in taken]
-                runs = [_with_planned_structures(connection, cohort, run) for run in asked]
+                runs = [_with_planned_structures(connection, cohort, _as_recorded(store, run)) for run in asked]
                 if runs:
                     groups.append(_work_group(store, connection, cohort, runs, cases, retry=request.retry))
     if not groups:
@@ -184,6 +185,15 @@ def _run(
     names = tuple(item.name for item in cohort.recipe.structures if not chosen or item.name in chosen)
     texts = {item.name: item.text for item in cohort.recipe.structures}
     return Run(weights, cohort.name, policy, policy.prompt_id(texts), settings, names)
+
+
+def _as_recorded(store: StoreLayout, run: Run) -> Run:
+    """The run under the name and version that its rows carry: the same tensors may be registered again as another."""
+    path = store.run_json(run.run_id)
+    if not path.exists():
+        return run
+    known = read_json(path)
+    return replace(run, weights=replace(run.weights, name=known["weights"], version=known["weights_version"]))
 
 
 def _with_planned_structures(connection: DuckDBPyConnection, cohort: Cohort, run: Run) -> Run:

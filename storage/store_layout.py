@@ -96,6 +96,10 @@ class StoreLayout:
         """Folder of what was planned."""
         return self.run(run_id) / "plan"
 
+    def requests(self, run_id: str) -> Path:
+        """Folder of the requests that made the run."""
+        return self.run(run_id) / "requests"
+
     def outcomes(self, run_id: str) -> Path:
         """Folder of the ledger."""
         return self.run(run_id) / "outcomes"
