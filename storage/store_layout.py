@@ -76,6 +76,18 @@ class StoreLayout:
         """The weights registry."""
         return self.weights() / "registry.json"
 
+    def registry_lock(self) -> Path:
+        """Held while the registry is written."""
+        return self.root / ".locks" / "registry.lock"
+
+    def watch_json(self) -> Path:
+        """What the watcher of weights last saw."""
+        return self.weights() / "watch.json"
+
+    def watch_lock(self) -> Path:
+        """Held by the one watcher of a store."""
+        return self.root / ".locks" / "watch.lock"
+
     def built_in_weights(self, name: str) -> tuple[Path, Path]:
         """Folder of weights that come with the product, and the file with what is known about them."""
         return self.weights() / "built-in" / name, self.weights() / "built-in" / f"{name}.json"

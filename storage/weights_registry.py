@@ -16,6 +16,7 @@ from medsam3_core.errors import UsageError, WeightsError
 from medsam3_core.segmenters.baselines import BASELINES
 from medsam3_core.segmenters.protocol import Capabilities, Segmenter
 from storage.atomic_write import read_json, replacing, write_json
+from storage.file_locks import holding
 from storage.store_layout import StoreLayout, check_name
 from storage.weights import Weights
 
@@ -79,15 +80,20 @@ def add_weights(
     if check_name("weights", name) in _BUILT_IN or name.startswith("tiny-"):
         msg = f"weights name {name!r} is built in; choose another"
         raise UsageError(msg)
-    inspected = inspect_weights(store, name, location, base)
-    registered = registered_weights(store)
-    same_name = sorted((item for item in registered if item.name == name), key=lambda item: item.version)
-    if same_name and same_name[-1].sha256 == inspected.sha256:
-        return same_name[-1]
-    version = 1 + (same_name[-1].version if same_name else 0)
-    added = replace(inspected, version=version, note=licence, added_at=datetime.now(UTC).isoformat(timespec="seconds"))
-    write_json(store.registry_json(), {"weights": [asdict(item) for item in (*registered, added)]})
-    return added
+    return register_weights(store, replace(inspect_weights(store, name, location, base), note=licence))
+
+
+def register_weights(store: StoreLayout, inspected: Weights) -> Weights:
+    """Give inspected weights the next version of their name; the same tensors again are the version that they are."""
+    with holding(store.registry_lock(), "the weights registry is being written", wait=True):
+        registered = registered_weights(store)
+        same_name = sorted((item for item in registered if item.name == inspected.name), key=lambda item: item.version)
+        if same_name and same_name[-1].sha256 == inspected.sha256:
+            return same_name[-1]
+        version = 1 + (same_name[-1].version if same_name else 0)
+        added = replace(inspected, version=version, added_at=datetime.now(UTC).isoformat(timespec="seconds"))
+        write_json(store.registry_json(), {"weights": [asdict(item) for item in (*registered, added)]})
+        return added
 
 
 def inspect_weights(store: StoreLayout, name: str, location: Path | str, base: str | None = None) -> Weights:
