@@ -6,7 +6,11 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 # Numbers of tests must not depend on the machine: no telemetry, no network, quiet logs.
 TEST_ENV := DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false HF_HUB_OFFLINE=1
 
-.PHONY: demo test test-long lint types full benchmarks clean
+# Where `make server` listens (on loopback), keeps its database, and which store its flow runs work on.
+PORT ?= 4200
+STORE ?= $(or $(MEDSAM3_STORE),medsam3-store)
+
+.PHONY: demo test test-long lint types full server benchmarks clean
 
 demo: $(VENV)/.installed
 	$(BIN)/medsam3 demo
@@ -27,6 +31,9 @@ types: $(VENV)/.installed-test
 
 full: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.full
+
+server: $(VENV)/.installed
+	$(BIN)/python -m flows.server --port $(PORT) --home .prefect --store $(STORE)
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

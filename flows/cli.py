@@ -12,6 +12,7 @@ import click
 
 from flows.cli_options import FAILED_CASES, INTERRUPTED, WRONG_USAGE, CommandWithExamples, store_option
 from flows.cli_results import RESULT_COMMANDS
+from flows.cli_upkeep import prune, watch
 from flows.cli_weights import weights
 from flows.environment import prepare_environment
 from medsam3_core.errors import Medsam3Error
@@ -196,6 +197,8 @@ def predict(
 
 
 cli.add_command(weights)
+cli.add_command(watch)
+cli.add_command(prune)
 for command in RESULT_COMMANDS:
     cli.add_command(command)
 

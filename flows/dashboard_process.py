@@ -7,6 +7,13 @@ from pathlib import Path
 from storage.store_layout import existing_store
 
 
+def write_report(store: Path, target: Path) -> bool:
+    """Write the report of a store, quietly; whether that went well."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    call = [sys.executable, "-m", "dashboards", "report", "--store", str(store.resolve()), "--out", str(target)]
+    return subprocess.run(call, capture_output=True, check=False).returncode == 0
+
+
 def run_dashboards(command: str, store: Path, *options: str) -> int:
     """Run `python -m dashboards COMMAND` on a store; its exit code.
 

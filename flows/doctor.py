@@ -17,7 +17,7 @@ from rich.text import Text
 
 from flows.console import say
 from flows.table_print import stdout_console
-from medsam3_core.errors import Medsam3Error
+from medsam3_core.errors import Medsam3Error, WeightsError
 from storage.catalog_sources import cohort_names
 from storage.cohorts import read_cohort
 from storage.store_layout import StoreLayout, open_store
@@ -75,6 +75,12 @@ def findings_of(name: str, check: Check, store_root: Path) -> list[Finding]:
         return [Finding(name, Grade.FAILED, str(error))]
     except Exception as error:  # noqa: BLE001 - whatever a broken installation raises must not hide the other checks
         return [Finding(name, Grade.FAILED, f"{type(error).__name__}: {error}", "reinstall medsam3 into a fresh venv")]
+
+
+def failed_checks(store_root: Path) -> list[Finding]:
+    """All findings that say that a benchmark would not work."""
+    found = [finding for name, check in CHECKS.items() for finding in findings_of(name, check, store_root)]
+    return [finding for finding in found if finding.grade is Grade.FAILED]
 
 
 def check_device(store_root: Path) -> Iterator[Finding]:
@@ -162,13 +168,22 @@ def check_parity(store_root: Path) -> Iterator[Finding]:
 
 
 def check_weights(store_root: Path) -> Iterator[Finding]:
-    """Registered weights are where they were, with the digest that they had."""
+    """The newest version of each name is where it was, with the digest that it had; older ones may have made room."""
     registered = registered_weights(StoreLayout(store_root))
+    newest = {item.name: item.version for item in sorted(registered, key=lambda item: item.version)}
     if not registered:
         yield Finding("weights", Grade.OK, "none registered; baselines and tiny-untrained are built in")
     for item in registered:
-        require_unchanged(item)
-        yield Finding("weights", Grade.OK, f"{item.name}@{item.version} is unchanged at {item.path}")
+        named = f"{item.name}@{item.version}"
+        try:
+            require_unchanged(item)
+        except WeightsError as error:
+            if item.version == newest[item.name]:
+                yield Finding("weights", Grade.FAILED, str(error))
+            else:
+                yield Finding("weights", Grade.OK, f"{named} has made room for a newer version; its scores stay")
+        else:
+            yield Finding("weights", Grade.OK, f"{named} is unchanged at {item.path}")
 
 
 def check_cluster(store_root: Path) -> Iterator[Finding]:

@@ -9,10 +9,11 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.clusters import Workers, dask_workers, parse_cluster
 from flows.console import say
+from flows.deployed import store_of
 from flows.progress import reporting
 from storage.catalog import publish_catalog
 from storage.ingest_planning import IngestPlan, finish_ingest, plan_ingest
-from storage.store_layout import StoreLayout, open_store
+from storage.store_layout import StoreLayout
 from tasks.batch_stream import BatchSizer, StreamCounts, run_stream
 from tasks.breadcrumbs import BreadcrumbFolder
 from tasks.ingest_cases import IngestBatch, PendingCase
@@ -35,7 +36,7 @@ class IngestSummary:
     unchanged: int
 
 
-@flow(name="ingest", flow_run_name="ingest-{cohort}", validate_parameters=False)
+@flow(name="ingest", flow_run_name="ingest-{cohort}")
 def ingest_cohort(
     store: str,
     source: str,
@@ -49,7 +50,7 @@ def ingest_cohort(
     """Convert a source dataset to OME-Zarr, case by case, and record what was accepted and what was not.
 
     Args:
-        store: Folder of the store.
+        store: Folder of the store; empty for `$MEDSAM3_STORE`.
         source: Source folder, or `phantom:KIND`.
         cohort: Name of the cohort in the store.
         reader: Recipe or layout by name, or `auto`.
@@ -58,7 +59,7 @@ def ingest_cohort(
         limit: At most so many cases; 0 means all.
         cluster: Cluster by name.
     """
-    layout = open_store(Path(store))
+    layout = store_of(store)
     plan = plan_ingest(layout, source, cohort, reader, Path(recipe) if recipe else None, split, limit)
     counts = StreamCounts()
     if plan.pending:

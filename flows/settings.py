@@ -91,13 +91,13 @@ class MaintenanceSettings:
 
     Attributes:
         encodings: Size to which the cache of slice encodings is trimmed, such as `20GB`; empty leaves it.
-        leftover_hours: Age from which a scratch file belongs to a killed process.
+        leftover_hours: Age from which a scratch file counts as a killed process's; longer than any file takes to write.
         files_per_run: Number of score files of one run above which they are compacted.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     encodings: str = ""
-    leftover_hours: Annotated[float, Field(ge=1)] = 24.0
+    leftover_hours: Annotated[float, Field(ge=0)] = 1.0
     files_per_run: Annotated[int, Field(gt=0)] = 500
 
 

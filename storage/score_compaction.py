@@ -60,13 +60,18 @@ def sweep_generations(store: StoreLayout, *, older_than_seconds: float = GRACE_S
 
     A published catalog that still reads one of them is written anew first.
     """
-    limit = time.time() - older_than_seconds
-    replaced = [folder for run in run_ids(store) for folder in _replaced_generations(store, run, limit)]
+    replaced = replaced_generations(store, older_than_seconds=older_than_seconds)
     if replaced and store.catalog().exists() and not catalog_is_current(store):
         publish_catalog(store)
     for folder in replaced:
         shutil.rmtree(folder)
     return len(replaced)
+
+
+def replaced_generations(store: StoreLayout, *, older_than_seconds: float = GRACE_SECONDS) -> list[Path]:
+    """Generations that were replaced longer ago than that."""
+    limit = time.time() - older_than_seconds
+    return [folder for run in run_ids(store) for folder in _replaced_generations(store, run, limit)]
 
 
 def _replaced_generations(store: StoreLayout, run_id: str, limit: float) -> list[Path]:

@@ -15,10 +15,12 @@ from medsam3_core.errors import UsageError
 from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.prompt_policies import PromptPolicy
 from storage.atomic_write import read_json, write_json
+from storage.catalog import connect
 from storage.cohorts import case_refs, latest_cases
 from storage.run_planning import BenchmarkPlan, BenchmarkRequest, PlannedCase, WorkGroup, plan_benchmark
 from storage.store_layout import StoreLayout
-from storage.weights_registry import find_weights
+from storage.weights import Weights
+from storage.weights_registry import find_weights, registered_weights
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -90,6 +92,23 @@ def completed_requests(store: StoreLayout, request: BenchmarkRequest) -> list[Be
     chosen = _narrowed(chosen, prompts, lambda item, text: replace(item, prompt=text), _same_prompt)
     own = {name: value for name in ("settings", "split", "structures", "limit") if (value := getattr(request, name))}
     return [replace(item, retry=request.retry) for item in _as_requests(store, [replace(one, **own) for one in chosen])]
+
+
+def requests_following(store: StoreLayout, name: str) -> list[BenchmarkRequest]:
+    """Requests that follow the newest version of some weights; empty where nothing was ever asked of them."""
+    return _as_requests(store, [item for item in standing_benchmarks(store) if item.weights == name])
+
+
+def previous_version(store: StoreLayout, new: Weights) -> Weights | None:
+    """The newest version before this one, with other tensors, that has a run; None where there is none."""
+    with connect(store) as con:
+        ran = {row[0] for row in con.execute("SELECT DISTINCT weights_sha256 FROM runs").fetchall()}
+    earlier = [
+        item
+        for item in registered_weights(store)
+        if item.name == new.name and item.version < new.version and item.sha256 != new.sha256 and item.sha256 in ran
+    ]
+    return max(earlier, key=lambda item: item.version, default=None)
 
 
 def plan_requests(store: StoreLayout, requests: Sequence[BenchmarkRequest]) -> BenchmarkPlan:

@@ -130,6 +130,10 @@ class StoreLayout:
         """The DuckDB file of views."""
         return self.root / "catalog.duckdb"
 
+    def report(self, name: str) -> Path:
+        """A report that a triggered benchmark wrote."""
+        return self.root / "reports" / f"{check_name('report', name)}.html"
+
     def encodings(self) -> Path:
         """Cache of slice encodings; deleting it loses time and nothing else."""
         return self.root / "encodings"

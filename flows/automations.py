@@ -1,0 +1,61 @@
+"""Automations that no deployment owns; `prefect deploy` makes them through a build step of prefect.yaml."""
+
+import importlib.metadata
+from datetime import timedelta
+
+from prefect.client.orchestration import get_client
+from prefect.events.actions import ChangeFlowRunState
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.events.schemas.events import ResourceSpecification
+from prefect.states import StateType
+
+ZOMBIES = "medsam3: flow runs without a heartbeat have crashed"
+SILENCE_SECONDS = 90
+"""Three heartbeats of 30 seconds, the least that Prefect takes."""
+
+_HEARTBEAT = "prefect.flow-run.heartbeat"
+_ENDED = ("Completed", "Failed", "Cancelled", "Crashed")
+
+
+def prepare_deployment() -> dict[str, str]:
+    """Build step: make sure that the automation is there; the version of this package for the deployment."""
+    ensure_zombie_automation()
+    return {"version": importlib.metadata.version("medsam3")}
+
+
+def ensure_zombie_automation() -> None:
+    """Make the automation that turns flow runs without a heartbeat into Crashed, or bring it up to date."""
+    wanted = zombie_automation()
+    with get_client(sync_client=True) as client:
+        known = client.read_automations_by_name(ZOMBIES)
+        for more in known[1:]:
+            client.delete_automation(more.id)
+        if known:
+            client.update_automation(known[0].id, wanted)
+        else:
+            client.create_automation(wanted)
+
+
+def zombie_automation() -> AutomationCore:
+    """A run that sent a heartbeat, and then neither another nor an end for 90 seconds, has crashed."""
+    return AutomationCore(
+        name=ZOMBIES,
+        description="A process that was killed cannot say so: its flow run would stay Running for ever.",
+        trigger=EventTrigger(
+            after={_HEARTBEAT},
+            expect={_HEARTBEAT, *(f"prefect.flow-run.{state}" for state in _ENDED)},
+            match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=timedelta(seconds=SILENCE_SECONDS),
+        ),
+        actions=[
+            ChangeFlowRunState(
+                name="Crashed",
+                state=StateType.CRASHED,
+                message=f"no heartbeat for {SILENCE_SECONDS} s",
+                force=False,
+            )
+        ],
+    )

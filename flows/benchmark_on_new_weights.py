@@ -1,0 +1,107 @@
+"""The flow that new weights start: their stale runs, the comparison with the version before, an answer that is told."""
+
+from dataclasses import replace
+
+from prefect import flow
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.states import Completed, Failed, State
+
+from flows.benchmark import compute_requests
+from flows.benchmark_answer import Answer
+from flows.dashboard_process import write_report
+from flows.deployed import store_of
+from flows.event_storms import answer_for_waiting_runs
+from flows.notifications import notify
+from flows.settings import Settings, read_settings
+from flows.telling import tell
+from medsam3_core.errors import Medsam3Error
+from storage.comparison import Comparison, ComparisonRequest, compare_weights
+from storage.run_planning import BenchmarkRequest
+from storage.standing_benchmarks import only_rescoring, previous_version, requests_following
+from storage.store_layout import StoreLayout
+from storage.weights import Weights
+from storage.weights_registry import find_weights
+
+
+@flow(name="benchmark-on-new-weights", flow_run_name="benchmark-new-{weights}")
+def benchmark_new_weights(
+    weights: str,
+    store: str = "",
+    old_sha256: str = "",
+    new_sha256: str = "",
+    cluster: str = "local",
+    quiet_seconds: float = 10.0,
+) -> State[str]:
+    """Bring all benchmarks of some weights up to date with their newest version, and say whether it got worse.
+
+    Only what has been benchmarked with these weights before runs again, and of that only what is stale. The run ends
+    Failed where the new version is worse than the one before beyond the margins of the settings.
+
+    Args:
+        weights: Name of the weights, as it stands in the event.
+        store: Folder of the store; empty for `$MEDSAM3_STORE`.
+        old_sha256: Digest of the version before, from the event.
+        new_sha256: Digest of the new version, from the event.
+        cluster: Cluster by name.
+        quiet_seconds: How long no further event about these weights must have come before work begins.
+    """
+    layout = store_of(store)
+    settings = read_settings(layout.root)
+    answer_for_waiting_runs({"weights": weights, "store": store}, quiet_seconds=quiet_seconds)
+    new = find_weights(layout, weights)
+    if new_sha256 and new_sha256 != new.sha256:
+        tell(f"the event was about {new_sha256[:12]}; {new.name}@{new.version} ({new.sha256[:12]}) is newer")
+    requests = requests_following(layout, new.name)
+    if not requests:
+        return Completed(message=f"nothing was ever benchmarked with {new.name}: nothing depends on it")
+    try:
+        answer = _answer(layout, settings, new, requests, cluster)
+    except Medsam3Error as error:
+        _tell_people(settings, "error", new, f"benchmark of {new.name}@{new.version} ended early: {error}")
+        raise
+    publish_answer(settings, answer)
+    return (Failed if answer.regression else Completed)(message=answer.verdict, data=answer.verdict)
+
+
+def _answer(
+    store: StoreLayout, settings: Settings, new: Weights, requests: list[BenchmarkRequest], cluster: str
+) -> Answer:
+    computed = compute_requests(store, requests, cluster)
+    base = previous_version(store, new)
+    comparison = None
+    if base is not None:
+        named = f"{base.name}@{base.version}"
+        earlier = [replace(request, weights=(named,)) for request in requests]
+        compute_requests(store, earlier, cluster, narrowed=only_rescoring)
+        comparison = _compared(store, settings, named, f"{new.name}@{new.version}", requests)
+    report = store.report(f"{new.name}-{new.version}")
+    return Answer(new, base, computed, comparison, report if write_report(store.root, report) else None)
+
+
+def _compared(
+    store: StoreLayout, settings: Settings, base: str, new: str, requests: list[BenchmarkRequest]
+) -> Comparison:
+    cohorts = tuple(sorted({cohort for request in requests for cohort in request.cohorts}))
+    asked = ComparisonRequest(base, new, cohorts, None, settings.compare.metrics, settings.compare.margins)
+    return compare_weights(store, asked)
+
+
+def publish_answer(settings: Settings, answer: Answer) -> None:
+    """Artifacts of the flow run, the log, and whoever the settings name."""
+    key = "".join(letter if letter.isalnum() else "-" for letter in f"benchmark-{answer.new.name}".lower())
+    create_markdown_artifact(answer.markdown(), key=key, description=answer.verdict)
+    if answer.report is not None:
+        create_link_artifact(answer.report.absolute().as_uri(), "report of the whole store", key=f"{key}-report")
+    tell(answer.verdict, alarming=answer.regression)
+    kind = "regression" if answer.regression else "no regression"
+    _tell_people(settings, kind, answer.new, answer.verdict, answer)
+
+
+def _tell_people(settings: Settings, kind: str, new: Weights, text: str, answer: Answer | None = None) -> None:
+    message = {"kind": kind, "weights": f"{new.name}@{new.version}", "sha256": new.sha256, "text": text}
+    if answer is not None:
+        message["markdown"] = answer.markdown()
+        message["base"] = f"{answer.base.name}@{answer.base.version}" if answer.base else ""
+        message["report"] = str(answer.report or "")
+    for trouble in notify(settings.notify, message):
+        tell(trouble, alarming=True)

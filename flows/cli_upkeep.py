@@ -1,0 +1,48 @@
+"""The commands that look after a store: watch, prune."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from flows.cli_options import CommandWithExamples, store_option
+
+
+@click.command(cls=CommandWithExamples, epilog="medsam3 watch --once\nmedsam3 watch --store /data/store")
+@click.option("--once", is_flag=True, help="Look once and stop, for cron.")
+@store_option
+def watch(once: bool, store: Path) -> None:
+    """Follow registered weights: a new file or commit becomes a version, and starts the benchmarks that depend on it.
+
+    Files that are still being written are left alone. What cannot be loaded, or is gone, is told once and changes
+    nothing. Benchmarks are started by the Prefect server that PREFECT_API_URL names (make server). Which weights are
+    watched, how often, and who is told stands in medsam3.toml. Exit code 1: files are gone or cannot be loaded.
+    """
+    from flows.watch_command import run_watch
+
+    sys.exit(run_watch(store, once=once))
+
+
+@click.command(
+    cls=CommandWithExamples,
+    epilog="""medsam3 prune
+    medsam3 prune --dry-run
+    medsam3 prune --encodings 20GB --older-than 0.1""",
+)
+@click.option("--encodings", metavar="SIZE", help="Trim the cache of slice encodings to it.  [default: settings]")
+@click.option(
+    "--older-than",
+    metavar="HOURS",
+    type=click.FloatRange(min=0),
+    help="Scratch files of this age are leftovers; 0 only while nothing runs.  [default: settings, else 1]",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would go and keep it.")
+@store_option
+def prune(encodings: str | None, older_than: float | None, dry_run: bool, store: Path) -> None:
+    """Remove what nobody needs: leftovers of killed processes, replaced score files, encodings beyond a size.
+
+    No score, prediction, prompt or volume is touched.
+    """
+    from flows.maintenance import run_prune
+
+    run_prune(store, encodings, older_than, dry_run=dry_run)

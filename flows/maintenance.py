@@ -1,0 +1,84 @@
+"""The flow that looks after a store: compaction, eviction of encodings, sweeping of leftovers. And `medsam3 prune`."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from prefect import flow, task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from flows.console import say
+from flows.deployed import store_of
+from flows.settings import MaintenanceSettings, read_settings
+from flows.status import in_units
+from flows.telling import tell
+from storage.encoding_cache import parse_size
+from storage.store_layout import StoreLayout, existing_store
+from storage.store_upkeep import Upkeep, compact_store, prune_store
+
+_HOUR = 3600.0
+
+
+@flow(name="maintenance", flow_run_name="maintenance")
+def maintain_store(store: str = "", encodings: str = "") -> str:
+    """Compact scores, trim the cache of encodings, sweep what killed processes left. No number is lost.
+
+    Args:
+        store: Folder of the store; empty for `$MEDSAM3_STORE`.
+        encodings: Size to which the cache of slice encodings is trimmed, such as `20GB`; empty for the settings' own.
+    """
+    layout = store_of(store)
+    settings = read_settings(layout.root).maintenance
+    compacted = compact(layout, settings.files_per_run)
+    swept = sweep(layout, settings, encodings)
+    for run_id in compacted.busy:
+        tell(f"run {run_id} is being written; its scores are compacted next time")
+    said = f"{len(compacted.compacted)} runs compacted; {upkeep_words(swept)}"
+    rows = [
+        {"what": "runs compacted", "count": len(compacted.compacted)},
+        {"what": "runs left alone, being written", "count": len(compacted.busy)},
+        {"what": "leftovers removed", "count": swept.leftovers},
+        {"what": "replaced score generations removed", "count": swept.generations},
+        {"what": "encodings evicted", "count": swept.encodings},
+        {"what": "bytes freed", "count": swept.freed_bytes},
+    ]
+    create_table_artifact(rows, key="maintenance", description=said)
+    tell(said)
+    return said
+
+
+@task(name="compact-scores", cache_policy=NO_CACHE)
+def compact(store: StoreLayout, files_per_run: int) -> Upkeep:
+    """Many score files of a run become one."""
+    return compact_store(store, more_files_than=files_per_run)
+
+
+@task(name="sweep-leftovers", cache_policy=NO_CACHE)
+def sweep(store: StoreLayout, settings: MaintenanceSettings, encodings: str) -> Upkeep:
+    """Remove what nobody needs."""
+    return _prune(store, settings, encodings)
+
+
+def run_prune(root: Path, encodings: str | None, older_than_hours: float | None, *, dry_run: bool) -> None:
+    """Prune a store without Prefect, and say what went."""
+    store, settings = existing_store(root), read_settings(root).maintenance
+    if older_than_hours is not None:
+        settings = replace(settings, leftover_hours=older_than_hours)
+    swept = _prune(store, settings, encodings or "", dry_run=dry_run)
+    say(("would remove " if dry_run else "removed ") + upkeep_words(swept))
+
+
+def upkeep_words(swept: Upkeep) -> str:
+    """What went, in words."""
+    counts = f"{swept.leftovers} leftovers, {swept.generations} replaced score generations, {swept.encodings} encodings"
+    return f"{counts}: {in_units(swept.freed_bytes)}"
+
+
+def _prune(store: StoreLayout, settings: MaintenanceSettings, encodings: str, *, dry_run: bool = False) -> Upkeep:
+    size = encodings or settings.encodings
+    return prune_store(
+        store,
+        encodings_size=parse_size(size) if size else None,
+        leftover_seconds=settings.leftover_hours * _HOUR,
+        dry_run=dry_run,
+    )

@@ -1,0 +1,273 @@
+"""`make server`: Prefect server, work pool, deployments and one worker, on loopback, until Ctrl-C.
+
+For one machine and for trying things out; docs/operations.md has the same parts as services. The parts run in process
+groups of their own, so that Ctrl-C reaches this process alone, which ends them in order: the worker and the flow runs
+that it started, then the server.
+"""
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import psutil
+
+from flows.console import say
+from medsam3_core.errors import Medsam3Error, UsageError
+
+POOL = "medsam3-pool"
+HOST = "127.0.0.1"
+HEARTBEAT_SECONDS = 30
+_START_SECONDS = 180.0
+_PATIENCE_SECONDS = 10.0
+_END_SECONDS = 60.0
+
+
+class ServerError(Medsam3Error):
+    """A part of the server did not start, or ended by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerPlace:
+    """Where everything of one server is.
+
+    Attributes:
+        home: Folder of Prefect's database and of the logs.
+        store: Store that flow runs work on unless their parameters name another.
+        port: Port on loopback.
+        checkout: Folder with `prefect.yaml`.
+        poll_seconds: How often the worker asks for flow runs.
+        flow_runs: How many flow runs the worker has in work at a time.
+    """
+
+    home: Path
+    store: Path
+    port: int
+    checkout: Path
+    poll_seconds: float = 2.0
+    flow_runs: int = 4
+
+    @property
+    def url(self) -> str:
+        """What `PREFECT_API_URL` must be."""
+        return f"http://{HOST}:{self.port}/api"
+
+    def environment(self) -> dict[str, str]:
+        """For server, worker and flow runs; what the user has set is kept, except where it would contradict."""
+        quiet = {
+            "DO_NOT_TRACK": "1",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_LOGGING_LEVEL": "INFO",
+            "DASK_LOGGING__DISTRIBUTED": "error",
+            # Half a year of flow runs is kept, then the server sweeps its own database.
+            "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+            "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(180 * 24 * 3600),
+        }
+        ours = {
+            "PREFECT_HOME": str(self.home),
+            "PREFECT_API_URL": self.url,
+            "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
+            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
+            "PREFECT_WORKER_QUERY_SECONDS": f"{self.poll_seconds:g}",
+            # The environment of a single command switches these off; schedules and triggers live from them.
+            "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "true",
+            "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "true",
+            "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "true",
+            "MEDSAM3_STORE": str(self.store),
+        }
+        return {**quiet, **os.environ, **ours}
+
+
+class ServerParts:
+    """The running processes; ends them in order when left."""
+
+    def __init__(self, place: ServerPlace) -> None:
+        self._place, self._stack = place, ExitStack()
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> "ServerParts":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for name in reversed(self._processes):
+            say(f"stopping the {name}")
+            _end(self._processes[name])
+        self._stack.close()
+
+    def start(self) -> None:
+        """Start all parts and wait until each is ready.
+
+        Raises:
+            ServerError: If one does not start; names its log.
+            UsageError: If the port is taken or `prefect.yaml` is not here.
+        """
+        place = self._place
+        if not (place.checkout / "prefect.yaml").is_file():
+            msg = f"no prefect.yaml in {place.checkout}; run it in the checkout of medsam3"
+            raise UsageError(msg)
+        _require_free(place.port)
+        for folder in (place.home, place.store):
+            folder.mkdir(parents=True, exist_ok=True)
+        say(f"starting Prefect at http://{HOST}:{place.port} (database and logs in {place.home})")
+        server = self._launch("server", "server", "start", "--host", HOST, "--port", str(place.port))
+        self._wait_for(f"{place.url}/health", server)
+        self._once("work-pool", "create", POOL, "--type", "process", "--overwrite")
+        self._once("deploy", "--all", "--no-prompt")
+        say(f"deployed all flows into {POOL}")
+        self._launch("worker", "worker", "start", "--pool", POOL, "--type", "process", "--limit", str(place.flow_runs))
+
+    def wait(self) -> None:
+        """Wait for a part to end by itself, which is none's business.
+
+        Raises:
+            ServerError: If one did; names its log.
+        """
+        while True:
+            for name, process in self._processes.items():
+                if process.poll() is not None:
+                    msg = f"the {name} ended by itself with code {process.returncode}; see {self._log(name)}"
+                    raise ServerError(msg)
+            time.sleep(0.5)
+
+    def _log(self, name: str) -> Path:
+        return self._place.home / f"{name}.log"
+
+    def _launch(self, name: str, *words: str) -> subprocess.Popen[bytes]:
+        log = self._stack.enter_context(self._log(name).open("ab"))
+        process = subprocess.Popen(
+            [sys.executable, "-c", _WITH_DEFAULT_SIGNALS, *words],
+            env=self._place.environment(),
+            cwd=self._place.home,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        self._processes[name] = process
+        return process
+
+    def _once(self, *words: str) -> None:
+        done = _prefect(self._place.environment(), self._place.checkout, words)
+        if done.returncode:
+            msg = f"prefect {' '.join(words)} ended with code {done.returncode}:\n{done.stdout}{done.stderr}"
+            raise ServerError(msg)
+
+    def _wait_for(self, url: str, server: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline:
+            if server.poll() is not None:
+                break
+            with suppress(urllib.error.URLError, OSError), urllib.request.urlopen(url, timeout=5):
+                return
+            time.sleep(0.2)
+        msg = f"the Prefect server did not start (code {server.poll()}); see {self._log('server')}"
+        raise ServerError(msg)
+
+
+_WITH_DEFAULT_SIGNALS = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell that starts jobs in the background has it ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)
+import runpy
+sys.argv = ["prefect", *sys.argv[1:]]
+runpy.run_module("prefect", run_name="__main__", alter_sys=True)
+"""
+
+
+def _prefect(environment: Mapping[str, str], folder: Path, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "prefect", *words],
+        env=dict(environment),
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ask a part to end, then the flow runs that it waits for, then make it."""
+    if process.poll() is not None:
+        return
+    children = _descendants(process.pid)
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(timeout=_PATIENCE_SECONDS)
+    except subprocess.TimeoutExpired:
+        children = _descendants(process.pid)
+        for child in children:
+            with suppress(psutil.NoSuchProcess):
+                child.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=_END_SECONDS)
+    _, alive = psutil.wait_procs(children, timeout=_PATIENCE_SECONDS)
+    for child in alive:
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
+    if process.poll() is None:
+        process.kill()
+    process.wait()
+
+
+def _descendants(pid: int) -> list[psutil.Process]:
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).children(recursive=True)
+    return []
+
+
+def _require_free(port: int) -> None:
+    with socket.socket() as probe:
+        if probe.connect_ex((HOST, port)) == 0:
+            msg = f"port {port} is taken: is the server running already? choose another with: make server PORT=4300"
+            raise UsageError(msg)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run everything until Ctrl-C or SIGTERM; exit code 0 then, 1 if a part ended by itself, 2 for wrong usage."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--port", type=int, default=4200)
+    parser.add_argument("--home", type=Path, default=Path(".prefect"), help="database and logs")
+    parser.add_argument("--store", type=Path, default=Path(os.environ.get("MEDSAM3_STORE", "medsam3-store")))
+    parser.add_argument("--poll", type=float, default=2.0, help="seconds between two questions of the worker")
+    parser.add_argument("--flow-runs", type=int, default=4, help="flow runs in work at a time")
+    asked = parser.parse_args(words)
+    place = ServerPlace(
+        asked.home.absolute(), asked.store.absolute(), asked.port, Path.cwd(), asked.poll, asked.flow_runs
+    )
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGINT, _interrupt)
+    try:
+        with ServerParts(place) as parts:
+            parts.start()
+            say(f"ready; in other shells: export PREFECT_API_URL={place.url} MEDSAM3_STORE={place.store}")
+            parts.wait()
+    except KeyboardInterrupt:
+        say("stopped")
+        return 0
+    except UsageError as error:
+        say(f"medsam3: {error}")
+        return 2
+    except ServerError as error:
+        say(f"medsam3: {error}")
+        return 1
+    return 0
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)  # once is enough: what follows must come to its end
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+"""What `medsam3 watch` says and returns around the flow."""
+
+from pathlib import Path
+
+from prefect.settings import PREFECT_API_URL
+
+from flows.cli_options import FAILED_CASES
+from flows.console import say
+from flows.prefect_session import prefect_session
+from flows.watch import watch_weights
+from flows.weights_events import require_server
+from storage.store_layout import existing_store
+
+
+def run_watch(root: Path, *, once: bool) -> int:
+    """Watch until Ctrl-C, or once; exit code 0, or 1 if files behind weights are gone or cannot be loaded.
+
+    Raises:
+        NoServerError: If a server is configured and does not answer.
+        StoreError: If there is no store, or somebody else watches it.
+    """
+    existing_store(root)
+    listens = bool(PREFECT_API_URL.value())
+    if listens:
+        require_server()
+    with prefect_session():
+        state = watch_weights(str(root.absolute()), once, listens, return_state=True)
+    if state.is_crashed() or (state.is_failed() and state.data is None):
+        state.result()  # raises what ended it
+    say(state.message or "")
+    return FAILED_CASES if state.is_failed() else 0
