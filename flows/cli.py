@@ -49,31 +49,46 @@ def doctor(store: Path) -> None:
     cls=CommandWithExamples,
     epilog="""medsam3 ingest data/CHASE_DB1 --cohort chase
     medsam3 ingest data/Task04_Hippocampus --cohort hippocampus --limit 20
+    medsam3 ingest data/tn3k --check
+    medsam3 ingest data/tn3k --reader tn3k --check --format json
     medsam3 ingest phantom:ct,cases=12 --cohort phantom-ct""",
 )
 @click.argument("source")
-@click.option("--cohort", required=True, help="Name of the cohort in the store.")
+@click.option("--cohort", help="Name of the cohort in the store.")
 @click.option("--reader", default="auto", show_default=True, help="Recipe or layout by name.")
 @click.option("--recipe", type=click.Path(path_type=Path), help="Recipe file (YAML).")
 @click.option("--split", help="Split of all cases, against the recipe's own rule.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many cases.")
 @click.option("--cluster", default="local", show_default=True, help="Cluster by name.")
+@click.option("--check", is_flag=True, help="Read everything, write nothing, say what is wrong or suspicious.")
+@click.option("--format", "output", type=click.Choice(["table", "json"]), help="Answer of --check.  [default: table]")
 @store_option
 def ingest(
     source: str,
-    cohort: str,
+    cohort: str | None,
     reader: str,
     recipe: Path | None,
     split: str | None,
     limit: int | None,
     cluster: str,
+    check: bool,
+    output: str | None,
     store: Path,
 ) -> None:
     """Convert SOURCE to OME-Zarr and record every case as accepted or rejected with its reason.
 
     SOURCE is a folder, or a phantom: ct, mr, fundus, nuclei, ultrasound, endoscopy, dermoscopy, xray or shapes,
     written phantom:KIND.
+
+    --check exits with 1 if it finds anything, and looks for the same images in the cohorts of the store.
     """
+    if check:
+        from flows.check_command import CheckWords, run_check
+
+        sys.exit(run_check(CheckWords(source, reader, recipe, split, limit or 0, output or "table"), store))
+    if cohort is None or output is not None:
+        msg = "--cohort is missing" if cohort is None else "--format is for --check"
+        raise click.UsageError(msg)
     from flows.clusters import parse_cluster, workers_starting
     from flows.console import say
     from flows.ingest import ingest_cohort

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from medsam3_core.digests import digest_array, digest_json
 from medsam3_core.errors import CaseDataError
+from medsam3_core.findings import FindingKind
 from medsam3_core.geometry import VolumeGeometry
 from medsam3_core.recipes import Recipe, case_digest
 from medsam3_core.structures import LabelMap
@@ -41,6 +42,7 @@ class CaseSource:
         extra: What else the layout needs to read it, JSON values only.
         reject_reason: Why the listing alone already rejects the case (no mask, doubled id), or None.
         seen_by: Public weights that were trained on this case.
+        reject_kind: What kind of trouble that is.
     """
 
     case_id: str
@@ -51,6 +53,7 @@ class CaseSource:
     extra: Mapping[str, Any] = field(default_factory=dict)
     reject_reason: str | None = None
     seen_by: tuple[str, ...] = ()
+    reject_kind: FindingKind = FindingKind.REJECTED
 
 
 @dataclass(frozen=True, eq=False)

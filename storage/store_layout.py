@@ -1,6 +1,6 @@
 """Every path of a store, in one place. Nothing else joins path segments under the store's root.
 
-    cohorts/<cohort>/cohort.json, cases/, volumes/<aa>/, prompts/<prompt_id>/
+    cohorts/<cohort>/cohort.json, cases/, volumes/<aa>/, prompts/<prompt_id>/, fingerprints/, agreement/
     weights/registry.json
     runs/<run_id>/run.json, plan/, outcomes/, predictions/<aa>/, scores/gen-NNNN/
     catalog.duckdb
@@ -58,6 +58,14 @@ class StoreLayout:
     def cases(self, cohort: str) -> Path:
         """Folder of the case tables."""
         return self.cohort(cohort) / "cases"
+
+    def fingerprints(self, cohort: str) -> Path:
+        """Folder of the tables with digests and perceptual hashes of images."""
+        return self.cohort(cohort) / "fingerprints"
+
+    def agreement(self, cohort: str) -> Path:
+        """Folder of the tables that compare the raters of a case with each other."""
+        return self.cohort(cohort) / "agreement"
 
     def volume(self, cohort: str, case_id: str, *, zipped: bool) -> Path:
         """Image and references of one case: a zip for one slice, a folder for volumes."""

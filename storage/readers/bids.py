@@ -9,6 +9,7 @@ from pathlib import Path
 
 from medsam3_core.cases import CaseSource, CaseVolume
 from medsam3_core.errors import UsageError
+from medsam3_core.findings import FindingKind
 from medsam3_core.recipes import Recipe
 from medsam3_core.structures import Structure
 from storage.readers.bids_names import BidsFile, label_table_for, parse_bids, subject_splits
@@ -50,6 +51,7 @@ class Bids:
             licence=str(description.get("License", "unknown")),
             citation=str(description.get("HowToAcknowledge", description.get("DatasetDOI", ""))),
             traps=("Derived from the label tables; texts are the names of the labels.",),
+            companions=(r".*\.nii(?:\.gz)?",),
         )
         return self.complete(source, recipe)
 
@@ -91,11 +93,13 @@ class Bids:
                 splits.get(reference.subject),
                 None if image else f"{reference.path}: no image of {reference.subject} belongs to it; add the image",
                 reference.subject,
+                reject_kind=FindingKind.MISSING_IMAGE,
             )
             rater = _rater(reference, references)
             drawn = {**known.references, rater: (*known.references.get(rater, ()), reference.path)}
             found[key] = replace(known, references=drawn)
         checked = [_with_one_file_per_rater(item) for item in found.values()]
+        checked += _without_segmentation(images, {reference.subject for reference in references}, parameters, splits)
         expected = "images sub-*/**/*.nii.gz and derivatives/*/sub-*/**/*_dseg.nii.gz"
         return to_case_sources(require_cases(checked, source, expected), recipe)
 
@@ -128,6 +132,28 @@ def _image_of(reference: BidsFile, images: list[BidsFile], parameters: BidsParam
     return min(fitting, key=lambda item: (order[item.suffix], item.is_derived, item.path), default=None)
 
 
+def _without_segmentation(
+    images: list[BidsFile], segmented: set[str], parameters: BidsParameters, splits: dict[str, str]
+) -> list[FoundCase]:
+    """The preferred image of each subject that nobody segmented, rejected."""
+    order = {suffix: number for number, suffix in enumerate(parameters.suffixes)}
+    first: dict[str, BidsFile] = {}
+    for item in sorted(images, key=lambda item: (order[item.suffix], item.path)):
+        if item.subject not in segmented and not item.is_derived:
+            first.setdefault(item.subject, item)
+    return [
+        FoundCase(
+            item.key,
+            (item.path,),
+            split=splits.get(subject),
+            reject_reason=f"{item.path}: no _dseg of {subject} in derivatives; add it or remove the subject",
+            patient=subject,
+            reject_kind=FindingKind.MISSING_REFERENCE,
+        )
+        for subject, item in first.items()
+    ]
+
+
 def _rater(reference: BidsFile, references: list[BidsFile]) -> str:
     """The pipeline, or pipeline and `desc` where one pipeline segmented a subject in several ways."""
     pipeline = reference.pipeline or "raw"
@@ -140,7 +166,7 @@ def _with_one_file_per_rater(item: FoundCase) -> FoundCase:
     for rater, files in item.references.items():
         if len(files) > 1:
             reason = f"{item.origin}: rater {rater!r} has {len(files)} segmentations: {', '.join(files)}; keep one"
-            return replace(item, reject_reason=item.reject_reason or reason)
+            return replace(item, reject_reason=item.reject_reason or reason, reject_kind=FindingKind.DOUBLED_REFERENCE)
     return item
 
 

@@ -13,6 +13,7 @@ from pycocotools import mask as coco_mask
 
 from medsam3_core.cases import CaseSource, CaseVolume
 from medsam3_core.errors import CaseDataError, ShapeMismatchError, UsageError
+from medsam3_core.findings import FindingKind
 from medsam3_core.geometry import VolumeGeometry
 from medsam3_core.recipes import Recipe
 from medsam3_core.structures import LabelMap, Structure
@@ -42,7 +43,7 @@ class Coco:
             return None
         recipe = pair_recipe(self.name, source, {}, modality="unknown", window="identity", fallback=())
         traps = ("Derived from the categories; texts are their names. Instances of a category may overlap.",)
-        return self.complete(source, replace(recipe, structures=(), parameters={}, traps=traps))
+        return self.complete(source, replace(recipe, structures=(), parameters={}, traps=traps, negatives=True))
 
     def complete(self, source: Path, recipe: Recipe) -> Recipe:
         """The recipe with one structure per category that occurs in the files."""
@@ -162,7 +163,7 @@ def _listed(path: str, index: dict[str, Any], files: list[str], structure_of: di
         }
         files_of = (candidates[0],) if candidates else ()
         key = f"{split}/{stem}" if split else stem
-        yield FoundCase(key, files_of, {_RATER: (path,)}, split, reason, None, extra)
+        yield FoundCase(key, files_of, {_RATER: (path,)}, split, reason, None, extra, FindingKind.MISSING_IMAGE)
 
 
 class _ImageFinder:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from medsam3_core.cases import CaseSource, CaseVolume
 from medsam3_core.errors import CaseDataError
+from medsam3_core.findings import FindingKind
 from medsam3_core.geometry import VolumeGeometry
 from medsam3_core.recipes import Recipe
 from medsam3_core.structures import LabelEntry, LabelMap, Structure
@@ -132,10 +133,12 @@ def _find(source: Path, parameters: InstanceMaskParameters) -> list[FoundCase]:
 
 
 def _found_case(source: Path, key: str, images: list[str], masks: list[str], mask_folder: str) -> FoundCase:
-    reason = None
+    reason, kind = None, FindingKind.REJECTED
     if len(images) != 1:
+        kind = FindingKind.REJECTED if images else FindingKind.MISSING_IMAGE
         reason = f"{key} has {len(images)} images {images[:3]}; exactly one is expected"
     elif not (source / key / mask_folder).is_dir():
+        kind = FindingKind.MISSING_REFERENCE
         reason = f"{images[0]}: the folder {key}/{mask_folder} is missing; add it (empty if there is no instance)"
     references = {} if reason and not masks else {_RATER: tuple(masks)}
-    return FoundCase(key, tuple(images), references, reject_reason=reason)
+    return FoundCase(key, tuple(images), references, reject_reason=reason, reject_kind=kind)

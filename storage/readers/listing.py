@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from medsam3_core.cases import CaseSource, slug_case_id
+from medsam3_core.findings import FindingKind
 from medsam3_core.recipes import Recipe, SplitRule
 
 
@@ -21,6 +22,7 @@ class FoundCase:
         split: The layout's own split, or None.
         patient: Patient as the source names it, or None.
         extra: What else the layout needs to read it, JSON values only.
+        reject_kind: What kind of trouble a reject_reason is.
         reject_reason: Why it cannot be used, or None.
     """
 
@@ -31,6 +33,7 @@ class FoundCase:
     reject_reason: str | None = None
     patient: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    reject_kind: FindingKind = FindingKind.REJECTED
 
     @property
     def origin(self) -> str:
@@ -54,7 +57,7 @@ def to_case_sources(found: Iterable[FoundCase], recipe: Recipe) -> list[CaseSour
         if first is not item:
             reason = f"{item.origin}: case id {case_id!r} is taken by {first.origin}; rename or remove one of them"
             case_id = _free_id(case_id, item.origin, taken)
-            item = replace(item, reject_reason=reason)
+            item = replace(item, reject_reason=reason, reject_kind=FindingKind.DOUBLED_ID)
         taken.add(case_id)
         cases.append(_case_source(item, case_id, recipe))
     split = _with_splits(cases, recipe.split)
@@ -87,7 +90,16 @@ def _case_source(item: FoundCase, case_id: str, recipe: Recipe) -> CaseSource:
                 f"{item.origin}: key {item.key!r} names no patient by the pattern {recipe.patient_pattern!r}; rename "
                 "the file or correct patient_pattern in the recipe"
             )
-    return CaseSource(case_id, patient_id, item.split, item.image, item.references, item.extra, reason)
+    return CaseSource(
+        case_id,
+        patient_id,
+        item.split,
+        item.image,
+        item.references,
+        item.extra,
+        reason,
+        reject_kind=item.reject_kind,
+    )
 
 
 def _with_splits(cases: list[CaseSource], rule: SplitRule) -> list[CaseSource]:

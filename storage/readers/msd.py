@@ -11,6 +11,7 @@ from typing import Any
 
 from medsam3_core.cases import CaseSource, CaseVolume
 from medsam3_core.errors import CaseDataError, UsageError
+from medsam3_core.findings import FindingKind
 from medsam3_core.geometry import VolumeGeometry
 from medsam3_core.recipes import Recipe
 from storage.readers.generic_recipes import normal_modality, window_for
@@ -74,6 +75,7 @@ class Msd:
             licence=str(index.get("licence", index.get("license", "unknown"))),
             citation=str(index.get("reference", "")),
             traps=tuple(traps),
+            companions=(r"imagesTs/.*",),
         )
 
     def list_cases(self, source: Path, recipe: Recipe) -> list[CaseSource]:
@@ -188,7 +190,10 @@ def _named_cases(source: Path, index: dict[str, Any]) -> Iterator[FoundCase]:
         images = (image,) if image in present else channels.get(stem, ())
         missing = [name for name, there in ((image, bool(images)), (label, label in present)) if not there]
         reason = f"{source / missing[0]} is missing but named by {INDEX_FILE}; restore it" if missing else None
-        yield FoundCase(PurePosixPath(stem).name, images or (image,), {_RATER: (label,)}, "train", reason)
+        kind = FindingKind.MISSING_IMAGE if image in missing else FindingKind.MISSING_REFERENCE
+        yield FoundCase(
+            PurePosixPath(stem).name, images or (image,), {_RATER: (label,)}, "train", reason, reject_kind=kind
+        )
 
 
 def _cases_in_folders(source: Path, only: str | None = None) -> Iterator[FoundCase]:
@@ -202,7 +207,8 @@ def _cases_in_folders(source: Path, only: str | None = None) -> Iterator[FoundCa
             if folder != image_folder or only not in (None, split) or (split == "test" and label is None):
                 continue
             reason = None if label else f"{source / images[0]}: {label_folder} has no {key}.nii.gz; add the label map"
-            yield FoundCase(key, images, {_RATER: (label,)} if label else {}, split, reason)
+            drawn = {_RATER: (label,)} if label else {}
+            yield FoundCase(key, images, drawn, split, reason, reject_kind=FindingKind.MISSING_REFERENCE)
 
 
 def _channels_by_stem(files: list[str]) -> dict[str, tuple[str, ...]]:

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from medsam3_core.errors import UsageError
+from medsam3_core.findings import FindingKind
 from storage.readers.listing import FoundCase
 from storage.readers.parameters import PairParameters, RaterPattern
 
@@ -105,24 +106,26 @@ def _case_key(key: _Key) -> str:
 
 
 def _paired(key: _Key, path: str, references: dict[str, list[str]], parameters: PairParameters) -> FoundCase:
-    reason = None
+    reason, kind = None, FindingKind.REJECTED
     for rater, files in references.items():
         if len(files) > 1:
+            kind = FindingKind.DOUBLED_REFERENCE
             reason = f"{path}: rater {rater!r} has {len(files)} references: {', '.join(files)}; keep one"
     if parameters.references and (primary := parameters.references[0]).rater not in references:
+        kind = FindingKind.MISSING_REFERENCE
         reason = (
             f"{path}: no reference of rater {primary.rater!r} (a file that matches {primary.pattern!r} with the key "
             f"{key[1]!r}); add it or remove the image"
         )
     drawn = {rater: tuple(files) for rater, files in references.items()}
-    return FoundCase(_case_key(key), (path,), drawn, key[0], reason)
+    return FoundCase(_case_key(key), (path,), drawn, key[0], reason, reject_kind=kind)
 
 
 def _orphan(key: _Key, references: dict[str, list[str]]) -> FoundCase:
     drawn = {rater: tuple(files) for rater, files in references.items()}
     first = next(iter(drawn.values()))[0]
     reason = f"{first}: no image has the key {key[1]!r} of this reference; add the image or remove the reference"
-    return FoundCase(_case_key(key), (), drawn, key[0], reason)
+    return FoundCase(_case_key(key), (), drawn, key[0], reason, reject_kind=FindingKind.MISSING_IMAGE)
 
 
 def require_cases(found: list[FoundCase], source: object, expected: str) -> list[FoundCase]:

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 
 from medsam3_core.cases import CaseSource, CaseVolume
 from medsam3_core.errors import CaseDataError, UnreadableFileError
+from medsam3_core.findings import FindingKind
 from medsam3_core.geometry import VolumeGeometry
 from medsam3_core.recipes import Recipe
 from medsam3_core.structures import LabelMap
@@ -85,7 +86,8 @@ def _found(source: Path, parameters: PolygonXmlParameters) -> list[FoundCase]:
                 reason = f"{name}: {len(own)} files hold outlines of patient {patient!r}; one is expected"
             references = {_RATER: (own[0],)} if own else {}
             extra = {"image": match.group("image")}
-            found.append(FoundCase(match.group("key"), (name,), references, None, reason, patient, extra))
+            key, kind = match.group("key"), FindingKind.MISSING_REFERENCE
+            found.append(FoundCase(key, (name,), references, None, reason, patient, extra, kind))
     return found
 
 

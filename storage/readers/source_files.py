@@ -26,10 +26,10 @@ def visible_files(source: Path, suffixes: tuple[str, ...]) -> list[str]:
     """
     found: list[str] = []
     for folder, subfolders, names in os.walk(source, followlinks=True):
-        subfolders[:] = [name for name in subfolders if _is_visible(name) and not _leads_back(Path(folder, name))]
+        subfolders[:] = [name for name in subfolders if is_visible(name) and not _leads_back(Path(folder, name))]
         parent = Path(folder).relative_to(source).as_posix()
         prefix = "" if parent == "." else f"{parent}/"
-        found += [prefix + name for name in names if name.lower().endswith(suffixes) and _is_visible(name)]
+        found += [prefix + name for name in names if name.lower().endswith(suffixes) and is_visible(name)]
     return sorted(found)
 
 
@@ -72,5 +72,6 @@ def _leads_back(folder: Path) -> bool:
     return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
-def _is_visible(name: str) -> bool:
+def is_visible(name: str) -> bool:
+    """Whether a file or folder is one that people put there, by its name."""
     return not name.startswith(".") and name.lower() not in _SYSTEM_FILES

@@ -1,0 +1,160 @@
+"""`medsam3 ingest --check`: read a source on all cores, write nothing, say what is found."""
+
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from flows.console import say
+from flows.table_print import stdout_console
+from medsam3_core.cases import CaseSource
+from medsam3_core.recipes import Recipe
+from storage.case_checks import CaseCheck
+from storage.preflight import Preflight, conclude
+from storage.readers.registry import find_reader
+from storage.store_layout import StoreLayout
+from tasks.check_cases import check_cases
+
+_FEW_CASES = 64
+_MOST_PER_BATCH = 500
+_LINE_EVERY_SECONDS = 10.0
+_SHOWN_PER_KIND, _SHOWN_SIZES = 10, 5
+
+
+@dataclass(frozen=True, slots=True)
+class CheckWords:
+    """What a user asks to check.
+
+    Attributes:
+        source: Source.
+        reader: Recipe or layout by name.
+        recipe: Recipe file.
+        split: Split of all cases, against the recipe's own rule.
+        limit: At most so many cases; 0 means all.
+        output: `table` or `json`.
+    """
+
+    source: str
+    reader: str = "auto"
+    recipe: Path | None = None
+    split: str | None = None
+    limit: int = 0
+    output: str = "table"
+
+
+def run_check(words: CheckWords, store: Path) -> int:
+    """Check a source and print the answer; 1 if anything was found, else 0."""
+    started = time.perf_counter()
+    preflight = check_source(words, StoreLayout(store) if (store / "cohorts").is_dir() else None)
+    seconds = time.perf_counter() - started
+    if words.output == "json":
+        sys.stdout.write(json.dumps(preflight.to_json() | {"seconds": round(seconds, 3)}, indent=1) + "\n")
+    else:
+        print_preflight(preflight, stdout_console())
+    say(f"{len(preflight.checks)} cases, {preflight.files.used} files in {seconds:.1f} s; {_verdict(preflight)}")
+    return 1 if preflight.findings else 0
+
+
+def check_source(words: CheckWords, store: StoreLayout | None) -> Preflight:
+    """List a source, read every case, and draw the conclusions.
+
+    Raises:
+        UsageError: If source, reader or recipe are wrong, as for `ingest`.
+    """
+    layout, recipe = find_reader(words.source, words.reader, words.recipe)
+    root = words.source if words.source.startswith("phantom:") else str(Path(words.source).resolve())
+    cases = layout.list_cases(Path(root), recipe)
+    cases = [replace(case, split=words.split) for case in cases] if words.split else cases
+    cases = cases[: words.limit] if words.limit else cases
+    checks: list[CaseCheck] = []
+    said = time.monotonic()
+    for batch in _checked(root, recipe, cases):
+        checks += batch
+        if time.monotonic() - said >= _LINE_EVERY_SECONDS:
+            said = time.monotonic()
+            say(f"check {words.source}: {len(checks)}/{len(cases)}")
+    return conclude(words.source, recipe, cases, checks, store)
+
+
+def _checked(root: str, recipe: Recipe, cases: Sequence[CaseSource]) -> Iterator[list[CaseCheck]]:
+    """Checks of all cases in order, batch by batch, on all cores where there are enough of them."""
+    cores = os.cpu_count() or 1
+    if len(cases) < _FEW_CASES or cores == 1:
+        yield check_cases(root, recipe, cases)
+        return
+    size = max(1, min(_MOST_PER_BATCH, len(cases) // (4 * cores)))
+    batches = [cases[start : start + size] for start in range(0, len(cases), size)]
+    with ProcessPoolExecutor(cores, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(check_cases, [root] * len(batches), [recipe] * len(batches), batches)
+
+
+def print_preflight(preflight: Preflight, console: Console) -> None:
+    """What a person wants to know before an ingest, in 100 columns."""
+    recipe = preflight.recipe
+    console.print(Text(f"{preflight.source}: recipe {recipe.name}, layout {recipe.layout}", style="bold"))
+    splits = preflight.splits()
+    rows = [
+        (split, str(found["cases"]), str(found["patients"]))
+        for split, found in (*splits.items(), *([] if len(splits) == 1 else [_total(preflight)]))
+    ]
+    console.print(_table(("split", "cases", "patients"), rows))
+    structures = [(name, str(n["cases"]), str(n["instances"])) for name, n in preflight.structures().items()]
+    console.print(_table(("structure", "in cases", "instances"), structures))
+    for title, counted in (("size z y x", preflight.sizes()), ("spacing z y x", preflight.spacings())):
+        parts = [f"{_words(value)} ({count})" for value, count in counted.most_common(_SHOWN_SIZES)]
+        more = f" and {len(counted) - _SHOWN_SIZES} more" if len(counted) > _SHOWN_SIZES else ""
+        console.print(Text(f"{title}: {', '.join(parts) or 'none'}{more}"))
+    raters = ", ".join(f"{rater} ({count})" for rater, count in preflight.raters().items()) or "none"
+    console.print(Text(f"raters: {raters}"))
+    compared = ", ".join(preflight.compared_cohorts) or "no other cohort"
+    console.print(Text(f"duplicates looked for in this source and in: {compared}"))
+    for note in preflight.notes:
+        console.print(Text(f"note: {note}", style="dim"))
+    _print_findings(preflight, console)
+
+
+def _print_findings(preflight: Preflight, console: Console) -> None:
+    by_kind: dict[str, list[str]] = {}
+    for finding in preflight.findings:
+        by_kind.setdefault(str(finding.kind), []).append(finding.message)
+    for kind, messages in by_kind.items():
+        console.print(Text(f"{kind}: {len(messages)}", style="bold red"))
+        for message in messages[:_SHOWN_PER_KIND]:
+            console.print(Text(f"  {message}"))
+        if len(messages) > _SHOWN_PER_KIND:
+            console.print(Text(f"  and {len(messages) - _SHOWN_PER_KIND} more; --format json lists all"))
+    console.print(Text(_verdict(preflight), style="bold"))
+
+
+def _verdict(preflight: Preflight) -> str:
+    return f"{len(preflight.findings)} findings" if preflight.findings else "nothing found"
+
+
+def _total(preflight: Preflight) -> tuple[str, dict[str, int]]:
+    patients = len({check.patient_id for check in preflight.checks})
+    return "all", {"cases": len(preflight.checks), "patients": patients}
+
+
+def _words(value: tuple[object, ...]) -> str:
+    if value and isinstance(value[0], tuple):
+        return f"{' x '.join(f'{item:g}' for item in value[0])} {value[1]}"
+    return " x ".join(str(item) for item in value)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table

@@ -1,0 +1,156 @@
+"""Perceptual hashes: images that look alike get hashes that differ in few bits.
+
+The hash of an image is the sign of the 256 lowest frequencies of a 32 x 32 thumbnail against their median, lowest
+frequencies first; that of a volume the 64 lowest of four of its slices. Compression, resizing, brightness and contrast
+change few of the lowest 64 bits and some of the others; another image changes about half of all.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+HASH_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Likeness:
+    """How few bits may differ where two images look alike.
+
+    Attributes:
+        most_bits: Of all 256; at most 31.
+        most_low_bits: Or so many of the first 64, if
+        most_bits_of_low: no more of all differ: smooth images need that latitude.
+    """
+
+    most_bits: int
+    most_low_bits: int = 0
+    most_bits_of_low: int = 0
+
+
+PICTURES = Likeness(24, 5, 48)
+"""For single slices; copies that were compressed, halved or brightened stay within, real pictures are 42 bits apart."""
+
+VOLUMES = Likeness(6)
+"""For volumes: those of the same anatomy look alike to any hash, so only rescaled copies count."""
+
+_SIDE, _LOW = 32, 16
+_FLATTEST = 1e-6
+_BLOCK = 2048
+_MOST_COMPARISONS = 2_000_000_000
+
+_FREQUENCIES = np.arange(_LOW)[:, None]
+_COSINES = np.cos(np.pi * (2 * np.arange(_SIDE)[None] + 1) * _FREQUENCIES / (2 * _SIDE)).astype(np.float32)
+_ORDER = np.argsort((np.indices((_LOW, _LOW)) ** 2).sum(axis=0).ravel(), kind="stable")
+
+
+def perceptual_hash(voxels: NDArray[Any]) -> bytes | None:
+    """Hash of an image by its grey values.
+
+    Args:
+        voxels: Shape (z, y, x) or (c, z, y, x).
+
+    Returns:
+        32 bytes; None for images without any structure, which all look alike.
+    """
+    depth = voxels.shape[-3]
+    if depth == 1:
+        return _signs(voxels[..., 0, :, :], HASH_BYTES)
+    parts = [_signs(voxels[..., depth * part // 8, :, :], HASH_BYTES // 4) for part in (1, 3, 5, 7)]
+    return None if all(part is None for part in parts) else b"".join(part or bytes(HASH_BYTES // 4) for part in parts)
+
+
+def similar_groups(hashes: NDArray[np.uint8], likeness: Likeness = PICTURES) -> list[list[int]]:
+    """Groups of hashes that are linked by pairs that look alike.
+
+    Hashes of such a pair share at least one of their 32 bytes (at most 31 different bits, or at most 5 in 8 bytes), so
+    candidates are looked for byte by byte, the most telling bytes first. Where so many images are alike that this would
+    take minutes, the bytes that tell the least are left out; equal hashes are always found.
+
+    Args:
+        hashes: Shape (n, 32).
+        likeness: What counts as alike.
+
+    Returns:
+        Groups of at least two row numbers, sorted.
+    """
+    if len(hashes) < 2:
+        return []
+    distinct, inverse = np.unique(np.ascontiguousarray(hashes), axis=0, return_inverse=True)
+    words = np.ascontiguousarray(distinct).view(np.uint64)
+    parent = list(range(len(distinct)))
+
+    def root(index: int) -> int:
+        while parent[index] != index:
+            parent[index] = parent[parent[index]]
+            index = parent[index]
+        return index
+
+    budget = _MOST_COMPARISONS
+    for buckets in sorted(map(_buckets, distinct.T), key=_comparisons):
+        budget -= _comparisons(buckets)
+        if budget < 0:
+            break
+        for members in buckets:
+            for first, second in _close_pairs(words, members, likeness):
+                parent[root(second)] = root(first)
+    groups: dict[int, list[int]] = defaultdict(list)
+    for index, row in enumerate(inverse.ravel().tolist()):
+        groups[root(row)].append(index)
+    return sorted(group for group in groups.values() if len(group) > 1)
+
+
+def _signs(plane: NDArray[Any], count: int) -> bytes | None:
+    """`count` bytes of a plane (y, x) or (c, y, x): the signs of its lowest frequencies."""
+    grey = plane.astype(np.float32)
+    thumbnail = _thumbnail(grey.mean(axis=0) if grey.ndim == 3 else grey)
+    spread = float(np.ptp(thumbnail))
+    if not spread > _FLATTEST * max(1.0, float(np.abs(thumbnail).max())):
+        return None
+    spectrum = (_COSINES @ ((thumbnail - thumbnail.mean()) / spread) @ _COSINES.T).ravel()[_ORDER[: 8 * count]]
+    return np.packbits(spectrum > np.median(spectrum[1:])).tobytes()
+
+
+def _buckets(values: NDArray[np.uint8]) -> list[NDArray[np.intp]]:
+    order = np.argsort(values, kind="stable")
+    edges = np.flatnonzero(np.diff(values[order])) + 1
+    return [members for members in np.split(order, edges) if len(members) > 1]
+
+
+def _comparisons(buckets: list[NDArray[np.intp]]) -> int:
+    return sum(len(members) ** 2 // 2 for members in buckets)
+
+
+def _close_pairs(words: NDArray[np.uint64], members: NDArray[np.intp], likeness: Likeness) -> list[tuple[int, int]]:
+    """Pairs of a bucket, block by block so that no matrix of all pairs is made."""
+    pairs: list[tuple[int, int]] = []
+    own = words[members]
+    for start in range(0, len(members), _BLOCK):
+        block = own[start : start + _BLOCK]
+        for other in range(start, len(members), _BLOCK):
+            low = np.bitwise_count(block[:, 0, None] ^ own[None, other : other + _BLOCK, 0])
+            differing = low.astype(np.uint16)
+            for column in range(1, own.shape[1]):
+                differing += np.bitwise_count(block[:, column, None] ^ own[None, other : other + _BLOCK, column])
+            alike = differing <= likeness.most_bits
+            alike |= (low <= likeness.most_low_bits) & (differing <= likeness.most_bits_of_low)
+            rows, columns = np.nonzero(alike)
+            later = start + rows < other + columns
+            pairs += zip(members[start + rows[later]].tolist(), members[other + columns[later]].tolist(), strict=True)
+    return pairs
+
+
+def _thumbnail(grey: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Means of 32 x 32 fields of nearly equal size; images with a shorter side repeat pixels."""
+    for axis in (0, 1):
+        size = grey.shape[axis]
+        if size < _SIDE:
+            grey = np.take(grey, np.arange(_SIDE) * size // _SIDE, axis=axis)
+        else:
+            edges = np.arange(_SIDE) * size // _SIDE
+            counts = np.diff(np.append(edges, size)).astype(np.float32)
+            sums = np.add.reduceat(grey, edges, axis=axis)
+            grey = (sums / (counts[:, None] if axis == 0 else counts[None])).astype(np.float32, copy=False)
+    return grey

@@ -1,0 +1,164 @@
+"""One case of a source, read and looked at: what a preflight wants to know, small enough to be sent around."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medsam3_core.cases import CaseSource, CaseVolume
+from medsam3_core.errors import CaseDataError, LabelValueError, NotBinaryError, ShapeMismatchError, UnreadableFileError
+from medsam3_core.findings import Finding, FindingKind
+from medsam3_core.perceptual_hash import perceptual_hash
+from medsam3_core.recipes import Recipe
+from medsam3_core.structures import LabelMap
+from storage.readers.protocol import Layout
+from storage.readers.source_files import open_source
+
+_KINDS: tuple[tuple[type[CaseDataError], FindingKind], ...] = (
+    (NotBinaryError, FindingKind.NOT_BINARY),
+    (LabelValueError, FindingKind.LABEL_VALUE),
+    (ShapeMismatchError, FindingKind.SHAPE_MISMATCH),
+    (UnreadableFileError, FindingKind.UNREADABLE),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CaseCheck:
+    """What is known of a case after it was read.
+
+    Attributes:
+        case_id: The case.
+        split: Its split.
+        patient_id: Its patient.
+        usable: Whether ingest would accept it.
+        findings: What is wrong or suspicious about it.
+        shape_zyx: Size; None where it could not be read, as all below.
+        spacing_zyx: Spacing in `unit`.
+        unit: mm or px.
+        modality: Modality.
+        raters: Who drew a reference, the primary one first.
+        structures: Structures that the primary reference holds, with the number of instances (1 without instances).
+        image_digest: Digest of the voxels.
+        image_hash: Perceptual hash, None for images without structure.
+    """
+
+    case_id: str
+    split: str | None
+    patient_id: str
+    usable: bool
+    findings: tuple[Finding, ...] = ()
+    shape_zyx: tuple[int, int, int] | None = None
+    spacing_zyx: tuple[float, float, float] | None = None
+    unit: str | None = None
+    modality: str | None = None
+    raters: tuple[str, ...] = ()
+    structures: dict[str, int] = field(default_factory=dict)
+    image_digest: str | None = None
+    image_hash: bytes | None = None
+
+
+def check_case(layout: Layout, source: Path, case: CaseSource, recipe: Recipe) -> CaseCheck:
+    """Read a case as ingest would and look at it; never raises for its data."""
+    if case.reject_reason:
+        return _unusable(case, case.reject_kind, case.reject_reason)
+    try:
+        volume = layout.read_case(source, case, recipe)
+    except CaseDataError as error:
+        if _is_same_file(source, case):
+            return _unusable(case, FindingKind.REFERENCE_IS_IMAGE, _same_message(case))
+        kind = next((kind for known, kind in _KINDS if isinstance(error, known)), FindingKind.REJECTED)
+        return _unusable(case, kind, str(error))
+    except (OSError, MemoryError) as error:
+        return _unusable(case, FindingKind.UNREADABLE, f"{', '.join(case.image)}: {error or type(error).__name__}")
+    return CaseCheck(
+        case.case_id,
+        case.split,
+        case.patient_id,
+        usable=True,
+        findings=tuple(_suspicions(case, volume, recipe)),
+        shape_zyx=volume.geometry.shape_zyx,
+        spacing_zyx=volume.geometry.spacing_zyx,
+        unit=str(volume.geometry.unit),
+        modality=volume.modality,
+        raters=tuple(reference.rater for reference in volume.references),
+        structures=_structures(volume.references[0], recipe) if volume.references else {},
+        image_digest=image_digest(volume.voxels),
+        image_hash=perceptual_hash(volume.voxels),
+    )
+
+
+def image_digest(voxels: NDArray[Any]) -> str:
+    """Digest of shape, type and voxels, for finding equal images; 32 hex digits."""
+    contiguous = np.ascontiguousarray(voxels)
+    hasher = hashlib.blake2b(f"{contiguous.dtype.str}{contiguous.shape}".encode(), digest_size=16)
+    hasher.update(contiguous.data)
+    return hasher.hexdigest()
+
+
+def _unusable(case: CaseSource, kind: FindingKind, message: str) -> CaseCheck:
+    finding = Finding(kind, message, (case.case_id,))
+    return CaseCheck(case.case_id, case.split, case.patient_id, usable=False, findings=(finding,))
+
+
+def _suspicions(case: CaseSource, volume: CaseVolume, recipe: Recipe) -> list[Finding]:
+    found = []
+    for reference in volume.references:
+        files = ", ".join(case.references.get(reference.rater, ())[:3]) or reference.rater
+        drawn = int(np.count_nonzero(reference.voxels))
+        if not reference.entries or not drawn:
+            if not recipe.negatives:
+                message = f"{files} marks nothing; correct it, or set negatives in the recipe if that is right"
+                found.append(Finding(FindingKind.EMPTY_REFERENCE, message, (case.case_id,)))
+        elif drawn == reference.voxels.size:
+            message = f"{files} marks every pixel; it may be inverted or the mask of something else"
+            found.append(Finding(FindingKind.FULL_REFERENCE, message, (case.case_id,)))
+        if drawn and _is_image(volume.voxels, reference):
+            found.append(Finding(FindingKind.REFERENCE_IS_IMAGE, _same_message(case), (case.case_id,)))
+    return found
+
+
+def _is_image(voxels: NDArray[Any], reference: LabelMap) -> bool:
+    """Whether the image is nothing but its reference: the same values, or two values that are the mask."""
+    grey = voxels if voxels.ndim == 3 else voxels[0]
+    if voxels.ndim == 4 and not (voxels == grey[None]).all():
+        return False
+    low, high = grey.min(), grey.max()
+    foreground = reference.voxels > 0
+    if low == high or not bool(foreground.flat[int(grey.argmax())]):
+        return False
+    return bool(np.array_equal(grey, reference.voxels)) or bool(np.array_equal(np.where(foreground, high, low), grey))
+
+
+def _structures(reference: LabelMap, recipe: Recipe) -> dict[str, int]:
+    present = np.zeros(int(reference.voxels.max(initial=0)) + 1, dtype=bool)
+    present[reference.voxels.reshape(-1)] = True
+    instances: dict[str, set[int]] = {}
+    for entry in reference.entries:
+        if entry.value < present.size and present[entry.value]:
+            instances.setdefault(entry.structure, set()).add(entry.instance)
+    order = [item.name for item in recipe.structures]
+    return {name: len(instances[name]) for name in sorted(instances, key=order.index)}
+
+
+def _is_same_file(source: Path, case: CaseSource) -> bool:
+    """Whether a reference has the bytes of its image."""
+    references = [name for names in case.references.values() for name in names if name not in case.image]
+    try:
+        image = [_file_digest(source / name) for name in case.image]
+        return any(_file_digest(source / name) in image for name in references)
+    except OSError:
+        return False
+
+
+def _file_digest(path: Path) -> str:
+    with open_source(path) as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()  # type: ignore[arg-type]
+
+
+def _same_message(case: CaseSource) -> str:
+    files: Sequence[str] = [name for names in case.references.values() for name in names]
+    return f"{', '.join(files[:3])} is the image {', '.join(case.image[:3])} itself; find the mask of this image"

@@ -1,0 +1,61 @@
+"""Images that occur twice: in a source, across its splits, and in cohorts of the store."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from medsam3_core.findings import Finding, FindingKind
+from medsam3_core.perceptual_hash import PICTURES, VOLUMES, similar_groups
+from storage.case_checks import CaseCheck
+from storage.fingerprints import Fingerprint
+
+_SHOWN = 6
+
+
+def find_duplicates(checks: Sequence[CaseCheck], known: Sequence[Fingerprint]) -> list[Finding]:
+    """One finding per group of equal images and per group of images that look alike.
+
+    A group without a case of this source is none of its business. Of equal images one stands for all where images that
+    look alike are looked for.
+    """
+    own = [
+        Fingerprint("", check.case_id, check.split, check.shape_zyx[0] > 1, check.image_digest, check.image_hash)
+        for check in checks
+        if check.image_digest is not None and check.shape_zyx is not None
+    ]
+    by_digest: dict[str, list[Fingerprint]] = defaultdict(list)
+    for item in (*own, *known):
+        by_digest[item.image_digest].append(item)
+    equal = [group for group in by_digest.values() if len(group) > 1 and any(not item.cohort for item in group)]
+    return [*_findings(FindingKind.DUPLICATE_IMAGE, equal), *_findings(FindingKind.SIMILAR_IMAGE, _similar(by_digest))]
+
+
+def _similar(by_digest: dict[str, list[Fingerprint]]) -> Iterator[list[Fingerprint]]:
+    for is_volume, likeness in ((False, PICTURES), (True, VOLUMES)):
+        shown = [group[0] for group in by_digest.values() if group[0].image_hash and group[0].is_volume is is_volume]
+        if not shown:
+            continue
+        hashes = np.stack([np.frombuffer(item.image_hash or b"", dtype=np.uint8) for item in shown])
+        for rows in similar_groups(hashes, likeness):
+            group = [shown[row] for row in rows]
+            if any(not item.cohort for item in group):
+                yield group
+
+
+def _findings(kind: FindingKind, groups: Sequence[list[Fingerprint]] | Iterator[list[Fingerprint]]) -> list[Finding]:
+    found = []
+    for group in groups:
+        names = [f"{item.cohort}:{item.case_id}" if item.cohort else item.case_id for item in group]
+        how = "hold the same image" if kind is FindingKind.DUPLICATE_IMAGE else "look alike"
+        listed = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+        message = f"{listed} {how} ({_where(group)}); keep one of them, or keep them in one split"
+        found.append(Finding(kind, message, tuple(names)))
+    return found
+
+
+def _where(group: Sequence[Fingerprint]) -> str:
+    if any(item.cohort for item in group):
+        return "across cohorts"
+    splits = sorted({item.split or "none" for item in group})
+    return f"across the splits {', '.join(splits)}" if len(splits) > 1 else "within one split"

@@ -1,0 +1,191 @@
+"""What a preflight says about a source: counts, sizes, and everything that is wrong or suspicious."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from medsam3_core.cases import CaseSource
+from medsam3_core.findings import Finding, FindingKind
+from medsam3_core.recipes import Recipe
+from storage.case_checks import CaseCheck
+from storage.duplicate_images import find_duplicates
+from storage.fingerprints import Fingerprint, known_fingerprints
+from storage.source_inventory import SourceInventory, take_inventory
+from storage.store_layout import StoreLayout
+
+_ORDER = {kind: number for number, kind in enumerate(FindingKind)}
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """The answer of `ingest --check`.
+
+    Attributes:
+        source: Source as given.
+        recipe: Recipe that was used.
+        checks: One per case.
+        files: What lies in the source.
+        findings: All that is wrong or suspicious, by kind.
+        notes: What is worth knowing and right.
+        compared_cohorts: Cohorts of the store that duplicates were looked for in.
+    """
+
+    source: str
+    recipe: Recipe
+    checks: tuple[CaseCheck, ...]
+    files: SourceInventory
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...]
+    compared_cohorts: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON value; kinds of findings and keys are a contract."""
+        return {
+            "source": self.source,
+            "recipe": self.recipe.name,
+            "layout": self.recipe.layout,
+            "passed": not self.findings,
+            "cases": len(self.checks),
+            "usable": sum(check.usable for check in self.checks),
+            "patients": len({check.patient_id for check in self.checks}),
+            "splits": self.splits(),
+            "structures": self.structures(),
+            "raters": self.raters(),
+            "modalities": dict(sorted(Counter(check.modality for check in self.checks if check.modality).items())),
+            "sizes": [{"shape_zyx": list(size), "cases": count} for size, count in self.sizes().most_common()],
+            "spacings": [
+                {"spacing_zyx": list(spacing), "unit": unit, "cases": count}
+                for (spacing, unit), count in self.spacings().most_common()
+            ],
+            "files": asdict(self.files),
+            "compared_cohorts": list(self.compared_cohorts),
+            "findings": [asdict(finding) for finding in self.findings],
+            "counts": dict(Counter(str(finding.kind) for finding in self.findings)),
+            "notes": list(self.notes),
+        }
+
+    def splits(self) -> dict[str, dict[str, int]]:
+        """Cases and patients per split; `none` for cases without one."""
+        found: dict[str, set[str]] = defaultdict(set)
+        cases = Counter(check.split or "none" for check in self.checks)
+        for check in self.checks:
+            found[check.split or "none"].add(check.patient_id)
+        return {split: {"cases": cases[split], "patients": len(found[split])} for split in sorted(found)}
+
+    def structures(self) -> dict[str, dict[str, int]]:
+        """Cases that hold each structure of the recipe, and its instances over all cases."""
+        held = {
+            item.name: [check.structures.get(item.name, 0) for check in self.checks] for item in self.recipe.structures
+        }
+        return {
+            name: {"cases": sum(count > 0 for count in counts), "instances": sum(counts)}
+            for name, counts in held.items()
+        }
+
+    def raters(self) -> dict[str, int]:
+        """Cases that each rater drew."""
+        return dict(Counter(rater for check in self.checks for rater in check.raters))
+
+    def sizes(self) -> Counter[tuple[int, int, int]]:
+        """Cases per size."""
+        return Counter(check.shape_zyx for check in self.checks if check.shape_zyx)
+
+    def spacings(self) -> Counter[tuple[tuple[float, ...], str]]:
+        """Cases per spacing, rounded to a micrometre."""
+        return Counter(
+            (tuple(round(value, 3) for value in check.spacing_zyx), check.unit or "")
+            for check in self.checks
+            if check.spacing_zyx
+        )
+
+
+def conclude(
+    source: str, recipe: Recipe, cases: Sequence[CaseSource], checks: Sequence[CaseCheck], store: StoreLayout | None
+) -> Preflight:
+    """Everything that the checks of all cases say together.
+
+    Args:
+        source: Source as given.
+        recipe: Its recipe.
+        cases: What the reader listed.
+        checks: One check per case.
+        store: A store whose cohorts are searched for the same images; None for none. It is only read.
+    """
+    root = source if source.startswith("phantom:") else str(Path(source).resolve())
+    files = take_inventory(Path(source), cases, recipe)
+    known = known_fingerprints(store, but_not_from=root) if store is not None else []
+    findings = [finding for check in checks for finding in check.findings]
+    findings += find_duplicates(checks, known)
+    findings += _patients_in_splits(checks)
+    findings += [
+        Finding(FindingKind.EXTRA_FILE, f"{name} is part of no case; remove it, or name it in companions of the recipe")
+        for name in files.extra
+    ]
+    return Preflight(
+        source,
+        recipe,
+        tuple(checks),
+        files,
+        tuple(sorted(findings, key=lambda finding: (_ORDER[finding.kind], finding.case_ids, finding.message))),
+        tuple(_notes(recipe, cases, checks, files)),
+        _cohorts(known),
+    )
+
+
+def _cohorts(known: Sequence[Fingerprint]) -> tuple[str, ...]:
+    return tuple(sorted({item.cohort for item in known}))
+
+
+def _patients_in_splits(checks: Sequence[CaseCheck]) -> list[Finding]:
+    splits: dict[str, set[str]] = defaultdict(set)
+    cases: dict[str, list[str]] = defaultdict(list)
+    for check in checks:
+        if check.split:
+            splits[check.patient_id].add(check.split)
+            cases[check.patient_id].append(check.case_id)
+    return [
+        Finding(
+            FindingKind.PATIENT_IN_SPLITS,
+            f"patient {patient} has cases in the splits {', '.join(sorted(found))}; split by patient",
+            tuple(cases[patient]),
+        )
+        for patient, found in splits.items()
+        if len(found) > 1
+    ]
+
+
+def _notes(
+    recipe: Recipe, cases: Sequence[CaseSource], checks: Sequence[CaseCheck], files: SourceInventory
+) -> list[str]:
+    notes = []
+    splits = Counter(check.split or "none" for check in checks)
+    for split, expected in recipe.published_cases.items():
+        found = len(checks) if split == "all" else splits[split]
+        if found != expected:
+            notes.append(f"{found} of {expected} published cases{'' if split == 'all' else f' in split {split}'}")
+    for item in _optional_raters(recipe):
+        drawn = sum(item in case.references for case in cases)
+        if drawn < len(cases):
+            notes.append(f"rater {item} drew {drawn} of {len(cases)} cases")
+    splits_of: dict[str, set[str]] = defaultdict(set)
+    for case in cases:
+        if case.split and case.image:
+            splits_of[PurePosixPath(case.image[0]).name].add(case.split)
+    if repeated := sum(len(found) > 1 for found in splits_of.values()):
+        notes.append(f"{repeated} file names occur in several splits; the split is part of the case id")
+    if files.companions:
+        notes.append(f"{files.companions} files that belong to the dataset and to no case")
+    if files.others:
+        listed = ", ".join(f"{count} {suffix}" for suffix, count in files.others.items())
+        notes.append(f"other files: {listed}")
+    if files.system:
+        notes.append(f"{files.system} hidden and system files are ignored")
+    return notes + [f"trap: {trap}" for trap in recipe.traps]
+
+
+def _optional_raters(recipe: Recipe) -> list[str]:
+    """Raters after the primary one, whose files a case need not have."""
+    references = recipe.parameters.get("references", [])
+    return [str(item.get("rater", "reference")) for item in references[1:]]

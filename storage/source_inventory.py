@@ -1,0 +1,67 @@
+"""Which files of a source the recipe uses, knows, or cannot explain."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from medsam3_core.cases import CaseSource
+from medsam3_core.recipes import Recipe
+from storage.readers.source_files import (
+    ARRAY_SUFFIXES,
+    IMAGE_SUFFIXES,
+    NIFTI_SUFFIXES,
+    is_visible,
+    visible_files,
+    without_companions,
+)
+
+_DATA_SUFFIXES = (*IMAGE_SUFFIXES, *NIFTI_SUFFIXES, *ARRAY_SUFFIXES)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceInventory:
+    """Files of a source.
+
+    Attributes:
+        total: All visible files.
+        used: Files that are part of a case.
+        companions: Files that the recipe knows and that are no part of a case.
+        extra: Image and volume files that nothing explains.
+        others: Number of other files by suffix (text, tables, documents).
+        system: What systems leave behind (`.DS_Store`, `Thumbs.db`, ...).
+    """
+
+    total: int
+    used: int
+    companions: int
+    extra: tuple[str, ...]
+    others: dict[str, int]
+    system: int
+
+
+def take_inventory(source: Path, cases: Iterable[CaseSource], recipe: Recipe) -> SourceInventory:
+    """Sort all files below a source folder by what they are to a recipe; an empty one for pseudo sources."""
+    if not source.is_dir():
+        return SourceInventory(0, 0, 0, (), {}, 0)
+    used = {name for case in cases for name in (*case.image, *(n for names in case.references.values() for n in names))}
+    files = visible_files(source, ("",))
+    unused = [name for name in files if name not in used]
+    unexplained = without_companions(unused, recipe.companions)
+    extra = tuple(name for name in unexplained if name.lower().endswith(_DATA_SUFFIXES))
+    others = Counter(_suffix(name) for name in unexplained if not name.lower().endswith(_DATA_SUFFIXES))
+    return SourceInventory(
+        len(files), len(used), len(unused) - len(unexplained), extra, dict(sorted(others.items())), _system(source)
+    )
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower() or "no suffix"
+
+
+def _system(source: Path) -> int:
+    return sum(
+        sum(not is_visible(name) for name in names) + sum(not is_visible(name) for name in folders)
+        for _, folders, names in os.walk(source)
+    )
