@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from medsam3_core.errors import CaseDataError
 from medsam3_core.recipes import Recipe
 from storage.case_volumes import write_case_volume
 from storage.cohorts import write_cases
+from storage.fingerprints import fingerprint_row, write_fingerprints
+from storage.rater_agreement import agreement_rows, write_agreement
 from storage.readers.registry import layout_of
 from storage.run_ledger import utc_now
 from storage.store_layout import StoreLayout
@@ -53,12 +55,14 @@ class IngestBatch:
     def __call__(self, batch_id: str, crumbs: BreadcrumbFolder, cases: Sequence[PendingCase]) -> BatchReport:
         """Ingest cases; each becomes one row, accepted or rejected with its reason."""
         started = time.perf_counter()
-        rows = []
+        rows, beside = [], _TablesBeside()
         with Breadcrumb(crumbs, batch_id) as crumb:
             for case in cases:
                 crumb.at(case.case_id)
-                rows.append(self.row(case))
+                rows.append(self.row(case, beside))
             crumb.at(BETWEEN_CASES)
+            write_fingerprints(self.store, self.cohort, beside.fingerprints)
+            write_agreement(self.store, self.cohort, beside.agreement)
             write_cases(self.store, self.cohort, rows)
         statuses = [row["status"] for row in rows]
         return BatchReport(
@@ -67,7 +71,7 @@ class IngestBatch:
             peak_rss_bytes=psutil.Process().memory_info().rss,
         )
 
-    def row(self, case: PendingCase) -> dict[str, Any]:
+    def row(self, case: PendingCase, beside: "_TablesBeside") -> dict[str, Any]:
         """Read and write one case; trouble with its data ends in the row, trouble with the store is raised."""
         source = case.source
         try:
@@ -85,9 +89,12 @@ class IngestBatch:
         write_case_volume(
             self.store.volume(self.cohort, case.case_id, zipped=volume.geometry.is_2d), case.case_id, volume
         )
+        digest = volume.digest(self.recipe)
+        beside.fingerprints.append(fingerprint_row(case.case_id, source.split, volume, utc_now()))
+        beside.agreement += agreement_rows(self.cohort, case.case_id, digest, volume, self.recipe)
         return self._common(case) | _facts(volume) | {
             "status": str(CaseStatus.ACCEPTED),
-            "case_digest": volume.digest(self.recipe),
+            "case_digest": digest,
         }  # fmt: skip
 
     def rejected(self, case: PendingCase, reason: str) -> dict[str, Any]:
@@ -118,6 +125,14 @@ class IngestBatch:
             "source_fingerprint": case.fingerprint,
             "ingested_at": utc_now(),
         }
+
+
+@dataclass
+class _TablesBeside:
+    """Rows of a batch for other tables than that of the cases."""
+
+    fingerprints: list[dict[str, Any]] = field(default_factory=list)
+    agreement: list[dict[str, Any]] = field(default_factory=list)
 
 
 def _require_no_promised_reference(source: CaseSource) -> None:

@@ -286,3 +286,35 @@ def test_a_pickle_that_would_run_code_is_refused_unread(tmp_path) -> None:
     (finding,) = checked(dataset.folder).findings
     assert "only texts and numbers are read" in finding.message
     assert not (tmp_path / "exploded").exists()
+
+
+def test_the_same_image_in_two_splits_and_a_recompressed_copy_are_found(tmp_path) -> None:
+    folder = published_2d.tn3k(tmp_path / "tn3k").folder / "tn3k"
+    shutil.copy(folder / "trainval-image" / "0001.jpg", folder / "test-image" / "0007.jpg")
+    shutil.copy(folder / "trainval-mask" / "0001.jpg", folder / "test-mask" / "0007.jpg")
+    Image.open(folder / "trainval-image" / "0000.jpg").save(folder / "trainval-image" / "0009.jpg", quality=50)
+    shutil.copy(folder / "trainval-mask" / "0000.jpg", folder / "trainval-mask" / "0009.jpg")
+    same, alike = checked(folder).findings
+    assert (same.kind, alike.kind) == (FindingKind.DUPLICATE_IMAGE, FindingKind.SIMILAR_IMAGE)
+    assert "hold the same image (across the splits test, train)" in same.message
+    assert "look alike (within one split)" in alike.message
+
+
+def test_duplicates_across_cohorts_are_found_and_the_own_cohort_is_left_out(every_dataset, field_store, tmp_path):
+    own = every_dataset["tn3k"].folder
+    assert check_source(CheckWords(str(own)), field_store).findings == ()
+    copy = tmp_path / "copy"
+    shutil.copytree(own, copy)
+    findings = check_source(CheckWords(str(copy)), field_store).findings
+    assert {finding.kind for finding in findings} == {FindingKind.DUPLICATE_IMAGE}
+    assert len(findings) == 3
+    assert all("(across cohorts)" in finding.message for finding in findings)
+    assert any(name.startswith("tn3k:") for name in findings[0].case_ids)
+
+
+def test_a_patient_in_two_splits_is_found(tmp_path) -> None:
+    folder = published_3d.synapse_transunet(tmp_path / "synapse").folder
+    (folder / "test_vol_h5" / "case0001.npy.h5").rename(folder / "test_vol_h5" / "case0005.npy.h5")
+    (finding,) = checked(folder).findings
+    assert finding.kind is FindingKind.PATIENT_IN_SPLITS
+    assert finding.message == "patient case0005 has cases in the splits test, train; split by patient"
