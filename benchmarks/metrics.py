@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from medsam3_core.geometry import VolumeGeometry
 from medsam3_core.metrics import overlap, surface
+from medsam3_core.metrics.mask_pairs import crop_to_union
 from medsam3_core.scoring import score_structure
 from medsam3_core.structures import Structure
 
@@ -72,7 +73,7 @@ def main() -> None:
 def compare(title: str, cases: list[LabelledCase]) -> None:
     """Time both sides on the same masks and check that the values agree."""
     monai_repeats = 1 if len(cases) == 1 else 3
-    cropped = [(*overlap.crop_to_union(*pair), case.spacing_zyx) for case in cases for pair in case.masks()]
+    cropped = [(*crop_to_union(*pair), case.spacing_zyx) for case in cases for pair in case.masks()]
     ours_seconds, ours = timed(lambda: np.array([ours_on_masks(*item) for item in cropped]), 3)
     theirs_seconds, theirs = timed(lambda: np.array([monai_on_masks(*item) for item in cropped]), monai_repeats)
     whole_seconds, whole = timed(lambda: np.concatenate([ours_on_case(case) for case in cases]), 3)

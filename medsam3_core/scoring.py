@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from medsam3_core.errors import CaseDataError
 from medsam3_core.geometry import LengthUnit, VolumeGeometry
 from medsam3_core.metrics import centreline, instances, overlap, surface
+from medsam3_core.metrics.mask_pairs import MaskPair, require_masks
 from medsam3_core.structures import Structure
 
 PROTOCOL_VERSION = "1"
@@ -130,12 +131,12 @@ def score_structure(
     Raises:
         CaseDataError: If a mask is not boolean, an instance map not of integers, or a shape is not the geometry's.
     """
-    overlap.require_masks(reference, prediction)
+    require_masks(reference, prediction)
     if reference.shape != geometry.shape_zyx:
         msg = f"masks of {structure.name!r} have shape {reference.shape}, their geometry {geometry.shape_zyx}"
         raise CaseDataError(msg)
-    counts = overlap.count_masks(reference, prediction)
-    distances = surface.surface_distances(reference, prediction, geometry.spacing_zyx)
+    pair = MaskPair.of(reference, prediction)
+    counts, distances = overlap.count_pair(pair), surface.pair_distances(pair, geometry.spacing_zyx)
     volume_scale, volume_unit = _volume_scale(geometry)
     matches = _match_instances(structure, geometry.shape_zyx, reference_instances, prediction_instances)
     return StructureScore(

@@ -5,7 +5,8 @@ from monai.metrics import compute_dice, compute_iou
 
 from medsam3_core.errors import CaseDataError
 from medsam3_core.metrics import overlap
-from medsam3_core.metrics.overlap import ConfusionCounts, confusion_matrix, count_masks, counts_of, crop_to_union
+from medsam3_core.metrics.mask_pairs import crop_to_union
+from medsam3_core.metrics.overlap import ConfusionCounts, confusion_matrix, count_masks, counts_of
 
 SHAPE = (6, 8, 10)
 METRICS = (overlap.dice, overlap.iou, overlap.precision, overlap.recall)

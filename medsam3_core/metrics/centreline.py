@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.morphology import skeletonize
 
-from medsam3_core.metrics.overlap import crop_to_union, require_masks
+from medsam3_core.metrics.mask_pairs import crop_to_union, require_masks
 
 
 def cl_dice(reference: NDArray[np.bool_], prediction: NDArray[np.bool_]) -> float:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam3_core.errors import CaseDataError
+from medsam3_core.metrics.mask_pairs import MaskPair
 
 _CHUNK_VOXELS = 1 << 20  # the joint codes of a chunk (8 MB) stay in the cache; whole volumes would need 8 B a voxel
 
@@ -37,42 +38,20 @@ class ConfusionCounts:
         return self.true_positive + self.false_positive
 
 
-def require_masks(reference: NDArray[Any], prediction: NDArray[Any]) -> None:
-    """Refuse what is not a pair of boolean masks of one shape (z, y, x).
-
-    Raises:
-        CaseDataError: If a dtype is not bool, the shapes differ, or they are not three-dimensional.
-    """
-    if reference.dtype != np.bool_ or prediction.dtype != np.bool_:
-        msg = f"masks must be boolean, got reference {reference.dtype} and prediction {prediction.dtype}"
-        raise CaseDataError(msg)
-    if reference.shape != prediction.shape:
-        msg = f"reference has shape {reference.shape}, prediction {prediction.shape}; both must be on the same grid"
-        raise CaseDataError(msg)
-    if reference.ndim != 3:
-        msg = f"masks need the shape (z, y, x), got {reference.shape}; a single slice is (1, y, x)"
-        raise CaseDataError(msg)
-
-
-def crop_to_union(
-    reference: NDArray[np.bool_], prediction: NDArray[np.bool_]
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Views (z, y, x) of both masks on the smallest box that holds both; of size 0 if both are empty."""
-    z = _extent(_any(reference, 1, 2) | _any(prediction, 1, 2))
-    plane = _any(reference[z], 0) | _any(prediction[z], 0)
-    box = (z, _extent(_any(plane, 1)), _extent(_any(plane, 0)))
-    return reference[box], prediction[box]
-
-
 def count_masks(reference: NDArray[np.bool_], prediction: NDArray[np.bool_]) -> ConfusionCounts:
-    """Count two boolean masks, shape (z, y, x); slice by slice, so that no second volume is allocated.
+    """Count two boolean masks, shape (z, y, x).
 
     Raises:
         CaseDataError: If the masks are not boolean or differ in shape.
     """
-    require_masks(reference, prediction)
-    in_both = sum(int(np.count_nonzero(a & b)) for a, b in zip(reference, prediction, strict=True))
-    return _complete(in_both, int(np.count_nonzero(reference)), int(np.count_nonzero(prediction)), reference.size)
+    return count_pair(MaskPair.of(reference, prediction))
+
+
+def count_pair(pair: MaskPair) -> ConfusionCounts:
+    """Count two masks; background outside the box round both is known without looking."""
+    in_both = int(np.count_nonzero(pair.reference & pair.prediction))
+    one, other = (int(np.count_nonzero(mask)) for mask in (pair.reference, pair.prediction))
+    return _complete(in_both, one, other, pair.n_voxels)
 
 
 def confusion_matrix(reference: NDArray[Any], prediction: NDArray[Any], *, n_values: int) -> NDArray[np.int64]:
@@ -160,15 +139,6 @@ def _complete(in_both: int, reference: int, prediction: int, voxels: int) -> Con
 
 def _share(part: int, whole: int) -> float:
     return part / whole if whole else float("nan")
-
-
-def _any(mask: NDArray[np.bool_], *axes: int) -> NDArray[np.bool_]:
-    return np.asarray(np.any(mask, axis=axes), dtype=np.bool_)
-
-
-def _extent(occupied: NDArray[np.bool_]) -> slice:
-    where = np.flatnonzero(occupied)
-    return slice(int(where[0]), int(where[-1]) + 1) if where.size else slice(0, 0)
 
 
 def _in_range(name: str, values: NDArray[Any], n_values: int) -> NDArray[np.int64]:

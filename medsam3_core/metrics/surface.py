@@ -15,12 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from medsam3_core.metrics.overlap import crop_to_union, require_masks
+from medsam3_core.metrics.mask_pairs import FRAME, Axes, MaskPair
 
-Axes = tuple[int, ...]
-"""Axes of (z, y, x) in which a mask has neighbours: (0, 1, 2), or (1, 2) for a single slice."""
-
-_REACH = 3  # voxels along an axis that are looked at one by one before the k-d tree is asked
+_LOOKS_AT_ONCE = 1 << 14  # neighbours looked up in one call; more of them than this and stopping early is worth a loop
 
 _TOLERANCE_SLACK = 1e-6
 """Relative slack of the NSD tolerance: file headers keep spacings in single precision, and three steps of 0.7 mm must
@@ -59,27 +56,22 @@ def surface_distances(
         CaseDataError: If the masks are not boolean or differ in shape.
         ValueError: If the spacing is not three positive numbers.
     """
-    require_masks(reference, prediction)
+    return pair_distances(MaskPair.of(reference, prediction), spacing_zyx)
+
+
+def pair_distances(pair: MaskPair, spacing_zyx: Sequence[float]) -> SurfaceDistances:
+    """As `surface_distances`, of masks that are checked and cropped already.
+
+    Raises:
+        ValueError: If the spacing is not three positive numbers.
+    """
     if len(spacing_zyx) != 3 or not all(0 < step < np.inf for step in spacing_zyx):
         msg = f"spacing (z, y, x) needs three positive numbers, got {tuple(spacing_zyx)}"
         raise ValueError(msg)
-    axes = (1, 2) if reference.shape[0] == 1 else (0, 1, 2)
-    one, other = (border_voxels(mask, axes) for mask in crop_to_union(reference, prediction))
-    return SurfaceDistances(
-        from_reference=_distances_to_nearest(one, other, tuple(spacing_zyx), axes),
-        from_prediction=_distances_to_nearest(other, one, tuple(spacing_zyx), axes),
-    )
-
-
-def border_voxels(mask: NDArray[np.bool_], axes: Axes) -> NDArray[np.bool_]:
-    """Voxels of a mask with a face neighbour along `axes` outside it; the edge of the array is outside."""
-    interior = mask.copy()
-    for axis in axes:
-        inner, outer = np.moveaxis(interior, axis, 0), np.moveaxis(mask, axis, 0)
-        inner[1:] &= outer[:-1]
-        inner[:-1] &= outer[1:]
-        inner[:1] = inner[-1:] = False
-    return mask & ~interior
+    grid = _FramedGrid(pair.reference.shape, tuple(spacing_zyx), pair.axes)
+    masks = grid.border(pair.reference), grid.border(pair.prediction)
+    one, other = (_Border(mask, mask.nonzero()[0]) for mask in masks)
+    return SurfaceDistances(from_reference=grid.distances(one, other), from_prediction=grid.distances(other, one))
 
 
 def hd95(distances: SurfaceDistances) -> float:
@@ -90,8 +82,7 @@ def hd95(distances: SurfaceDistances) -> float:
     """
     if not distances.defined:
         return float("nan")
-    directed = (np.percentile(side, 95) for side in (distances.from_reference, distances.from_prediction))
-    return float(max(directed))
+    return max(_percentile_95(side) for side in (distances.from_reference, distances.from_prediction))
 
 
 def assd(distances: SurfaceDistances) -> float:
@@ -128,55 +119,97 @@ def nsd(distances: SurfaceDistances, tolerance: float) -> float:
     return sum(int(np.count_nonzero(side <= limit)) for side in sides) / voxels if voxels else float("nan")
 
 
-def _distances_to_nearest(
-    source: NDArray[np.bool_], target: NDArray[np.bool_], spacing_zyx: tuple[float, ...], axes: Axes
-) -> NDArray[np.float64]:
-    """Distance of every source voxel to the nearest target voxel, in C order; infinite if there is no target.
+def _percentile_95(values: NDArray[np.float64]) -> float:
+    """95th percentile with linear interpolation: numpy's, without its 0.1 ms of preparations."""
+    whole, share = divmod(0.95 * (values.size - 1), 1.0)
+    rank = int(whole)
+    above = min(rank + 1, values.size - 1)
+    ordered = np.partition(values, (rank, above))
+    return float(ordered[rank] + share * (ordered[above] - ordered[rank]))
 
-    A fair prediction lies within a few voxels of the reference almost everywhere. So the voxels round each source
-    voxel are looked at by growing distance, and only those that find no neighbour there ask a k-d tree. Measured
-    against the tree alone: 2 to 4 times faster on organs and vessels, no slower on masks that lie far apart. A distance
-    transform of the crop wins only where the masks are noise and lie apart as well.
-    """
-    padding = [(_REACH, _REACH) if axis in axes else (0, 0) for axis in range(3)]
-    source, target = np.pad(source, padding), np.pad(target, padding)
-    position, is_target = np.flatnonzero(source), target.reshape(-1)
-    distances = np.full(position.size, np.inf)
-    if not is_target.any():
-        return distances
-    strides = np.array([source.shape[1] * source.shape[2], source.shape[2], 1])
-    steps, lengths = _steps_by_length(spacing_zyx, axes)
-    far = np.arange(position.size)
-    for stride, length in zip(steps @ strides, lengths, strict=True):
-        near = is_target[position + stride]
-        distances[far[near]] = length
-        far, position = far[~near], position[~near]
-        if not far.size:
-            return distances
-    nodes = _coordinates(np.flatnonzero(is_target), source.shape, spacing_zyx)
-    tree = cKDTree(nodes, leafsize=32, balanced_tree=False, compact_nodes=False)
-    distances[far] = tree.query(_coordinates(position, source.shape, spacing_zyx))[0]
-    return distances
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Border:
+    """Border voxels of a framed mask laid out as one row: where they are, and their places."""
+
+    is_border: NDArray[np.bool_]
+    places: NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True)
+class _FramedGrid:
+    """A framed grid as one long row of voxels: a step to a neighbour is a number, and the frame catches its end."""
+
+    shape: tuple[int, ...]
+    spacing_zyx: tuple[float, ...]
+    axes: Axes
+
+    @property
+    def strides(self) -> tuple[int, int, int]:
+        """Places from a voxel to the next along z, y, x."""
+        return self.shape[1] * self.shape[2], self.shape[2], 1
+
+    def border(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Voxels of a framed mask with a face neighbour outside it, as one row."""
+        row = mask.reshape(-1)
+        interior = row.copy()
+        for stride in (self.strides[axis] for axis in self.axes):
+            interior[stride:] &= row[:-stride]
+            interior[:-stride] &= row[stride:]
+        border: NDArray[np.bool_] = row ^ interior
+        return border
+
+    def distances(self, source: _Border, target: _Border) -> NDArray[np.float64]:
+        """Distance of every source voxel to the nearest target voxel; infinite if there is no target.
+
+        A fair prediction lies within a few voxels of the reference almost everywhere. So the voxels round each
+        position are looked at by growing distance, and only those that find no neighbour there ask a k-d tree. Measured
+        against the tree alone: 2 to 4 times faster on organs and vessels, no slower on masks that lie far apart. A
+        distance transform of the crop wins only where the masks are noise and lie apart as well.
+        """
+        found = np.full(source.places.size, np.inf)
+        if not target.places.size:
+            return found
+        far, places, strides = np.arange(found.size), source.places, np.array(self.strides)
+        for steps, length in _steps_by_length(self.spacing_zyx, self.axes):
+            near = _any_neighbour(places, steps @ strides, target.is_border)
+            found[far[near]] = length
+            far, places = far[~near], places[~near]
+            if not far.size:
+                return found
+        tree = cKDTree(self._points(target.places), leafsize=32, balanced_tree=False, compact_nodes=False)
+        found[far] = tree.query(self._points(places))[0]
+        return found
+
+    def _points(self, places: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Voxels as points (z, y, x) in the unit of the spacing."""
+        index_zyx = np.stack(np.unravel_index(places, self.shape), axis=1)
+        return np.multiply(index_zyx, self.spacing_zyx, dtype=np.float64)
+
+
+def _any_neighbour(
+    places: NDArray[np.intp], strides: NDArray[np.intp], is_target: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Whether one of these steps leads from each place to a target."""
+    if places.size * strides.size <= _LOOKS_AT_ONCE:
+        looks: NDArray[np.bool_] = is_target[strides[:, np.newaxis] + places].any(axis=0)
+        return looks
+    near: NDArray[np.bool_] = is_target[places + strides[0]]
+    for stride in strides[1:]:
+        rest = np.flatnonzero(~near)
+        near[rest] = is_target[places[rest] + stride]
+    return near
 
 
 @lru_cache(maxsize=64)
-def _steps_by_length(spacing_zyx: tuple[float, ...], axes: Axes) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Steps (z, y, x) within the reach and their lengths, shortest first, the zero step included.
+def _steps_by_length(spacing_zyx: tuple[float, ...], axes: Axes) -> tuple[tuple[NDArray[np.intp], float], ...]:
+    """Steps (z, y, x) that stay in the frame, those of one length together, and their length; the shortest first.
 
-    Only steps shorter than the shortest that leaves the reach: up to there the order has no gap, so the first hit is
+    Only steps shorter than the shortest that leaves the frame: up to there the order has no gap, so the first hit is
     the nearest neighbour.
     """
-    sides = [range(-_REACH, _REACH + 1) if axis in axes else range(1) for axis in range(3)]
+    sides = [range(-FRAME, FRAME + 1) if axis in axes else range(1) for axis in range(3)]
     steps = np.array(list(product(*sides)), dtype=np.intp)
     lengths = np.linalg.norm(steps * np.array(spacing_zyx), axis=1)
-    complete = np.flatnonzero(lengths < (_REACH + 1) * min(spacing_zyx[axis] for axis in axes))
-    order = complete[np.argsort(lengths[complete], kind="stable")]
-    return steps[order], lengths[order]
-
-
-def _coordinates(
-    position: NDArray[np.intp], shape: tuple[int, ...], spacing_zyx: tuple[float, ...]
-) -> NDArray[np.float64]:
-    """Positions in a flattened volume as points (z, y, x) in the unit of the spacing."""
-    index_zyx = np.stack(np.unravel_index(position, shape), axis=1)
-    return np.multiply(index_zyx, spacing_zyx, dtype=np.float64)
+    within = lengths < (FRAME + 1) * min(spacing_zyx[axis] for axis in axes)
+    return tuple((steps[within & (lengths == length)], float(length)) for length in np.unique(lengths[within]))
