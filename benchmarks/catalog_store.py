@@ -13,7 +13,7 @@ from medsam3_core.scoring import PROTOCOL_VERSION
 from storage import table_schemas
 from storage.atomic_write import write_json
 from storage.catalog_sources import COMPACTED_FILE
-from storage.leaderboard_sql import METRICS
+from storage.metric_columns import METRICS
 from storage.store_layout import StoreLayout
 
 COHORT = "synthetic"

@@ -137,6 +137,6 @@ def failures(store: StoreLayout) -> pd.DataFrame:
 
 
 def _ask(store: StoreLayout, query: str, **parameters: Any) -> pd.DataFrame:
-    with connect(store) as con:
+    with connect(store, query) as con:
         frame: pd.DataFrame = con.execute(query, parameters or None).df()
     return frame

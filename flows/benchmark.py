@@ -18,6 +18,7 @@ from storage.catalog import publish_catalog
 from storage.encoding_cache import CacheSettings, parse_size, prepare_cache, trim_cache
 from storage.run_ledger import unscored_rows, write_outcomes, writing
 from storage.run_planning import BenchmarkPlan, BenchmarkRequest, PlannedCase, WorkGroup, record_plan
+from storage.score_compaction import tidy_scores
 from storage.standing_benchmarks import completed_requests, plan_requests, record_requests
 from storage.store_layout import StoreLayout
 from tasks.batch_stream import BatchSizer, StreamCounts, run_stream
@@ -123,6 +124,7 @@ def compute_requests(
             record_rejected(store, group)
         record_requests(store, plan, requests)
         counts = _compute(store, plan, cluster, cache_encodings)
+        tidy_scores(store, plan.run_ids)
     publish_catalog(store)
     computed: Counter[str] = Counter()
     for one in counts:

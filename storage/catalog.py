@@ -11,10 +11,14 @@ from storage.catalog_views import catalog_statements
 from storage.store_layout import StoreLayout
 
 
-def connect(store: StoreLayout) -> duckdb.DuckDBPyConnection:
+def connect(store: StoreLayout, naming: str | None = None) -> duckdb.DuckDBPyConnection:
     """A catalog of what the store holds now: in memory, so that nothing it does can change the store's tables.
 
     Cheap enough to be made for each question; it does not see what is written afterwards.
+
+    Args:
+        store: The store.
+        naming: The question, where it is known: only the views that it names are made. None for all of them.
 
     Raises:
         StoreError: If a table or a `run.json` is not of this version; names it.
@@ -22,7 +26,7 @@ def connect(store: StoreLayout) -> duckdb.DuckDBPyConnection:
     con = duckdb.connect(":memory:", config={"python_enable_replacements": "false"})
     try:
         con.execute("SET parquet_metadata_cache = true")  # the views name the same files many times
-        _make_views(con, store, live=False)
+        _make_views(con, store, live=False, naming=naming)
     except duckdb.Error as error:
         con.close()
         msg = f"cannot read the tables of store {store.root}: {error}; move the named file away and run again"
@@ -79,6 +83,6 @@ def _published_from(store: StoreLayout) -> str:
     return "\n".join(str(path.resolve()) for path in (*table_folders(store), *scores))
 
 
-def _make_views(con: duckdb.DuckDBPyConnection, store: StoreLayout, *, live: bool) -> None:
-    for statement in catalog_statements(catalog_sources(store, live=live)):
+def _make_views(con: duckdb.DuckDBPyConnection, store: StoreLayout, *, live: bool, naming: str | None = None) -> None:
+    for statement in catalog_statements(catalog_sources(store, live=live), naming=naming):
         con.execute(statement)

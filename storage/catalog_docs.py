@@ -14,7 +14,7 @@ from storage.atomic_write import replacing
 from storage.catalog import connect
 from storage.catalog_sources import sql_type
 from storage.catalog_views import PUBLIC_VIEWS
-from storage.leaderboard_sql import DISTANCES, METRICS
+from storage.metric_columns import DISTANCES, METRICS
 from storage.store_layout import StoreLayout
 
 DOCS_PATH = Path("docs") / "catalog.md"

@@ -18,12 +18,12 @@ def read_leaderboard(store: StoreLayout, run_ids: Sequence[str] | None = None) -
     where = "NOT superseded" if run_ids is None else "run_id IN (SELECT unnest($runs))"
     order = "cohort, split NULLS LAST, structure, rater, dice_mean DESC NULLS LAST, weights, prompt, settings_id"
     query = f"SELECT * EXCLUDE (superseded) FROM leaderboard_of_runs WHERE {where} ORDER BY {order}"
-    with connect(store) as con:
+    with connect(store, query) as con:
         return con.sql(query, params=None if run_ids is None else {"runs": list(run_ids)}).to_arrow_table()
 
 
 def read_pairs(store: StoreLayout, base: str, new: str) -> pa.Table:
     """The rows of `compare(base, new)`, sorted."""
     query = "SELECT * FROM compare($base, $new) ORDER BY cohort, case_id, rater, structure, prompt_id, settings_id"
-    with connect(store) as con:
+    with connect(store, query) as con:
         return con.sql(query, params={"base": base, "new": new}).to_arrow_table()

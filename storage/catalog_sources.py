@@ -46,6 +46,7 @@ class CatalogSources:
         plan: All other plans.
         scores_compacted: Scores of compacted generations: no row twice, and each with the digest of its outcome.
         scores: All other scores of the newest generation of each run.
+        groups: Score groups that compaction kept beside those generations.
     """
 
     cases: str
@@ -57,6 +58,7 @@ class CatalogSources:
     plan: str
     scores_compacted: str
     scores: str
+    groups: str
 
 
 def catalog_sources(store: StoreLayout, *, live: bool, only_run: str | None = None) -> CatalogSources:
@@ -71,6 +73,8 @@ def catalog_sources(store: StoreLayout, *, live: bool, only_run: str | None = No
     outcomes = _files([store.outcomes(run) for run in runs], live=live)  # before scores, see the module's text
     plan_one, plan_many = _apart([store.plan(run) for run in runs], lambda files: len(files) == 1, live=live)
     compacted, scores = _apart([store.scores(run) for run in runs], is_compacted, live=live)
+    summarised = [] if live else [store.scores(run) for run in runs if is_compacted(table_files(store.scores(run)))]
+    groups = _files([groups_folder(scores) for scores in summarised], live=live)
     measurements = _files([measurements_folder(store, run) for run in runs], live=live)
     cases = _files([store.cases(cohort) for cohort in cohorts], live=live)
     prompts = _files(prompt_folders(store), live=live)
@@ -84,6 +88,7 @@ def catalog_sources(store: StoreLayout, *, live: bool, only_run: str | None = No
         plan=_parquet(table_schemas.PLAN, plan_many),
         scores_compacted=_parquet(table_schemas.SCORES, compacted),
         scores=_parquet(table_schemas.SCORES, scores),
+        groups=_parquet(table_schemas.GROUPS, groups),
     )
 
 
@@ -105,6 +110,11 @@ def prompt_folders(store: StoreLayout) -> list[Path]:
 def measurements_folder(store: StoreLayout, run_id: str) -> Path:
     """Folder of the measurement tables of one run."""
     return store.run(run_id) / "measurements"
+
+
+def groups_folder(generation: Path) -> Path:
+    """Where compaction keeps the score groups of a generation of scores."""
+    return generation / "groups"
 
 
 def table_folders(store: StoreLayout) -> list[Path]:

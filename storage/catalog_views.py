@@ -3,9 +3,13 @@
 Views of the schema `internal` are steps on the way and may change; the others are the contract.
 """
 
+import re
+from collections.abc import Mapping
+
 from storage.catalog_sources import CatalogSources
 from storage.compare_sql import compare_macro_sql
 from storage.leaderboard_sql import history_sql, leaderboard_of_runs_sql, leaderboard_sql
+from storage.score_groups_sql import score_groups_sql
 from storage.scores_sql import current_attempts_sql, fresh_scores_sql, newest_sql, outcomes_sql
 
 PUBLIC_VIEWS = (
@@ -24,8 +28,14 @@ PUBLIC_VIEWS = (
 TABLE_MACROS = ("compare",)
 
 
-def catalog_statements(sources: CatalogSources) -> list[str]:
-    """The statements that make schema, views and macros, to be run in this order."""
+def catalog_statements(sources: CatalogSources, *, naming: str | None = None) -> list[str]:
+    """The statements that make schema, views and macros, to be run in this order.
+
+    Args:
+        sources: Relations of the store.
+        naming: Make only what this text names, and what that rests on: the engine binds each view when it is made,
+            which for all of them takes longer than most questions. None for all.
+    """
     views = {
         "cases": newest_sql("cohort, case_id", "ingested_at DESC, case_digest DESC", sources.cases),
         "prompts": _prompts_sql(sources),
@@ -36,13 +46,28 @@ def catalog_statements(sources: CatalogSources) -> list[str]:
         "internal.current_attempts": current_attempts_sql(sources),
         "scores": fresh_scores_sql(sources),
         "failures": _failures_sql(),
+        "internal.score_groups": score_groups_sql(sources),
         "leaderboard_of_runs": leaderboard_of_runs_sql(sources),
         "leaderboard": leaderboard_sql(),
         "history": history_sql(),
         "measurements": f"SELECT DISTINCT * FROM ({sources.measurements})",
     }
-    made = [f"CREATE OR REPLACE VIEW {name} AS {sql}" for name, sql in views.items()]
-    return ["CREATE SCHEMA IF NOT EXISTS internal", *made, compare_macro_sql(sources)]
+    made = {name: f"CREATE OR REPLACE VIEW {name} AS {sql}" for name, sql in views.items()}
+    made["compare"] = compare_macro_sql(sources)
+    wanted = set(made) if naming is None else _named(naming, made)
+    return ["CREATE SCHEMA IF NOT EXISTS internal", *(sql for name, sql in made.items() if name in wanted)]
+
+
+def _named(text: str, made: Mapping[str, str]) -> set[str]:
+    """Views whose names stand in a text, and those that stand in their statements; rather one too many."""
+    found: set[str] = set()
+    texts = [text]
+    while texts:
+        words = set(re.findall(r"\w+", texts.pop().lower()))
+        new = {name for name in made if name.removeprefix("internal.") in words} - found
+        found |= new
+        texts += [made[name] for name in new]
+    return found
 
 
 def _prompts_sql(sources: CatalogSources) -> str:

@@ -1,7 +1,7 @@
 """SQL of the table macro `compare(base, new)`: the rows of two weights side by side, paired by all but the weights."""
 
 from storage.catalog_sources import CatalogSources
-from storage.leaderboard_sql import METRICS
+from storage.metric_columns import METRICS
 from storage.scores_sql import current_attempts_sql, fresh_scores_sql
 
 _CARRIED = (

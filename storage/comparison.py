@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from medsam3_core.errors import UsageError
 from medsam3_core.statistics import PairedComparison, compare_pairs, holm, is_regression
 from storage.catalog import connect
-from storage.leaderboard_sql import DISTANCES, METRICS
+from storage.metric_columns import DISTANCES, METRICS
 from storage.store_layout import StoreLayout
 from storage.weights_registry import registered_weights
 
@@ -174,7 +174,7 @@ def comparable_weights(store: StoreLayout) -> pd.DataFrame:
     FROM runs AS a JOIN runs AS b USING (cohort, prompt_id, settings_id)
     WHERE (a.weights, a.weights_version) < (b.weights, b.weights_version)
     GROUP BY ALL ORDER BY ALL"""
-    with connect(store) as con:
+    with connect(store, query) as con:
         frame: pd.DataFrame = con.sql(query).df()
     return frame
 
@@ -190,7 +190,7 @@ def _read_rows(store: StoreLayout, request: ComparisonRequest) -> pd.DataFrame:
         "cohorts": list(request.cohorts),
         "split": request.split,
     }
-    with connect(store) as con:
+    with connect(store, query) as con:
         rows: pd.DataFrame = con.execute(query, parameters).df()
     if rows.empty:
         raise UsageError(_nothing_in_common(store, request))

@@ -122,7 +122,7 @@ def plan_benchmark(store: StoreLayout, request: BenchmarkRequest) -> BenchmarkPl
         sentence for item in weights for policy in policies if (sentence := refusal(item, policy, settings)) is not None
     ]
     groups = []
-    with connect(store) as connection:
+    with connect(store, "scores plan") as connection:
         for cohort in cohorts:
             cases = select_cases(store, cohort, request.split, request.limit)
             for item in weights:
@@ -139,7 +139,7 @@ def plan_benchmark(store: StoreLayout, request: BenchmarkRequest) -> BenchmarkPl
 
 def record_plan(store: StoreLayout, group: WorkGroup) -> None:
     """Write run files and what is newly planned, before any work begins."""
-    with connect(store) as connection:
+    with connect(store, "scores plan") as connection:
         for run in group.runs.values():
             write_run(store, run)
             known = set(

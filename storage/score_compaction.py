@@ -6,6 +6,7 @@ generation, which therefore stays for a grace period. The caller holds the run's
 
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import duckdb
@@ -16,7 +17,8 @@ from medsam3_core.errors import StoreError
 from storage import table_schemas
 from storage.atomic_write import replacing
 from storage.catalog import catalog_is_current, publish_catalog
-from storage.catalog_sources import COMPACTED_FILE, catalog_sources, is_compacted, run_ids
+from storage.catalog_sources import COMPACTED_FILE, catalog_sources, groups_folder, is_compacted, run_ids
+from storage.catalog_views import catalog_statements
 from storage.parquet_tables import table_files
 from storage.scores_sql import lasting_scores_sql
 from storage.store_layout import StoreLayout
@@ -27,9 +29,26 @@ GRACE_SECONDS = 3600.0
 _ROWS_PER_GROUP = 122_880  # the engine's own unit of parallel work
 
 
-def runs_to_compact(store: StoreLayout, *, more_files_than: int = 500) -> list[str]:
+FEW_FILES = 64
+"""A run with no more score files than that is left as its workers wrote it: queries do not feel them."""
+
+
+def runs_to_compact(store: StoreLayout, *, more_files_than: int = FEW_FILES) -> list[str]:
     """Runs whose scores stand in so many files that queries feel it."""
     return [run for run in run_ids(store) if len(table_files(store.scores(run))) > more_files_than]
+
+
+def tidy_scores(store: StoreLayout, written: Sequence[str]) -> None:
+    """After a benchmark: compact what it has written if that is many files, and sweep what was replaced long ago.
+
+    Args:
+        store: The store.
+        written: Runs whose writer locks the caller holds.
+    """
+    for run_id in runs_to_compact(store):
+        if run_id in written:
+            compact_scores(store, run_id)
+    sweep_generations(store)
 
 
 def compact_scores(store: StoreLayout, run_id: str) -> Path | None:
@@ -49,6 +68,7 @@ def compact_scores(store: StoreLayout, run_id: str) -> Path | None:
     with replacing(new) as scratch:
         scratch.mkdir()
         _write_lasting_scores(store, run_id, scratch / COMPACTED_FILE)
+        _write_groups(store, run_id, groups_folder(scratch))
         if table_files(old) != files:
             msg = f"scores of run {run_id} were written during compaction; compact it when the run has ended"
             raise StoreError(msg)
@@ -95,3 +115,18 @@ def _write_lasting_scores(store: StoreLayout, run_id: str, target: Path) -> None
     except duckdb.Error as error:
         msg = f"cannot compact scores of run {run_id}: {error}"
         raise StoreError(msg) from error
+
+
+def _write_groups(store: StoreLayout, run_id: str, folder: Path) -> None:
+    """What the leaderboard shows of the run, with the fingerprint of what it rests on."""
+    query = "SELECT * FROM internal.score_groups"
+    try:
+        with duckdb.connect(":memory:") as con:
+            for statement in catalog_statements(catalog_sources(store, live=False, only_run=run_id), naming=query):
+                con.execute(statement)
+            groups = con.sql(query).to_arrow_table()
+    except duckdb.Error as error:
+        msg = f"cannot summarise scores of run {run_id}: {error}"
+        raise StoreError(msg) from error
+    folder.mkdir()
+    pq.write_table(groups.select(table_schemas.GROUPS.names).cast(table_schemas.GROUPS), folder / "groups.parquet")

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from medsam3_core.scoring import PROTOCOL_VERSION
 from storage.catalog_sources import CatalogSources, quoted
 
+_STEPS = ("read", "prompt", "segment", "score", "write")
+
 
 def newest_sql(keys: str, order: str, relation: str) -> str:
     """The first row per key in this order."""
@@ -28,7 +30,9 @@ def current_attempts_sql(sources: CatalogSources, *, of_runs: str | None = None)
     outcomes = f"SELECT * FROM ({sources.outcomes}){where}"
     newest = newest_sql("run_id, case_id", "finished_at DESC, attempt DESC", outcomes)
     return f"""
-SELECT o.run_id, o.case_id, o.attempt, o.finished_at, o.case_digest, o.status, o.reason, c.split, c.patient_id
+SELECT o.run_id, o.case_id, o.attempt, o.finished_at, o.case_digest, o.status, o.reason, c.split, c.patient_id,
+    c.status AS case_status, c.structures AS case_structures,
+    {" + ".join(f"coalesce(o.seconds_{step}, 0)" for step in _STEPS)} AS seconds
 FROM ({newest}) AS o
 JOIN runs AS r ON r.run_id = o.run_id
 JOIN cases AS c ON c.cohort = r.cohort AND c.case_id = o.case_id AND c.case_digest IS NOT DISTINCT FROM o.case_digest"""

@@ -32,18 +32,16 @@ def run_sql(store: StoreLayout, text: str) -> pa.Table:
         UsageError: If it is anything else, or the engine refuses it; the message lists the views and their columns.
         StoreError: If a table of the store cannot be read.
     """
-    with connect(store) as con:
-        views = describe_views(con)
+    with connect(store, text) as con:
         try:
             check_select(con, text)
             lock_to_tables(con, store)
             return con.sql(text).to_arrow_table()
-        except UsageError as error:
-            msg = f"{error}\n{views}"
-            raise UsageError(msg) from error
-        except duckdb.Error as error:
-            msg = f"{error}\n{views}"
-            raise UsageError(msg) from error
+        except (UsageError, duckdb.Error) as error:
+            failure = error
+    with connect(store) as con:
+        msg = f"{failure}\n{describe_views(con)}"
+        raise UsageError(msg) from failure
 
 
 def check_select(con: duckdb.DuckDBPyConnection, text: str) -> None:

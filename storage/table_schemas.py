@@ -2,6 +2,8 @@
 
 import pyarrow as pa
 
+from storage.metric_columns import METRICS
+
 SCHEMA_VERSION = "1"
 
 _TIME = pa.timestamp("us")
@@ -178,4 +180,35 @@ MEASUREMENTS = _schema(
     ("intensity_p50", pa.float64(), "median of the image inside the prediction"),
     ("intensity_p95", pa.float64(), "95th percentile of the image inside the prediction"),
     ("confidence", pa.float64(), "mean score of the instances drawn"),
+)
+
+GROUPS = _schema(
+    "groups",
+    ("run_id", pa.string(), "run"),
+    ("cases", pa.int64(), "current attempts of the run when the groups were made"),
+    ("fingerprint", pa.string(), "digest of these attempts and of their cases; the groups hold while it is the same"),
+    ("protocol", pa.string(), "version of metrics and empty-mask policy"),
+    ("groups_version", pa.string(), "version of the statistics"),
+    ("split", pa.string(), "split of the cases"),
+    ("structure", pa.string(), "structure"),
+    ("rater", pa.string(), "whose reference it was compared with"),
+    ("scored", pa.int64(), "rows with a score"),
+    ("failed", pa.int64(), "rows that ended as rejected, failed or crashed"),
+    ("in_training", pa.int64(), "rows on cases that the weights were trained on"),
+    ("present", pa.int64(), "rows behind the means"),
+    ("absent", pa.int64(), "scored rows whose reference does not hold the structure"),
+    ("absent_correct", pa.int64(), "absent rows where nothing was drawn"),
+    ("missed", pa.int64(), "failed rows that count as zero"),
+    ("distance_unit", pa.string(), "mm or px"),
+    *(
+        (f"{metric}_{name}", pa.int64() if name == "n" else pa.float64(), f"{text} of {metric}")
+        for metric in METRICS
+        for name, text in (
+            ("n", "values"),
+            ("mean", "mean over rows"),
+            ("centre", "mean over patients"),
+            ("half", "half width of the 95 % interval"),
+            ("median", "median over rows"),
+        )
+    ),
 )

@@ -4,13 +4,15 @@ import multiprocessing
 import os
 import time
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.catalog_store import N_STRUCTURES, SyntheticRun, write_synthetic_store
 from medsam3_core.errors import StoreError
 from storage import score_compaction
 from storage.catalog import catalog_is_current, connect, publish_catalog
-from storage.catalog_sources import COMPACTED_FILE
+from storage.catalog_sources import COMPACTED_FILE, groups_folder
 from storage.parquet_tables import table_files
 from storage.score_compaction import compact_scores, runs_to_compact, sweep_generations
 from tests.catalog_store import HandmadeStore, at
@@ -36,7 +38,7 @@ def store(tmp_path):
 
 
 def rows(store, query="SELECT * FROM scores ORDER BY case_id"):
-    with connect(store.layout) as con:
+    with connect(store.layout, query) as con:
         return con.execute(query).fetchall()
 
 
@@ -48,6 +50,22 @@ def test_answers_are_the_same_from_one_file(store):
     assert folder.name == "gen-0001"
     assert [file.name for file in table_files(folder)] == [COMPACTED_FILE]
     assert [rows(store, query) for query in queries] == before
+
+
+def test_leaderboard_of_a_compacted_run_comes_from_its_groups_while_nothing_has_changed(store):
+    query = "SELECT scored, failed, dice_mean, dice_median, failed_present FROM leaderboard"
+    before = rows(store, query)
+    folder = compact_scores(store.layout, "run1")
+    file = groups_folder(folder) / "groups.parquet"
+    groups = pq.read_table(file)
+    marked = groups.set_column(groups.schema.get_field_index("dice_mean"), "dice_mean", pa.array([0.125]))
+    pq.write_table(marked, file)
+    assert rows(store, "SELECT dice_mean FROM leaderboard") == [(0.125,)]
+    assert rows(store, "SELECT dice_mean FROM history") == [(0.125,)]
+    store.case("c1", patient_id="another", ingested_at=at(70))
+    assert rows(store, query) == before
+    store.case("c1", case_digest="digest-3", ingested_at=at(80))
+    assert rows(store, "SELECT scored, pending FROM leaderboard") == [(0, 4)]
 
 
 def test_rows_that_may_become_fresh_again_are_kept(store, monkeypatch):
@@ -108,7 +126,7 @@ def _read_until(stop, begun, store, expected, found):
     made, wrong = 0, None
     while not stop.is_set() and wrong is None:
         try:
-            with connect(store) as con:
+            with connect(store, "scores") as con:
                 answer = con.execute("SELECT count(*), count(DISTINCT (run_id, case_id, structure)) FROM scores")
                 answer = answer.fetchall()[0]
             wrong = None if answer == (expected, expected) else str(answer)

@@ -12,9 +12,9 @@ from storage.atomic_write import write_json
 from storage.catalog import catalog_is_current, connect, publish_catalog
 from storage.catalog_docs import DOCS_PATH, catalog_markdown
 from storage.catalog_views import PUBLIC_VIEWS
-from storage.leaderboard_sql import t_quantile_sql
 from storage.parquet_tables import write_rows
 from storage.store_layout import StoreLayout
+from storage.t_quantile_sql import t_quantile_sql
 from tests.catalog_store import HandmadeStore, at
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,13 +32,13 @@ def store(tmp_path: Path) -> HandmadeStore:
 
 
 def ask(store: HandmadeStore, query: str) -> list[tuple[Any, ...]]:
-    with connect(store.layout) as con:
+    with connect(store.layout, query) as con:
         return con.execute(query).fetchall()
 
 
 def leaderboard(store: HandmadeStore, **where: Any) -> dict[str, Any]:
     """The single row of the leaderboard that has these values."""
-    with connect(store.layout) as con:
+    with connect(store.layout, "leaderboard") as con:
         rows = con.sql("SELECT * FROM leaderboard").to_arrow_table().to_pylist()
     found = [row for row in rows if all(row[key] == value for key, value in where.items())]
     assert len(found) == 1, rows

@@ -1,0 +1,135 @@
+"""SQL of score groups: counts and statistics per run, split, structure and rater, which leaderboard and history show.
+
+A row of `scores` is *counted* when it is scored, its structure is present in the reference and the weights were not
+trained on the case. Means and medians are over counted rows, intervals over the means of patients.
+
+Compaction keeps the groups of a run beside its scores. They hold as long as nothing that they rest on has changed:
+the attempts that are current, the digests, splits, patients and structures of their cases (the *fingerprint*), the
+protocol, and this file (`GROUPS_VERSION`). Else they are computed from the rows.
+"""
+
+from medsam3_core.scoring import PROTOCOL_VERSION
+from storage.catalog_sources import CatalogSources, quoted
+from storage.metric_columns import METRICS
+from storage.scores_sql import fresh_scores_sql
+from storage.t_quantile_sql import t_quantile_sql
+
+GROUPS_VERSION = "1"
+"""Raise it when the same scores give other groups."""
+
+GROUP_KEYS = ("run_id", "split", "structure", "rater")
+GROUP_COUNTS = ("scored", "failed", "in_training", "present", "absent", "absent_correct")
+_IDENTITY = ("cases", "fingerprint", "protocol", "groups_version")
+
+
+def score_groups_sql(sources: CatalogSources) -> str:
+    """The view of all groups, with the facts of their runs beside them."""
+    return f"WITH {score_group_ctes(sources)} SELECT * FROM groups JOIN run_facts USING (run_id)"
+
+
+def score_group_ctes(sources: CatalogSources) -> str:
+    """`groups`: one row per group; `run_facts`: one per run with current attempts; `attempts`: these.
+
+    Of the groups that compaction kept, those that still hold; all others from the rows. The rows are read once, into
+    one row per patient; means come from sums and medians from lists, so that no second pass is needed. The engine
+    computes nothing for the metrics that a query does not ask for.
+    """
+    keys = ", ".join(GROUP_KEYS)
+    columns = ", ".join(f"g.{name}" for name in group_columns())
+    identical = " AND ".join(f"k.{name} = f.{name}" for name in ("run_id", *_IDENTITY))
+    return f"""
+attempts AS MATERIALIZED (SELECT * FROM internal.current_attempts),
+run_facts AS MATERIALIZED ({_run_facts_sql()}),
+kept AS MATERIALIZED (SELECT k.* FROM ({sources.groups}) AS k SEMI JOIN run_facts AS f ON {identical}),
+todo AS MATERIALIZED (
+    SELECT *, dense_rank() OVER (ORDER BY run_id, split, patient_id) AS patient_key FROM attempts
+    WHERE run_id NOT IN (SELECT run_id FROM kept)
+),
+patient_keys AS (SELECT DISTINCT patient_key, run_id, split FROM todo),
+fresh AS NOT MATERIALIZED ({fresh_scores_sql(sources, attempts="todo", extra=("patient_key",))}),
+computed AS MATERIALIZED (
+    SELECT {keys}, {", ".join(f"sum({count})::BIGINT AS {count}" for count in GROUP_COUNTS)},
+        any_value(distance_unit) AS distance_unit, {", ".join(_statistics(m) for m in METRICS)}
+    FROM ({_patients_sql("fresh")}) JOIN patient_keys USING (patient_key) GROUP BY {keys}
+),
+missed AS ({_missed_sql("fresh")}),
+groups AS MATERIALIZED (
+    SELECT {columns} FROM kept AS g
+    UNION ALL
+    SELECT {columns.replace("g.missed", "coalesce(m.missed, 0) AS missed")}
+    FROM computed AS g LEFT JOIN missed AS m ON {same_group("g", "m")}
+)"""
+
+
+def _run_facts_sql() -> str:
+    """What is known of a run as a whole; the fingerprint is a digest of all that its groups rest on."""
+    row = "case_id, attempt, status, case_digest, split, patient_id, case_status, case_structures"
+    return f"""
+    SELECT run_id, count(*) AS cases, sum(hash({row}))::VARCHAR AS fingerprint,
+        {quoted(PROTOCOL_VERSION)} AS protocol, {quoted(GROUPS_VERSION)} AS groups_version,
+        avg(seconds) FILTER (status IN ('scored', 'segmented')) AS seconds_per_case,
+        min(finished_at) AS first_finished, max(finished_at) AS last_finished
+    FROM attempts GROUP BY run_id"""
+
+
+def group_columns() -> tuple[str, ...]:
+    """Columns of a group, in the order of the table that compaction keeps."""
+    statistics = [f"{metric}_{name}" for metric in METRICS for name in ("n", "mean", "centre", "half", "median")]
+    return (*GROUP_KEYS, *GROUP_COUNTS, "missed", "distance_unit", *statistics)
+
+
+def same_group(one: str, other: str) -> str:
+    """Join condition on all keys, which may be NULL."""
+    return " AND ".join(f"{one}.{key} IS NOT DISTINCT FROM {other}.{key}" for key in GROUP_KEYS)
+
+
+def _counted_scores_sql(scores: str) -> str:
+    """Fresh scores whose metrics are NULL unless the row is counted."""
+    metrics = ", ".join(f"CASE WHEN counted THEN {m} END AS {m}" for m in METRICS)
+    return f"""
+    SELECT * EXCLUDE ({", ".join(METRICS)}), {metrics}
+    FROM (
+        SELECT *, coalesce(in_training, false) AS trained,
+            status = 'scored' AND NOT coalesce(in_training, false) AND "empty" IN ('none', 'prediction') AS counted,
+            status = 'scored' AND NOT coalesce(in_training, false) AND "empty" IN ('both', 'reference') AS is_absent
+        FROM {scores}
+    )"""
+
+
+def _patients_sql(scores: str) -> str:
+    """Counts, and sum, number and list of each metric, per patient (a number, which groups faster than three texts)."""
+    lists = ", ".join(
+        f"sum({m}) AS {m}_sum, count({m}) AS {m}_n, list({m}) FILTER ({m} IS NOT NULL) AS {m}_list" for m in METRICS
+    )
+    return f"""
+    SELECT patient_key, structure, rater,
+        count(*) FILTER (status = 'scored') AS scored,
+        count(*) FILTER (status <> 'scored') AS failed,
+        count(*) FILTER (trained) AS in_training,
+        count(*) FILTER (counted) AS present,
+        count(*) FILTER (is_absent) AS absent,
+        count(*) FILTER (is_absent AND "empty" = 'both') AS absent_correct,
+        any_value(distance_unit) AS distance_unit, {lists}
+    FROM ({_counted_scores_sql(scores)}) GROUP BY patient_key, structure, rater"""
+
+
+def _missed_sql(scores: str) -> str:
+    """Failed rows that count as zero: not trained on, and the structure not known to be absent from the case."""
+    return f"""
+    SELECT s.run_id, s.split, s.structure, s.rater, count(*) AS missed
+    FROM {scores} AS s LEFT JOIN cases AS c ON c.cohort = s.cohort AND c.case_id = s.case_id
+    WHERE s.status <> 'scored' AND NOT coalesce(s.in_training, false)
+        AND NOT coalesce(c.status = 'accepted' AND NOT list_contains(c.structures, s.structure), false)
+    GROUP BY ALL"""
+
+
+def _statistics(metric: str) -> str:
+    """Mean over rows, and centre and half width of the interval over patients."""
+    patient_mean = f"{metric}_sum / nullif({metric}_n, 0)"
+    patients = f"count({patient_mean})"
+    half = f"{t_quantile_sql(f'({patients} - 1)')} * stddev_samp({patient_mean}) / sqrt({patients})"
+    return (
+        f"sum({metric}_n)::BIGINT AS {metric}_n, sum({metric}_sum) / nullif(sum({metric}_n), 0) AS {metric}_mean, "
+        f"avg({patient_mean}) AS {metric}_centre, {half} AS {metric}_half, "
+        f"list_median(flatten(list({metric}_list))) AS {metric}_median"
+    )
