@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
@@ -18,19 +19,61 @@ NIFTI_SUFFIXES = (".nii.gz", ".nii")
 _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 
 
-def visible_files(source: Path, suffixes: tuple[str, ...]) -> list[str]:
-    """Files below `source` that end in a suffix (case ignored): relative paths with `/`, sorted.
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A regular file of a source: path relative to it, with `/`; size in bytes; time of its last change in ns."""
 
-    Hidden files and folders and what systems leave behind (`.DS_Store`, `._a.png`, `Thumbs.db`) are not listed.
-    Linked folders are followed, except to a folder that they lie in.
+    name: str
+    size: int
+    changed_ns: int
+
+
+def walk_files(source: Path) -> Iterator[SourceFile]:
+    """Every visible regular file below `source`, folder by folder, in no order that means something.
+
+    Hidden files and folders and what systems leave behind (`.DS_Store`, `._a.png`, `Thumbs.db`) are left out, as are
+    pipes, sockets and devices, which would block who opens them. Linked folders are followed, but every real folder is
+    walked once, so that links in a circle end.
     """
-    found: list[str] = []
-    for folder, subfolders, names in os.walk(source, followlinks=True):
-        subfolders[:] = [name for name in subfolders if is_visible(name) and not _leads_back(Path(folder, name))]
-        parent = Path(folder).relative_to(source).as_posix()
-        prefix = "" if parent == "." else f"{parent}/"
-        found += [prefix + name for name in names if name.lower().endswith(suffixes) and is_visible(name)]
-    return sorted(found)
+    walked: set[tuple[int, int]] = set()
+    waiting = [""]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            status = os.stat(source / folder)
+            if (status.st_dev, status.st_ino) in walked:
+                continue
+            walked.add((status.st_dev, status.st_ino))
+            entries = sorted(os.scandir(source / folder), key=lambda entry: (entry.is_symlink(), entry.name))
+        except OSError:
+            continue
+        subfolders = []
+        for entry in entries:
+            name = f"{folder}/{entry.name}" if folder else entry.name
+            if not is_visible(entry.name):
+                continue
+            try:
+                if entry.is_dir():
+                    subfolders.append(name)
+                elif entry.is_file():
+                    found = entry.stat()
+                    yield SourceFile(name, found.st_size, found.st_mtime_ns)
+            except OSError:
+                continue
+        waiting += reversed(subfolders)
+
+
+def visible_files(source: Path, suffixes: tuple[str, ...]) -> list[str]:
+    """Files below `source` that end in a suffix (case ignored): relative paths with `/`, sorted; see `walk_files`."""
+    return sorted(file.name for file in walk_files(source) if file.name.lower().endswith(suffixes))
+
+
+def read_range(path: Path, start: int, length: int) -> tuple[bytes, int]:
+    """Some bytes of a file, fewer where it ends before, and the size of the whole file."""
+    with path.open("rb") as handle:
+        if start:
+            handle.seek(start)
+        return handle.read(length), os.fstat(handle.fileno()).st_size
 
 
 def without_companions(files: list[str], companions: tuple[str, ...]) -> list[str]:
@@ -66,10 +109,6 @@ def open_source(path: Path) -> IO[bytes]:
     if path.name.lower().endswith(".gz"):
         return cast("IO[bytes]", gzip.open(path, "rb"))
     return path.open("rb")
-
-
-def _leads_back(folder: Path) -> bool:
-    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
 def is_visible(name: str) -> bool:

@@ -1,0 +1,102 @@
+"""Patients without names: a keyed hash of the patient id, with a key that never lies in a store.
+
+The same patient has the same pseudonym in every cohort that is ingested with the same key; without the key nobody can
+try out names or numbers. Losing the key loses nothing but that link: new ingests then give new pseudonyms.
+"""
+
+import hashlib
+import hmac
+import os
+import re
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from medsam3_core.errors import UsageError
+
+VARIABLE = "MEDSAM3_KEY_FILE"
+_KEY_BYTES = 32
+_SHORTEST_KEY_BYTES = 16
+_SHORTEST_WORD = 3
+_WORD = re.compile(r"[^\W_]+")
+
+
+def key_file() -> Path:
+    """Where the key is: the file that `MEDSAM3_KEY_FILE` names, else one in the user's configuration folder."""
+    named = os.environ.get(VARIABLE)
+    if named:
+        return Path(named)
+    folder = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(folder) / "medsam3" / "patients.key"
+
+
+def load_key(*, outside: Path | None = None) -> bytes:
+    """The key; made on first use, readable by its owner alone.
+
+    Args:
+        outside: A folder, such as the store, that the key must not lie in.
+
+    Raises:
+        UsageError: If it cannot be read or made, is too short, or lies in `outside`; names the file.
+    """
+    path = key_file()
+    if outside is not None and path.resolve().is_relative_to(outside.resolve()):
+        msg = f"the patients' key {path} lies inside {outside}; move it out and name it in {VARIABLE}"
+        raise UsageError(msg)
+    try:
+        if not path.exists():
+            _make(path)
+        key = path.read_bytes()
+    except OSError as error:
+        msg = f"the patients' key {path} cannot be read or made ({error.strerror}); name another file in {VARIABLE}"
+        raise UsageError(msg) from error
+    if len(key) < _SHORTEST_KEY_BYTES:
+        msg = f"the patients' key {path} has {len(key)} bytes; at least {_SHORTEST_KEY_BYTES} random ones are needed"
+        raise UsageError(msg)
+    return key
+
+
+def _make(path: Path) -> None:
+    """Written beside and linked into place: of two processes that make it at once, both get the same one."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    scratch = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as handle:
+        handle.write(secrets.token_bytes(_KEY_BYTES))
+    try:
+        os.link(scratch, path)
+    except FileExistsError:
+        return
+    finally:
+        scratch.unlink()
+
+
+@dataclass(frozen=True, slots=True)
+class Pseudonyms:
+    """Names for patients, and paths without theirs, under one key."""
+
+    key: bytes
+
+    def patient(self, *identity: str) -> str:
+        """`p-` and 16 hex digits for a patient id and its issuer; empty where all parts are empty."""
+        return f"p-{self._digest(*identity)[:16]}" if any(identity) else ""
+
+    def hide(self, component: str, words: Iterable[str]) -> str:
+        """A file or folder name: unchanged, or a hash where it holds one of the words as a word of its own."""
+        own = {word.casefold() for word in _WORD.findall(component)}
+        return f"x-{self._digest(component)[:10]}" if own & set(words) else component
+
+    def _digest(self, *parts: str) -> str:
+        return hmac.new(self.key, "\0".join(parts).encode(), hashlib.sha256).hexdigest()
+
+
+def identity_words(name: str, *others: str) -> frozenset[str]:
+    """What of a patient's name, id and birth date must not be read in a path, in lower case.
+
+    The parts of the name, pairs of them run together, and the others as a whole; nothing shorter than three characters.
+    """
+    parts = [part.casefold() for part in _WORD.findall(name)]
+    paired = [first + second for first in parts for second in parts if first != second]
+    whole = [word.casefold() for other in others for word in (other, *_WORD.findall(other))]
+    return frozenset(word for word in (*parts, *paired, *whole) if len(word) >= _SHORTEST_WORD)
