@@ -54,7 +54,7 @@ class CasePicture:
     @cached_property
     def value_range(self) -> tuple[float, float]:
         """Intensities that the recipe's window maps to black and white."""
-        policy = IntensityPolicy.parse(self.window)
+        policy = IntensityPolicy.parse(self.window).resolved(self.volume.modality, self.volume.dtype)
         needs_voxels = policy.kind in ("percentile", "minmax")
         return policy.value_range(self.volume.voxels() if needs_voxels else np.zeros(1))
 

@@ -2,8 +2,8 @@
 
 SAM3 takes 8-bit images. A 12-bit CT slice that is merely rescaled by its dtype arrives black, so every cohort says how
 its intensities map: `ct:CENTRE,WIDTH` in Hounsfield units, `percentile:LOW,HIGH` for MR and ultrasound of unknown
-scale, `minmax`, or `identity` for images that are 8-bit already. Percentiles are taken over the whole volume, so that
-the slices of one case stay comparable.
+scale, `minmax`, or `identity` for images that are 8-bit already. `auto`, for archives that mix these, chooses case by
+case. Percentiles are taken over the whole volume, so that the slices of one case stay comparable.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from medsam3_core.errors import UsageError
 
-_KINDS = {"ct": 2, "percentile": 2, "minmax": 0, "identity": 0}
+_KINDS = {"ct": 2, "percentile": 2, "minmax": 0, "identity": 0, "auto": 0}
 _MAX_PERCENTILE_SAMPLES = 2_000_000
 
 
@@ -23,7 +23,7 @@ class IntensityPolicy:
     """A parsed policy.
 
     Attributes:
-        kind: `ct`, `percentile`, `minmax` or `identity`.
+        kind: `ct`, `percentile`, `minmax`, `identity` or `auto`.
         parameters: Centre and width in HU for `ct`, lower and upper percentile for `percentile`, else empty.
     """
 
@@ -39,7 +39,8 @@ class IntensityPolicy:
         """
         kind, _, numbers = text.partition(":")
         if kind not in _KINDS:
-            msg = f"unknown intensity policy {text!r}; choose ct:CENTRE,WIDTH percentile:LOW,HIGH minmax or identity"
+            known = "ct:CENTRE,WIDTH percentile:LOW,HIGH minmax identity or auto"
+            msg = f"unknown intensity policy {text!r}; choose {known}"
             raise UsageError(msg)
         try:
             parameters = tuple(float(number) for number in numbers.split(",")) if numbers else ()
@@ -55,6 +56,14 @@ class IntensityPolicy:
             msg = f"intensity policy {text!r}: percentiles need 0 <= LOW < HIGH <= 100"
             raise UsageError(msg)
         return cls(kind, parameters)
+
+    def resolved(self, modality: str, dtype: Any) -> "IntensityPolicy":
+        """Itself, or what `auto` stands for: soft tissue for CT, as stored for 8 bits, else percentiles."""
+        if self.kind != "auto":
+            return self
+        if modality == "CT":
+            return IntensityPolicy("ct", (40.0, 400.0))
+        return IntensityPolicy("identity") if dtype == np.uint8 else IntensityPolicy("percentile", (0.5, 99.5))
 
     def value_range(self, voxels: NDArray[Any]) -> tuple[float, float]:
         """Intensities that become 0 and 255 for this volume (any shape); equal where the volume is constant."""

@@ -1,6 +1,6 @@
 """The geometry of a DICOM series: proved from the headers of its slices, or refused by a named fault.
 
-Order along the normal, one orientation, one size, one spacing, even gaps, no drift across the slices. The affine is made
+Order along the normal, one orientation, one size, one spacing, even gaps, no drift across the slices. The affine comes
 from the positions themselves; `SliceThickness` and `SpacingBetweenSlices` are not trusted (a thickness of 3 mm with a
 gap of 2 mm is common).
 """
@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,11 +48,17 @@ class SeriesFault(StrEnum):
 
 
 class SeriesRejectedError(CaseDataError):
-    """A series that is no volume; `fault` names why, the message what was found and what to do."""
+    """A series that is no volume; the message starts with its fault, then what was found and what to do."""
 
-    def __init__(self, fault: SeriesFault, detail: str) -> None:
-        super().__init__(f"{fault}: {detail}")
-        self.fault = fault
+    @classmethod
+    def of(cls, fault: SeriesFault, detail: str) -> Self:
+        """Fault and detail as one message."""
+        return cls(f"{fault}: {detail}")
+
+    @property
+    def fault(self) -> SeriesFault:
+        """Which fault the message names, wherever file names were put in front of it."""
+        return next(fault for fault in SeriesFault if f"{fault}: " in str(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +124,7 @@ def orientation_key(orientation: Sequence[float]) -> tuple[int, ...]:
 def _require_no_scout(slices: Sequence[SlicePlace]) -> None:
     scouts = [item for item in slices if item.is_localizer]
     if scouts and (len(scouts) < len(slices) or len(slices) > 1):
-        raise SeriesRejectedError(
+        raise SeriesRejectedError.of(
             SeriesFault.SCOUT,
             f"{scouts[0].name} is a localizer (ImageType) and {len(scouts)} of {len(slices)} slices are; "
             "move scouts out of the series",
@@ -133,12 +140,12 @@ def _require_positions(slices: Sequence[SlicePlace]) -> None:
         ):
             if value is None or len(value) != size or not np.isfinite(value).all():
                 msg = f"{item.name} has no usable {what} (found {value}); its place is unknown, export the series again"
-                raise SeriesRejectedError(SeriesFault.NO_POSITION, msg)
+                raise SeriesRejectedError.of(SeriesFault.NO_POSITION, msg)
         cosines = np.asarray(item.orientation, dtype=np.float64).reshape(2, 3)
         lengths = np.linalg.norm(cosines, axis=1)
         if np.abs(lengths - 1).max() > 0.01 or abs(float(cosines[0] @ cosines[1])) > 0.01:
             msg = f"{item.name} has the ImageOrientationPatient {item.orientation}, which is no pair of directions"
-            raise SeriesRejectedError(SeriesFault.NO_POSITION, f"{msg}; export the series again")
+            raise SeriesRejectedError.of(SeriesFault.NO_POSITION, f"{msg}; export the series again")
 
 
 def _require_one_orientation(slices: Sequence[SlicePlace]) -> None:
@@ -154,8 +161,8 @@ def _require_one_orientation(slices: Sequence[SlicePlace]) -> None:
         f"{len(slices)} slices have {slices[usual].orientation}"
     )
     if all(across) and len(strangers) <= _MOST_INTRUDERS < len(slices) - len(strangers):
-        raise SeriesRejectedError(SeriesFault.SCOUT, f"{detail}: it lies across the others; move it out of the series")
-    raise SeriesRejectedError(SeriesFault.MIXED_ORIENTATION, f"{detail}; split the series by orientation")
+        raise SeriesRejectedError.of(SeriesFault.SCOUT, f"{detail}: it lies across the others; move it elsewhere")
+    raise SeriesRejectedError.of(SeriesFault.MIXED_ORIENTATION, f"{detail}; split the series by orientation")
 
 
 def _require_one_grid(slices: Sequence[SlicePlace]) -> None:
@@ -163,14 +170,15 @@ def _require_one_grid(slices: Sequence[SlicePlace]) -> None:
     for item in slices:
         if item.shape_yx != usual.shape_yx:
             msg = f"{item.name} has {item.shape_yx} rows and columns, most have {usual.shape_yx}; split the series"
-            raise SeriesRejectedError(SeriesFault.MIXED_SIZE, msg)
+            raise SeriesRejectedError.of(SeriesFault.MIXED_SIZE, msg)
     usual = slices[_usual([item.spacing_yx for item in slices])]
     for item in slices:
-        if not np.allclose(item.spacing_yx or (), usual.spacing_yx or (), rtol=1e-3, atol=0) or min(
-            item.spacing_yx or (0,)
-        ) <= 0:
+        if (
+            not np.allclose(item.spacing_yx or (), usual.spacing_yx or (), rtol=1e-3, atol=0)
+            or min(item.spacing_yx or (0,)) <= 0
+        ):
             msg = f"{item.name} has the PixelSpacing {item.spacing_yx}, most have {usual.spacing_yx}; split the series"
-            raise SeriesRejectedError(SeriesFault.MIXED_SPACING, msg)
+            raise SeriesRejectedError.of(SeriesFault.MIXED_SPACING, msg)
 
 
 def _proven_step(
@@ -185,10 +193,11 @@ def _proven_step(
     doubled, same_place = int(gaps.argmin()), max(1e-6, min(_GAP_FLOOR_MM, 0.1 * usual))
     if gaps[doubled] <= same_place:
         msg = (
-            f"{slices[doubled].name} and {slices[doubled + 1].name} lie at the same place ({along[doubled]:.3f} mm along "
-            f"the normal; {int((gaps <= same_place).sum())} such pairs in {len(slices)} slices); remove the copies or split the series"
+            f"{slices[doubled].name} and {slices[doubled + 1].name} lie at the same place ({along[doubled]:.3f} mm "
+            f"along the normal; {int((gaps <= same_place).sum())} such pairs in {len(slices)} slices); remove the "
+            "copies or split the series"
         )
-        raise SeriesRejectedError(SeriesFault.DUPLICATE_SLICE, msg)
+        raise SeriesRejectedError.of(SeriesFault.DUPLICATE_SLICE, msg)
     _require_no_drift(positions, normal, slices)
     if np.abs(gaps - usual).max() > max(_GAP_TOLERANCE * usual, _GAP_FLOOR_MM):
         raise _uneven(gaps, slices)
@@ -205,12 +214,12 @@ def _uneven(gaps: NDArray[np.float64], slices: Sequence[SlicePlace]) -> SeriesRe
     if np.abs(multiples - np.rint(multiples)).max() <= 0.05:
         missing = int(np.rint(multiples).sum()) - len(gaps)
         msg = (
-            f"{missing} of {len(slices) + missing} slices are missing, the largest hole is {between} ({gaps[worst]:.3f} "
-            f"mm where {usual:.3f} mm is usual); fetch the series again"
+            f"{missing} of {len(slices) + missing} slices are missing, the largest hole is {between} "
+            f"({gaps[worst]:.3f} mm where {usual:.3f} mm is usual); fetch the series again"
         )
-        return SeriesRejectedError(SeriesFault.MISSING_SLICE, msg)
+        return SeriesRejectedError.of(SeriesFault.MISSING_SLICE, msg)
     msg = f"gaps run from {gaps.min():.3f} to {gaps.max():.3f} mm, the largest {between}; resample or split the series"
-    return SeriesRejectedError(SeriesFault.UNEVEN_GAP, msg)
+    return SeriesRejectedError.of(SeriesFault.UNEVEN_GAP, msg)
 
 
 def _require_no_drift(
@@ -226,12 +235,10 @@ def _require_no_drift(
             f"slices shift by up to {drift:.2f} mm across their normal ({angle:.1f} degrees, as with a tilted gantry), "
             f"farthest in {slices[int(across.argmax())].name}; resample the series to an upright grid"
         )
-        raise SeriesRejectedError(SeriesFault.TILT, msg)
+        raise SeriesRejectedError.of(SeriesFault.TILT, msg)
 
 
-def _geometry(
-    first: SlicePlace, depth: int, cosines: NDArray[np.float64], step: NDArray[np.float64]
-) -> VolumeGeometry:
+def _geometry(first: SlicePlace, depth: int, cosines: NDArray[np.float64], step: NDArray[np.float64]) -> VolumeGeometry:
     between_rows, between_columns = first.spacing_yx or (1.0, 1.0)
     affine = np.eye(4)
     affine[:3, 0] = cosines[0] * between_columns

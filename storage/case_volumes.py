@@ -57,6 +57,16 @@ class StoredVolume:
         stored: Any = self.group.attrs.get("nifti", {})
         return np.asarray(stored["affine"]) if stored else self.geometry.affine_nifti
 
+    @property
+    def modality(self) -> str:
+        """`CT`, `MR`, ...; empty where nobody knew."""
+        return str(self.group.attrs.get("modality", ""))
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the stored intensities."""
+        return np.dtype(self._image.dtype)
+
     def slice(self, z: int) -> NDArray[Any]:
         """Stored intensities of slice z, shape (y, x) or (c, y, x)."""
         return np.asarray(self._image[..., z, :, :])

@@ -110,7 +110,7 @@ def draw_overlay(
     shown = _slices_to_show(drawn, volume.geometry.shape_zyx[0])
     columns = min(len(shown), 3)
     view = view_of(volume.geometry, _WHOLE_SIDE if columns == 1 else _TILE_SIDE)
-    policy = IntensityPolicy.parse(caption.window)
+    policy = IntensityPolicy.parse(caption.window).resolved(volume.modality, volume.dtype)
     needs_voxels = policy.kind in ("percentile", "minmax")
     value_range = policy.value_range(volume.voxels() if needs_voxels else np.zeros(1))
     tiles = []

@@ -120,7 +120,7 @@ class IngestBatch:
             "split": case.source.split,
             "structures": [],
             "in_training": list(case.source.seen_by),
-            "source": case.source.image[0] if case.source.image else None,
+            "source": case.source.extra.get("shown", case.source.image[0] if case.source.image else None),
             "source_root": self.source_root,
             "source_fingerprint": case.fingerprint,
             "ingested_at": utc_now(),

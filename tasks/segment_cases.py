@@ -283,7 +283,7 @@ class _SliceReader:
     def __call__(self, z: int, window: str) -> NDArray[np.uint8]:
         name = self._recipe_window if window == "recipe" else window
         if name not in self._ranges:
-            policy = IntensityPolicy.parse(name)
+            policy = IntensityPolicy.parse(name).resolved(self._volume.modality, self._volume.dtype)
             needs_voxels = policy.kind in ("percentile", "minmax")
             self._ranges[name] = policy.value_range(self._volume.voxels() if needs_voxels else np.zeros(1))
         return as_rgb(to_uint8(self._volume.slice(z), self._ranges[name]))

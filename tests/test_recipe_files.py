@@ -44,7 +44,7 @@ def test_vessels_are_tubular_and_the_first_observer_is_primary():
     ("change", "message"),
     [
         ({"licenze": "MIT"}, "unknown key 'licenze'; remove it or correct its spelling"),
-        ({"layout": "folders"}, "key 'layout': .*no such layout; choose one of arrays, bids, coco, image-pairs"),
+        ({"layout": "folders"}, "key 'layout': .*no such layout; choose one of archive, arrays, bids, coco"),
         ({"window": "soft"}, "unknown intensity policy 'soft'; choose ct:CENTRE,WIDTH"),
         ({"structures": []}, "structures are missing; the layout 'image-pairs' does not"),
         ({"structures": [{"name": "vessel"}]}, "key 'structures.0.text' is missing; add it"),

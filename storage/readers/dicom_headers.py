@@ -19,6 +19,7 @@ from pydicom.dataset import Dataset
 from medsam3_core.series_geometry import SeriesFault, SlicePlace
 from storage.pseudonyms import Pseudonyms, identity_words
 from storage.readers.dicom_elements import (
+    PREAMBLE,
     HeaderElements,
     MoreBytesError,
     UnwalkableError,
@@ -321,8 +322,7 @@ def parse_without_pixels(path: Path) -> Dataset:
     content, total = read_range(path, 0, _FIRST_BYTES)
     if _DEFLATED.encode() in content[:1024]:
         whole, _ = read_range(path, 0, total)
-        meta = pydicom.filereader.read_file_meta_info(io.BytesIO(whole))
-        start = 132 + 12 + int(meta.get("FileMetaInformationGroupLength", 0))
+        start = PREAMBLE + 12 + struct.unpack_from("<I", whole, PREAMBLE + 8)[0]  # after the meta group, by its length
         if len(zlib.decompressobj(-zlib.MAX_WBITS).decompress(whole[start:], _DEFLATE_LIMIT)) >= _DEFLATE_LIMIT:
             msg = "deflated data set unpacks to more than 1 GB"
             raise ValueError(msg)

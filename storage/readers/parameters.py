@@ -252,11 +252,16 @@ class InstanceMaskParameters(_Parameters):
     key_pattern: Annotated[str, AfterValidator(_compiles)] | None = None
 
 
+class ArchiveParameters(LabelParameters, _FindsStructures):
+    """Trees of anything that is known: DICOM, NIfTI, images; the label values are for NIfTI label maps."""
+
+
 class PhantomParameters(_Parameters):
     """Phantoms take everything from SOURCE."""
 
 
 PARAMETERS: dict[str, type[BaseModel]] = {
+    "archive": ArchiveParameters,
     "arrays": ArrayParameters,
     "bids": BidsParameters,
     "coco": CocoParameters,

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from medsam3_core.errors import UsageError
 from medsam3_core.recipes import Recipe
+from storage.readers.archive import Archive
 from storage.readers.arrays import Arrays
 from storage.readers.bids import Bids
 from storage.readers.coco import Coco
@@ -18,11 +19,13 @@ from storage.recipe_files import builtin_recipes, load_recipe
 
 AUTO = "auto"
 
+_ARCHIVE = Archive()
 _ENGINES: tuple[Layout, ...] = (
     Phantom(),
     Msd(),
     Bids(),
     Coco(),
+    _ARCHIVE,
     InstanceMasks(),
     NiftiPairs(),
     PolygonXml(),
@@ -87,6 +90,8 @@ def _recognise(path: Path, reader: str) -> tuple[Layout, Recipe]:
     for layout in LAYOUTS.values():
         if reader in (AUTO, layout.name) and (recipe := layout.recognise(path)):
             return layout, recipe
+    if reader == _ARCHIVE.name and (recipe := _ARCHIVE.recipe_of(path)):
+        return _ARCHIVE, recipe
     tried = ", ".join(LAYOUTS) if reader == AUTO else reader
     msg = (
         f"{path} is of no known layout (tried {tried}); name its layout with --reader or describe it with --recipe "

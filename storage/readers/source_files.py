@@ -3,6 +3,7 @@
 import gzip
 import os
 import re
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,25 +37,25 @@ def walk_files(source: Path) -> Iterator[SourceFile]:
     walked once, so that links in a circle end.
     """
     walked: set[tuple[int, int]] = set()
-    waiting = [""]
-    while waiting:
-        folder = waiting.pop()
+    waiting, links = [""], deque[str]()  # links last: a folder keeps the name that it has without them
+    while waiting or links:
+        folder = waiting.pop() if waiting else links.popleft()
         try:
             status = os.stat(source / folder)
             if (status.st_dev, status.st_ino) in walked:
                 continue
             walked.add((status.st_dev, status.st_ino))
-            entries = sorted(os.scandir(source / folder), key=lambda entry: (entry.is_symlink(), entry.name))
+            entries = sorted(os.scandir(source / folder), key=lambda entry: entry.name)
         except OSError:
             continue
-        subfolders = []
+        subfolders: list[str] = []
         for entry in entries:
             name = f"{folder}/{entry.name}" if folder else entry.name
             if not is_visible(entry.name):
                 continue
             try:
                 if entry.is_dir():
-                    subfolders.append(name)
+                    (links if entry.is_symlink() else subfolders).append(name)
                 elif entry.is_file():
                     found = entry.stat()
                     yield SourceFile(name, found.st_size, found.st_mtime_ns)

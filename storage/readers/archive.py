@@ -1,0 +1,199 @@
+"""Layout `archive`: a tree of anything that is known - DICOM under any names, NIfTI, images - in one walk.
+
+Every DICOM series is a case, every NIfTI volume, every image; what cannot be one is listed as rejected with its reason.
+Label maps (DICOM segmentations, NIfTI files named like label maps) become references of the image whose grid they lie
+on. Paths that name a patient are shown without the name.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from medsam3_core.cases import CaseSource, CaseVolume
+from medsam3_core.errors import CaseDataError, UsageError
+from medsam3_core.lattices import place_on
+from medsam3_core.recipes import Recipe
+from medsam3_core.series_geometry import SeriesFault, SeriesRejectedError
+from medsam3_core.structures import LabelMap, Structure
+from storage.pseudonyms import Pseudonyms, load_key
+from storage.readers.archive_listing import ArchiveListing, holds_dicom, list_archive
+from storage.readers.archive_references import LabelFile
+from storage.readers.dicom_segmentations import read_segmentation
+from storage.readers.dicom_series import DicomSeries
+from storage.readers.dicom_volumes import read_dicom_case
+from storage.readers.generic_recipes import normal_modality
+from storage.readers.image_pairs import pixel_geometry
+from storage.readers.image_references import ImageReferences
+from storage.readers.label_index import structure_slug
+from storage.readers.label_maps import as_label_map
+from storage.readers.listing import FoundCase, to_case_sources
+from storage.readers.nifti_files import read_nifti
+from storage.readers.nifti_pairs import nifti_case
+from storage.readers.parameters import ArchiveParameters, ImagePairParameters, parameters_of
+from storage.readers.pixel_files import read_image
+from storage.readers.source_files import NIFTI_SUFFIXES, naming, without_suffix
+
+_FOREGROUND = Structure("foreground", "foreground")
+
+
+class Archive:
+    """Engine of the layout `archive`."""
+
+    name = "archive"
+
+    def recognise(self, source: Path) -> Recipe | None:
+        """A recipe for a tree with DICOM in it; other trees are left to the layouts that know them better.
+
+        Raises:
+            UsageError: If a `labels.json` lies in the source and is broken.
+        """
+        return self._recipe(source, list_archive(source, Pseudonyms(load_key()))) if holds_dicom(source) else None
+
+    def recipe_of(self, source: Path) -> Recipe | None:
+        """A recipe for any tree with something readable in it; None without."""
+        listing = list_archive(source, Pseudonyms(load_key()))
+        is_empty = not (listing.series or listing.nifti or listing.images)
+        return None if is_empty else self._recipe(source, listing)
+
+    def list_cases(self, source: Path, recipe: Recipe) -> list[CaseSource]:
+        """Every series, volume and image; see `list_archive` for what is rejected."""
+        listing = list_archive(source, Pseudonyms(load_key()))
+        found = [*_dicom_cases(listing), *_other_cases(listing), *_foreign(listing)]
+        if not any(item.image for item in found):
+            msg = f"{source} holds no DICOM, NIfTI or image file; give the folder that holds the archive"
+            raise UsageError(msg)
+        return to_case_sources(found, recipe)
+
+    def read_case(self, source: Path, case: CaseSource, recipe: Recipe) -> CaseVolume:
+        """Image and references, put on the grid of the image; messages do not name the patient."""
+        try:
+            return self._read(source, case, recipe)
+        except CaseDataError as error:
+            raise type(error)(without_names(str(error), case)) from None
+
+    def _read(self, source: Path, case: CaseSource, recipe: Recipe) -> CaseVolume:
+        kind = case.extra["kind"]
+        if kind == "image":
+            return _read_image_case(source, case, recipe)
+        if kind == "nifti":
+            image = read_nifti(source / case.image[0])
+            volume = nifti_case(source / case.image[0], image, (), recipe)
+        else:
+            volume = read_dicom_case(source, case, recipe)
+        references = tuple(
+            _read_reference(source / files[0], volume, recipe, rater) for rater, files in case.references.items()
+        )
+        return replace(volume, references=references)
+
+    def _recipe(self, source: Path, listing: ArchiveListing) -> Recipe:
+        table = listing.labels
+        known = {structure.name: structure for structure in table.structures}
+        for segmentation in listing.segmentations:
+            for structure in segmentation.structures:
+                known.setdefault(structure.name, structure)
+        if not known and any(item.references for item in listing.images):
+            known[_FOREGROUND.name] = _FOREGROUND
+        modalities = {one.headers[0].modality for one in listing.series if one.reason is None}
+        modalities |= {"unknown"} if listing.nifti or listing.images else set()
+        modality = normal_modality(modalities.pop()) if len(modalities) == 1 else "mixed"
+        return Recipe(
+            name=structure_slug(source.resolve().name),
+            layout=self.name,
+            structures=tuple(known.values()),
+            modality=modality,
+            window="auto",
+            parameters=table.parameters(),
+            traps=("Derived from an archive; name structures and texts in labels.json or give --recipe FILE.",),
+        )
+
+
+def without_names(text: str, case: CaseSource) -> str:
+    """A message with the parts of paths that name the patient replaced by what is shown for them."""
+    for part, shown in case.extra.get("hidden", ()):
+        text = text.replace(part, shown)
+    return text
+
+
+def _dicom_cases(listing: ArchiveListing) -> Iterator[FoundCase]:
+    for one in listing.series:
+        first = one.headers[0]
+        hidden = sorted({pair for header in one.headers for pair in header.hidden}, key=lambda pair: -len(pair[0]))
+        extra: dict[str, Any] = {"kind": "dicom", "hidden": [list(pair) for pair in hidden]}
+        found = FoundCase(
+            one.key,
+            tuple(header.file for header in one.headers),
+            _raters(listing.labels_of.get(one.key, ())),
+            reject_reason=one.reason,
+            patient=_patient(one),
+            extra=extra,
+        )
+        shown = {"shown": _hide(first.file, hidden)}
+        reason = None if one.reason is None else _hide(one.reason, hidden)
+        yield replace(found, reject_reason=reason, extra=extra | shown)
+
+
+def _patient(series: DicomSeries) -> str | None:
+    """The pseudonym that all files agree on; files of several patients in one series are nobody's."""
+    patients = {header.patient for header in series.headers if header.patient}
+    return patients.pop() if len(patients) == 1 else None
+
+
+def _raters(listed: Sequence[LabelFile]) -> dict[str, tuple[str, ...]]:
+    """One rater per label file: `reference` where there is one, else by the names of the files."""
+    if len(listed) == 1:
+        return {"reference": (listed[0].file,)}
+    names: dict[str, tuple[str, ...]] = {}
+    for item in listed:
+        name = structure_slug(without_suffix(item.file.rsplit("/", 1)[-1], NIFTI_SUFFIXES))
+        names[name if name not in names else f"{name}-{len(names) + 1}"] = (item.file,)
+    return names
+
+
+def _other_cases(listing: ArchiveListing) -> Iterator[FoundCase]:
+    for kind, cases in (("nifti", listing.nifti), ("image", listing.images)):
+        for item in cases:
+            hidden = [pair for pair in listing.hidden if any(pair[0] in name.split("/") for name in item.image)]
+            key = "/".join(dict(hidden).get(part, part) for part in item.key.split("/"))
+            extra = {"kind": kind, "hidden": [list(pair) for pair in hidden], "shown": _hide(item.origin, hidden)}
+            reason = item.reject_reason and _hide(item.reject_reason, hidden)
+            yield replace(item, key=key, extra=dict(item.extra) | extra, reject_reason=reason)
+
+
+def _foreign(listing: ArchiveListing) -> Iterator[FoundCase]:
+    for file in listing.foreign:
+        hidden = [pair for pair in listing.hidden if pair[0] in file.split("/")]
+        shown = _hide(file, hidden)
+        reason = SeriesRejectedError.of(
+            SeriesFault.NOT_DICOM, f"{shown} is neither DICOM nor of another known kind; remove it or repair it"
+        )
+        extra = {"kind": "dicom", "hidden": [list(pair) for pair in hidden], "shown": shown}
+        yield FoundCase(shown, (file,), reject_reason=str(reason), extra=extra)
+
+
+def _hide(text: str, hidden: list[tuple[str, str]]) -> str:
+    for part, shown in hidden:
+        text = text.replace(part, shown)
+    return text
+
+
+def _read_reference(path: Path, volume: CaseVolume, recipe: Recipe, rater: str) -> LabelMap:
+    if not path.name.lower().endswith(NIFTI_SUFFIXES):
+        return read_segmentation(path, volume.geometry, rater)
+    stored = read_nifti(path)
+    with naming(path):
+        values = place_on(stored.voxels, stored.geometry, volume.geometry)
+        return as_label_map(values, volume.geometry, recipe, parameters_of(recipe, ArchiveParameters), rater)
+
+
+def _read_image_case(source: Path, case: CaseSource, recipe: Recipe) -> CaseVolume:
+    path = source / case.image[0]
+    pixels = read_image(path)
+    geometry = pixel_geometry(pixels, case)
+    labels = parameters_of(recipe, ArchiveParameters)
+    reader = ImageReferences(recipe, ImagePairParameters(image="(?P<key>.+)", **labels.model_dump()))
+    references = tuple(
+        reader.read(source / files[0], path, geometry, rater) for rater, files in case.references.items()
+    )
+    with naming(path):
+        return CaseVolume(pixels.voxels, geometry, references, recipe.modality, attributes=pixels.attributes)

@@ -1,0 +1,172 @@
+"""One walk over an archive: which files are what, which series they form, which label map belongs to which image."""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from posixpath import basename, splitext
+
+from medsam3_core.errors import UsageError
+from storage.pseudonyms import Pseudonyms
+from storage.readers.archive_references import LabelFile, match_references
+from storage.readers.dicom_elements import PREAMBLE, is_dicom
+from storage.readers.dicom_headers import DicomHeader, HeaderKind
+from storage.readers.dicom_scan import scan_headers
+from storage.readers.dicom_segmentations import SegmentationHeader, read_segmentation_header
+from storage.readers.dicom_series import DicomSeries, find_series
+from storage.readers.generic_recipes import LABEL_FILE
+from storage.readers.label_index import LabelTable, read_label_table
+from storage.readers.listing import FoundCase
+from storage.readers.pairing import guess_patterns, pair_files
+from storage.readers.parameters import PairParameters
+from storage.readers.source_files import (
+    IMAGE_SUFFIXES,
+    NIFTI_SUFFIXES,
+    SourceFile,
+    read_range,
+    walk_files,
+    without_suffix,
+)
+
+logger = logging.getLogger(__name__)
+
+_DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".dic", ".ima", ".dc3", ".img", ""})
+_NO_IMAGES = frozenset(
+    """
+    .txt .json .csv .tsv .xml .pdf .md .rst .html .htm .log .zip .gz .tar .tgz .7z .xlsx .xls .docx .doc
+    .yaml .yml .toml .ini .py .sh .ipynb .mat .npy .npz .h5 .hdf5 .parquet .bval .bvec .pkl .db .sqlite .url
+    .lnk .exe .dll .js .css .ico .inf .jar .bat .cfg .sha256 .md5 .mp4 .avi .mov .bib .tex
+    """.split()  # noqa: SIM905 - fifty suffixes are read more easily without quotes
+)
+_NO_IMAGE_NAMES = ("license", "licence", "readme", "copying", "changelog", "version", "notice", "authors", "makefile")
+
+
+@dataclass(frozen=True)
+class ArchiveListing:
+    """What an archive holds.
+
+    Attributes:
+        series: DICOM series, sorted by key, rejected ones with their reason.
+        segmentations: DICOM segmentations that could be read.
+        labels_of: Key of a series to its label maps.
+        nifti: NIfTI volumes, with references where a rule pairs them.
+        images: Images, likewise.
+        foreign: Files that should be DICOM and are not.
+        labels: The label table beside the data.
+        hidden: Parts of paths that name a patient, each with what is shown instead.
+    """
+
+    series: tuple[DicomSeries, ...]
+    segmentations: tuple[SegmentationHeader, ...]
+    labels_of: dict[str, tuple[LabelFile, ...]]
+    nifti: tuple[FoundCase, ...]
+    images: tuple[FoundCase, ...]
+    foreign: tuple[str, ...]
+    labels: LabelTable
+    hidden: tuple[tuple[str, str], ...]
+
+
+def holds_dicom(source: Path) -> bool:
+    """Whether any file below a folder is DICOM; stops at the first, and looks into no file whose name tells."""
+    unclear = (source / file.name for file in walk_files(source) if _is_candidate(file.name))
+    return any(is_dicom(_first_bytes(path)) for path in unclear)
+
+
+def list_archive(source: Path, pseudonyms: Pseudonyms) -> ArchiveListing:
+    """Walk and read headers; the last answer is kept for as long as no file changes."""
+    return _list_archive(source, pseudonyms, tuple(sorted(walk_files(source), key=lambda file: file.name)))
+
+
+@lru_cache(maxsize=1)
+def _list_archive(source: Path, pseudonyms: Pseudonyms, files: tuple[SourceFile, ...]) -> ArchiveListing:
+    names = [file.name for file in files]
+    nifti = [name for name in names if name.lower().endswith(NIFTI_SUFFIXES)]
+    images = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
+    candidates = [name for name in names if _is_candidate(name)]
+    headers: list[DicomHeader] = []
+    foreign: list[str] = []
+    segmentations: list[SegmentationHeader] = []
+    unread: Counter[str] = Counter()
+    for name, header in scan_headers(source, candidates, pseudonyms):
+        if header is None:
+            if _should_be_dicom(name):
+                foreign.append(name)
+            else:
+                unread[splitext(name)[1]] += 1
+        elif header.kind is HeaderKind.SEGMENTATION and (found := read_segmentation_header(source, name)):
+            segmentations.append(found)
+        elif header.kind is not HeaderKind.DIRECTORY:
+            headers.append(header)
+    _say_unread(unread)
+    series = find_series(headers)
+    labels_of, taken = match_references(source, series, segmentations, nifti)
+    hidden = {pair for header in headers for pair in header.hidden}
+    return ArchiveListing(
+        tuple(series),
+        tuple(segmentations),
+        labels_of,
+        tuple(_paired([name for name in nifti if name not in taken], NIFTI_SUFFIXES)),
+        tuple(_paired(images, IMAGE_SUFFIXES)),
+        tuple(foreign),
+        _label_table(source, names),
+        tuple(sorted(hidden, key=lambda pair: (-len(pair[0]), pair))),
+    )
+
+
+def _paired(files: Sequence[str], suffixes: tuple[str, ...]) -> list[FoundCase]:
+    """Images with the references that a known rule pairs them with, and every file that the rule leaves out."""
+    patterns = guess_patterns(list(files), suffixes) if files else None
+    found = pair_files(files, PairParameters.model_validate(patterns)) if patterns else []
+    usable = [item for item in found if item.image]
+    used = {name for item in found for name in (*item.image, *(f for names in item.references.values() for f in names))}
+    kept = [
+        item if item.references else FoundCase(item.key, item.image, split=item.split, patient=item.patient)
+        for item in usable
+    ]
+    orphans = [item for item in found if not item.image]
+    rest = [FoundCase(without_suffix(name, suffixes), (name,)) for name in files if name not in used]
+    return [*kept, *orphans, *rest]
+
+
+def _is_candidate(name: str) -> bool:
+    """Whether only the content can tell what a file is."""
+    low = basename(name).lower()
+    if low.endswith((*NIFTI_SUFFIXES, *IMAGE_SUFFIXES)):
+        return False
+    return splitext(low)[1] not in _NO_IMAGES and not low.startswith(_NO_IMAGE_NAMES)
+
+
+def _first_bytes(path: Path) -> bytes:
+    try:
+        return read_range(path, 0, PREAMBLE)[0]
+    except OSError:
+        return b""
+
+
+def _should_be_dicom(name: str) -> bool:
+    """Whether a file that is no DICOM must be accounted for: named like DICOM, by number, or without any suffix."""
+    suffix = splitext(basename(name).lower())[1]
+    return suffix in _DICOM_SUFFIXES or suffix[1:].isdecimal()
+
+
+def _say_unread(unread: Counter[str]) -> None:
+    if unread:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in unread.most_common(8))
+        logger.warning("files of no known kind were left out: %s", kinds)
+
+
+def _label_table(source: Path, names: Sequence[str]) -> LabelTable:
+    """`labels.json` of the source, else the one that lies deeper.
+
+    Raises:
+        UsageError: If it is broken, or several lie deeper and none in the source.
+    """
+    tables = sorted((name for name in names if basename(name) == LABEL_FILE), key=lambda name: (name.count("/"), name))
+    if not tables:
+        return LabelTable()
+    if "/" in tables[0] and len({(source / name).read_bytes() for name in tables}) > 1:
+        msg = f"{source} holds {len(tables)} different {LABEL_FILE}, the first {tables[0]}; put one into the source"
+        raise UsageError(msg)
+    return read_label_table(source / tables[0])

@@ -1,0 +1,38 @@
+"""Headers of many DICOM files at once: in this process for a few, in one process per core for an archive."""
+
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from storage.pseudonyms import Pseudonyms
+from storage.readers.dicom_headers import DicomHeader, read_headers
+
+_FEW = 4000
+"""Files that one process reads in about the time that others need to start."""
+_CHUNK = 500
+
+
+def scan_headers(
+    root: Path, files: Sequence[str], pseudonyms: Pseudonyms, *, processes: int = 0
+) -> Iterator[tuple[str, DicomHeader | None]]:
+    """Each file with its header, None for files that are no DICOM; in the order of `files`.
+
+    Args:
+        root: The source.
+        files: Paths relative to it.
+        pseudonyms: For patients, and paths that name them.
+        processes: How many to use; 0 chooses by files and cores.
+    """
+    count = processes or (min(os.cpu_count() or 1, 16) if len(files) > _FEW else 1)
+    chunks = [files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK)]
+    if count < 2 or multiprocessing.current_process().daemon:
+        for chunk in chunks:
+            yield from zip(chunk, read_headers(root, chunk, pseudonyms), strict=True)
+        return
+    # Not forked: this process may run threads of Prefect and Dask, whose locks would be copied as they are.
+    with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
+        answers = pool.map(read_headers, [root] * len(chunks), chunks, [pseudonyms] * len(chunks))
+        for chunk, headers in zip(chunks, answers, strict=True):
+            yield from zip(chunk, headers, strict=True)

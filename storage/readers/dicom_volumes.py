@@ -1,0 +1,172 @@
+"""The voxels of a DICOM series, read once, in the order that its geometry was proved in.
+
+SimpleITK decodes what it can and keeps whole numbers; pydicom reads the rest: several frames, colour, MONOCHROME1, a
+rescale that differs between slices (in float32; SimpleITK would cut it to whole numbers), what SimpleITK refuses.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import SimpleITK as sitk  # noqa: N813 - its own custom
+from numpy.typing import NDArray
+
+from medsam3_core.cases import CaseSource, CaseVolume
+from medsam3_core.geometry import LengthUnit, VolumeGeometry
+from medsam3_core.recipes import Recipe
+from medsam3_core.series_geometry import ProvenSeries, SeriesFault, SeriesRejectedError
+from storage.pseudonyms import Pseudonyms
+from storage.readers.dicom_headers import DicomHeader, Rescale, read_header
+from storage.readers.dicom_series import is_flat, prove_headers
+from storage.readers.size_limits import require_fitting
+from storage.readers.source_files import naming
+
+_INVERTED = "MONOCHROME1"
+_NOBODY = Pseudonyms(b"")
+
+sitk.ProcessObject.SetGlobalWarningDisplay(False)
+
+
+def read_dicom_case(source: Path, case: CaseSource, recipe: Recipe) -> CaseVolume:
+    """A series as a volume, or one image without position; without references.
+
+    Raises:
+        SeriesRejectedError: If the files are not what they were when they were listed, or cannot be decoded.
+    """
+    headers = [_header(source, file) for file in case.image]
+    require_fitting(f"{case.image[0]} and {len(headers) - 1} more", sum(header.declared_bytes for header in headers))
+    if len(headers) == 1 and headers[0].fault is None and is_flat(headers[0]):
+        proven = ProvenSeries((0,), _flat_geometry(headers[0]))
+    else:
+        proven = prove_headers(headers)
+    geometry = proven.geometry
+    voxels = _voxels(source, headers, proven.order)
+    with naming(case.image[0]):
+        return CaseVolume(
+            voxels,
+            geometry,
+            modality=headers[0].modality or recipe.modality,
+            nifti_affine=None if geometry.unit is LengthUnit.PIXEL else geometry.affine_nifti,
+            attributes=_facts(headers),
+        )
+
+
+def _header(source: Path, file: str) -> DicomHeader:
+    header = read_header(source, file, _NOBODY)
+    if header is None:
+        raise SeriesRejectedError.of(SeriesFault.NOT_DICOM, f"{file} is no DICOM file any more; copy it again")
+    return header
+
+
+def _flat_geometry(header: DicomHeader) -> VolumeGeometry:
+    """Millimetres only where PixelSpacing gives them: what a detector measures is not the size of the patient."""
+    place = header.places[0]
+    shape = (1, *place.shape_yx)
+    if place.spacing_yx is None or min(place.spacing_yx) <= 0:
+        return VolumeGeometry.pixel_grid(shape)
+    rows, columns = place.spacing_yx
+    return VolumeGeometry.from_nifti(shape, np.diag([-columns, -rows, 1.0, 1.0]))
+
+
+def _voxels(source: Path, headers: Sequence[DicomHeader], order: Sequence[int]) -> NDArray[Any]:
+    rescales = [rescale for header in headers for rescale in header.rescales]
+    pixels = headers[0].pixels
+    if any(header.pixels != pixels for header in headers) or len(set(rescales)) > 1 or pixels.samples > 1:
+        return _by_pydicom(source, headers, order)
+    if headers[0].frames > 1 or pixels.photometric == _INVERTED or pixels.bits_allocated not in (8, 16, 32):
+        return _by_pydicom(source, headers, order)
+    try:
+        voxels = _by_simpleitk([str(source / headers[index].file) for index in order])
+    except (RuntimeError, ValueError):
+        return _by_pydicom(source, headers, order)
+    if voxels.shape != (len(order), *headers[0].places[0].shape_yx):
+        return _by_pydicom(source, headers, order)
+    return voxels
+
+
+def _by_simpleitk(files: list[str]) -> NDArray[Any]:
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(files)
+    voxels = sitk.GetArrayFromImage(reader.Execute())
+    return voxels.astype(np.float32) if voxels.dtype == np.float64 else voxels
+
+
+def _by_pydicom(source: Path, headers: Sequence[DicomHeader], order: Sequence[int]) -> NDArray[Any]:
+    """One slice after the other into one array: float32 where the rescale is fractional or varies."""
+    rescales = [rescale for header in headers for rescale in header.rescales]
+    if len(headers) == 1:
+        frames = _decoded(source / headers[0].file, headers[0])
+        return _assembled([frames[index] for index in order], [rescales[index] for index in order], headers[0])
+    slices = (_decoded(source / headers[index].file, headers[index])[0] for index in order)
+    return _assembled(slices, [rescales[index] for index in order], headers[0])
+
+
+def _decoded(path: Path, header: DicomHeader) -> NDArray[Any]:
+    """Stored pixels, shape (frames, y, x) or (frames, y, x, samples)."""
+    try:
+        pixels = pydicom.dcmread(path, force=True).pixel_array
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        msg = f"{header.file} cannot be decoded ({reason}); convert it to an uncompressed syntax or copy it again"
+        raise SeriesRejectedError.of(SeriesFault.UNREADABLE_PIXELS, msg) from error
+    return pixels if header.frames > 1 else pixels[None]
+
+
+def _assembled(slices: Any, rescales: Sequence[Rescale], header: DicomHeader) -> NDArray[Any]:
+    volume: NDArray[Any] | None = None
+    same = len(set(rescales)) == 1
+    for z, (stored, rescale) in enumerate(zip(slices, rescales, strict=True)):
+        if stored.ndim == 3:
+            plane = np.moveaxis(stored[..., :3], 2, 0)
+        elif same and rescale.slope == 1 and rescale.intercept.is_integer():
+            plane = stored.astype(np.int32) + int(rescale.intercept) if rescale.intercept else stored
+        else:
+            plane = (stored * np.float64(rescale.slope) + rescale.intercept).astype(np.float32)
+        if header.pixels.photometric == _INVERTED and stored.ndim == 2:
+            plane = _inverted(plane, header, rescale).astype(plane.dtype)
+        if volume is None:
+            volume = np.zeros((*plane.shape[:-2], len(rescales), *plane.shape[-2:]), plane.dtype)
+        volume[..., z, :, :] = plane
+    assert volume is not None
+    return _narrow(volume) if volume.dtype == np.int32 else volume
+
+
+def _narrow(values: NDArray[Any]) -> NDArray[Any]:
+    """int16 or uint16 where they hold all values."""
+    low, high = values.min(initial=0), values.max(initial=0)
+    for kind in (np.int16, np.uint16):
+        if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
+            return values.astype(kind, copy=False)
+    return values
+
+
+def _inverted(voxels: NDArray[Any], header: DicomHeader, rescale: Rescale) -> NDArray[Any]:
+    """MONOCHROME1 stores bright as low: mirrored in the range of its bits, so that bright is high as elsewhere."""
+    bits = header.pixels.bits_stored
+    low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if header.pixels.is_signed else (0, (1 << bits) - 1)
+    ends = (low + high) * rescale.slope + 2 * rescale.intercept
+    if voxels.dtype.kind == "f":
+        return (np.float32(ends) - voxels).astype(np.float32)
+    return _narrow(int(ends) - voxels.astype(np.int32))
+
+
+def _facts(headers: Sequence[DicomHeader]) -> dict[str, Any]:
+    """What is kept: identifiers of series and coordinate system, and what was done. No name, date or free text."""
+    first = headers[0]
+    facts: dict[str, Any] = {
+        "dicom_series_uid": first.series_uid or None,
+        "dicom_frame_of_reference_uid": first.frame_of_reference or None,
+        "dicom_sop_class": first.sop_class,
+        "dicom_files": len(headers),
+    }
+    rescales = {rescale for header in headers for rescale in header.rescales}
+    if len(rescales) == 1:
+        one = first.rescales[0]
+        facts |= {"dicom_rescale_slope": one.slope, "dicom_rescale_intercept": one.intercept}
+    else:
+        facts["dicom_rescale"] = "differs between slices"
+    if first.pixels.photometric == _INVERTED:
+        facts["dicom_monochrome1"] = "inverted"
+    return facts
