@@ -112,6 +112,7 @@ def ingest(
     epilog="""medsam3 benchmark --cohort chase --weights baseline:box --weights tiny-untrained --prompt box
     medsam3 benchmark --cohort chase --weights sam3 --prompt box:jitter=0.1 --set threshold=0.4 --split all
     medsam3 benchmark --cohort chase --weights sam3 --prompt text --cache-encodings 20GB
+    medsam3 benchmark --cohort chase --weights sam3 --preset medical-sam3-v1
     medsam3 benchmark --cohort chase --weights sam3 --prompt text --plan
     medsam3 benchmark --plan""",
 )
@@ -121,6 +122,7 @@ def ingest(
 @click.option("--split", help="Split, or all.  [default: test where the cohort has one, else all]")
 @click.option("--structure", "structures", multiple=True, help="Structure; repeat for several.  [default: all]")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Inference setting; repeat for several.")
+@click.option("--preset", metavar="NAME", help="Prompts and settings of a published protocol: medical-sam3-v1.")
 @click.option("--cluster", default="local", show_default=True, help="Cluster by name.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many cases per cohort.")
 @click.option(
@@ -139,6 +141,7 @@ def benchmark(
     split: str | None,
     structures: tuple[str, ...],
     settings: tuple[str, ...],
+    preset: str | None,
     cluster: str,
     limit: int | None,
     cache_encodings: str,
@@ -152,8 +155,11 @@ def benchmark(
     everything is brought up to date that newer weights, new cases or a new protocol have made stale.
     """
     from flows.benchmark_command import run_benchmark, show_plan
+    from medsam3_core.presets import apply_preset
     from storage.run_planning import BenchmarkRequest
 
+    if preset:
+        prompts, settings = apply_preset(preset, prompts, settings)
     request = BenchmarkRequest(cohorts, names, prompts, settings, split, structures, limit or 0, retry)
     sys.exit(
         show_plan(store, request, cluster) if plan_only else run_benchmark(store, request, cluster, cache_encodings)

@@ -23,6 +23,7 @@ class Merge(StrEnum):
     UNION = "union"
     BEST = "best"
     SEMANTIC = "semantic"
+    TOP = "top"
 
 
 class Dtype(StrEnum):
@@ -40,7 +41,8 @@ class InferenceSettings:
 
     Attributes:
         mode: `concept` (text, exemplar boxes) or `interactive` (points, boxes, masks on the SAM head).
-        merge: `auto` is the rule of the prompt: union for text and instance prompts, best for one exemplar box.
+        merge: `auto` is the rule of the prompt: union for text and instance prompts, best for one exemplar box;
+            `top` keeps the one instance with the highest score, whatever was asked.
         threshold: Instances whose score is not above it are dropped.
         tiles: N of N x N overlapping tiles per slice; 1 is the whole slice.
         resolution: Input side in pixels; 0 is the weights' own.

@@ -28,8 +28,9 @@ def merge_instances(instances: SliceInstances, prompt: SlicePrompt, settings: In
 
     `union` keeps every instance above the threshold as an instance of its own. `best` keeps, for each positive box,
     the instance whose box has the highest IoU with it (the higher score of equals, none where nothing overlaps it);
-    without boxes the one with the highest score. `semantic` makes one instance of the semantic mask, whose score is
-    the highest of the instances, or the threshold where no instance passed it.
+    without boxes the one with the highest score. `top` keeps the one with the highest score, boxes or not. `semantic`
+    makes one instance of the semantic mask, whose score is the highest of the instances, or the threshold where no
+    instance passed it.
 
     Raises:
         UnsupportedPromptError: If `semantic` is asked of weights that drew no semantic mask.
@@ -37,6 +38,8 @@ def merge_instances(instances: SliceInstances, prompt: SlicePrompt, settings: In
     if settings.merge is Merge.SEMANTIC:
         return _semantic(instances, prompt, settings)
     kept = _above_threshold(instances, settings.threshold)
+    if settings.merge is Merge.TOP:
+        return _select(kept, _best(kept, []))
     if settings.merge is Merge.BEST or (settings.merge is Merge.AUTO and _is_one_exemplar(prompt, settings)):
         return _select(kept, _best(kept, [box for box in prompt.boxes if box.positive]))
     return kept

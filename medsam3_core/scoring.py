@@ -78,6 +78,10 @@ class StructureScore:
         instance_recall: Share of reference instances with a partner.
         instance_f1: Harmonic mean of the two.
         pq: Panoptic quality.
+        true_positive: Voxels in both masks; these four are what other protocols' formulas are computed from.
+        false_positive: Voxels of the prediction alone.
+        false_negative: Voxels of the reference alone.
+        true_negative: Voxels of neither.
     """
 
     empty: EmptyMask
@@ -102,6 +106,10 @@ class StructureScore:
     instance_recall: float | None
     instance_f1: float | None
     pq: float | None
+    true_positive: int
+    false_positive: int
+    false_negative: int
+    true_negative: int
 
     def as_columns(self) -> dict[str, Any]:
         """Values by column name, enumerations as their text."""
@@ -162,6 +170,10 @@ def score_structure(
         instance_recall=_instance_metric(instances.instance_recall, matches),
         instance_f1=_instance_metric(instances.instance_f1, matches),
         pq=_instance_metric(instances.panoptic_quality, matches),
+        true_positive=counts.true_positive,
+        false_positive=counts.false_positive,
+        false_negative=counts.false_negative,
+        true_negative=counts.true_negative,
     )
 
 

@@ -43,6 +43,8 @@ _SUMMARIES = {
     "Where the inference or prompt code has changed, the newest run stands for its key.",
     "leaderboard_of_runs": "The leaderboard with the runs that a newer one has replaced (`superseded`).",
     "history": "One row per weights version, cohort, prompt and settings, over all structures.",
+    "medical_sam3_v1": "Our scores by the formulas and denominators of the published Medical-SAM3 toolkit, for every "
+    "run; `benchmark --preset medical-sam3-v1` makes runs with its settings too. See docs/metrics.md.",
     "measurements": "Volumes, bounding boxes and intensities of predictions.",
 }
 _DERIVED = {
@@ -62,6 +64,13 @@ _DERIVED = {
     "n": "rows behind the mean",
     "first_finished": "UTC",
     "last_finished": "UTC",
+    "is_preset": "whether the run has the settings of the preset medical-sam3-v1",
+    "absent_left_out": "rows without the structure: that toolkit does not ask for them",
+    "boxes_dropped": "box rows without a mask: that toolkit drops them",
+    "texts_as_zero": "text rows without a mask: zeros in that toolkit",
+    "without_counts": "rows scored before voxels were counted; left out here, `benchmark` scores them again",
+    "psnr_mean": "mean PSNR of masks in dB; perfect ones are infinite and left out",
+    "ssim_mean": "mean SSIM of masks, one window as large as the image",
     "base_status": "status of the row of BASE",
     "new_status": "status of the row of NEW",
     "base_empty": "which mask is empty in BASE",

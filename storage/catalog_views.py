@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from storage.catalog_sources import CatalogSources
 from storage.compare_sql import compare_macro_sql
 from storage.leaderboard_sql import history_sql, leaderboard_of_runs_sql, leaderboard_sql
+from storage.published_protocol_sql import published_protocol_sql
 from storage.score_groups_sql import score_groups_sql
 from storage.scores_sql import current_attempts_sql, fresh_scores_sql, newest_sql, outcomes_sql
 
@@ -23,6 +24,7 @@ PUBLIC_VIEWS = (
     "leaderboard",
     "leaderboard_of_runs",
     "history",
+    "medical_sam3_v1",
     "measurements",
 )
 TABLE_MACROS = ("compare",)
@@ -50,6 +52,7 @@ def catalog_statements(sources: CatalogSources, *, naming: str | None = None) ->
         "leaderboard_of_runs": leaderboard_of_runs_sql(sources),
         "leaderboard": leaderboard_sql(),
         "history": history_sql(),
+        "medical_sam3_v1": published_protocol_sql(),
         "measurements": f"SELECT DISTINCT * FROM ({sources.measurements})",
     }
     made = {name: f"CREATE OR REPLACE VIEW {name} AS {sql}" for name, sql in views.items()}

@@ -55,6 +55,7 @@ BOX_PER_INSTANCE = SlicePrompt("liver", boxes=(box(0, 3),), per_instance=True)
         (SlicePrompt("liver", points=((PointPrompt(1, 1),),)), {"mode": PromptMode.INTERACTIVE}, [0, 4, 9]),
         (ONE_BOX, {"merge": Merge.UNION}, [0, 4, 9]),
         (TEXT, {"merge": Merge.BEST}, [4]),
+        (ONE_BOX, {"merge": Merge.TOP}, [4]),
         (SlicePrompt("liver", boxes=(box(0, 3), box(9, 12), box(0, 2))), {"merge": Merge.BEST}, [0, 9]),
     ],
 )

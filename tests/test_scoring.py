@@ -27,6 +27,7 @@ COLUMNS = (
     *("empty", "dice", "iou", "precision", "recall", "specificity", "hd95", "assd", "nsd", "nsd_tolerance", "cldice"),
     *("distance_unit", "reference_volume", "prediction_volume", "volume_error", "volume_unit"),
     *INSTANCE_COLUMNS,
+    *("true_positive", "false_positive", "false_negative", "true_negative"),
 )
 
 

@@ -1,0 +1,58 @@
+"""Protocols of others by name: prompts and settings that reproduce how published numbers were made."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from medsam3_core.errors import UsageError
+from medsam3_core.inference_settings import InferenceSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """What a published toolkit asks, and how.
+
+    Attributes:
+        prompts: Its prompt policies.
+        settings: Its inference settings, as `key=value`.
+    """
+
+    prompts: tuple[str, ...]
+    settings: tuple[str, ...]
+
+    @property
+    def settings_id(self) -> str:
+        """Digest of the settings, by which its runs are known in the catalog."""
+        return InferenceSettings.parse(self.settings).settings_id
+
+
+MEDICAL_SAM3_V1 = "medical-sam3-v1"
+PRESETS: Mapping[str, Preset] = {
+    MEDICAL_SAM3_V1: Preset(("text", "box:per=structure"), ("merge=top", "threshold=0.1")),
+}
+"""`medical-sam3-v1`: the inference toolkit of January 2026. One box round all foreground, or the text of the dataset;
+of the instances above 0.1 the one with the highest score. Its formulas and denominators are the view
+`medical_sam3_v1`."""
+
+
+def apply_preset(name: str, prompts: Sequence[str], settings: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Prompts and settings of a preset, where nothing that is asked beside it contradicts it.
+
+    Args:
+        name: One of `PRESETS`.
+        prompts: Policies that are asked for; a part of the preset's, or none for all of these.
+        settings: Settings that are asked for; must be none.
+
+    Raises:
+        UsageError: If the preset is unknown, or prompts or settings are not its own.
+    """
+    if name not in PRESETS:
+        msg = f"unknown preset {name!r}; there is: {', '.join(PRESETS)}"
+        raise UsageError(msg)
+    preset = PRESETS[name]
+    if settings:
+        msg = f"preset {name} fixes the settings ({', '.join(preset.settings)}); leave out --set {settings[0]}"
+        raise UsageError(msg)
+    if strays := [prompt for prompt in prompts if prompt not in preset.prompts]:
+        msg = f"preset {name} asks {' and '.join(preset.prompts)}; leave out --prompt {strays[0]}"
+        raise UsageError(msg)
+    return tuple(prompts) or preset.prompts, preset.settings
