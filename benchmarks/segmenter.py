@@ -1,17 +1,19 @@
 """What encode-once, precision and blocked attention are worth, and what the system costs around a segmenter.
 
-    python -m benchmarks.segmenter [--tiny] [--folder DIR]
+    python -m benchmarks.segmenter [--tiny] [--folder DIR] [--rounds N]
 
 Full-size architecture, seeded untrained weights, this machine. `--tiny` shows that it runs; its ratios mean nothing.
-Nothing else should run meanwhile.
+What is compared runs in turns. Checkpoints and a store in the folder are taken as they are.
 """
 
 import argparse
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +21,19 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.full_weights import BARE
+from medsam3_core.geometry import VolumeGeometry
 from medsam3_core.inference_settings import Dtype, InferenceSettings
 from medsam3_core.phantoms import PhantomKind, phantom_case
 from medsam3_core.prompt_generation import generate_prompts
 from medsam3_core.prompt_rows import slice_prompts
 from medsam3_core.prompts import SlicePrompt
 from medsam3_core.sam3 import network
+from medsam3_core.sam3.concept import TextEncoder, concept_query, detect
+from medsam3_core.sam3.encoder import detector_features, encode_prepared, prepare_slice
+from medsam3_core.sam3.precision import bf16_is_fast
 from medsam3_core.sam3.segmenter import Sam3Segmenter
+from medsam3_core.sam3.tokenizer import TextTokenizer
+from medsam3_core.volume_segmentation import segment_volume
 from storage.case_volumes import open_case_volume
 from storage.checkpoints import open_segmenter
 from storage.run_planning import BenchmarkRequest, plan_benchmark
@@ -47,41 +55,44 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="small weights, for a quick run")
     parser.add_argument("--folder", type=Path, help="where checkpoints and store go  [default: a temporary folder]")
+    parser.add_argument("--rounds", type=int, default=2, help="how often what is compared is done in turns")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="medsam3-segmenter-") as temporary:
         folder = arguments.folder or Path(temporary)
         size = ["--tiny"] if arguments.tiny else []
-        subprocess.run([sys.executable, "-m", "benchmarks.full_weights", str(folder), *size], check=True)
         weights = folder / BARE
+        if not weights.is_file():
+            subprocess.run([sys.executable, "-m", "benchmarks.full_weights", str(folder), *size], check=True)
         precision = Sam3Segmenter.precision(open_segmenter(weights), AUTO)
         print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, default precision {precision}")
-        encode_once(weights)
-        default_precision(weights)
-        blocked_attention(weights)
         system_over_bare(folder / "store", weights)
+        warm_cache(folder / "store")
+        encode_once(weights, arguments.rounds)
+        default_precision(weights, arguments.rounds)
+        blocked_attention(weights, arguments.rounds)
+        accelerator(weights)
 
 
-def encode_once(weights: Path) -> None:
+def encode_once(weights: Path, rounds: int) -> None:
     """One image with eight prompts: encoded once, and once per prompt."""
     segmenter, image = warm(open_segmenter(weights), AUTO), picture(0)
-    once = seconds(lambda: segmenter.segment(segmenter.encode([image], AUTO)[0], TEXTS, AUTO))
-    each = seconds(lambda: [segmenter.segment(segmenter.encode([image], AUTO)[0], [one], AUTO) for one in TEXTS])
-    print(
-        f"8 prompts: encode once {once:.2f} s, per prompt {each:.2f} s: {each / once:.2f} times faster (at least 3.5)"
+    once, each = interleaved(
+        rounds,
+        lambda: segmenter.segment(segmenter.encode([image], AUTO)[0], TEXTS, AUTO),
+        lambda: [segmenter.segment(segmenter.encode([image], AUTO)[0], [one], AUTO) for one in TEXTS],
     )
+    say("8 prompts: encode once over once per prompt", once, each, "at least 3.5")
 
 
-def default_precision(weights: Path) -> None:
+def default_precision(weights: Path, rounds: int) -> None:
     """One prompt in the default precision and in fp32, and how far the masks differ on the golden model."""
-    found = {}
-    for settings in (AUTO, FP32):
-        segmenter, image = warm(open_segmenter(weights), settings), picture(0)
-        found[settings.dtype] = seconds(lambda: answer(segmenter, image, settings))  # noqa: B023 - called at once
-        del segmenter
-    ratio = found[Dtype.FP32] / found[Dtype.AUTO]
-    print(
-        f"1 prompt: {found[Dtype.AUTO]:.2f} s, fp32 {found[Dtype.FP32]:.2f} s: {ratio:.2f} times faster (at least 1.7)"
-    )
+    fast, exact = (warm(open_segmenter(weights), settings) for settings in (AUTO, FP32))
+    image = picture(0)
+    if fast.precision(AUTO) == exact.precision(FP32):
+        print("1 prompt: the default precision of this machine is fp32 (no bf16 instructions): ratio 1 by definition")
+    else:
+        found = interleaved(rounds, lambda: answer(fast, image, AUTO), lambda: answer(exact, image, FP32))
+        say("1 prompt: default precision over fp32", *found, "at least 1.7")
     if not GOLDEN.is_file():
         print("mask IoU against fp32: no golden model beside the repository")
         return
@@ -97,15 +108,26 @@ def default_precision(weights: Path) -> None:
     print(f"mask IoU of mixed against fp32 on the golden model: mean {np.mean(ious):.3f} (at least 0.97)")
 
 
-def blocked_attention(weights: Path) -> None:
+def blocked_attention(weights: Path, rounds: int) -> None:
     """The encoder in the default precision with our attention and with that of transformers."""
-    image, found, ours = picture(0), [], network.use_blocked_attention
-    for attention in (ours, lambda _trunk: None):
-        network.use_blocked_attention = attention
-        segmenter = warm(open_segmenter(weights), AUTO)
-        found.append(seconds(lambda: segmenter.encode([image], AUTO)))  # noqa: B023 - called at once
+    if not bf16_is_fast("cpu"):
+        print("blocked attention: not used on this CPU, which has no bf16 instructions")
+        return
+    image, ours = picture(0), network.use_blocked_attention
+    blocked = warm(open_segmenter(weights), AUTO)
+    network.use_blocked_attention = lambda _trunk: None
+    plain = warm(open_segmenter(weights), AUTO)
     network.use_blocked_attention = ours
-    print(f"encoder: {found[0]:.2f} s, sdpa {found[1]:.2f} s: {found[1] / found[0]:.2f} times faster (at least 1.2)")
+    found = interleaved(rounds, lambda: blocked.encode([image], AUTO), lambda: plain.encode([image], AUTO))
+    say("encoder: blocked attention over sdpa", *found, "at least 1.2")
+
+
+def warm_cache(folder: Path) -> None:
+    """One more prompt policy on an empty cache of encodings, and another one on the cache that this one filled."""
+    shutil.rmtree(open_store(folder).encodings(), ignore_errors=True)
+    cold, _ = timed_flow(folder, "box:jitter=0.1", cache=True)
+    warm_seconds, _ = timed_flow(folder, "box:jitter=0.2", cache=True)
+    say("one more policy: warm cache of encodings over a cold one", warm_seconds, cold, "at least 4")
 
 
 def system_over_bare(folder: Path, weights: Path) -> None:
@@ -128,16 +150,49 @@ def system_over_bare(folder: Path, weights: Path) -> None:
         ).rows
         image = np.ascontiguousarray(np.moveaxis(volume.slice(0), 0, 2))
         work.append((image, slice_prompts(rows, volume.geometry.shape_zyx[1:])[0]))
-    bare = _bare_loop(weights, work)
-    answered = subprocess.run(
-        [sys.executable, "-m", "benchmarks.timed_flow", str(folder), "seeded", "1"],
-        check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    system, startup = (float(word) for word in answered.stdout.split()[-4:-2])
+    before = _bare_loop(weights, work)
+    system, startup = timed_flow(folder, "box")
+    bare = (before + _bare_loop(weights, work)) / 2  # one loop before and one behind: a busy machine hits both
     print(
         f"{IMAGES} images: system {system:.2f} s, bare loop {bare:.2f} s: {system / bare:.3f} (at most 1.05); "
         f"start-up {startup:.1f} s apart"
     )
+
+
+def timed_flow(folder: Path, policy: str, *, cache: bool = False) -> tuple[float, float]:
+    """Seconds of the streams of a benchmark by one worker, and of everything around them."""
+    words = ["-m", "benchmarks.timed_flow", str(folder), "seeded", "1", policy, *(["4GB"] if cache else [])]
+    answered = subprocess.run([sys.executable, *words], check=True, capture_output=True, text=True)
+    stream, startup = (float(word) for word in answered.stdout.split()[-4:-2])
+    return stream, startup
+
+
+def accelerator(weights: Path) -> None:
+    """Images per second through encode and segment in batches, over a bare loop on tensors that lie on the device."""
+    if not torch.cuda.is_available():
+        print("images per second on a GPU: none here")
+        return
+    segmenter = warm(open_segmenter(weights, "cuda:0"), AUTO)
+    images, built = [picture(number) for number in range(32)], segmenter._loaded.network_for(AUTO)
+    heads = TextEncoder(built, TextTokenizer())
+    query = [concept_query(TEXTS[0], (SIDE, SIDE))]
+    pixels = [prepare_slice(image, built.architecture.resolution) for image in images]
+    on_device = [replace(one, pixels=one.pixels.to(built.device, built.precision.encoder)) for one in pixels]
+
+    def bare() -> None:
+        with torch.no_grad():
+            for start in range(0, len(images), 8):
+                for encoding in encode_prepared(built, on_device[start : start + 8]):
+                    detect(built, detector_features(built, encoding), query, heads)
+        torch.cuda.synchronize()
+
+    def system() -> None:
+        geometry = VolumeGeometry.pixel_grid((len(images), SIDE, SIDE))
+        prompts = {"run": dict.fromkeys(range(len(images)), TEXTS[:1])}
+        segment_volume(segmenter, lambda z, _window: images[z], geometry, prompts, {"run": AUTO}, ["structure"])
+
+    ours, loop = interleaved(3, system, bare)
+    print(f"GPU: {32 / ours:.1f} images/s, bare loop {32 / loop:.1f}: {loop / ours:.2f} (at least 0.9)")
 
 
 def _bare_loop(weights: Path, work: list[tuple[Rgb, list[SlicePrompt]]]) -> float:
@@ -163,6 +218,18 @@ def warm(segmenter: Sam3Segmenter, settings: InferenceSettings) -> Sam3Segmenter
 def answer(segmenter: Sam3Segmenter, image: Rgb, settings: InferenceSettings) -> None:
     """One image, one prompt."""
     segmenter.segment(segmenter.encode([image], settings)[0], TEXTS[:1], settings)
+
+
+def interleaved(rounds: int, one: Callable[[], object], other: Callable[[], object]) -> tuple[float, float]:
+    """Mean wall times of two things done in turns, so that other work on the machine hits both alike."""
+    times = [(seconds(one), seconds(other)) for _ in range(rounds)]
+    first, second = (sum(column) / rounds for column in zip(*times, strict=True))
+    return first, second
+
+
+def say(what: str, ours: float, theirs: float, wanted: str) -> None:
+    """One line: both times and their ratio."""
+    print(f"{what}: {ours:.2f} s and {theirs:.2f} s: {theirs / ours:.2f} times faster ({wanted})", flush=True)
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from medsam3_core.cases import CaseStatus
 from medsam3_core.errors import CaseDataError, StoreError
 from medsam3_core.intensity import IntensityPolicy, as_rgb, to_uint8
+from medsam3_core.prediction_volume import VolumePrediction
 from medsam3_core.prompt_generation import generate_prompts
 from medsam3_core.prompt_policies import PromptedSlices
 from medsam3_core.prompt_rows import PromptRow, slice_prompts
 from medsam3_core.recipes import Recipe
 from medsam3_core.scoring import mean_confidence, score_structure
 from medsam3_core.segmenters.protocol import Segmenter
-from medsam3_core.volume_segmentation import segment_volume
+from medsam3_core.volume_segmentation import VolumeRequest, segment_volumes, slices_per_pass
 from storage.case_volumes import StoredVolume, open_case_volume
 from storage.cohorts import CaseRef
 from storage.prediction_volumes import PredictionWriter, open_prediction
@@ -31,6 +32,7 @@ from storage.run_planning import PlannedCase
 from storage.store_layout import StoreLayout
 from tasks.batch_stream import BatchReport
 from tasks.breadcrumbs import BETWEEN_CASES, Breadcrumb, BreadcrumbFolder
+from tasks.case_groups import run_groups
 
 logger = logging.getLogger(__name__)
 
@@ -46,23 +48,24 @@ class SegmentBatch:
         recipe: Recipe of the cohort.
         runs: Runs by id, all with the same weights.
         segmenter: Gives the loaded segmenter of this worker.
+        per_pass: Slices that are encoded together; None for 8 on CUDA, else 1.
     """
 
     store: StoreLayout
     recipe: Recipe
     runs: Mapping[str, Run]
     segmenter: SegmenterSource
+    per_pass: int | None = None
 
     def __call__(self, batch_id: str, crumbs: BreadcrumbFolder, cases: Sequence[PlannedCase]) -> BatchReport:
         """Do a batch; every case ends as rows of scores and one outcome per run, whatever happens to it."""
         started = time.perf_counter()
         segmenter = self.segmenter()
         ledger = _BatchLedger(self.store, batch_id)
+        together = self.per_pass or slices_per_pass(segmenter)
         with Breadcrumb(crumbs, batch_id) as crumb:
-            stored = self._stored_prompts(cases)
-            for planned in cases:
-                crumb.at(planned.case_id)
-                self._case(planned, segmenter, ledger, stored)
+            stages = _Stages(self, segmenter, ledger, self._stored_prompts(cases), together)
+            run_groups(cases, together, stages, crumb)
             crumb.at(BETWEEN_CASES)
             ledger.commit(self.runs)
         return BatchReport(
@@ -79,27 +82,6 @@ class SegmentBatch:
                 names = [planned.case_id for planned in known]
                 stored[prompt_id] = read_prompts(self.store, run.cohort, prompt_id, files, names)
         return stored
-
-    def _case(
-        self,
-        planned: PlannedCase,
-        segmenter: Segmenter,
-        ledger: "_BatchLedger",
-        stored: Mapping[str, Mapping[str, list[PromptRow]]],
-    ) -> None:
-        """One case; what is wrong with the case ends in its rows, what is wrong with the store is raised."""
-        runs = [self.runs[run_id] for run_id in (*planned.run_ids, *planned.rescore_ids)]
-        try:
-            work = _CaseWork(self.store, self.recipe, planned.case, ledger)
-            work.segment([self.runs[run_id] for run_id in planned.run_ids], segmenter, stored)
-            work.rescore([self.runs[run_id] for run_id in planned.rescore_ids])
-        except CaseDataError as error:
-            ledger.unscored(runs, planned.case, CaseStatus.REJECTED, str(error))
-        except (StoreError, ImportError, ConnectionError):
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever else one case does, its neighbours must not suffer
-            logger.warning("case %s failed:\n%s", planned.case_id, traceback.format_exc())
-            ledger.unscored(runs, planned.case, CaseStatus.FAILED, f"{type(error).__name__}: {error}"[:500])
 
 
 @dataclass
@@ -140,6 +122,10 @@ class _CaseWork:
     def __init__(self, store: StoreLayout, recipe: Recipe, case: CaseRef, ledger: _BatchLedger) -> None:
         self._store, self._recipe, self._case, self._ledger = store, recipe, case, ledger
         self._seconds = dict.fromkeys(("read", "prompt", "segment", "score", "write"), 0.0)
+        self._runs: Sequence[Run] = ()
+        self._rows: Mapping[str, tuple[Sequence[PromptRow], tuple[str, ...]]] = {}
+        self._answers: Mapping[str, VolumePrediction] = {}
+        self.request: VolumeRequest | None = None
         with self._timed("read"):
             self._volume = open_case_volume(store.volume(case.cohort, case.case_id, zipped=case.ndim == 2))
             self._references = {rater: self._volume.reference(rater) for rater in case.raters}
@@ -150,34 +136,41 @@ class _CaseWork:
         yield
         self._seconds[stage] += time.perf_counter() - started
 
-    def segment(
-        self, runs: Sequence[Run], segmenter: Segmenter, stored: Mapping[str, Mapping[str, list[PromptRow]]]
-    ) -> None:
-        """Prompt and segment for all runs in one pass over the slices, then score and write run by run."""
+    def ask(self, runs: Sequence[Run], stored: Mapping[str, Mapping[str, list[PromptRow]]]) -> None:
+        """Make the prompts of all runs; what is asked of the segmenter stands in `request` then."""
         if not runs:
             return
         geometry = self._volume.geometry
+        self._runs = runs
         with self._timed("prompt"):
-            rows = {run.run_id: self._prompts(run, stored.get(run.prompt_id, {})) for run in runs}
+            self._rows = {run.run_id: self._prompts(run, stored.get(run.prompt_id, {})) for run in runs}
             prompts = {
                 run.run_id: slice_prompts(
-                    (row for row in rows[run.run_id][0] if row.structure in run.structures), geometry.shape_zyx[1:]
+                    (row for row in self._rows[run.run_id][0] if row.structure in run.structures),
+                    geometry.shape_zyx[1:],
                 )
                 for run in runs
             }
-        with self._timed("segment"):
-            answers = segment_volume(
-                segmenter,
-                _SliceReader(self._volume, self._recipe.window),
-                geometry,
-                prompts,
-                {run.run_id: run.settings for run in runs},
-                [structure.name for structure in self._recipe.structures],
-                followed=[run.run_id for run in runs if run.policy.slices is PromptedSlices.KEY],
-                windows=self._recipe.own_windows,
-            )
-        for run in runs:
-            answer = answers[run.run_id]
+        self.request = VolumeRequest(
+            _SliceReader(self._volume, self._recipe.window),
+            geometry,
+            prompts,
+            {run.run_id: run.settings for run in runs},
+            [structure.name for structure in self._recipe.structures],
+            followed=[run.run_id for run in runs if run.policy.slices is PromptedSlices.KEY],
+            windows=self._recipe.own_windows,
+        )
+
+    def answered(self, answers: Mapping[str, VolumePrediction], seconds: float) -> None:
+        """Take the predictions of all runs, and the time that they took."""
+        self._answers = answers
+        self._seconds["segment"] += seconds
+
+    def finish(self, segmenter: Segmenter) -> None:
+        """Score and write run by run."""
+        geometry = self._volume.geometry
+        for run in self._runs:
+            answer = self._answers[run.run_id]
             writer = PredictionWriter(geometry, run.structures, self._provenance(run))
             scores = []
             for structure in run.structures:
@@ -187,7 +180,7 @@ class _CaseWork:
                     writer.add(structure, labels, confidences)
             with self._timed("write"):
                 writer.write(self._store.prediction(run.run_id, self._case.case_id))
-            notes = (*answer.fallbacks, *rows[run.run_id][1])
+            notes = (*answer.fallbacks, *self._rows[run.run_id][1])
             self._ledger.add(run.run_id, scores, self._outcome(run, segmenter, notes))
 
     def rescore(self, runs: Sequence[Run]) -> None:
@@ -271,6 +264,48 @@ class _CaseWork:
             "dtype": segmenter.precision(run.settings),
             "fallbacks": "; ".join(dict.fromkeys(notes)),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class _Stages:
+    """How the cases of a batch are opened, segmented and finished, see `tasks.case_groups`."""
+
+    batch: SegmentBatch
+    segmenter: Segmenter
+    ledger: _BatchLedger
+    stored: Mapping[str, Mapping[str, list[PromptRow]]]
+    together: int
+
+    def open(self, planned: PlannedCase) -> _CaseWork:
+        work = _CaseWork(self.batch.store, self.batch.recipe, planned.case, self.ledger)
+        work.ask([self.batch.runs[run_id] for run_id in planned.run_ids], self.stored)
+        return work
+
+    def segment(self, works: Sequence[_CaseWork]) -> None:
+        asked = [(work, work.request) for work in works if work.request is not None]
+        started = time.perf_counter()
+        answers = segment_volumes(self.segmenter, [request for _, request in asked], per_pass=self.together)
+        share = (time.perf_counter() - started) / max(1, len(asked))
+        for (work, _), answer in zip(asked, answers, strict=True):
+            work.answered(answer, share)
+
+    def finish(self, planned: PlannedCase, work: _CaseWork | None, error: Exception | None) -> None:
+        """What is wrong with the case ends in its rows, what is wrong with the store is raised."""
+        runs = [self.batch.runs[run_id] for run_id in (*planned.run_ids, *planned.rescore_ids)]
+        try:
+            if error is not None:
+                raise error
+            assert work is not None
+            work.finish(self.segmenter)
+            work.rescore([self.batch.runs[run_id] for run_id in planned.rescore_ids])
+        except CaseDataError as reason:
+            self.ledger.unscored(runs, planned.case, CaseStatus.REJECTED, str(reason))
+        except (StoreError, ImportError, ConnectionError):
+            raise
+        except Exception as reason:  # noqa: BLE001 - whatever else one case does, its neighbours must not suffer
+            logger.warning("case %s failed:\n%s", planned.case_id, traceback.format_exc())
+            text = f"{type(reason).__name__}: {reason}"[:500]
+            self.ledger.unscored(runs, planned.case, CaseStatus.FAILED, text)
 
 
 class _SliceReader:
