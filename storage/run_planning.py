@@ -19,7 +19,7 @@ from storage.run_ledger import Run, write_plan, write_run
 from storage.store_layout import StoreLayout
 from storage.table_schemas import OUTCOMES, SCORES
 from storage.weights import Weights
-from storage.weights_registry import find_weights
+from storage.weights_registry import find_weights, registered_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,10 @@ def plan_benchmark(store: StoreLayout, request: BenchmarkRequest) -> BenchmarkPl
     weights = [find_weights(store, text) for text in dict.fromkeys(request.weights)]
     cohorts = [read_cohort(store, name) for name in dict.fromkeys(request.cohorts)]
     refused = [
-        sentence for item in weights for policy in policies if (sentence := refusal(item, policy, settings)) is not None
+        sentence + _remedy(store, item, policy, settings)
+        for item in weights
+        for policy in policies
+        if (sentence := refusal(item, policy, settings)) is not None
     ]
     groups = []
     with connect(store, "scores plan") as connection:
@@ -210,6 +213,17 @@ def refusal(weights: Weights, policy: PromptPolicy, settings: InferenceSettings)
     """One sentence where these weights cannot be asked like this; None where they can."""
     missing = [*policy.lacking(weights.capabilities), *_unfit_settings(weights, policy, settings)]
     return f"{weights.name} takes no {' or '.join(missing)}: no run for {policy.canonical()}" if missing else None
+
+
+def _remedy(store: StoreLayout, weights: Weights, policy: PromptPolicy, settings: InferenceSettings) -> str:
+    """Which weights would take points, masks and interactive boxes, where these lack the head for them."""
+    clicked = settings.mode is PromptMode.INTERACTIVE or "interactive" in policy.needs
+    if not clicked or weights.capabilities.interactive:
+        return ""
+    able = [item for item in registered_weights(store) if refusal(item, policy, settings) is None]
+    if not able:
+        return "; the released sam3.pt has the head for it, add it with: medsam3 weights add sam3 PATH"
+    return f"; registered weights that have the head for it: {', '.join(f'{one.name}@{one.version}' for one in able)}"
 
 
 def _unfit_settings(weights: Weights, policy: PromptPolicy, settings: InferenceSettings) -> Iterator[str]:

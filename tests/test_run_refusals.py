@@ -9,9 +9,11 @@ from medsam3_core.errors import UsageError
 from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.prompt_policies import PromptPolicy
 from medsam3_core.segmenters.protocol import Capabilities
+from storage.checkpoints import write_untrained
 from storage.run_planning import BenchmarkRequest, plan_benchmark, refusal
 from storage.store_layout import StoreLayout
 from storage.weights import Weights
+from storage.weights_registry import add_weights
 from tests.small_store import ingest_here
 
 BOX = Weights("baseline:box", 1, "a", None, "baseline", Capabilities(text=False, box=True))
@@ -72,3 +74,13 @@ def test_a_refused_combination_makes_no_run_beside_the_ones_that_work(store: Sto
     assert len(plan.run_ids) == 1
     with pytest.raises(UsageError, match=r"nothing to run: .*resolution=100 \(only 224, 112\)"):
         plan_benchmark(store, replace(request, settings=("resolution=100",)))
+
+
+def test_weights_that_would_take_clicks_are_named(store: StoreLayout, tmp_path: Path) -> None:
+    ingest_here(store, "phantom:fundus,cases=1,size=1x48x48", "eyes")
+    request = BenchmarkRequest(("eyes",), ("baseline:box",), ("box", "points"), split="all")
+    assert "add it with: medsam3 weights add sam3 PATH" in plan_benchmark(store, request).refused[0]
+    write_untrained(tmp_path / "clickable", tracker=True)
+    add_weights(store, "clickable", tmp_path / "clickable")
+    (sentence,) = plan_benchmark(store, request).refused
+    assert sentence.endswith("registered weights that have the head for it: clickable@1")
