@@ -13,6 +13,7 @@ from flows.clusters import Workers, dask_workers, parse_cluster
 from flows.console import say
 from flows.deployed import store_of
 from flows.progress import reporting
+from flows.telling import note
 from medsam3_core.cases import CaseStatus
 from storage.catalog import publish_catalog
 from storage.encoding_cache import CacheSettings, parse_size, prepare_cache, trim_cache
@@ -162,10 +163,13 @@ def _compute(store: StoreLayout, plan: BenchmarkPlan, cluster: str, cache_encodi
     cache = CacheSettings(store.encodings(), parse_size(cache_encodings)) if cache_encodings else None
     if cache is not None:
         prepare_cache(cache)
+    note(f"{sum(len(group.pending) for group in groups)} cases to do; asking for workers")
     with dask_workers(parse_cluster(cluster), [group.weights for group in groups]) as workers:
+        note(f"workers are ready: {workers.slots} batches at a time")
         counts = []
         for group in groups:
             workers.client.register_plugin(SegmenterPlugin(group.weights, workers.threads_per_worker, cache))
+            note(f"{group.weights.name}@{group.weights.version} is loaded")
             counts += [segment_shard(store, group, shard, workers) for shard in shards_of(group.pending)]
         if cache is not None:
             trim_cache(cache)

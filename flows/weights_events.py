@@ -30,7 +30,13 @@ def send_event(event: str, weights: str, payload: Mapping[str, Any]) -> None:
     Raises:
         NoServerError: If the server does not take it.
     """
-    resource = Resource({"prefect.resource.id": f"medsam3.weights.{weights}", "prefect.resource.name": weights})
+    resource = Resource(
+        {
+            "prefect.resource.id": f"medsam3.weights.{weights}",
+            "prefect.resource.name": weights,
+            "medsam3.store": str(payload.get("store", "")),
+        }
+    )
     message = Event(event=event, resource=resource, payload=dict(payload)).model_dump(mode="json")
     try:
         with get_client(sync_client=True) as client:
