@@ -9,6 +9,7 @@ from functools import partial
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
+from flows.agent_options import endpoint_settings, require_plan_allowed, with_site_model
 from flows.clusters import Workers, dask_workers, parse_cluster
 from flows.console import say
 from flows.deployed import store_of
@@ -93,7 +94,7 @@ def benchmark_cohorts(
         tuple(cohorts or ()),
         tuple(weights or ()),
         tuple(prompts or ()),
-        tuple(settings or ()),
+        with_site_model(layout.root, prompts or (), settings or ()),
         split,
         tuple(structures or ()),
         limit,
@@ -120,6 +121,7 @@ def compute_requests(
     """
     with writing(store, plan_requests(store, requests).run_ids):
         plan = narrowed(plan_requests(store, requests))  # again, now that nobody else writes these runs
+        require_plan_allowed(store.root, plan)
         for group in plan.groups:
             record_plan(store, group)
             record_rejected(store, group)
@@ -184,7 +186,13 @@ def shards_of(cases: Sequence[PlannedCase]) -> list[Sequence[PlannedCase]]:
 @task(name="segment-shard", task_run_name="segment-shard", tags=["stage:segment"], cache_policy=NO_CACHE)
 def segment_shard(store: StoreLayout, group: WorkGroup, cases: Sequence[PlannedCase], workers: Workers) -> StreamCounts:
     """One bounded stream of batches over the workers; each batch commits its own rows."""
-    work = SegmentBatch(store, group.cohort.recipe, group.runs, partial(current_segmenter, group.weights))
+    work = SegmentBatch(
+        store,
+        group.cohort.recipe,
+        group.runs,
+        partial(current_segmenter, group.weights),
+        endpoint=endpoint_settings(store.root),
+    )
     with reporting(f"{group.weights.name} on {group.cohort.name}", len(cases)) as reporter:
         return run_stream(
             workers.client,

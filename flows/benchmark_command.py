@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from flows.agent_options import require_plan_allowed
 from flows.console import say
 from storage.encoding_cache import parse_size
 from storage.run_estimates import Estimate, estimate_plan, total_seconds
@@ -83,6 +84,7 @@ def run_benchmark(root: Path, request: BenchmarkRequest, cluster: str, cache_enc
     store = open_store(root)
     plan = plan_requests(store, completed_requests(store, request))
     _say_refused(plan)
+    require_plan_allowed(root, plan)
     failed = 0
     if plan.pending:
         failed = _compute(root, request, plan, cluster, cache_encodings)

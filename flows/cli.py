@@ -154,12 +154,14 @@ def benchmark(
     What is left out of --cohort, --weights and --prompt is taken from what was benchmarked before: without any of them
     everything is brought up to date that newer weights, new cases or a new protocol have made stale.
     """
+    from flows.agent_options import with_site_model
     from flows.benchmark_command import run_benchmark, show_plan
     from medsam3_core.presets import apply_preset
     from storage.run_planning import BenchmarkRequest
 
     if preset:
         prompts, settings = apply_preset(preset, prompts, settings)
+    settings = with_site_model(store, prompts, settings)
     request = BenchmarkRequest(cohorts, names, prompts, settings, split, structures, limit or 0, retry)
     sys.exit(
         show_plan(store, request, cluster) if plan_only else run_benchmark(store, request, cluster, cache_encodings)

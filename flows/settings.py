@@ -16,6 +16,11 @@
     command = ["/usr/local/bin/tell-the-team"]
     webhook = "https://chat.example.org/hooks/abc"
 
+    [agent]                           # language models for the policy agent; none is asked without a url
+    url = "http://127.0.0.1:11434/v1"
+    model = "qwen3"                   # default of agent_model; without it the rules answer
+    prices = { "big-model" = { tokens_in = 2.5, tokens_out = 10.0 } }   # money per million tokens
+
     [maintenance]
     encodings = "20GB"                # size to which the cache of slice encodings is trimmed
 
@@ -31,7 +36,9 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from medsam3_core.agent.chat import Price
 from medsam3_core.errors import UsageError
+from storage.agent_endpoint import KEY_VARIABLE
 
 VARIABLE = "MEDSAM3_SETTINGS"
 FILE_NAME = "medsam3.toml"
@@ -102,6 +109,30 @@ class MaintenanceSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class AgentSite:
+    """Where the policy `agent` may ask a language model; `MEDSAM3_AGENT_URL` and `MEDSAM3_AGENT_MODEL` win.
+
+    Attributes:
+        url: Base URL of an OpenAI-compatible endpoint; empty for none.
+        model: Default of the setting `agent_model`; empty for the rules.
+        key_variable: Environment variable that holds the key.
+        timeout_seconds: How long one answer may take.
+        tries: How often is asked before a case counts as failed.
+        backoff_seconds: Pause before the second try; it doubles.
+        prices: Money per million tokens, by model.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    url: Annotated[str, Field(pattern=r"^(https?://\S+)?$")] = ""
+    model: str = ""
+    key_variable: str = KEY_VARIABLE
+    timeout_seconds: _Seconds = 120.0
+    tries: Annotated[int, Field(ge=1, le=20)] = 4
+    backoff_seconds: _Seconds = 1.0
+    prices: Mapping[str, Price] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All sections; a section that the file lacks has its defaults."""
 
@@ -111,6 +142,7 @@ class Settings:
     compare: CompareSettings = field(default_factory=CompareSettings)
     notify: NotifySettings = field(default_factory=NotifySettings)
     maintenance: MaintenanceSettings = field(default_factory=MaintenanceSettings)
+    agent: AgentSite = field(default_factory=AgentSite)
 
 
 def settings_file(store_root: Path | str) -> Path:

@@ -5,8 +5,12 @@ from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from typing import Any, Self
 
+from medsam3_core.agent.agent_settings import AgentSettings
 from medsam3_core.digests import short_digest
 from medsam3_core.errors import UsageError
+
+_AGENT = "agent"
+_DEFAULT_AGENT = AgentSettings()
 
 
 class PromptMode(StrEnum):
@@ -48,6 +52,7 @@ class InferenceSettings:
         resolution: Input side in pixels; 0 is the weights' own.
         dtype: Precision; `auto` takes mixed where bf16 is fast, else fp32.
         window: Intensity policy; `recipe` is what the cohort's recipe says.
+        agent: Model, turns and caps of the policy `agent`; each is a key of its own.
     """
 
     mode: PromptMode = PromptMode.CONCEPT
@@ -57,6 +62,7 @@ class InferenceSettings:
     resolution: int = 0
     dtype: Dtype = Dtype.AUTO
     window: str = "recipe"
+    agent: AgentSettings = _DEFAULT_AGENT
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.threshold < 1.0:
@@ -76,7 +82,9 @@ class InferenceSettings:
         Raises:
             UsageError: If a key is unknown or doubled or a value is outside its range; lists what exists.
         """
-        known = {field.name: field for field in fields(cls)}
+        own = {field.name: field for field in fields(cls) if field.name != _AGENT}
+        of_agent = {field.name: field for field in fields(AgentSettings)}
+        known = own | of_agent
         values: dict[str, Any] = {}
         for assignment in assignments:
             key, separator, text = assignment.partition("=")
@@ -87,18 +95,28 @@ class InferenceSettings:
                 msg = f"setting {key!r} is given twice"
                 raise UsageError(msg)
             values[key] = _convert(key, text, type(known[key].default))
-        return replace(cls(), **values)
+        agent = AgentSettings(**{key: value for key, value in values.items() if key in of_agent})
+        return replace(cls(), agent=agent, **{key: value for key, value in values.items() if key in own})
 
     @property
     def settings_id(self) -> str:
-        """12 hex digits that name these settings."""
-        return short_digest(asdict(self))
+        """12 hex digits that name these settings; those of the agent count where they differ from their defaults."""
+        values = asdict(self)
+        if self.agent == _DEFAULT_AGENT:
+            del values[_AGENT]
+        return short_digest(values)
 
     def canonical(self) -> str:
         """What differs from the defaults, as `key=value` pairs in key order; `default` where nothing does."""
-        defaults = asdict(type(self)())
-        changed = {key: value for key, value in asdict(self).items() if value != defaults[key]}
+        defaults, values = _flat(type(self)()), _flat(self)
+        changed = {key: value for key, value in values.items() if value != defaults[key]}
         return ",".join(f"{key}={changed[key]}" for key in sorted(changed)) or "default"
+
+
+def _flat(settings: InferenceSettings) -> dict[str, Any]:
+    values = asdict(settings)
+    of_agent: dict[str, Any] = values.pop(_AGENT)
+    return values | of_agent
 
 
 def _convert(key: str, text: str, kind: type[Any]) -> Any:

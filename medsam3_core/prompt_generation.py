@@ -75,6 +75,8 @@ def generate_prompts(
     Raises:
         CaseDataError: If the policy reads the reference and there is none, or it has another shape than the volume.
     """
+    if policy.kind is PromptKind.AGENT:
+        return GeneratedPrompts(tuple(_request_row(case_id, item) for item in structures))
     if not policy.privileged:
         depth = geometry.shape_zyx[0]
         return GeneratedPrompts(tuple(_text_row(case_id, z, item) for z in range(depth) for item in structures))
@@ -129,6 +131,10 @@ def _chosen_regions(policy: PromptPolicy, on_slice: SliceRegions, structure: Str
         return found, len(found)
     largest = sorted(found, key=lambda region: (-region.area, region.instance))[:MAX_INSTANCES]
     return sorted(largest, key=lambda region: region.instance), len(found)
+
+
+def _request_row(case_id: str, structure: Structure) -> PromptRow:
+    return PromptRow(case_id, 0, structure.name, WHOLE_STRUCTURE, RowKind.REQUEST, text=structure.text)
 
 
 def _text_row(case_id: str, z: int, structure: Structure) -> PromptRow:

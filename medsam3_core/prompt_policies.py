@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Self
 
+from medsam3_core.agent.agent_settings import SYNONYMS, VOCABULARY_VERSION
 from medsam3_core.digests import short_digest
 from medsam3_core.errors import UsageError
 from medsam3_core.segmenters.protocol import Capabilities
@@ -28,6 +29,7 @@ class PromptKind(StrEnum):
     POINTS = "points"
     MASK = "mask"
     TEXT_AND_BOX = "text+box"
+    AGENT = "agent"
 
 
 class Per(StrEnum):
@@ -56,6 +58,7 @@ _KEYS_OF_KIND: Mapping[PromptKind, tuple[str, ...]] = {
     PromptKind.POINTS: ("neg", "per", "pos", "slices"),
     PromptKind.MASK: ("per", "slices"),
     PromptKind.TEXT_AND_BOX: ("jitter", "per", "slices"),
+    PromptKind.AGENT: ("synonyms",),
 }
 _NEEDS: Mapping[PromptKind, frozenset[str]] = {
     PromptKind.TEXT: frozenset({"text"}),
@@ -63,6 +66,7 @@ _NEEDS: Mapping[PromptKind, frozenset[str]] = {
     PromptKind.POINTS: frozenset({"interactive"}),
     PromptKind.MASK: frozenset({"interactive"}),
     PromptKind.TEXT_AND_BOX: frozenset({"text", "box"}),
+    PromptKind.AGENT: frozenset({"text"}),
 }
 _CONVERTERS: Mapping[str, Callable[[str], Any]] = {
     "jitter": float,
@@ -70,6 +74,7 @@ _CONVERTERS: Mapping[str, Callable[[str], Any]] = {
     "per": Per,
     "pos": int,
     "slices": PromptedSlices,
+    "synonyms": int,
 }
 _EXPECTED = {
     "jitter": "a number of at least 0",
@@ -77,8 +82,16 @@ _EXPECTED = {
     "per": f"one of {', '.join(Per)}",
     "pos": "a whole number of at least 1",
     "slices": f"one of {', '.join(PromptedSlices)}",
+    "synonyms": "a whole number from 0 to 16",
 }
-_DEFAULTS: Mapping[str, Any] = {"jitter": 0.0, "neg": 0, "per": Per.AUTO, "pos": 1, "slices": PromptedSlices.ALL}
+_DEFAULTS: Mapping[str, Any] = {
+    "jitter": 0.0,
+    "neg": 0,
+    "per": Per.AUTO,
+    "pos": 1,
+    "slices": PromptedSlices.ALL,
+    "synonyms": SYNONYMS,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +105,7 @@ class PromptPolicy:
         pos: Positive points per prompt, at least 1; points only.
         neg: Negative points per prompt; points only.
         slices: Which slices are prompted.
+        synonyms: Second opinions that the rules of the agent ask for beside a plain name; agent only.
     """
 
     kind: PromptKind
@@ -100,9 +114,11 @@ class PromptPolicy:
     pos: int = 1
     neg: int = 0
     slices: PromptedSlices = PromptedSlices.ALL
+    synonyms: int = SYNONYMS
 
     def __post_init__(self) -> None:
         out_of_range = {"jitter": not 0 <= self.jitter < math.inf, "neg": self.neg < 0, "pos": self.pos < 1}
+        out_of_range["synonyms"] = not 0 <= self.synonyms <= 16
         for key, wrong in out_of_range.items():
             if wrong:
                 msg = f"{key}={getattr(self, key)} of prompt policy {self.kind} is not {_EXPECTED[key]}"
@@ -155,7 +171,9 @@ class PromptPolicy:
 
     @property
     def privileged(self) -> bool:
-        """Whether making the prompts reads the reference; only `text` on all slices does not."""
+        """Whether making the prompts reads the reference; only `agent` and `text` on all slices do not."""
+        if self.kind is PromptKind.AGENT:
+            return False
         return self.kind is not PromptKind.TEXT or self.slices is not PromptedSlices.ALL
 
     @property
@@ -177,7 +195,10 @@ class PromptPolicy:
         Args:
             texts: Name to text of every structure of the recipe.
         """
-        return short_digest({"policy": self.canonical(), "texts": dict(texts), "version": PROMPT_CODE_VERSION})
+        made = {"policy": self.canonical(), "texts": dict(texts), "version": PROMPT_CODE_VERSION}
+        if self.kind is PromptKind.AGENT:
+            made["vocabulary"] = VOCABULARY_VERSION
+        return short_digest(made)
 
 
 def _parse_assignment(assignment: str, kind: PromptKind) -> tuple[str, Any]:

@@ -15,8 +15,12 @@ WHOLE_STRUCTURE = 0
 
 
 class RowKind(StrEnum):
-    """What a row holds; `points` is one row per point, rows of one instance belong together."""
+    """What a row holds; `points` is one row per point, rows of one instance belong together.
 
+    `request` is what the agent is asked for, in words, in the whole volume; it stands on slice 0.
+    """
+
+    REQUEST = "request"
     TEXT = "text"
     BOX = "box"
     POINTS = "points"

@@ -28,6 +28,7 @@ _SCHEMAS = {
     "outcomes": table_schemas.OUTCOMES,
     "scores": table_schemas.SCORES,
     "measurements": table_schemas.MEASUREMENTS,
+    "traces": table_schemas.TRACES,
 }
 _SUMMARIES = {
     "cases": "One row per case of every cohort: the newest, accepted or rejected with its reason.",
@@ -46,6 +47,8 @@ _SUMMARIES = {
     "medical_sam3_v1": "Our scores by the formulas and denominators of the published Medical-SAM3 toolkit, for every "
     "run; `benchmark --preset medical-sam3-v1` makes runs with its settings too. See docs/metrics.md.",
     "measurements": "Volumes, bounding boxes and intensities of predictions.",
+    "traces": "What the agent did, event by event, in the newest attempt of each case; joins `scores` by `run_id`, "
+    "`case_id` and `structure`.",
 }
 _DERIVED = {
     "latest": "whether this is the newest attempt of the case in this run",

@@ -42,6 +42,7 @@ class CatalogSources:
         runs: One row per `run.json`.
         outcomes: All rows of the ledgers.
         measurements: All rows of the measurement tables.
+        traces: All rows of the traces of the agent.
         plan_distinct: Plans of one file, where no row can stand twice.
         plan: All other plans.
         scores_compacted: Scores of compacted generations: no row twice, and each with the digest of its outcome.
@@ -54,6 +55,7 @@ class CatalogSources:
     runs: str
     outcomes: str
     measurements: str
+    traces: str
     plan_distinct: str
     plan: str
     scores_compacted: str
@@ -84,6 +86,7 @@ def catalog_sources(store: StoreLayout, *, live: bool, only_run: str | None = No
         runs=_json(table_schemas.RUNS, [literal_path(store.run_json(run)) for run in runs]),
         outcomes=_parquet(table_schemas.OUTCOMES, outcomes),
         measurements=_parquet(table_schemas.MEASUREMENTS, measurements),
+        traces=_parquet(table_schemas.TRACES, _files([store.traces(run) for run in runs], live=live)),
         plan_distinct=_parquet(table_schemas.PLAN, plan_one),
         plan=_parquet(table_schemas.PLAN, plan_many),
         scores_compacted=_parquet(table_schemas.SCORES, compacted),
@@ -122,7 +125,7 @@ def table_folders(store: StoreLayout) -> list[Path]:
     folders = [*(store.cases(cohort) for cohort in cohort_names(store)), *prompt_folders(store)]
     for run in run_ids(store):
         scores = store.scores(run).parent
-        folders += [store.plan(run), store.outcomes(run), scores, measurements_folder(store, run)]
+        folders += [store.plan(run), store.outcomes(run), scores, measurements_folder(store, run), store.traces(run)]
     return folders
 
 

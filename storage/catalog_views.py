@@ -26,6 +26,7 @@ PUBLIC_VIEWS = (
     "history",
     "medical_sam3_v1",
     "measurements",
+    "traces",
 )
 TABLE_MACROS = ("compare",)
 
@@ -54,6 +55,7 @@ def catalog_statements(sources: CatalogSources, *, naming: str | None = None) ->
         "history": history_sql(),
         "medical_sam3_v1": published_protocol_sql(),
         "measurements": f"SELECT DISTINCT * FROM ({sources.measurements})",
+        "traces": _traces_sql(sources),
     }
     made = {name: f"CREATE OR REPLACE VIEW {name} AS {sql}" for name, sql in views.items()}
     made["compare"] = compare_macro_sql(sources)
@@ -96,6 +98,15 @@ def _numbered_runs_sql() -> str:
 def _plan_sql(sources: CatalogSources) -> str:
     newest = newest_sql("run_id, case_id, rater, structure", "planned_at DESC", sources.plan)
     return f"({sources.plan_distinct}) UNION ALL ({newest})"
+
+
+def _traces_sql(sources: CatalogSources) -> str:
+    """What the agent did in the newest attempt of each case."""
+    return f"""
+SELECT DISTINCT ON (t.run_id, t.case_id, t.step) r.cohort, r.weights, r.prompt, t.*
+FROM ({sources.traces}) AS t
+SEMI JOIN internal.current_attempts AS c ON c.run_id = t.run_id AND c.case_id = t.case_id AND c.attempt = t.attempt
+JOIN runs AS r ON r.run_id = t.run_id"""
 
 
 def _failures_sql() -> str:

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field, replace
 
 from duckdb import DuckDBPyConnection
 
+from medsam3_core.agent.agent_settings import AgentSettings
 from medsam3_core.cases import CaseStatus
 from medsam3_core.errors import UsageError
 from medsam3_core.inference_settings import InferenceSettings, Merge, PromptMode
-from medsam3_core.prompt_policies import PromptedSlices, PromptPolicy
+from medsam3_core.prompt_policies import PromptedSlices, PromptKind, PromptPolicy
 from storage.atomic_write import read_json
 from storage.catalog import connect
 from storage.cohorts import CaseRef, Cohort, case_refs, latest_cases, read_cohort
@@ -242,6 +243,8 @@ def _unfit_settings(weights: Weights, policy: PromptPolicy, settings: InferenceS
             yield f"tiles={settings.tiles}"
         elif can.propagation and policy.slices is PromptedSlices.KEY:
             yield f"tiles={settings.tiles} with slices=key"
+    if policy.kind is not PromptKind.AGENT and settings.agent != AgentSettings():
+        yield "setting of the agent"
     if settings.resolution and not _takes_resolution(weights, settings.resolution):
         taken = f" (only {', '.join(map(str, weights.resolutions))})" if weights.resolutions else ""
         yield f"resolution={settings.resolution}{taken}"

@@ -128,6 +128,14 @@ class StoreLayout:
         """Label images of one case, always a zip."""
         return self.run(run_id) / "predictions" / _two(case_id) / f"{check_name('case', case_id)}.ozx"
 
+    def traces(self, run_id: str) -> Path:
+        """Folder of what the agent did."""
+        return self.run(run_id) / "traces"
+
+    def agent_spending(self, run_id: str) -> Path:
+        """Folder of what the agent has spent, one file per attempt."""
+        return self.run(run_id) / "agent-spending"
+
     def scores(self, run_id: str) -> Path:
         """Folder of the newest generation of score tables (generation 0 where there is none yet)."""
         folder = self.run(run_id) / "scores"

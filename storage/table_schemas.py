@@ -52,7 +52,7 @@ PROMPTS = _schema(
     ("slice", pa.int32(), "z index; NULL on the row of a case that gets no prompt"),
     ("structure", pa.string(), "structure"),
     ("instance", pa.int32(), "instance from 1; 0 for the structure as a whole"),
-    ("kind", pa.string(), "text, box, points, mask; none on the row of a case that gets no prompt"),
+    ("kind", pa.string(), "text, box, points, mask, request; none on the row of a case that gets no prompt"),
     ("text", pa.string(), "what is asked for"),
     ("x0", pa.float64(), "first column inside the box"),
     ("y0", pa.float64(), "first row inside the box"),
@@ -215,4 +215,28 @@ GROUPS = _schema(
             ("median", "median over rows"),
         )
     ),
+)
+
+TRACES = _schema(
+    "traces",
+    ("run_id", pa.string(), "run"),
+    ("case_id", pa.string(), "case"),
+    ("attempt", pa.string(), "id of the batch that worked on it"),
+    ("structure", pa.string(), "structure that was asked for"),
+    ("step", pa.int32(), "position within the case, from 0"),
+    ("turn", pa.int32(), "turn of the conversation, from 1; 0 outside one"),
+    ("kind", pa.string(), "request, model, tool, decision, fault, cap or answer"),
+    ("text", pa.string(), "the event in a sentence"),
+    ("tool", pa.string(), "tool that was called"),
+    ("arguments", pa.string(), "JSON of its arguments as they were used"),
+    ("result", pa.string(), "JSON of its result, or of the answer"),
+    ("model", pa.string(), "language model that answered"),
+    ("endpoint", pa.string(), "host that was asked"),
+    ("request_digest", pa.string(), "SHA-256 of all that was sent"),
+    ("reply", pa.string(), "JSON of the whole answer of the model, from which a run is replayed"),
+    ("tokens_in", pa.int32(), "tokens sent"),
+    ("tokens_out", pa.int32(), "tokens received"),
+    ("cost", pa.float64(), "money by the price table; NULL where no price is known"),
+    ("seconds", pa.float64(), "time it took"),
+    ("images", pa.list_(pa.string()), "SHA-256 of every picture that was sent"),
 )

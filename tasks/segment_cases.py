@@ -12,17 +12,20 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from medsam3_core.agent.session import AgentSession
 from medsam3_core.cases import CaseStatus
 from medsam3_core.errors import CaseDataError, StoreError
 from medsam3_core.intensity import IntensityPolicy, as_rgb, to_uint8
 from medsam3_core.prediction_volume import VolumePrediction
 from medsam3_core.prompt_generation import generate_prompts
-from medsam3_core.prompt_policies import PromptedSlices
+from medsam3_core.prompt_policies import PromptedSlices, PromptKind
 from medsam3_core.prompt_rows import PromptRow, slice_prompts
 from medsam3_core.recipes import Recipe
 from medsam3_core.scoring import mean_confidence, score_structure
 from medsam3_core.segmenters.protocol import Segmenter
 from medsam3_core.volume_segmentation import VolumeRequest, segment_volumes, slices_per_pass
+from storage.agent_endpoint import EndpointSettings
+from storage.agent_traces import write_traces
 from storage.case_volumes import StoredVolume, open_case_volume
 from storage.cohorts import CaseRef
 from storage.prediction_volumes import PredictionWriter, open_prediction
@@ -30,6 +33,7 @@ from storage.prompt_tables import read_prompts, write_prompts
 from storage.run_ledger import Run, outcome_row, score_row, unscored_rows, write_outcomes
 from storage.run_planning import PlannedCase
 from storage.store_layout import StoreLayout
+from tasks.agent_cases import CaseAgent
 from tasks.batch_stream import BatchReport
 from tasks.breadcrumbs import BETWEEN_CASES, Breadcrumb, BreadcrumbFolder
 from tasks.case_groups import run_groups
@@ -37,6 +41,7 @@ from tasks.case_groups import run_groups
 logger = logging.getLogger(__name__)
 
 SegmenterSource = Callable[[], Segmenter]
+_NO_ENDPOINT = EndpointSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,7 @@ class SegmentBatch:
         runs: Runs by id, all with the same weights.
         segmenter: Gives the loaded segmenter of this worker.
         per_pass: Slices that are encoded together; None for 8 on CUDA, else 1.
+        endpoint: Where the agent may ask a language model.
     """
 
     store: StoreLayout
@@ -56,6 +62,7 @@ class SegmentBatch:
     runs: Mapping[str, Run]
     segmenter: SegmenterSource
     per_pass: int | None = None
+    endpoint: EndpointSettings = _NO_ENDPOINT
 
     def __call__(self, batch_id: str, crumbs: BreadcrumbFolder, cases: Sequence[PlannedCase]) -> BatchReport:
         """Do a batch; every case ends as rows of scores and one outcome per run, whatever happens to it."""
@@ -94,6 +101,7 @@ class _BatchLedger:
     scores: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     outcomes: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     prompts: dict[str, dict[CaseRef, Sequence[PromptRow]]] = field(default_factory=dict)
+    traces: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def add(self, run_id: str, scores: list[dict[str, Any]], outcome: dict[str, Any] | None) -> None:
         self.scores.setdefault(run_id, []).extend(scores)
@@ -108,10 +116,12 @@ class _BatchLedger:
                 self.add(run.run_id, *unscored_rows(run, case, self.attempt, status, reason))
 
     def commit(self, runs: Mapping[str, Run]) -> None:
-        """Prompts first, then scores and outcomes: what counts is written last."""
+        """Prompts and traces first, then scores and outcomes: what counts is written last."""
         policies = {run.prompt_id: run.policy for run in runs.values()}
         for prompt_id, prompts in self.prompts.items():
             write_prompts(self.store, prompt_id, policies[prompt_id], prompts, self.attempt)
+        for run_id, rows in self.traces.items():
+            write_traces(self.store, run_id, self.attempt, rows)
         for run_id, rows in self.scores.items():
             write_outcomes(self.store, run_id, self.attempt, rows, self.outcomes.get(run_id, ()))
 
@@ -123,6 +133,7 @@ class _CaseWork:
         self._store, self._recipe, self._case, self._ledger = store, recipe, case, ledger
         self._seconds = dict.fromkeys(("read", "prompt", "segment", "score", "write"), 0.0)
         self._runs: Sequence[Run] = ()
+        self._agents: list[CaseAgent] = []
         self._rows: Mapping[str, tuple[Sequence[PromptRow], tuple[str, ...]]] = {}
         self._answers: Mapping[str, VolumePrediction] = {}
         self.request: VolumeRequest | None = None
@@ -137,13 +148,19 @@ class _CaseWork:
         self._seconds[stage] += time.perf_counter() - started
 
     def ask(self, runs: Sequence[Run], stored: Mapping[str, Mapping[str, list[PromptRow]]]) -> None:
-        """Make the prompts of all runs; what is asked of the segmenter stands in `request` then."""
+        """Make the prompts of all runs; what is asked of the segmenter stands in `request` then.
+
+        Runs of the agent have requests instead, which wait for `ask_agents`.
+        """
+        with self._timed("prompt"):
+            self._rows = {run.run_id: self._prompts(run, stored.get(run.prompt_id, {})) for run in runs}
+        by_agent = [run for run in runs if run.policy.kind is PromptKind.AGENT]
+        self._agents = [CaseAgent(self._store, run, self._case, self._ledger.attempt) for run in by_agent]
+        self._runs = runs = [run for run in runs if run not in by_agent]
         if not runs:
             return
         geometry = self._volume.geometry
-        self._runs = runs
         with self._timed("prompt"):
-            self._rows = {run.run_id: self._prompts(run, stored.get(run.prompt_id, {})) for run in runs}
             prompts = {
                 run.run_id: slice_prompts(
                     (row for row in self._rows[run.run_id][0] if row.structure in run.structures),
@@ -161,6 +178,26 @@ class _CaseWork:
             windows=self._recipe.own_windows,
         )
 
+    def ask_agents(self, segmenter: Segmenter, endpoint: EndpointSettings) -> None:
+        """Let the agent answer the requests of its runs; an endpoint that does not answer costs that run the case."""
+        for agent in self._agents:
+            run = agent.run
+            rows, _ = self._rows[run.run_id]
+            session = AgentSession(
+                segmenter,
+                _SliceReader(self._volume, self._recipe.window),
+                self._volume.geometry,
+                run.settings,
+                self._volume.slice,
+                self._recipe.own_windows,
+            )
+            with self._timed("segment"):
+                agent.answer(
+                    session,
+                    {row.structure: row.text or "" for row in rows if row.structure in run.structures},
+                    endpoint,
+                )
+
     def answered(self, answers: Mapping[str, VolumePrediction], seconds: float) -> None:
         """Take the predictions of all runs, and the time that they took."""
         self._answers = answers
@@ -168,20 +205,30 @@ class _CaseWork:
 
     def finish(self, segmenter: Segmenter) -> None:
         """Score and write run by run."""
-        geometry = self._volume.geometry
         for run in self._runs:
             answer = self._answers[run.run_id]
-            writer = PredictionWriter(geometry, run.structures, self._provenance(run))
-            scores = []
-            for structure in run.structures:
-                labels, confidences = answer.labels(structure), answer.confidence(structure)
-                scores += self._score(run, self._ledger.attempt, structure, labels, confidences)
-                with self._timed("write"):
-                    writer.add(structure, labels, confidences)
+            self._finish(run, segmenter, (*answer.fallbacks, *self._rows[run.run_id][1]), answer)
+        for agent in self._agents:
+            self._ledger.traces.setdefault(agent.run.run_id, []).extend(agent.unwritten)
+            if agent.failure is not None:
+                self._ledger.unscored([agent.run], self._case, CaseStatus.FAILED, agent.failure)
+            else:
+                self._finish(agent.run, segmenter, agent.notes, agent)
+
+    def _finish(
+        self, run: Run, segmenter: Segmenter, notes: Sequence[str], drawn: "VolumePrediction | CaseAgent"
+    ) -> None:
+        """Score and write what was drawn for one run."""
+        writer = PredictionWriter(self._volume.geometry, run.structures, self._provenance(run))
+        scores = []
+        for structure in run.structures:
+            labels, confidences = drawn.labels(structure), drawn.confidence(structure)
+            scores += self._score(run, self._ledger.attempt, structure, labels, confidences)
             with self._timed("write"):
-                writer.write(self._store.prediction(run.run_id, self._case.case_id))
-            notes = (*answer.fallbacks, *self._rows[run.run_id][1])
-            self._ledger.add(run.run_id, scores, self._outcome(run, segmenter, notes))
+                writer.add(structure, labels, confidences)
+        with self._timed("write"):
+            writer.write(self._store.prediction(run.run_id, self._case.case_id))
+        self._ledger.add(run.run_id, scores, self._outcome(run, segmenter, notes))
 
     def rescore(self, runs: Sequence[Run]) -> None:
         """Score stored predictions again, without inference; the attempt stays the one that made them."""
@@ -288,6 +335,8 @@ class _Stages:
         share = (time.perf_counter() - started) / max(1, len(asked))
         for (work, _), answer in zip(asked, answers, strict=True):
             work.answered(answer, share)
+        for work in works:
+            work.ask_agents(self.segmenter, self.batch.endpoint)
 
     def finish(self, planned: PlannedCase, work: _CaseWork | None, error: Exception | None) -> None:
         """What is wrong with the case ends in its rows, what is wrong with the store is raised."""

@@ -3,6 +3,7 @@
 import uuid
 from functools import partial
 
+from storage.agent_endpoint import EndpointSettings
 from storage.ingest_planning import IngestPlan, finish_ingest, plan_ingest
 from storage.run_planning import BenchmarkPlan, BenchmarkRequest, plan_benchmark, record_plan
 from storage.store_layout import StoreLayout
@@ -23,12 +24,15 @@ def ingest_here(store: StoreLayout, source: str, cohort: str, *, reader: str = "
     return plan
 
 
-def benchmark_here(store: StoreLayout, request: BenchmarkRequest) -> BenchmarkPlan:
+def benchmark_here(
+    store: StoreLayout, request: BenchmarkRequest, endpoint: EndpointSettings | None = None
+) -> BenchmarkPlan:
     """Segment and score all that is pending; the plan."""
     plan = plan_benchmark(store, request)
     for group in plan.groups:
         record_plan(store, group)
-        work = SegmentBatch(store, group.cohort.recipe, group.runs, partial(load_segmenter, group.weights, "cpu"))
+        segmenter = partial(load_segmenter, group.weights, "cpu")
+        work = SegmentBatch(store, group.cohort.recipe, group.runs, segmenter, endpoint=endpoint or EndpointSettings())
         if group.pending:
             work(_attempt(), BreadcrumbFolder(store.breadcrumbs() / "benchmark"), group.pending)
     return plan

@@ -1,0 +1,50 @@
+"""The agent on the command line: which model decides, and whether it may be asked."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from flows.settings import read_settings
+from medsam3_core.prompt_policies import PromptKind, PromptPolicy
+from storage.agent_endpoint import MODEL_VARIABLE, URL_VARIABLE, EndpointSettings, require_allowed
+from storage.run_planning import BenchmarkPlan
+
+_KEY = "agent_model"
+_OF_DICOM = frozenset({"archive"})
+"""Layouts whose structures may be named by DICOM files."""
+
+
+def endpoint_settings(store_root: Path | str) -> EndpointSettings:
+    """Where language models are: the environment first, then the settings file."""
+    site = read_settings(store_root).agent
+    return EndpointSettings(
+        os.environ.get(URL_VARIABLE, site.url),
+        site.key_variable,
+        site.timeout_seconds,
+        site.tries,
+        site.backoff_seconds,
+        dict(site.prices),
+    )
+
+
+def with_site_model(store_root: Path | str, prompts: Sequence[str], settings: Sequence[str]) -> tuple[str, ...]:
+    """The settings, with the site's model where the agent is asked and none is named."""
+    asked = any(PromptPolicy.parse(text).kind is PromptKind.AGENT for text in prompts)
+    if not asked or any(one.partition("=")[0] == _KEY for one in settings):
+        return tuple(settings)
+    model = os.environ.get(MODEL_VARIABLE, read_settings(store_root).agent.model)
+    return (*settings, f"{_KEY}={model}") if model else tuple(settings)
+
+
+def require_plan_allowed(store_root: Path | str, plan: BenchmarkPlan) -> None:
+    """Refuse what must not be sent, before anything is computed.
+
+    Raises:
+        UsageError: See `storage.agent_endpoint.require_allowed`.
+    """
+    endpoint = endpoint_settings(store_root)
+    for group in plan.groups:
+        of_dicom = group.cohort.recipe.layout in _OF_DICOM
+        for run in group.runs.values():
+            if run.policy.kind is PromptKind.AGENT:
+                require_allowed(run.settings.agent, endpoint, texts_of_dicom=of_dicom)

@@ -1,0 +1,193 @@
+"""The volume at hand: every slice is encoded once, whatever is asked of it and however often."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medsam3_core.digests import digest_array
+from medsam3_core.errors import UsageError
+from medsam3_core.geometry import VolumeGeometry
+from medsam3_core.inference_settings import InferenceSettings
+from medsam3_core.prediction_volume import VolumePrediction
+from medsam3_core.prompts import BoxPrompt, PointPrompt, SlicePrompt
+from medsam3_core.sam3.prompt_checks import require_inside
+from medsam3_core.segmenters.protocol import Capabilities, Segmenter, SliceImage, SliceInstances
+from medsam3_core.volume_segmentation import segment_volume
+
+SliceLoader = Callable[[int, str], SliceImage]
+_KEPT_ENCODINGS = 64
+"""Encodings kept between turns: 0.7 GB at full size in bf16."""
+_STRUCTURE = "object"
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """What one question has drawn.
+
+    Attributes:
+        number: Its id, from 1, within a case.
+        asked: How it was asked for, in words.
+        prediction: Objects through the volume, by falling score.
+    """
+
+    number: int
+    asked: str
+    prediction: VolumePrediction
+
+    def labels(self) -> NDArray[np.uint16]:
+        """Objects 1..n, shape (z, y, x)."""
+        return self.prediction.labels(_STRUCTURE)
+
+    @property
+    def scores(self) -> NDArray[np.float32]:
+        """Score of object 1..n."""
+        return self.prediction.confidence(_STRUCTURE)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was drawn."""
+        return not len(self.scores)
+
+
+class EncodeOnce:
+    """A segmenter that remembers the encodings of slices it has seen; everything else is passed on."""
+
+    def __init__(self, segmenter: Segmenter, keep: int = _KEPT_ENCODINGS) -> None:
+        self._segmenter, self._keep = segmenter, keep
+        self._encodings: OrderedDict[tuple[str, int, str, int], Any] = OrderedDict()
+        self.encoded = 0
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Of the segmenter."""
+        return self._segmenter.capabilities
+
+    @property
+    def device(self) -> str:
+        """Of the segmenter."""
+        return self._segmenter.device
+
+    def precision(self, settings: InferenceSettings) -> str:
+        """Of the segmenter."""
+        return self._segmenter.precision(settings)
+
+    def encode(self, images: Sequence[SliceImage], settings: InferenceSettings) -> list[Any]:
+        """Encode what has not been encoded yet with these settings."""
+        keys = [(digest_array(image), settings.resolution, str(settings.dtype), settings.tiles) for image in images]
+        new = {key: image for key, image in zip(keys, images, strict=True) if key not in self._encodings}
+        self.encoded += len(new)
+        made = dict(zip(new, self._segmenter.encode(list(new.values()), settings) if new else (), strict=True))
+        found = [made[key] if key in made else self._encodings[key] for key in keys]
+        for key, encoding in zip(keys, found, strict=True):
+            self._encodings[key] = encoding
+            self._encodings.move_to_end(key)
+        while len(self._encodings) > self._keep:
+            self._encodings.popitem(last=False)
+        return found
+
+    def segment(
+        self, encoding: Any, prompts: Sequence[SlicePrompt], settings: InferenceSettings
+    ) -> list[SliceInstances]:
+        """Of the segmenter."""
+        return self._segmenter.segment(encoding, prompts, settings)
+
+
+@dataclass
+class AgentSession:
+    """One volume, one segmenter, and all that has been drawn so far.
+
+    Attributes:
+        segmenter: Weights.
+        slices: Gives slices as the segmenter sees them.
+        geometry: Where the voxels are.
+        settings: Inference settings.
+        voxels: Gives slice z in the image's own unit, for measuring.
+        windows: Per structure its own window, where the recipe has one.
+        candidates: By number.
+        notes: What was done to fit, each once.
+    """
+
+    segmenter: Segmenter
+    slices: SliceLoader
+    geometry: VolumeGeometry
+    settings: InferenceSettings
+    voxels: Callable[[int], NDArray[Any]]
+    windows: Mapping[str, str] = field(default_factory=dict)
+    candidates: dict[int, Candidate] = field(default_factory=dict)
+    notes: dict[str, None] = field(default_factory=dict)
+    _by_question: dict[tuple[Any, ...], Candidate] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.segmenter = EncodeOnce(self.segmenter)
+
+    @property
+    def depth(self) -> int:
+        """Slices of the volume."""
+        return self.geometry.shape_zyx[0]
+
+    def segment_texts(
+        self, texts: Sequence[str], slices: Iterable[int] | None = None, *, window: str | None = None
+    ) -> list[Candidate]:
+        """Ask for several texts in one pass over the slices; a text that was asked before is not asked again.
+
+        Args:
+            texts: What to look for.
+            slices: Which slices; all by default.
+            window: Intensity policy; None for that of the settings.
+        """
+        where = tuple(range(self.depth) if slices is None else slices)
+        missing = [text for text in dict.fromkeys(texts) if ("text", text, where, window) not in self._by_question]
+        prompts = {text: {z: [SlicePrompt(_STRUCTURE, text=text)] for z in where} for text in missing}
+        for text, drawn in self._drawn(prompts, window).items():
+            self._by_question["text", text, where, window] = self._keep(f"text {text!r}", drawn)
+        return [self._by_question["text", text, where, window] for text in texts]
+
+    def segment_box(self, z: int, box: BoxPrompt, text: str | None = None) -> Candidate:
+        """Ask for what a box shows on one slice, as an example of `text` where one is given."""
+        prompt = SlicePrompt(_STRUCTURE, text=text, boxes=(box,))
+        asked = f"box {box.x0:g},{box.y0:g},{box.x1:g},{box.y1:g} on slice {z}" + (f" of {text!r}" if text else "")
+        return self._ask(("box", z, box, text), asked, z, prompt)
+
+    def segment_points(self, z: int, points: Sequence[PointPrompt]) -> Candidate:
+        """Ask for the one object that points show on one slice."""
+        prompt = SlicePrompt(_STRUCTURE, points=(tuple(points),), per_instance=True)
+        return self._ask(("points", z, tuple(points)), f"{len(points)} points on slice {z}", z, prompt)
+
+    def candidate(self, number: int) -> Candidate:
+        """A candidate by its id.
+
+        Raises:
+            UsageError: If there is none; lists those that exist.
+        """
+        if number not in self.candidates:
+            known = ", ".join(map(str, self.candidates)) or "none yet"
+            msg = f"there is no mask {number}; masks so far: {known}"
+            raise UsageError(msg)
+        return self.candidates[number]
+
+    def _ask(self, key: tuple[Any, ...], asked: str, z: int, prompt: SlicePrompt) -> Candidate:
+        require_inside(prompt, self.geometry.shape_zyx[1:])
+        if key not in self._by_question:
+            self._by_question[key] = self._keep(asked, self._drawn({asked: {z: [prompt]}}, None)[asked])
+        return self._by_question[key]
+
+    def _drawn(
+        self, prompts: Mapping[str, Mapping[int, Sequence[SlicePrompt]]], window: str | None
+    ) -> dict[str, VolumePrediction]:
+        if not prompts:
+            return {}
+        windows = {_STRUCTURE: window} if window else {}
+        return segment_volume(
+            self.segmenter, self.slices, self.geometry, prompts, dict.fromkeys(prompts, self.settings), [_STRUCTURE],
+            windows=windows,
+        )  # fmt: skip
+
+    def _keep(self, asked: str, prediction: VolumePrediction) -> Candidate:
+        self.notes.update(dict.fromkeys(prediction.fallbacks))
+        kept = Candidate(len(self.candidates) + 1, asked, prediction)
+        self.candidates[kept.number] = kept
+        return kept

@@ -1,0 +1,96 @@
+"""Entry point: the requests of one case, answered by rules or by a language model."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from medsam3_core.agent.agent_settings import SYNONYMS
+from medsam3_core.agent.answers import AgentAnswer
+from medsam3_core.agent.budget import Budget, Spent
+from medsam3_core.agent.chat import ModelAccess
+from medsam3_core.agent.conversation import Conversation
+from medsam3_core.agent.replay import RecordedBudget, ReplayEndpoint
+from medsam3_core.agent.rules import RuleAgent
+from medsam3_core.agent.session import AgentSession
+from medsam3_core.agent.trace import Trace, TraceEvent, stopwatch
+from medsam3_core.errors import UsageError
+
+
+@dataclass(frozen=True, eq=False)
+class AgentRun:
+    """How a case is answered.
+
+    Attributes:
+        synonyms: Second opinions of the rules.
+        access: The model; None for the rules.
+        spent_by_run: Gives what the run has spent on other cases.
+        on_pay: Told what this case has spent, after every answer.
+    """
+
+    synonyms: int = SYNONYMS
+    access: ModelAccess | None = None
+    spent_by_run: Callable[[], Spent] = field(default=Spent)
+    on_pay: Callable[[Spent], None] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class AgentCase:
+    """What came of a case.
+
+    Attributes:
+        answers: By structure.
+        events: What happened.
+        spent: What it cost.
+    """
+
+    answers: Mapping[str, AgentAnswer]
+    events: tuple[TraceEvent, ...]
+    spent: Spent
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the reader must know, per structure."""
+        return tuple(f"{name}:{note}" for name, answer in self.answers.items() for note in answer.notes)
+
+
+class AgentInterrupted(Exception):  # noqa: N818 - it carries what happened until then
+    """An endpoint gave up in the middle of a case; the events until then must not be lost."""
+
+    def __init__(self, cause: Exception, events: tuple[TraceEvent, ...], spent: Spent) -> None:
+        super().__init__(str(cause))
+        self.cause, self.events, self.spent = cause, events, spent
+
+
+def answer_requests(session: AgentSession, requests: Mapping[str, str], run: AgentRun) -> AgentCase:
+    """Answer the requests of one case.
+
+    Args:
+        session: The volume.
+        requests: Structure to what is asked for, in words.
+        run: How.
+
+    Raises:
+        UsageError: If a request is empty or too long, or a model is named but none may be asked.
+        AgentInterrupted: If the endpoint does not answer, with what happened until then.
+    """
+    trace = Trace()
+    settings = session.settings.agent
+    with stopwatch() as seconds:
+        if not settings.uses_model:
+            answers = RuleAgent(session, trace, run.synonyms).answer(requests)
+            return AgentCase(answers, tuple(trace.events), Spent(seconds=seconds()))
+        if run.access is None:
+            msg = f"agent_model={settings.agent_model} but no endpoint is configured; see docs/agent.md"
+            raise UsageError(msg)
+        endpoint = run.access.endpoint
+        budget = Budget(settings, run.spent_by_run, seconds, run.on_pay)
+        if isinstance(endpoint, ReplayEndpoint):
+            budget = RecordedBudget(endpoint)
+        answers = {}
+        for structure, words in requests.items():
+            try:
+                answers[structure] = Conversation(session, trace, budget, run.access).answer(structure, words)
+            except UsageError:
+                raise
+            except Exception as error:
+                raise AgentInterrupted(error, tuple(trace.events), budget.spent) from error
+        return AgentCase(answers, tuple(trace.events), budget.spent)

@@ -1,0 +1,157 @@
+"""The tools that a model may call: typed schemas, and the validation of what it wrote.
+
+What a model writes is user input: numbers are checked against the volume, texts are short and printable, masks must
+exist. Nothing in it can name a file, a host or another case.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from medsam3_core.agent.chat import ToolCall
+from medsam3_core.errors import UsageError
+
+_Coordinate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Slice = Annotated[int, Field(ge=0, description="slice, from 0")]
+_MaskId = Annotated[int, Field(ge=1, description="id of a mask, as a tool gave it")]
+_ObjectNumber = Annotated[int, Field(ge=1)]
+_Words = Annotated[str, Field(min_length=1, max_length=64, description="short noun phrase, such as 'left kidney'")]
+_Reason = Annotated[str, Field(min_length=1, max_length=400, description="why, in one sentence")]
+_LONGEST = 4000
+"""Characters of the arguments of a call; longer ones are not even parsed."""
+
+
+class _Arguments(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*")
+    @classmethod
+    def _printable(cls, value: Any) -> Any:
+        if isinstance(value, str) and (not value.isprintable() or not any(map(str.isalnum, value)) or "<|" in value):
+            msg = "holds control characters or special tokens, or no letter; write plain words"
+            raise ValueError(msg)
+        return value
+
+
+class SegmentText(_Arguments):
+    """Draw everything that a text names, on one slice or on all."""
+
+    text: _Words
+    slice: _Slice | None = None
+
+
+class SegmentBox(_Arguments):
+    """Draw what a box shows on one slice; the text, if any, says what the box is an example of."""
+
+    slice: _Slice
+    x0: _Coordinate
+    y0: _Coordinate
+    x1: _Coordinate
+    y1: _Coordinate
+    text: _Words | None = None
+
+
+class Point(_Arguments):
+    """A click: inside the object, or outside."""
+
+    x: _Coordinate
+    y: _Coordinate
+    inside: bool = True
+
+
+class SegmentPoints(_Arguments):
+    """Draw the one object that points show on one slice."""
+
+    slice: _Slice
+    points: Annotated[list[Point], Field(min_length=1, max_length=16)]
+
+
+class Look(_Arguments):
+    """Look at a slice, with the outlines of a mask over it if one is named, whole or inside a box."""
+
+    slice: _Slice
+    mask: _MaskId | None = None
+    box: Annotated[list[_Coordinate], Field(min_length=4, max_length=4, description="x0,y0,x1,y1")] | None = None
+
+
+class Measure(_Arguments):
+    """Measure a mask, or one object of it: volume, position, side, intensity, count."""
+
+    mask: _MaskId
+    object: _ObjectNumber | None = None
+
+
+class AcceptedMask(_Arguments):
+    """A mask of the answer; all its objects, or those that are listed."""
+
+    mask: _MaskId
+    objects: Annotated[list[_ObjectNumber], Field(min_length=1, max_length=500)] | None = None
+
+
+class Accept(_Arguments):
+    """Give masks as the answer; ends the case."""
+
+    masks: Annotated[list[AcceptedMask], Field(min_length=1, max_length=20)]
+    reason: _Reason
+
+
+class ReportAbsent(_Arguments):
+    """Answer that what was asked for is not in the image; ends the case."""
+
+    reason: _Reason
+
+
+Call = SegmentText | SegmentBox | SegmentPoints | Look | Measure | Accept | ReportAbsent
+TOOLS: Mapping[str, type[Call]] = {
+    "segment_text": SegmentText,
+    "segment_box": SegmentBox,
+    "segment_points": SegmentPoints,
+    "look": Look,
+    "measure": Measure,
+    "accept": Accept,
+    "report_absent": ReportAbsent,
+}
+
+
+def schema_of(name: str) -> dict[str, Any]:
+    """Name, description and JSON schema of the arguments of a tool."""
+    model = TOOLS[name]
+    return {
+        "name": name,
+        "description": " ".join((model.__doc__ or "").split()),
+        "parameters": model.model_json_schema(),
+    }
+
+
+def offered_tools(*, interactive: bool, pixels: bool) -> tuple[str, ...]:
+    """Tools for these weights and this endpoint: points need an interactive head, looking needs shared pixels."""
+    hidden = set() if interactive else {"segment_points"}
+    hidden |= set() if pixels else {"look"}
+    return tuple(name for name in TOOLS if name not in hidden)
+
+
+def parse_call(call: ToolCall, offered: tuple[str, ...]) -> Call:
+    """A call as it may be done.
+
+    Raises:
+        UsageError: If the tool is not offered, or an argument is missing, unknown or out of range; holds the schema.
+    """
+    if call.name not in offered:
+        msg = f"there is no tool {call.name[:64]!r}; the tools are: {', '.join(offered)}"
+        raise UsageError(msg)
+    try:
+        if len(call.arguments) > _LONGEST:
+            msg = f"arguments of {len(call.arguments)} characters; at most {_LONGEST} are read"
+            raise UsageError(msg)
+        return TOOLS[call.name].model_validate(json.loads(call.arguments or "{}"))
+    except (json.JSONDecodeError, RecursionError) as error:
+        found = f"arguments are no JSON ({error})"
+    except ValidationError as error:
+        wrong = [f"{'.'.join(map(str, one['loc'])) or 'arguments'}: {one['msg']}" for one in error.errors()[:4]]
+        found = "; ".join(wrong)
+    except UsageError as error:
+        found = str(error)
+    msg = f"{call.name}: {found}; the schema is {json.dumps(schema_of(call.name)['parameters'], sort_keys=True)}"
+    raise UsageError(msg)

@@ -1,0 +1,247 @@
+"""A language model behind any OpenAI-compatible endpoint, and who may be asked at all.
+
+Nothing is asked unless a URL is configured and a model is named. A loopback endpoint is reached directly, whatever
+proxies the environment names, and no redirect is followed: what is sent goes where it was meant to go, or nowhere.
+"""
+
+import base64
+import io
+import ipaddress
+import os
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from PIL import Image
+
+from medsam3_core.agent.agent_settings import PIXELS_OFF, PIXELS_ON, AgentSettings
+from medsam3_core.agent.chat import (
+    ChatReply,
+    ChatRequest,
+    EndpointError,
+    Message,
+    ModelAccess,
+    Picture,
+    Price,
+    ToolCall,
+)
+from medsam3_core.errors import UsageError
+
+URL_VARIABLE, MODEL_VARIABLE, KEY_VARIABLE = "MEDSAM3_AGENT_URL", "MEDSAM3_AGENT_MODEL", "MEDSAM3_AGENT_KEY"
+_LONGEST_WAIT = 30.0
+"""Seconds between two tries, at most, whatever the endpoint asks for."""
+_RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+_FREE = Price(0.0, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSettings:
+    """Where language models are, as a site configures it; safe to send to workers, since it holds no key.
+
+    Attributes:
+        url: Base URL, such as `http://127.0.0.1:11434/v1`; empty for none.
+        key_variable: Environment variable that holds the key, on every machine that asks.
+        timeout_seconds: How long one answer may take.
+        tries: How often is asked before the case counts as failed.
+        backoff_seconds: Pause before the second try; it doubles from try to try.
+        prices: Model to its price.
+    """
+
+    url: str = ""
+    key_variable: str = KEY_VARIABLE
+    timeout_seconds: float = 120.0
+    tries: int = 4
+    backoff_seconds: float = 1.0
+    prices: Mapping[str, Price] = field(default_factory=dict)
+
+    @property
+    def host(self) -> str:
+        """Host of the URL; empty without one."""
+        return urlsplit(self.url).hostname or ""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine, by its name or address alone."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower().rstrip(".") == "localhost"
+
+
+def require_allowed(settings: AgentSettings, endpoint: EndpointSettings, *, texts_of_dicom: bool = False) -> None:
+    """Refuse what must not be sent, before anything is computed.
+
+    Args:
+        settings: Model, caps and sharing.
+        endpoint: Where it would be sent.
+        texts_of_dicom: Whether the requests come from DICOM files instead of a person or a recipe.
+
+    Raises:
+        UsageError: If a model is named without an endpoint, pixels would go to a host that is not named, text of
+            DICOM files would leave the machine, or a cap on money cannot be kept since no price is known.
+    """
+    if not settings.uses_model:
+        if settings.share_pixels != PIXELS_OFF:
+            msg = f"share_pixels={settings.share_pixels} without a model: name one with --set agent_model=NAME"
+            raise UsageError(msg)
+        return
+    host, scheme = endpoint.host, urlsplit(endpoint.url).scheme
+    if not host or scheme not in ("http", "https"):
+        msg = (
+            f"agent_model={settings.agent_model} needs an endpoint, got {endpoint.url!r}; set {URL_VARIABLE}, such as "
+            "http://127.0.0.1:11434/v1, or [agent] url in medsam3.toml"
+        )
+        raise UsageError(msg)
+    local = is_loopback(host)
+    if settings.share_pixels not in ((PIXELS_OFF, PIXELS_ON, host) if local else (PIXELS_OFF, host)):
+        msg = (
+            f"share_pixels={settings.share_pixels} does not allow pictures to go to {host}, which is "
+            f"{'this' if local else 'another'} machine; write share_pixels={host} if they may, or share_pixels=off"
+        )
+        raise UsageError(msg)
+    if texts_of_dicom and not local:
+        msg = (
+            f"the names of the structures come from DICOM files, whose text never leaves this machine for {host}; "
+            "ingest with a recipe that names them, or ask an endpoint on this machine"
+        )
+        raise UsageError(msg)
+    if price_of(settings.agent_model, endpoint) is None and (settings.agent_cost or settings.agent_run_cost):
+        msg = (
+            f"no price is known for {settings.agent_model}, so no cap on money can be kept; add it under "
+            "[agent.prices] in medsam3.toml, or set agent_cost=0 and agent_run_cost=0"
+        )
+        raise UsageError(msg)
+
+
+def price_of(model: str, endpoint: EndpointSettings) -> Price | None:
+    """Price of a model by the table; a model on this machine that stands in none is free."""
+    return endpoint.prices.get(model, _FREE if is_loopback(endpoint.host) else None)
+
+
+def open_access(settings: AgentSettings, endpoint: EndpointSettings) -> ModelAccess | None:
+    """The model that these settings may ask; None for the rules.
+
+    Raises:
+        UsageError: As `require_allowed`.
+    """
+    require_allowed(settings, endpoint)
+    if not settings.uses_model:
+        return None
+    price = price_of(settings.agent_model, endpoint)
+    return ModelAccess(OpenAIEndpoint(endpoint), price, settings.share_pixels != PIXELS_OFF)
+
+
+class OpenAIEndpoint:
+    """Chat completions through the `openai` client, with our own patience."""
+
+    def __init__(self, settings: EndpointSettings) -> None:
+        import openai
+
+        self._settings = settings
+        local = is_loopback(settings.host)
+        unset: Any = {"OpenAI-Organization": openai.omit, "OpenAI-Project": openai.omit}
+        self._client = openai.OpenAI(
+            base_url=settings.url,
+            api_key=os.environ.get(settings.key_variable) or "none",
+            max_retries=0,
+            timeout=settings.timeout_seconds,
+            default_headers=unset,  # the environment's organisation is nobody's business here
+            http_client=openai.DefaultHttpxClient(trust_env=not local, follow_redirects=False),
+        )
+
+    @property
+    def host(self) -> str:
+        """Host of the endpoint."""
+        return self._settings.host
+
+    def complete(self, request: ChatRequest) -> ChatReply:
+        """Ask, again where that may help, until there is an answer or patience ends.
+
+        Raises:
+            EndpointError: With what was wrong with the last try.
+        """
+        started, problem, tries = time.monotonic(), "", 0
+        while tries < self._settings.tries:
+            left = None if request.seconds_left is None else request.seconds_left - (time.monotonic() - started)
+            if left is not None and left <= 0:
+                problem = problem or "no time was left"
+                break
+            tries += 1
+            reply, problem, wait = self._try(request, left)
+            if reply is not None:
+                return ChatReply(reply.text, reply.tool_calls, reply.tokens_in, reply.tokens_out, tries)
+            if wait is None:
+                break
+            if tries < self._settings.tries:
+                pause = min(max(wait, self._settings.backoff_seconds * 2 ** (tries - 1)), _LONGEST_WAIT)
+                time.sleep(min(pause * random.uniform(1.0, 1.25), left if left is not None else pause * 2))
+        msg = f"the model at {self.host} did not answer after {tries} tries: {problem}"
+        raise EndpointError(msg)
+
+    def _try(self, request: ChatRequest, left: float | None) -> tuple[ChatReply | None, str, float | None]:
+        """One try: the reply, else what was wrong and how long to wait at least (None: asking again is no use)."""
+        import openai
+
+        timeout = self._settings.timeout_seconds if left is None else min(left, self._settings.timeout_seconds)
+        try:
+            answer = self._client.with_options(timeout=timeout).chat.completions.create(**_payload(request))
+            return _reply(answer), "", None
+        except openai.APITimeoutError:
+            return None, f"no answer within {timeout:.3g} s", 0.0
+        except openai.APIConnectionError as error:
+            return None, f"no connection ({error.__cause__ or error})"[:200], 0.0
+        except openai.APIStatusError as error:
+            said = f"status {error.status_code}"
+            return None, said, _asked_to_wait(error) if error.status_code in _RETRIED else None
+        except (openai.APIError, ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
+            return None, f"an answer that is no chat completion ({type(error).__name__})", 0.0
+
+
+def _payload(request: ChatRequest) -> dict[str, Any]:
+    tools = [{"type": "function", "function": schema} for schema in request.schemas]
+    return {"model": request.model, "messages": [_message(one) for one in request.messages], "tools": tools}
+
+
+def _message(message: Message) -> dict[str, Any]:
+    content: Any = message.text
+    if message.pictures:
+        content = [{"type": "text", "text": message.text}, *map(_picture, message.pictures)]
+    sent: dict[str, Any] = {"role": message.role, "content": content}
+    if message.tool_calls:
+        sent["tool_calls"] = [
+            {"id": one.call_id, "type": "function", "function": {"name": one.name, "arguments": one.arguments}}
+            for one in message.tool_calls
+        ]
+    if message.tool_call_id is not None:
+        sent["tool_call_id"] = message.tool_call_id
+    return sent
+
+
+def _picture(picture: Picture) -> dict[str, Any]:
+    """A PNG made of the pixels alone: no metadata can be in it."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture.pixels).save(buffer, format="PNG")
+    url = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def _reply(answer: Any) -> ChatReply:
+    message = answer.choices[0].message
+    calls = tuple(
+        ToolCall(str(one.id or f"call-{number}"), str(one.function.name), str(one.function.arguments or ""))
+        for number, one in enumerate(message.tool_calls or ())
+    )
+    usage = answer.usage
+    tokens = (usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage is not None else (0, 0)
+    return ChatReply(str(message.content or ""), calls, int(tokens[0]), int(tokens[1]))
+
+
+def _asked_to_wait(error: Any) -> float:
+    """Seconds of `Retry-After`, 0 where there is none."""
+    try:
+        return max(0.0, float(error.response.headers.get("retry-after", "0")))
+    except ValueError:
+        return 0.0

@@ -1,0 +1,81 @@
+"""Traces of the agent in the store: what happened, row by row, and what a run has spent."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from medsam3_core.agent.budget import Spent
+from medsam3_core.agent.trace import EventKind, TraceEvent
+from medsam3_core.errors import StoreError
+from storage.atomic_write import read_json, write_json
+from storage.parquet_tables import read_file, read_table, write_rows
+from storage.store_layout import StoreLayout
+from storage.table_schemas import TRACES
+
+
+def trace_rows(run_id: str, case_id: str, attempt: str, events: Iterable[TraceEvent]) -> list[dict[str, Any]]:
+    """Rows of the events of one case."""
+    who = {"run_id": run_id, "case_id": case_id, "attempt": attempt}
+    return [who | asdict(event) | {"kind": str(event.kind), "images": list(event.images)} for event in events]
+
+
+def write_traces(store: StoreLayout, run_id: str, name: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Write rows as one file; writing twice under a name gives the same file."""
+    if rows:
+        write_rows(store.traces(run_id), rows, TRACES, name=name)
+
+
+def write_trace_file(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write the trace of a single image beside its answer."""
+    write_rows(path.parent, rows, TRACES, name=path.name.removesuffix(".parquet"))
+
+
+def read_traces(store: StoreLayout, run_id: str, case_id: str, attempt: str) -> list[TraceEvent]:
+    """Events of one case of one attempt, in order."""
+    rows = read_table(store.traces(run_id), TRACES).to_pylist()
+    return _events(row for row in rows if row["case_id"] == case_id and row["attempt"] == attempt)
+
+
+def read_trace_file(path: Path) -> list[TraceEvent]:
+    """Events of a trace beside an image.
+
+    Raises:
+        StoreError: If there is no such file, or it is no trace.
+    """
+    if not path.is_file():
+        msg = f"no trace at {path}; it stands beside the answer, with the ending .trace.parquet"
+        raise StoreError(msg)
+    return _events(read_file(path, TRACES).to_pylist())
+
+
+def _events(rows: Iterable[dict[str, Any]]) -> list[TraceEvent]:
+    names = [name for name in TRACES.names if name not in ("run_id", "case_id", "attempt")]
+    events = [
+        TraceEvent(
+            **{name: row[name] for name in names}
+            | {"kind": EventKind(row["kind"]), "images": tuple(row["images"] or ())}
+        )
+        for row in rows
+    ]
+    return sorted(events, key=lambda event: event.step)
+
+
+class SpentLedger:
+    """What a run has spent, over all workers: each case writes a file of its own, all are summed up."""
+
+    def __init__(self, store: StoreLayout, run_id: str, name: str) -> None:
+        self._folder = store.agent_spending(run_id)
+        self._path = self._folder / f"{name}.json"
+
+    def note(self, case: Spent) -> None:
+        """Write what the case at hand has spent so far."""
+        write_json(self._path, asdict(case))
+
+    def others(self) -> Spent:
+        """What the run has spent without the case at hand."""
+        files = self._folder.glob("[!.]*.json") if self._folder.is_dir() else ()
+        spent = [Spent(**read_json(path)) for path in files if path != self._path]
+        return Spent(
+            sum(one.tokens for one in spent), sum(one.seconds for one in spent), sum(one.cost for one in spent)
+        )

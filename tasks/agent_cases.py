@@ -1,0 +1,68 @@
+"""The agent on one case of a run: who is asked, what it may still spend, and where the trace goes."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medsam3_core.agent.session import AgentSession
+from medsam3_core.agent.strategy import AgentCase, AgentInterrupted, AgentRun, answer_requests
+from medsam3_core.agent.trace import TraceEvent
+from storage.agent_endpoint import EndpointSettings, open_access
+from storage.agent_traces import SpentLedger, trace_rows, write_traces
+from storage.cohorts import CaseRef
+from storage.run_ledger import Run
+from storage.store_layout import StoreLayout
+
+
+class CaseAgent:
+    """Answers the requests of one case, once, and keeps what came of it.
+
+    With a language model the trace is written as soon as the case ends, since what was asked costs money and must not
+    be lost with a worker; the traces of the rules wait for their batch (`unwritten`).
+    """
+
+    def __init__(self, store: StoreLayout, run: Run, case: CaseRef, attempt: str) -> None:
+        self._store, self._case, self._attempt = store, case, attempt
+        self._answered: AgentCase | None = None
+        self.run = run
+        self.failure: str | None = None
+        self.notes: tuple[str, ...] = ()
+        self.unwritten: list[dict[str, Any]] = []
+
+    def answer(self, session: AgentSession, requests: Mapping[str, str], endpoint: EndpointSettings) -> None:
+        """Answer, and note what happened; an endpoint that does not answer ends as `failure`."""
+        if self._answered is not None or self.failure is not None:
+            return
+        settings = self.run.settings.agent
+        ledger = SpentLedger(self._store, self.run.run_id, f"{self._attempt}-{self._case.case_id}")
+        on_pay = ledger.note if settings.uses_model else None
+        how = AgentRun(self.run.policy.synonyms, open_access(settings, endpoint), ledger.others, on_pay)
+        try:
+            self._answered = answer_requests(session, requests, how)
+            events, spent = self._answered.events, self._answered.spent
+            self.notes = (*session.notes, *self._answered.notes)
+        except AgentInterrupted as error:
+            events, spent = error.events, error.spent
+            self.failure = f"{type(error.cause).__name__}: {error.cause}"[:500]
+        self._keep(events)
+        if settings.uses_model:
+            ledger.note(spent)
+
+    def labels(self, structure: str) -> NDArray[np.uint16]:
+        """Objects 1..n of the answer, shape (z, y, x)."""
+        assert self._answered is not None
+        return self._answered.answers[structure].labels
+
+    def confidence(self, structure: str) -> NDArray[np.float32]:
+        """Score of object 1..n."""
+        assert self._answered is not None
+        return self._answered.answers[structure].scores
+
+    def _keep(self, events: Iterable[TraceEvent]) -> None:
+        rows = trace_rows(self.run.run_id, self._case.case_id, self._attempt, events)
+        if self.run.settings.agent.uses_model:
+            write_traces(self._store, self.run.run_id, f"{self._attempt}-{self._case.case_id}", rows)
+        else:
+            self.unwritten = rows
