@@ -1,10 +1,14 @@
-"""What an ingest costs over bare decode and encode: 160 small volumes and one 512 x 512 x 200 CT, two processes.
+"""What an ingest costs over bare decode and encode: volumes and pictures, two processes.
 
     python -m benchmarks.ingest [--source FOLDER] [--rounds 3]
 
 Bare: the same reader decodes, the same Zarr calls encode (image and label arrays, their levels, no metadata beyond
 Zarr's own), in two plain processes. System: the stream of the product on two Dask workers, started before the clock.
 FOLDER is a Decathlon folder; without it the same number of phantoms of that size is written to a temporary one.
+
+Volumes: 160 small ones and one CT of 512 x 512 x 200. Pictures: 1,000 pairs of a JPEG image and a PNG mask, 512 x 384;
+their bare side decodes with Pillow alone and packs the same arrays into the same kind of zip, without checks, digests,
+fingerprints or tables.
 """
 
 import argparse
@@ -13,15 +17,18 @@ import shutil
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from flows.environment import prepare_environment
 
 prepare_environment()
 
 import zarr  # noqa: E402 - the environment comes first
+from zarr.storage import MemoryStore  # noqa: E402
 
 from flows.clusters import dask_workers, parse_cluster  # noqa: E402
 from medsam3_core.cases import CaseVolume  # noqa: E402
@@ -32,7 +39,7 @@ from storage.readers.phantom import PhantomSource  # noqa: E402
 from storage.readers.phantom_files import write_nifti, write_phantom_dataset  # noqa: E402
 from storage.readers.registry import layout_of  # noqa: E402
 from storage.store_layout import open_store  # noqa: E402
-from storage.zarr_arrays import level_factors, write_image_levels, write_label_levels  # noqa: E402
+from storage.zarr_arrays import level_factors, write_image_levels, write_label_levels, write_zip  # noqa: E402
 from tasks.batch_stream import BatchSizer, run_stream  # noqa: E402
 from tasks.breadcrumbs import BreadcrumbFolder  # noqa: E402
 from tasks.ingest_cases import IngestBatch, PendingCase  # noqa: E402
@@ -49,13 +56,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, dask_workers(parse_cluster(f"local:{WORKERS}"), []) as workers:
         small = arguments.source or _phantoms(Path(folder) / "small")
         large = _large_ct(Path(folder) / "large")
-        for name, source in (("small volumes", small), ("one CT 512 x 512 x 200", large)):
+        pictures = _picture_pairs(Path(folder) / "pictures")
+        sources = (("small volumes", small), ("one CT 512 x 512 x 200", large), ("pictures", pictures))
+        for name, source in sources:
             pairs = []
             for round_number in range(arguments.rounds):
                 root = Path(folder) / f"round-{round_number}"
                 plan = plan_ingest(open_store(root / "system"), str(source), "cohort", "auto", None, None, 0)
                 system = _system(root / "system", plan, workers.client)
-                pairs.append((system, _bare(root / "bare", plan)))
+                work = _bare_pictures if source is pictures else _bare_volumes
+                pairs.append((system, _bare(root / "bare", plan, work)))
                 shutil.rmtree(root)
             _report(name, len(plan.pending), pairs)
 
@@ -74,10 +84,10 @@ def _system(root: Path, plan: IngestPlan, client: object) -> float:
     return counts.seconds
 
 
-def _bare(root: Path, plan: IngestPlan) -> float:
+def _bare(root: Path, plan: IngestPlan, work: Callable[[Path, IngestPlan, int, object], None]) -> float:
     context = multiprocessing.get_context("spawn")
     ready = context.Barrier(WORKERS + 1)
-    processes = [context.Process(target=_bare_worker, args=(root, plan, share, ready)) for share in range(WORKERS)]
+    processes = [context.Process(target=work, args=(root, plan, share, ready)) for share in range(WORKERS)]
     for process in processes:
         process.start()
     ready.wait()
@@ -87,7 +97,7 @@ def _bare(root: Path, plan: IngestPlan) -> float:
     return time.perf_counter() - started
 
 
-def _bare_worker(root: Path, plan: IngestPlan, share: int, ready: object) -> None:
+def _bare_volumes(root: Path, plan: IngestPlan, share: int, ready: object) -> None:
     layout = layout_of(plan.cohort.recipe)
     ready.wait()  # type: ignore[attr-defined]
     for source, _ in plan.pending[share::WORKERS]:
@@ -97,6 +107,38 @@ def _bare_worker(root: Path, plan: IngestPlan, share: int, ready: object) -> Non
         write_image_levels(group, volume.voxels, factors)
         for index, reference in enumerate(volume.references):
             write_label_levels(group.create_group(f"labels-{index}"), reference.voxels, factors)
+
+
+def _bare_pictures(root: Path, plan: IngestPlan, share: int, ready: object) -> None:
+    source = Path(plan.source_root)
+    ready.wait()  # type: ignore[attr-defined]
+    for case, _ in plan.pending[share::WORKERS]:
+        image = np.moveaxis(np.asarray(Image.open(source / case.image[0])), 2, 0)[:, None]
+        mask = (np.asarray(Image.open(source / case.references["reference"][0])) > 0).astype(np.uint8)[None]
+        factors = level_factors(mask.shape)
+        memory = MemoryStore()
+        group = zarr.create_group(memory)
+        write_image_levels(group, np.ascontiguousarray(image), factors)
+        write_label_levels(group.create_group("labels").create_group("reference"), mask, factors)
+        write_zip(memory, root / f"{case.case_id}.ozx")
+
+
+def _picture_pairs(folder: Path, count: int = 1000) -> Path:
+    """JPEG images with the texture of tissue and PNG masks of one lesion each."""
+    random = np.random.default_rng(0)
+    y, x = np.ogrid[:384, :512]
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
+    for number in range(count):
+        coarse = Image.fromarray(random.integers(60, 200, (12, 16, 3), dtype=np.uint8))
+        tissue = np.asarray(coarse.resize((512, 384), Image.Resampling.BICUBIC)).astype(np.int16)
+        noise = random.integers(-12, 13, (384, 512, 1), dtype=np.int16)
+        pixels = (tissue + noise).clip(0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"images/{number:04d}.jpg", quality=92)
+        row, column, radius = random.integers(100, 280), random.integers(120, 390), random.integers(20, 90)
+        lesion = ((y - row) ** 2 + (x - column) ** 2 < radius**2).astype(np.uint8) * 255
+        Image.fromarray(lesion).save(folder / f"masks/{number:04d}.png")
+    return folder
 
 
 def _phantoms(folder: Path) -> Path:

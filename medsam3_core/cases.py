@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -93,9 +94,14 @@ class CaseVolume:
                 )
                 raise CaseDataError(msg)
 
+    @cached_property
+    def voxels_digest(self) -> str:
+        """SHA-256 of the image alone, 64 hex digits."""
+        return digest_array(self.voxels)
+
     def digest(self, recipe: Recipe) -> str:
         """`case_digest`: image bytes and affine, reference bytes and meanings, and the recipe's part."""
-        image = digest_json([digest_array(self.voxels), self.geometry.affine_zyx_to_ras_mm, self.geometry.unit])
+        image = digest_json([self.voxels_digest, self.geometry.affine_zyx_to_ras_mm, self.geometry.unit])
         references = tuple(
             digest_json(
                 [item.rater, digest_array(item.voxels), [(e.value, e.structure, e.instance) for e in item.entries]]

@@ -37,6 +37,7 @@ VOLUMES = Likeness(6)
 """For volumes: those of the same anatomy look alike to any hash, so only rescaled copies count."""
 
 _SIDE, _LOW = 32, 16
+_LARGEST_SIDE = 160
 _FLATTEST = 1e-6
 _BLOCK = 2048
 _MOST_COMPARISONS = 2_000_000_000
@@ -104,7 +105,8 @@ def similar_groups(hashes: NDArray[np.uint8], likeness: Likeness = PICTURES) -> 
 
 def _signs(plane: NDArray[Any], count: int) -> bytes | None:
     """`count` bytes of a plane (y, x) or (c, y, x): the signs of its lowest frequencies."""
-    grey = plane.astype(np.float32)
+    step_y, step_x = (max(1, size // _LARGEST_SIDE) for size in plane.shape[-2:])
+    grey = plane[..., ::step_y, ::step_x].astype(np.float32)
     thumbnail = _thumbnail(grey.mean(axis=0) if grey.ndim == 3 else grey)
     spread = float(np.ptp(thumbnail))
     if not spread > _FLATTEST * max(1.0, float(np.abs(thumbnail).max())):

@@ -12,6 +12,7 @@ from medsam3_core.errors import CaseDataError, UsageError
 from medsam3_core.geometry import VolumeGeometry
 from medsam3_core.intensity import IntensityPolicy
 
+_FEW_VALUES = 8
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
 
@@ -94,8 +95,11 @@ class LabelMap:
 
     def present_structures(self) -> tuple[str, ...]:
         """Structures that at least one voxel belongs to, sorted."""
-        counts = np.bincount(self.voxels.ravel())
-        return tuple(sorted({e.structure for e in self.entries if e.value < counts.size and counts[e.value]}))
+        if len(self.entries) <= _FEW_VALUES:
+            return tuple(sorted({e.structure for e in self.entries if (self.voxels == e.value).any()}))
+        present = np.zeros(int(self.voxels.max(initial=0)) + 1, dtype=bool)
+        present[self.voxels.reshape(-1)] = True
+        return tuple(sorted({e.structure for e in self.entries if e.value < present.size and present[e.value]}))
 
     def mask(self, structure: str) -> NDArray[np.bool_]:
         """Boolean mask (z, y, x) of a structure; all False where the map does not hold it."""

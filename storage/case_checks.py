@@ -86,17 +86,14 @@ def check_case(layout: Layout, source: Path, case: CaseSource, recipe: Recipe) -
         modality=volume.modality,
         raters=tuple(reference.rater for reference in volume.references),
         structures=_structures(volume.references[0], recipe) if volume.references else {},
-        image_digest=image_digest(volume.voxels),
+        image_digest=image_digest(volume),
         image_hash=perceptual_hash(volume.voxels),
     )
 
 
-def image_digest(voxels: NDArray[Any]) -> str:
+def image_digest(volume: CaseVolume) -> str:
     """Digest of shape, type and voxels, for finding equal images; 32 hex digits."""
-    contiguous = np.ascontiguousarray(voxels)
-    hasher = hashlib.blake2b(f"{contiguous.dtype.str}{contiguous.shape}".encode(), digest_size=16)
-    hasher.update(contiguous.data)
-    return hasher.hexdigest()
+    return volume.voxels_digest[:32]
 
 
 def _unusable(case: CaseSource, kind: FindingKind, message: str) -> CaseCheck:
@@ -156,7 +153,7 @@ def _is_same_file(source: Path, case: CaseSource) -> bool:
 
 def _file_digest(path: Path) -> str:
     with open_source(path) as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()  # type: ignore[arg-type]
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def _same_message(case: CaseSource) -> str:

@@ -54,7 +54,7 @@ def fingerprint_row(case_id: str, split: str | None, volume: CaseVolume, ingeste
         "case_id": case_id,
         "split": split,
         "is_volume": not volume.geometry.is_2d,
-        "image_digest": image_digest(volume.voxels),
+        "image_digest": image_digest(volume),
         "image_hash": hashed.hex() if hashed else None,
         "ingested_at": ingested_at,
     }

@@ -1,0 +1,19 @@
+from pathlib import Path
+
+from storage.dataset_docs import DOCS_PATH, datasets_markdown
+from storage.readers.parameters import PARAMETERS
+from storage.recipe_files import BUILTIN_FOLDER
+
+
+def test_the_page_is_what_the_recipes_say() -> None:
+    page = (Path(__file__).parents[2] / DOCS_PATH).read_text(encoding="utf-8")
+    assert page == datasets_markdown(), "write it anew with: python -m storage.dataset_docs"
+
+
+def test_every_recipe_and_layout_has_a_section_with_meanings() -> None:
+    page = datasets_markdown()
+    for path in BUILTIN_FOLDER.glob("*.yaml"):
+        assert f"\n## {path.stem}\n" in page
+    for name, model in PARAMETERS.items():
+        assert not model.model_fields or f"\n## layout {name}\n" in page
+    assert "|  |\n" not in page.partition("# Layouts")[2].partition("# Public")[0]
