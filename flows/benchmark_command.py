@@ -90,9 +90,9 @@ def run_benchmark(root: Path, request: BenchmarkRequest, cluster: str, cache_enc
         failed = _compute(root, request, plan, cluster, cache_encodings)
     else:
         say(f"nothing to compute: {sum(group.fresh for group in plan.groups)} case and run pairs are up to date")
-    from flows.leaderboard import leaderboard_rows, print_leaderboard
+    from flows.leaderboard import inter_rater_rows, leaderboard_rows, print_leaderboard
 
-    print_leaderboard(leaderboard_rows(store, plan.run_ids))
+    print_leaderboard(leaderboard_rows(store, plan.run_ids), inter_rater=inter_rater_rows(store))
     return 1 if failed else 0
 
 

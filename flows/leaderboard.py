@@ -10,7 +10,7 @@ from rich.text import Text
 
 from flows.table_print import stdout_console
 from medsam3_core.prompt_policies import PromptPolicy
-from storage.catalog_queries import read_leaderboard
+from storage.catalog_queries import read_inter_rater, read_leaderboard
 from storage.store_layout import StoreLayout
 
 Row = Mapping[str, Any]
@@ -22,12 +22,18 @@ def leaderboard_rows(store: StoreLayout, run_ids: Sequence[str] | None = None) -
     return rows
 
 
-def print_leaderboard(rows: Sequence[Row], console: Console | None = None) -> None:
-    """Print one table per cohort and split, with notes under it."""
-    (console or stdout_console()).print(render_leaderboard(rows))
+def inter_rater_rows(store: StoreLayout) -> list[dict[str, Any]]:
+    """Rows of the view `inter_rater`."""
+    rows: list[dict[str, Any]] = read_inter_rater(store).to_pylist()
+    return rows
 
 
-def render_leaderboard(rows: Sequence[Row]) -> RenderableType:
+def print_leaderboard(rows: Sequence[Row], console: Console | None = None, inter_rater: Sequence[Row] = ()) -> None:
+    """Print one table per cohort and split, with how far raters agree and notes under it."""
+    (console or stdout_console()).print(render_leaderboard(rows, inter_rater))
+
+
+def render_leaderboard(rows: Sequence[Row], inter_rater: Sequence[Row] = ()) -> RenderableType:
     """One table per cohort and split, readable in 100 columns, and the notes that its marks need."""
     if not rows:
         return Text("No scores yet: run `medsam3 benchmark` first.")
@@ -37,7 +43,18 @@ def render_leaderboard(rows: Sequence[Row]) -> RenderableType:
     parts: list[RenderableType] = []
     for (cohort, split), block in blocks.items():
         parts += [Text(f"{cohort}, {f'split {split}' if split else 'all cases'}", style="bold"), _block_table(block)]
+        parts += [Text(line) for line in _inter_rater_lines(inter_rater, cohort, split)]
     return Group(*parts, *(Text(note, style="dim") for note in leaderboard_notes(rows)))
+
+
+def _inter_rater_lines(inter_rater: Sequence[Row], cohort: str, split: str | None) -> list[str]:
+    """How far people agree on these cases, one line per structure and pair of raters."""
+    return [
+        f"inter-rater, {row['structure']}: {row['other_rater']} against {row['rater']}, Dice {row['dice_mean']:.3f} "
+        f"({row['dice_min']:.3f} to {row['dice_max']:.3f}, {row['cases']} cases)"
+        for row in inter_rater
+        if (row["cohort"], row["split"]) == (cohort, split) and row["dice_mean"] is not None
+    ]
 
 
 def leaderboard_notes(rows: Sequence[Row]) -> list[str]:

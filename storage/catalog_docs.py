@@ -15,6 +15,7 @@ from storage.catalog import connect
 from storage.catalog_sources import sql_type
 from storage.catalog_views import PUBLIC_VIEWS
 from storage.metric_columns import DISTANCES, METRICS
+from storage.rater_agreement import AGREEMENT
 from storage.store_layout import StoreLayout
 
 DOCS_PATH = Path("docs") / "catalog.md"
@@ -29,6 +30,7 @@ _SCHEMAS = {
     "scores": table_schemas.SCORES,
     "measurements": table_schemas.MEASUREMENTS,
     "traces": table_schemas.TRACES,
+    "agreement": AGREEMENT,
 }
 _SUMMARIES = {
     "cases": "One row per case of every cohort: the newest, accepted or rejected with its reason.",
@@ -49,6 +51,8 @@ _SUMMARIES = {
     "measurements": "Volumes, bounding boxes and intensities of predictions.",
     "traces": "What the agent did, event by event, in the newest attempt of each case; joins `scores` by `run_id`, "
     "`case_id` and `structure`.",
+    "agreement": "How far two raters of the same case agree, per case and structure, for cases as they are now.",
+    "inter_rater": "The inter-rater line of a leaderboard: agreement of raters over the cases of a cohort and split.",
 }
 _DERIVED = {
     "latest": "whether this is the newest attempt of the case in this run",
@@ -74,6 +78,10 @@ _DERIVED = {
     "without_counts": "rows scored before voxels were counted; left out here, `benchmark` scores them again",
     "psnr_mean": "mean PSNR of masks in dB; perfect ones are infinite and left out",
     "ssim_mean": "mean SSIM of masks, one window as large as the image",
+    "cases": "cases that both raters drew and that hold the structure",
+    "patients": "patients of these cases",
+    "dice_min": "lowest Dice of a case",
+    "dice_max": "highest Dice of a case",
     "base_status": "status of the row of BASE",
     "new_status": "status of the row of NEW",
     "base_empty": "which mask is empty in BASE",

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from storage import table_schemas
 from storage.parquet_tables import table_files
+from storage.rater_agreement import AGREEMENT
 from storage.store_layout import StoreLayout
 
 _TYPES = {
@@ -43,6 +44,7 @@ class CatalogSources:
         outcomes: All rows of the ledgers.
         measurements: All rows of the measurement tables.
         traces: All rows of the traces of the agent.
+        agreement: All rows of the tables that compare raters.
         plan_distinct: Plans of one file, where no row can stand twice.
         plan: All other plans.
         scores_compacted: Scores of compacted generations: no row twice, and each with the digest of its outcome.
@@ -56,6 +58,7 @@ class CatalogSources:
     outcomes: str
     measurements: str
     traces: str
+    agreement: str
     plan_distinct: str
     plan: str
     scores_compacted: str
@@ -80,6 +83,7 @@ def catalog_sources(store: StoreLayout, *, live: bool, only_run: str | None = No
     measurements = _files([measurements_folder(store, run) for run in runs], live=live)
     cases = _files([store.cases(cohort) for cohort in cohorts], live=live)
     prompts = _files(prompt_folders(store), live=live)
+    agreement = _files([store.agreement(cohort) for cohort in cohorts], live=live)
     return CatalogSources(
         cases=_parquet(table_schemas.CASES, cases),
         prompts=_parquet(table_schemas.PROMPTS, prompts),
@@ -87,6 +91,7 @@ def catalog_sources(store: StoreLayout, *, live: bool, only_run: str | None = No
         outcomes=_parquet(table_schemas.OUTCOMES, outcomes),
         measurements=_parquet(table_schemas.MEASUREMENTS, measurements),
         traces=_parquet(table_schemas.TRACES, _files([store.traces(run) for run in runs], live=live)),
+        agreement=_parquet(AGREEMENT, agreement),
         plan_distinct=_parquet(table_schemas.PLAN, plan_one),
         plan=_parquet(table_schemas.PLAN, plan_many),
         scores_compacted=_parquet(table_schemas.SCORES, compacted),
@@ -123,6 +128,7 @@ def groups_folder(generation: Path) -> Path:
 def table_folders(store: StoreLayout) -> list[Path]:
     """Folders that the catalog may read; neither volumes nor predictions nor weights are below them."""
     folders = [*(store.cases(cohort) for cohort in cohort_names(store)), *prompt_folders(store)]
+    folders += [folder for cohort in cohort_names(store) if (folder := store.agreement(cohort)).is_dir()]
     for run in run_ids(store):
         scores = store.scores(run).parent
         folders += [store.plan(run), store.outcomes(run), scores, measurements_folder(store, run), store.traces(run)]

@@ -6,6 +6,7 @@ Views of the schema `internal` are steps on the way and may change; the others a
 import re
 from collections.abc import Mapping
 
+from storage.agreement_sql import agreement_sql, inter_rater_sql
 from storage.catalog_sources import CatalogSources
 from storage.compare_sql import compare_macro_sql
 from storage.leaderboard_sql import history_sql, leaderboard_of_runs_sql, leaderboard_sql
@@ -27,6 +28,8 @@ PUBLIC_VIEWS = (
     "medical_sam3_v1",
     "measurements",
     "traces",
+    "agreement",
+    "inter_rater",
 )
 TABLE_MACROS = ("compare",)
 
@@ -56,6 +59,8 @@ def catalog_statements(sources: CatalogSources, *, naming: str | None = None) ->
         "medical_sam3_v1": published_protocol_sql(),
         "measurements": f"SELECT DISTINCT * FROM ({sources.measurements})",
         "traces": _traces_sql(sources),
+        "agreement": agreement_sql(sources),
+        "inter_rater": inter_rater_sql(),
     }
     made = {name: f"CREATE OR REPLACE VIEW {name} AS {sql}" for name, sql in views.items()}
     made["compare"] = compare_macro_sql(sources)

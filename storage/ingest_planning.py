@@ -51,17 +51,17 @@ def plan_ingest(
     listed = listed[:limit] if limit else listed
     named = Cohort(cohort, recipe, (root,))
     write_cohort(store, named)
-    known = {
-        row["case_id"]: (row["status"], row["source_root"], row["source_fingerprint"])
-        for row in latest_cases(store, cohort).to_dict("records")
-    }
+    rows = latest_cases(store, cohort).to_dict("records")
+    known = {row["case_id"]: (row["status"], row["source_root"], row["source_fingerprint"]) for row in rows}
+    trained = {row["case_id"]: tuple(row["in_training"]) for row in rows if len(row["in_training"])}
     pending, unchanged = [], 0
     for case in _without_foreign(listed, known, root):
         fingerprint = _fingerprint(root, case, recipe.case_part_digest)
         if known.get(case.case_id) == (CaseStatus.ACCEPTED, root, fingerprint):
             unchanged += 1
         else:
-            pending.append((case, fingerprint))
+            seen_by = tuple(dict.fromkeys((*case.seen_by, *trained.get(case.case_id, ()))))
+            pending.append((replace(case, seen_by=seen_by), fingerprint))
     return IngestPlan(named, root, tuple(pending), unchanged)
 
 
