@@ -1,5 +1,7 @@
 """Our answers equal those of the official code, and every correction that this takes is needed."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -17,7 +19,7 @@ from medsam3_core.sam3.precision import precision_for
 from medsam3_core.sam3.preprocess import pixel_values
 from medsam3_core.sam3.propagation import VolumePrompt, propagate
 from medsam3_core.sam3.propagation_tracker import PropagationTracker
-from medsam3_core.sam3.tokenizer import TextTokenizer
+from medsam3_core.sam3.tokenizer import VISUAL, TextTokenizer
 from storage.checkpoints import open_segmenter, read_weights
 from tests.sam3.golden import (
     CLICK_CASES,
@@ -196,6 +198,26 @@ def test_trap_boxes_are_centre_and_size():
     corners = torch.stack([cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2], dim=-1)
     answer = raw_answer(network_of("bare"), input_boxes=corners)
     assert (answer - detector_io()["text_box.pred_masks"]).abs().max() > 100 * MASKS
+
+
+def test_trap_boxes_alone_ask_for_visual():
+    network = network_of("bare")
+    (query,) = queries_of("box")
+    assert query.text == VISUAL
+    with torch.inference_mode():
+        features, encoder = detector_features(network, encoding_of(network)), TextEncoder(network, TextTokenizer())
+        other = detect(network, features, [replace(query, text="object")], encoder)[0]
+    assert (other.mask_logits - detector_io()["box.pred_masks"][0]).abs().max() > 100 * MASKS
+
+
+def test_trap_images_are_squashed_and_not_letter_boxed():
+    """The golden image is 160 x 120: bars on two sides would be another input."""
+    io = detector_io()
+    image, side = io["image_uint8"].numpy(), io["pixel_values"].shape[-1]
+    height, width = image.shape[:2]
+    boxed = np.zeros((max(height, width), max(height, width), 3), dtype=np.uint8)
+    boxed[:height, :width] = image
+    assert (pixel_values([boxed], side) - io["pixel_values"]).abs().max() > 0.1
 
 
 def test_trap_layer_norm_eps_of_the_trunk():
