@@ -219,6 +219,51 @@ def predict(
     click.echo(str(run_predict(StoreLayout(store), words)))
 
 
+@cli.command(
+    cls=CommandWithExamples,
+    epilog="""medsam3 segment archive/ --weights sam3 --text liver --text spleen --out masks
+    medsam3 segment archive/ --weights sam3 --prompts clicks.csv --out segs --format dicom-seg""",
+)
+@click.argument("source")
+@click.option("--weights", "name", required=True, metavar="NAME", help="NAME or NAME@N.")
+@click.option("--text", "texts", multiple=True, help="Structure to look for; repeat for several.")
+@click.option("--prompts", type=click.Path(path_type=Path), metavar="FILE", help="Prompts as CSV, Parquet or JSON.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the segmentations.")
+@click.option("--format", "form", type=click.Choice(["nifti", "dicom-seg", "zarr"]), default="nifti", show_default=True)
+@click.option("--reader", default="auto", show_default=True, help="Recipe or layout by name.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Inference setting; repeat for several.")
+@click.option("--cluster", default="local", show_default=True, help="Cluster by name.")
+@click.option("--limit", type=click.IntRange(min=1), help="At most so many cases.")
+@click.option("--retry", is_flag=True, help="Try rejected, failed and crashed cases again.")
+@click.option("--anonymous", is_flag=True, help="Leave patients' names, numbers and birth dates out of DICOM.")
+@store_option
+def segment(
+    source: str,
+    name: str,
+    texts: tuple[str, ...],
+    prompts: Path | None,
+    out: Path,
+    form: str,
+    reader: str,
+    settings: tuple[str, ...],
+    cluster: str,
+    limit: int | None,
+    retry: bool,
+    anonymous: bool,
+    store: Path,
+) -> None:
+    """Segment every case of SOURCE, without references, and release what was proved to be written right.
+
+    SOURCE is an archive of DICOM, NIfTI and image files. The folder gets one file per case, manifest.csv with the end
+    of every case, and measurements.parquet. Running it again goes on where it stopped.
+    """
+    from flows.segment_command import run_segment
+    from storage.segment_planning import SegmentRequest
+
+    request = SegmentRequest(source, name, texts, prompts, settings, limit or 0, retry)
+    sys.exit(run_segment(store, request, out, form, reader, cluster, anonymous=anonymous))
+
+
 cli.add_command(weights)
 cli.add_command(watch)
 cli.add_command(prune)

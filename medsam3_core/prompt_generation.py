@@ -77,6 +77,9 @@ def generate_prompts(
     """
     if policy.kind is PromptKind.AGENT:
         return GeneratedPrompts(tuple(_request_row(case_id, item) for item in structures))
+    if policy.kind is PromptKind.FILE:
+        msg = f"case {case_id!r} has no row in the prompts file; add some or leave the case out"
+        raise CaseDataError(msg)
     if not policy.privileged:
         depth = geometry.shape_zyx[0]
         return GeneratedPrompts(tuple(_text_row(case_id, z, item) for z in range(depth) for item in structures))

@@ -30,6 +30,7 @@ class PromptKind(StrEnum):
     MASK = "mask"
     TEXT_AND_BOX = "text+box"
     AGENT = "agent"
+    FILE = "file"
 
 
 class Per(StrEnum):
@@ -59,6 +60,7 @@ _KEYS_OF_KIND: Mapping[PromptKind, tuple[str, ...]] = {
     PromptKind.MASK: ("per", "slices"),
     PromptKind.TEXT_AND_BOX: ("jitter", "per", "slices"),
     PromptKind.AGENT: ("synonyms",),
+    PromptKind.FILE: ("digest", "kinds"),
 }
 _NEEDS: Mapping[PromptKind, frozenset[str]] = {
     PromptKind.TEXT: frozenset({"text"}),
@@ -67,9 +69,13 @@ _NEEDS: Mapping[PromptKind, frozenset[str]] = {
     PromptKind.MASK: frozenset({"interactive"}),
     PromptKind.TEXT_AND_BOX: frozenset({"text", "box"}),
     PromptKind.AGENT: frozenset({"text"}),
+    PromptKind.FILE: frozenset(),
 }
+_NEEDS_OF_ROWS = {"text": "text", "box": "box", "points": "interactive", "mask": "interactive"}
 _CONVERTERS: Mapping[str, Callable[[str], Any]] = {
+    "digest": str,
     "jitter": float,
+    "kinds": str,
     "neg": int,
     "per": Per,
     "pos": int,
@@ -77,6 +83,8 @@ _CONVERTERS: Mapping[str, Callable[[str], Any]] = {
     "synonyms": int,
 }
 _EXPECTED = {
+    "digest": "the digest of a prompts file",
+    "kinds": "kinds of prompt joined by +",
     "jitter": "a number of at least 0",
     "neg": "a whole number of at least 0",
     "per": f"one of {', '.join(Per)}",
@@ -85,6 +93,8 @@ _EXPECTED = {
     "synonyms": "a whole number from 0 to 16",
 }
 _DEFAULTS: Mapping[str, Any] = {
+    "digest": "",
+    "kinds": "",
     "jitter": 0.0,
     "neg": 0,
     "per": Per.AUTO,
@@ -106,6 +116,8 @@ class PromptPolicy:
         neg: Negative points per prompt; points only.
         slices: Which slices are prompted.
         synonyms: Second opinions that the rules of the agent ask for beside a plain name; agent only.
+        digest: Of the rows of a prompts file; `file` only, whose prompts no rule makes.
+        kinds: Kinds of its rows, joined by `+`.
     """
 
     kind: PromptKind
@@ -115,6 +127,8 @@ class PromptPolicy:
     neg: int = 0
     slices: PromptedSlices = PromptedSlices.ALL
     synonyms: int = SYNONYMS
+    digest: str = ""
+    kinds: str = ""
 
     def __post_init__(self) -> None:
         out_of_range = {"jitter": not 0 <= self.jitter < math.inf, "neg": self.neg < 0, "pos": self.pos < 1}
@@ -171,14 +185,16 @@ class PromptPolicy:
 
     @property
     def privileged(self) -> bool:
-        """Whether making the prompts reads the reference; only `agent` and `text` on all slices do not."""
-        if self.kind is PromptKind.AGENT:
+        """Whether making the prompts reads the reference; only `agent`, `file` and `text` on all slices do not."""
+        if self.kind in (PromptKind.AGENT, PromptKind.FILE):
             return False
         return self.kind is not PromptKind.TEXT or self.slices is not PromptedSlices.ALL
 
     @property
     def needs(self) -> frozenset[str]:
         """Names of the `Capabilities` that a segmenter needs for it: `text`, `box`, `interactive`."""
+        if self.kind is PromptKind.FILE:
+            return frozenset(_NEEDS_OF_ROWS[kind] for kind in self.kinds.split("+") if kind in _NEEDS_OF_ROWS)
         return _NEEDS[self.kind]
 
     def lacking(self, capabilities: Capabilities) -> tuple[str, ...]:

@@ -145,7 +145,7 @@ def score_structure(
         raise CaseDataError(msg)
     pair = MaskPair.of(reference, prediction)
     counts, distances = overlap.count_pair(pair), surface.pair_distances(pair, geometry.spacing_zyx)
-    volume_scale, volume_unit = _volume_scale(geometry)
+    scale, volume_unit = volume_scale(geometry)
     matches = _match_instances(structure, geometry.shape_zyx, reference_instances, prediction_instances)
     return StructureScore(
         empty=_empty_mask(counts),
@@ -160,8 +160,8 @@ def score_structure(
         nsd_tolerance=structure.nsd_tolerance,
         cldice=_defined(centreline.cl_dice(reference, prediction)) if structure.tubular else None,
         distance_unit=geometry.unit,
-        reference_volume=counts.reference * volume_scale,
-        prediction_volume=counts.prediction * volume_scale,
+        reference_volume=counts.reference * scale,
+        prediction_volume=counts.prediction * scale,
         volume_error=_volume_error(counts),
         volume_unit=volume_unit,
         instances_reference=None if matches is None else matches.reference,
@@ -193,7 +193,7 @@ def _empty_mask(counts: overlap.ConfusionCounts) -> EmptyMask:
             return EmptyMask.NONE
 
 
-def _volume_scale(geometry: VolumeGeometry) -> tuple[float, VolumeUnit]:
+def volume_scale(geometry: VolumeGeometry) -> tuple[float, VolumeUnit]:
     """Size of a voxel in the unit that the table uses, and that unit."""
     if geometry.unit is LengthUnit.PIXEL:
         return geometry.voxel_volume, VolumeUnit.PIXEL if geometry.is_2d else VolumeUnit.VOXEL

@@ -117,7 +117,7 @@ def prompt_folders(store: StoreLayout) -> list[Path]:
 
 def measurements_folder(store: StoreLayout, run_id: str) -> Path:
     """Folder of the measurement tables of one run."""
-    return store.run(run_id) / "measurements"
+    return store.measurements(run_id)
 
 
 def groups_folder(generation: Path) -> Path:

@@ -57,7 +57,7 @@ def catalog_statements(sources: CatalogSources, *, naming: str | None = None) ->
         "leaderboard": leaderboard_sql(),
         "history": history_sql(),
         "medical_sam3_v1": published_protocol_sql(),
-        "measurements": f"SELECT DISTINCT * FROM ({sources.measurements})",
+        "measurements": _measurements_sql(sources),
         "traces": _traces_sql(sources),
         "agreement": agreement_sql(sources),
         "inter_rater": inter_rater_sql(),
@@ -85,6 +85,14 @@ def _prompts_sql(sources: CatalogSources) -> str:
 SELECT DISTINCT p.* FROM ({sources.prompts}) AS p
 SEMI JOIN cases AS c ON c.cohort = p.cohort AND c.case_id = p.case_id
     AND c.case_digest IS NOT DISTINCT FROM p.case_digest"""
+
+
+def _measurements_sql(sources: CatalogSources) -> str:
+    """Measurements of predictions that were made from the case as it is now."""
+    return f"""
+SELECT DISTINCT m.* FROM ({sources.measurements}) AS m
+SEMI JOIN internal.current_attempts AS o
+    ON o.run_id = m.run_id AND o.case_id = m.case_id AND o.attempt = m.attempt AND o.status = 'segmented'"""
 
 
 def _numbered_runs_sql() -> str:

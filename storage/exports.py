@@ -98,7 +98,8 @@ def find_run(store: StoreLayout, text: str) -> RunToExport:
     facts = read_json(store.run_json(found[0]))
     cohort = read_cohort(store, facts["cohort"])
     planned = set(read_table(store.plan(found[0]), PLAN, columns=["structure"])["structure"].to_pylist())
-    structures = tuple(item.name for item in cohort.recipe.structures if item.name in planned)
+    known_order = [item[0] for item in facts.get("structures", ())] or [item.name for item in cohort.recipe.structures]
+    structures = tuple(name for name in known_order if name in planned)
     return RunToExport(found[0], facts, cohort, structures)
 
 
@@ -159,6 +160,11 @@ def _export_case(store: StoreLayout, run: RunToExport, case: CaseRef, form: Expo
 
 
 def _write_nifti(target: Path, values: NDArray[Any], volume: StoredVolume) -> None:
+    with replacing(target) as scratch:
+        nib.save(nifti_image(values, volume), scratch)
+
+
+def nifti_image(values: NDArray[Any], volume: StoredVolume) -> nib.Nifti1Image:
     """Array back in NIfTI's order (x, y, z); header with the source's affine as sform and, where it can, as qform."""
     affine = volume.nifti_affine
     image = nib.Nifti1Image(np.ascontiguousarray(values.transpose(2, 1, 0)), affine)
@@ -168,8 +174,7 @@ def _write_nifti(target: Path, values: NDArray[Any], volume: StoredVolume) -> No
         image.header["qform_code"] = 0
     if volume.geometry.unit is LengthUnit.MILLIMETRE:
         image.header.set_xyzt_units(xyz="mm")
-    with replacing(target) as scratch:
-        nib.save(image, scratch)
+    return image
 
 
 def _write_labels(run: RunToExport, out: Path) -> None:

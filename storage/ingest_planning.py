@@ -31,9 +31,19 @@ class IngestPlan:
 
 
 def plan_ingest(
-    store: StoreLayout, source: str, cohort: str, reader: str, recipe_file: Path | None, split: str | None, limit: int
+    store: StoreLayout,
+    source: str,
+    cohort: str,
+    reader: str,
+    recipe_file: Path | None,
+    split: str | None,
+    limit: int,
+    *,
+    with_references: bool = True,
 ) -> IngestPlan:
     """List a source and compare it with the store; writes nothing but `cohort.json`.
+
+    Without references images are read alone: a reference that is wrong or missing rejects no case.
 
     Raises:
         UsageError: If source, reader, recipe or names are wrong; names value and remedy.
@@ -49,6 +59,8 @@ def plan_ingest(
         raise UsageError(msg)
     listed = [replace(case, split=split) for case in listed] if split else listed
     listed = listed[:limit] if limit else listed
+    if not with_references:
+        listed = [replace(case, references={}) for case in listed if case.image]
     named = Cohort(cohort, recipe, (root,))
     write_cohort(store, named)
     rows = latest_cases(store, cohort).to_dict("records")

@@ -50,12 +50,12 @@ def _pending_sql() -> str:
     return f"""
     WITH finished AS (SELECT run_id, sum(scored + failed) AS n FROM groups GROUP BY run_id),
     unfinished AS MATERIALIZED (
-        SELECT planned.run_id FROM (SELECT run_id, count(*) AS n FROM plan GROUP BY run_id) AS planned
+        SELECT planned.run_id FROM (SELECT run_id, count(rater) AS n FROM plan GROUP BY run_id) AS planned
         LEFT JOIN finished ON finished.run_id = planned.run_id WHERE planned.n <> coalesce(finished.n, 0)
     ),
     k AS (
         SELECT p.run_id, c.split, p.structure, p.rater, count(*) AS n
-        FROM (SELECT * FROM plan WHERE run_id IN (SELECT run_id FROM unfinished)) AS p
+        FROM (SELECT * FROM plan WHERE rater IS NOT NULL AND run_id IN (SELECT run_id FROM unfinished)) AS p
         JOIN runs AS r ON r.run_id = p.run_id
         LEFT JOIN cases AS c ON c.cohort = r.cohort AND c.case_id = p.case_id
         ANTI JOIN (SELECT * FROM attempts WHERE status = 'segmented') AS o

@@ -27,7 +27,7 @@ from storage.atomic_write import write_json
 from storage.cohorts import CaseRef, as_row
 from storage.parquet_tables import write_rows
 from storage.store_layout import StoreLayout
-from storage.table_schemas import OUTCOMES, PLAN, SCORES
+from storage.table_schemas import MEASUREMENTS, OUTCOMES, PLAN, SCORES
 from storage.weights import Weights
 
 _VERSIONED = ("medsam3", "torch", "transformers", "numpy", "scipy", "zarr", "pyarrow", "duckdb", "dask", "prefect")
@@ -44,6 +44,8 @@ class Run:
         prompt_id: Digest of policy, texts and prompt code.
         settings: Inference settings.
         structures: Structures that are asked for, in the order of the recipe.
+        texts: Structure and text of each, for a run that scores nothing: it segments and measures cases whether they
+            have a reference or not. Empty for a benchmark.
     """
 
     weights: Weights
@@ -52,6 +54,12 @@ class Run:
     prompt_id: str
     settings: InferenceSettings
     structures: tuple[str, ...]
+    texts: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def measures(self) -> bool:
+        """Whether cases end as segmented and measured instead of scored."""
+        return bool(self.texts)
 
     @property
     def spec(self) -> RunSpec:
@@ -94,11 +102,12 @@ def write_run(store: StoreLayout, run: Run) -> None:
             "machine": f"{platform.node()} {platform.machine()} {os.cpu_count()} cores",
             "versions": json.dumps(versions, sort_keys=True),
             "created_at": utc_now().isoformat(),
+            **({"structures": [list(item) for item in run.texts]} if run.measures else {}),
         },
     )
 
 
-def write_plan(store: StoreLayout, run: Run, rows: Sequence[tuple[str, str, str]]) -> None:
+def write_plan(store: StoreLayout, run: Run, rows: Sequence[tuple[str, str | None, str]]) -> None:
     """Add (case_id, rater, structure) to what is planned."""
     now = utc_now()
     write_rows(
@@ -155,13 +164,19 @@ def _saw(weights: Weights, case: CaseRef) -> bool:
 def unscored_rows(
     run: Run, case: CaseRef, attempt: str, status: CaseStatus, reason: str
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Score rows and the outcome of a case that got no score: one row per rater and structure, with the reason."""
+    """Score rows and the outcome of a case that got no score: one row per rater and structure, with the reason.
+
+    A run that only measures has no score rows.
+    """
+    outcome = outcome_row(run, case, attempt, status) | {"reason": reason}
+    if run.measures:
+        return [], outcome
     scores = [
         score_row(run, case, attempt, rater, structure) | {"status": str(status), "reason": reason}
         for rater in case.raters or ("reference",)
         for structure in run.structures
     ]
-    return scores, outcome_row(run, case, attempt, status) | {"reason": reason}
+    return scores, outcome
 
 
 def outcome_row(run: Run, case: CaseRef, attempt: str, status: CaseStatus) -> dict[str, Any]:
@@ -174,6 +189,12 @@ def outcome_row(run: Run, case: CaseRef, attempt: str, status: CaseStatus) -> di
         "status": str(status),
         "finished_at": utc_now(),
     }
+
+
+def write_measurements(store: StoreLayout, run_id: str, attempt: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Add measurements of one batch; they count once the outcomes of the same attempt stand."""
+    if rows:
+        write_rows(store.measurements(run_id), rows, MEASUREMENTS, name=attempt)
 
 
 @contextmanager

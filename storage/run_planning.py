@@ -326,5 +326,7 @@ def _stored_predictions(store: StoreLayout, run: Run) -> dict[tuple[str, str], s
     return found
 
 
-def _plan_rows(case: CaseRef, run: Run) -> list[tuple[str, str, str]]:
+def _plan_rows(case: CaseRef, run: Run) -> list[tuple[str, str | None, str]]:
+    if run.measures:
+        return [(case.case_id, None, structure) for structure in run.structures]
     return [(case.case_id, rater, structure) for rater in case.raters or ("reference",) for structure in run.structures]

@@ -124,6 +124,14 @@ class StoreLayout:
         """Folder of the ledger."""
         return self.run(run_id) / "outcomes"
 
+    def measurements(self, run_id: str) -> Path:
+        """Folder of the measurement tables of one run."""
+        return self.run(run_id) / "measurements"
+
+    def exports(self, run_id: str) -> Path:
+        """Folder of the tables of what was released."""
+        return self.run(run_id) / "exports"
+
     def prediction(self, run_id: str, case_id: str) -> Path:
         """Label images of one case, always a zip."""
         return self.run(run_id) / "predictions" / _two(case_id) / f"{check_name('case', case_id)}.ozx"

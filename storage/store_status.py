@@ -23,6 +23,10 @@ ended AS (
     SELECT run_id, case_id,
         CASE WHEN bool_or(status <> 'scored') THEN 'failed' ELSE 'scored' END AS status
     FROM scores GROUP BY run_id, case_id
+    UNION ALL
+    SELECT o.run_id, o.case_id, CASE WHEN o.status = 'segmented' THEN 'scored' ELSE 'failed' END
+    FROM internal.current_attempts AS o
+    SEMI JOIN (SELECT run_id FROM plan GROUP BY run_id HAVING count(rater) = 0) AS m ON m.run_id = o.run_id
 ),
 activity AS (SELECT run_id, max(finished_at) AS last_activity FROM outcomes GROUP BY run_id)
 SELECT r.run_id, r.cohort, r.weights, r.weights_version, r.prompt, r.settings, count(p.case_id) AS planned,
@@ -49,7 +53,7 @@ class CohortStatus:
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
-    """One run, counted in cases: planned = scored + failed + pending."""
+    """One run, counted in cases: planned = scored (or segmented, in a run without references) + failed + pending."""
 
     run_id: str
     cohort: str

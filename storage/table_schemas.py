@@ -169,6 +169,7 @@ RUNS = _schema(
 MEASUREMENTS = _schema(
     "measurements",
     ("run_id", pa.string(), "run"),
+    ("attempt", pa.string(), "id of the batch that made the prediction"),
     ("case_id", pa.string(), "case"),
     ("structure", pa.string(), "structure"),
     ("volume", pa.float64(), "size of the prediction, in volume_unit"),
@@ -184,6 +185,19 @@ MEASUREMENTS = _schema(
     ("intensity_p50", pa.float64(), "median of the image inside the prediction"),
     ("intensity_p95", pa.float64(), "95th percentile of the image inside the prediction"),
     ("confidence", pa.float64(), "mean score of the instances drawn"),
+)
+
+EXPORTS = _schema(
+    "exports",
+    ("run_id", pa.string(), "run"),
+    ("case_id", pa.string(), "case"),
+    ("attempt", pa.string(), "attempt whose prediction was written"),
+    ("format", pa.string(), "nifti, dicom-seg or zarr"),
+    ("path", pa.string(), "file or folder that was released; NULL where none was"),
+    ("reason", pa.string(), "why nothing was released"),
+    ("contested", pa.int64(), "voxels that two structures claimed and one got; 0 where structures may overlap"),
+    ("largest_shift_mm", pa.float64(), "largest shift of a centroid between prediction and file read back"),
+    ("released_at", _TIME, "UTC"),
 )
 
 GROUPS = _schema(

@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from medsam3_core.agent.session import AgentSession
 from medsam3_core.cases import CaseStatus
 from medsam3_core.errors import CaseDataError, StoreError
 from medsam3_core.intensity import IntensityPolicy, as_rgb, to_uint8
+from medsam3_core.measurements import measure_structure
 from medsam3_core.prediction_volume import VolumePrediction
 from medsam3_core.prompt_generation import generate_prompts
 from medsam3_core.prompt_policies import PromptedSlices, PromptKind
@@ -30,7 +32,7 @@ from storage.case_volumes import StoredVolume, open_case_volume
 from storage.cohorts import CaseRef
 from storage.prediction_volumes import PredictionWriter, open_prediction
 from storage.prompt_tables import read_prompts, write_prompts
-from storage.run_ledger import Run, outcome_row, score_row, unscored_rows, write_outcomes
+from storage.run_ledger import Run, outcome_row, score_row, unscored_rows, write_measurements, write_outcomes
 from storage.run_planning import PlannedCase
 from storage.store_layout import StoreLayout
 from tasks.agent_cases import CaseAgent
@@ -102,6 +104,7 @@ class _BatchLedger:
     outcomes: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     prompts: dict[str, dict[CaseRef, Sequence[PromptRow]]] = field(default_factory=dict)
     traces: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    measurements: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def add(self, run_id: str, scores: list[dict[str, Any]], outcome: dict[str, Any] | None) -> None:
         self.scores.setdefault(run_id, []).extend(scores)
@@ -122,6 +125,8 @@ class _BatchLedger:
             write_prompts(self.store, prompt_id, policies[prompt_id], prompts, self.attempt)
         for run_id, rows in self.traces.items():
             write_traces(self.store, run_id, self.attempt, rows)
+        for run_id, rows in self.measurements.items():
+            write_measurements(self.store, run_id, self.attempt, rows)
         for run_id, rows in self.scores.items():
             write_outcomes(self.store, run_id, self.attempt, rows, self.outcomes.get(run_id, ()))
 
@@ -223,7 +228,10 @@ class _CaseWork:
         scores = []
         for structure in run.structures:
             labels, confidences = drawn.labels(structure), drawn.confidence(structure)
-            scores += self._score(run, self._ledger.attempt, structure, labels, confidences)
+            if run.measures:
+                self._measure(run, structure, labels, confidences)
+            else:
+                scores += self._score(run, self._ledger.attempt, structure, labels, confidences)
             with self._timed("write"):
                 writer.add(structure, labels, confidences)
         with self._timed("write"):
@@ -267,6 +275,21 @@ class _CaseWork:
         fresh[self._case] = made.rows
         return made.rows, tuple(str(item) for item in made.capped)
 
+    def _measure(
+        self, run: Run, structure: str, labels: NDArray[np.uint16], confidences: NDArray[np.float32]
+    ) -> None:
+        with self._timed("score"):
+            measured = measure_structure(labels, confidences, self._volume.geometry, self._intensities)
+            key = {"run_id": run.run_id, "attempt": self._ledger.attempt, "case_id": self._case.case_id}
+            row = key | {"structure": structure} | measured.as_columns()
+            self._ledger.measurements.setdefault(run.run_id, []).append(row)
+
+    @cached_property
+    def _intensities(self) -> NDArray[Any]:
+        """The image as stored, shape (z, y, x): of colour the mean of its channels."""
+        voxels = self._volume.voxels()
+        return voxels if voxels.ndim == 3 else voxels.mean(axis=0, dtype=np.float32)
+
     def _score(
         self, run: Run, attempt: str, structure: str, labels: NDArray[np.uint16], confidences: NDArray[np.float32]
     ) -> list[dict[str, Any]]:
@@ -305,7 +328,8 @@ class _CaseWork:
         }
 
     def _outcome(self, run: Run, segmenter: Segmenter, notes: Sequence[str]) -> dict[str, Any]:
-        return outcome_row(run, self._case, self._ledger.attempt, CaseStatus.SCORED) | {
+        status = CaseStatus.SEGMENTED if run.measures else CaseStatus.SCORED
+        return outcome_row(run, self._case, self._ledger.attempt, status) | {
             **{f"seconds_{stage}": seconds for stage, seconds in self._seconds.items()},
             "device": segmenter.device,
             "dtype": segmenter.precision(run.settings),

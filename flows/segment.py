@@ -1,0 +1,141 @@
+"""The flow that segments a source without any reference: register, segment, release."""
+
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+
+from flows.benchmark import record_rejected, segment_shard, shards_of
+from flows.clusters import Workers, dask_workers, parse_cluster
+from flows.console import say
+from flows.ingest import convert_cases
+from flows.progress import reporting
+from storage.catalog import publish_catalog
+from storage.ingest_planning import IngestPlan, finish_ingest, plan_ingest
+from storage.readers.listed_cases import cases_of_source
+from storage.release_ledger import unreleased, write_summary
+from storage.released_exports import ReleaseForm
+from storage.run_ledger import Run, writing
+from storage.run_planning import WorkGroup, record_plan
+from storage.segment_planning import SegmentRequest, plan_segment, reader_for_segmenting, run_of_request
+from storage.store_layout import StoreLayout, open_store
+from tasks.batch_stream import BatchSizer, StreamCounts, run_stream
+from tasks.breadcrumbs import BreadcrumbFolder
+from tasks.export_cases import ExportBatch, PendingExport
+from tasks.segmenter_plugin import SegmenterPlugin
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentSummary:
+    """How it ended: cohort, run, and how many cases ended how (segmented means released too)."""
+
+    cohort: str
+    run_id: str
+    counts: dict[str, int]
+
+    @property
+    def unfinished(self) -> int:
+        """Cases without a released segmentation."""
+        return sum(count for status, count in self.counts.items() if status != "segmented")
+
+
+@flow(name="segment", flow_run_name="segment-{source}")
+def segment_source(
+    store: str,
+    source: str,
+    weights: str,
+    out: str,
+    texts: list[str] | None = None,
+    prompts: str | None = None,
+    form: str = "nifti",
+    settings: list[str] | None = None,
+    reader: str = "auto",
+    limit: int = 0,
+    retry: bool = False,
+    anonymous: bool = False,
+    cluster: str = "local",
+) -> SegmentSummary:
+    """Segment every case of a source and release what was drawn; what is done already is not done again.
+
+    Args:
+        store: Folder of the store.
+        source: Source folder, or `phantom:KIND`.
+        weights: `NAME` or `NAME@N`.
+        out: Folder for the segmentations.
+        texts: What to look for.
+        prompts: Prompts file, instead of texts.
+        form: `nifti`, `dicom-seg` or `zarr`.
+        settings: Inference settings as `key=value`.
+        reader: Recipe or layout by name, or `auto`.
+        limit: At most so many cases; 0 means all.
+        retry: Whether rejected, failed and crashed cases are tried again.
+        anonymous: Leave patients' names out of DICOM.
+        cluster: Cluster by name.
+    """
+    layout, target = open_store(Path(store)), Path(out).resolve()
+    prompts_file = Path(prompts) if prompts else None
+    request = SegmentRequest(source, weights, tuple(texts or ()), prompts_file, tuple(settings or ()), limit, retry)
+    run, rows = run_of_request(layout, request)
+    kind = reader_for_segmenting(source, reader)
+    ingest = plan_ingest(layout, source, request.cohort, kind, None, None, limit, with_references=False)
+    with writing(layout, [run.run_id]), dask_workers(parse_cluster(cluster), [run.weights]) as workers:
+        if ingest.pending:
+            convert_cases(ingest, layout, workers)
+        finish_ingest(layout, ingest)
+        group = plan_segment(layout, request, run, rows)
+        record_plan(layout, group)
+        record_rejected(layout, group)
+        _segment(layout, group, workers)
+        export_cases(layout, run, ingest, ReleaseForm(form), target, workers, anonymous=anonymous)
+        counts = write_summary(layout, run, form, target)
+    publish_catalog(layout)
+    return SegmentSummary(request.cohort, run.run_id, counts)
+
+
+def _segment(store: StoreLayout, group: WorkGroup, workers: Workers) -> None:
+    if not group.pending:
+        return
+    workers.client.register_plugin(SegmenterPlugin(group.weights, workers.threads_per_worker, None))
+    for shard in shards_of(group.pending):
+        segment_shard(store, group, shard, workers)
+
+
+@task(name="export-cases", task_run_name="export-cases", cache_policy=NO_CACHE)
+def export_cases(
+    store: StoreLayout,
+    run: Run,
+    ingest: IngestPlan,
+    form: ReleaseForm,
+    out: Path,
+    workers: Workers,
+    *,
+    anonymous: bool,
+) -> StreamCounts:
+    """One bounded stream of batches over the workers."""
+    pending = unreleased(store, run, form, out)
+    if not pending:
+        return StreamCounts()
+    sources = cases_of_source(ingest.source_root, ingest.cohort.recipe) if form is ReleaseForm.DICOM_SEG else {}
+    cases = [PendingExport(case, attempt, sources.get(case.case_id)) for case, attempt in pending]
+    name = f"{run.weights.name}@{run.weights.version}"
+    work = ExportBatch(
+        store, run.run_id, run.structures, dict(run.texts), name, ingest.source_root, form, out, anonymous
+    )
+    with reporting(f"release {form}", len(cases)) as reporter:
+
+        def poison(case: PendingExport, reason: str) -> None:
+            say(f"{case.case_id}: {reason}")
+            work.record_crash(case, reason)
+
+        return run_stream(
+            workers.client,
+            work,
+            cases,
+            sizer=BatchSizer(workers.slots, target_seconds=5.0),
+            max_inflight=2 * workers.slots,
+            crumbs=BreadcrumbFolder(store.breadcrumbs() / uuid.uuid4().hex[:12]),
+            on_poison=poison,
+            on_progress=reporter.update,
+        )

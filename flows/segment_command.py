@@ -1,0 +1,42 @@
+"""`medsam3 segment`: what it says and returns around the flow."""
+
+from pathlib import Path
+
+from flows.console import say
+from storage.readers.registry import find_reader
+from storage.segment_planning import SegmentRequest, reader_for_segmenting, run_of_request
+from storage.store_layout import open_store
+
+
+def run_segment(
+    root: Path, request: SegmentRequest, out: Path, form: str, reader: str, cluster: str, *, anonymous: bool
+) -> int:
+    """Run the flow, print where the answers lie; exit code 0, or 1 if a case has no released segmentation."""
+    from flows.clusters import parse_cluster, workers_starting
+    from flows.prefect_session import prefect_session
+    from flows.segment import segment_source
+
+    find_reader(request.source, reader_for_segmenting(request.source, reader))  # refused before anything starts
+    run, _ = run_of_request(open_store(root), request)
+    with workers_starting(parse_cluster(cluster), [run.weights]), prefect_session():
+        summary = segment_source(
+            str(root),
+            request.source,
+            request.weights,
+            str(out),
+            list(request.texts),
+            str(request.prompts) if request.prompts else None,
+            form,
+            list(request.settings),
+            reader,
+            request.limit,
+            request.retry,
+            anonymous,
+            cluster,
+        )
+    counted = ", ".join(f"{count} {status}" for status, count in sorted(summary.counts.items())) or "nothing"
+    say(f"cohort {summary.cohort}, run {summary.run_id}: {counted}")
+    if summary.unfinished:
+        say(f"reasons stand in {out / 'manifest.csv'}")
+    print(out)  # noqa: T201 - the answer
+    return 1 if summary.unfinished else 0

@@ -1,0 +1,127 @@
+"""A prediction as a DICOM segmentation: BINARY, one segment per structure, references to the instances it was drawn on.
+
+Strict out, tolerant in: what anonymised archives leave empty (UIDs, names) and the standard asks for is filled in, the
+same way each time, so that segmenting twice refers to the same study.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import highdicom as hd
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
+from pydicom.uid import UID, generate_uid
+
+from medsam3_core.cases import CaseSource
+from medsam3_core.errors import CaseDataError
+from storage.pseudonyms import Pseudonyms
+from storage.readers.dicom_headers import read_header
+from storage.readers.dicom_series import prove_headers
+
+_CATEGORY = Code("123037004", "SCT", "Anatomical Structure")
+_METHOD = Code("123110", "DCM", "Artificial Intelligence")
+_EMPTY_IF_MISSING = (
+    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime",
+    "AccessionNumber", "ReferringPhysicianName", "PositionReferenceIndicator",
+)  # fmt: skip
+
+
+def write_segmentation(
+    target: Path,
+    source: Path,
+    case: CaseSource,
+    masks: Mapping[str, NDArray[np.bool_]],
+    texts: Mapping[str, str],
+    weights: str,
+    *,
+    anonymous: bool = False,
+) -> None:
+    """Write one file.
+
+    Args:
+        target: The file.
+        source: Root of the source.
+        case: The series; its files in any order.
+        masks: Structure to mask, shape (z, y, x) in the order in which the series was proved.
+        texts: Structure to what was asked for.
+        weights: Name and version, as the algorithm.
+        anonymous: Pseudonym of the case instead of the patient's id; no name, no birth date.
+
+    Raises:
+        CaseDataError: If nothing was drawn, or the series has no place in patient coordinates.
+    """
+    if not any(mask.any() for mask in masks.values()):
+        msg = "nothing was found, and a DICOM segmentation without a single voxel does not exist; see measurements"
+        raise CaseDataError(msg)
+    nobody = Pseudonyms(b"")
+    headers = [header for file in case.image if (header := read_header(source, file, nobody)) is not None]
+    if len(headers) != len(case.image):
+        msg = f"{case.case_id}: source files are no DICOM any more; segment the source again"
+        raise CaseDataError(msg)
+    order = prove_headers(headers).order
+    images = [_source_image(source / file, case, anonymous=anonymous) for file in case.image]
+    stack = np.stack([mask.astype(np.uint8) for mask in masks.values()], axis=-1)
+    stored = np.empty_like(stack)
+    stored[list(order)] = stack  # back into the order of the files, or of the frames of one file
+    name, _, version = weights.partition("@")
+    algorithm = hd.AlgorithmIdentificationSequence(name or "medsam3", _METHOD, version or "1")
+    segments = [
+        hd.seg.SegmentDescription(
+            number, structure[:64], _CATEGORY, _type_code(texts.get(structure, structure)), "AUTOMATIC",
+            algorithm_identification=algorithm,
+        )
+        for number, structure in enumerate(masks, start=1)
+    ]  # fmt: skip
+    segmentation = hd.seg.Segmentation(
+        source_images=images,
+        pixel_array=stored,
+        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=segments,
+        series_instance_uid=generate_uid(),
+        series_number=9000,
+        sop_instance_uid=generate_uid(),
+        instance_number=1,
+        manufacturer="medsam3",
+        manufacturer_model_name=weights[:64],
+        software_versions="medsam3",
+        device_serial_number="0",
+        content_label="SEGMENTATION",
+        omit_empty_frames=True,
+    )
+    segmentation.save_as(target, enforce_file_format=True)
+
+
+def _type_code(text: str) -> Code:
+    """What was asked for, in a private scheme: no text becomes a clinical code by guessing."""
+    return Code(f"T{hashlib.sha256(text.encode()).hexdigest()[:12]}", "99MEDSAM3", text[:64])
+
+
+def _source_image(path: Path, case: CaseSource, *, anonymous: bool) -> Dataset:
+    data = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+    meta = getattr(data, "file_meta", Dataset())
+    filled = {
+        "SOPClassUID": meta.get("MediaStorageSOPClassUID", ""),
+        "SOPInstanceUID": meta.get("MediaStorageSOPInstanceUID", ""),
+        "StudyInstanceUID": _derived_uid("study", case.case_id, *case.image[:1]),
+        "SeriesInstanceUID": _derived_uid("series", case.case_id, *case.image[:1]),
+        "FrameOfReferenceUID": _derived_uid("space", case.case_id, *case.image[:1]),
+    }
+    for keyword, value in filled.items():
+        if not data.get(keyword):
+            setattr(data, keyword, value or _derived_uid(keyword, case.case_id, path.name))
+    for keyword in _EMPTY_IF_MISSING:
+        if keyword not in data:
+            setattr(data, keyword, "")
+    if anonymous:
+        data.PatientName, data.PatientBirthDate, data.PatientID = "", "", case.patient_id
+        data.ReferringPhysicianName, data.AccessionNumber, data.StudyID = "", "", ""
+    return data
+
+
+def _derived_uid(*parts: str) -> UID:
+    """A UID that follows from its parts, below the root for UUIDs."""
+    return UID(f"2.25.{int(hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:32], 16)}")

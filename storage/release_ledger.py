@@ -1,0 +1,94 @@
+"""What was released and what is still to release, and the list for people of how every case ended."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from medsam3_core.cases import CaseStatus
+from storage.atomic_write import replacing, write_json
+from storage.catalog import connect
+from storage.cohorts import CaseRef, case_refs, latest_cases
+from storage.parquet_tables import read_table, write_rows
+from storage.run_ledger import Run, utc_now
+from storage.store_layout import StoreLayout
+from storage.table_schemas import EXPORTS
+
+MANIFEST = "manifest.csv"
+MEASUREMENTS_FILE = "measurements.parquet"
+_COLUMNS = ("case_id", "patient_id", "source", "status", "reason", "file")
+
+
+def release_row(run_id: str, case_id: str, attempt: str, form: str) -> dict[str, Any]:
+    """Columns of every row of the table `exports`."""
+    return {
+        "run_id": run_id,
+        "case_id": case_id,
+        "attempt": attempt,
+        "format": str(form),
+        "path": None,
+        "contested": 0,
+        "released_at": utc_now(),
+    }
+
+
+def write_releases(store: StoreLayout, run_id: str, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Add rows to the table of a run."""
+    if rows:
+        write_rows(store.exports(run_id), rows, EXPORTS, name=name)
+
+
+def unreleased(store: StoreLayout, run: Run, form: str, out: Path) -> list[tuple[CaseRef, str]]:
+    """Segmented cases whose newest prediction is not in `out`, with the attempt that made it."""
+    refs = {case.case_id: case for case in case_refs(latest_cases(store, run.cohort))}
+    there = {
+        (row["case_id"], row["attempt"])
+        for row in read_table(store.exports(run.run_id), EXPORTS).to_pylist()
+        if row["format"] == form and row["path"] and Path(row["path"]).parent == out and Path(row["path"]).exists()
+    }
+    segmented = [row for row in _outcomes(store, run) if row[1] == CaseStatus.SEGMENTED]
+    return [(refs[case_id], attempt) for case_id, _, _, attempt in segmented if (case_id, attempt) not in there]
+
+
+def write_summary(store: StoreLayout, run: Run, form: str, out: Path) -> dict[str, int]:
+    """Write `manifest.csv` (one row per case), `measurements.parquet` and `labels.json`; how many ended how."""
+    facts = {row["case_id"]: row for row in latest_cases(store, run.cohort).to_dict("records")}
+    releases: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in read_table(store.exports(run.run_id), EXPORTS).sort_by("released_at").to_pylist():
+        if row["format"] == form and (row["path"] is None or Path(row["path"]).parent == out):
+            releases[row["case_id"], row["attempt"]] = row
+    counts: dict[str, int] = {}
+    outcomes = {case_id: (status, reason, attempt) for case_id, status, reason, attempt in _outcomes(store, run)}
+    out.mkdir(parents=True, exist_ok=True)
+    with replacing(out / MANIFEST) as scratch, scratch.open("w", newline="", encoding="utf-8") as handle:
+        table = csv.writer(handle)
+        table.writerow(_COLUMNS)
+        for case_id in sorted(outcomes):
+            status, reason, attempt = outcomes[case_id]
+            released = releases.get((case_id, attempt), {})
+            file = Path(released["path"]).name if released.get("path") else ""
+            ended = "unreleased" if status == CaseStatus.SEGMENTED and not file else status
+            counts[ended] = counts.get(ended, 0) + 1
+            fact = facts[case_id]
+            table.writerow(
+                [case_id, fact["patient_id"], fact["source"], status, reason or released.get("reason") or "", file]
+            )
+    with connect(store) as connection:
+        measured = connection.sql(
+            "SELECT * FROM measurements WHERE run_id = ? ORDER BY case_id, structure", params=[run.run_id]
+        ).to_arrow_table()
+    with replacing(out / MEASUREMENTS_FILE) as scratch:
+        pq.write_table(measured, scratch)
+    names = {"background": 0, **{name: value for value, name in enumerate(run.structures, start=1)}}
+    write_json(out / "labels.json", {"run_id": run.run_id, "labels": names})
+    return counts
+
+
+def _outcomes(store: StoreLayout, run: Run) -> list[tuple[str, str, str | None, str]]:
+    with connect(store) as connection:
+        return connection.execute(
+            "SELECT case_id, status, reason, attempt FROM internal.current_attempts WHERE run_id = ? ORDER BY case_id",
+            [run.run_id],
+        ).fetchall()

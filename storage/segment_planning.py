@@ -1,0 +1,217 @@
+"""What `medsam3 segment` has to do: a cohort made of a source, texts or a prompts file, and no reference."""
+
+import csv
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from medsam3_core.cases import CaseStatus
+from medsam3_core.digests import short_digest
+from medsam3_core.errors import UnsupportedPromptError, UsageError
+from medsam3_core.geometry import VolumeGeometry
+from medsam3_core.inference_settings import InferenceSettings
+from medsam3_core.prompt_files import prompt_row, validate_rows
+from medsam3_core.prompt_policies import PromptKind, PromptPolicy
+from medsam3_core.prompt_rows import PromptRow
+from medsam3_core.structures import Structure
+from storage.catalog import connect
+from storage.cohorts import CaseRef, case_refs, latest_cases, read_cohort
+from storage.prompt_tables import index_prompts, write_prompts
+from storage.readers.label_index import structure_slug
+from storage.readers.registry import AUTO, find_reader
+from storage.recipe_files import builtin_recipes
+from storage.run_ledger import Run
+from storage.run_planning import PlannedCase, WorkGroup, refusal
+from storage.store_layout import StoreLayout
+from storage.weights_registry import find_weights
+
+_ANY_TREE = frozenset({"nifti-pairs", "image-pairs", "msd"})
+"""Layouts that list what has a reference; without one, everything in the tree is a case."""
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentRequest:
+    """What a user asks to segment.
+
+    Attributes:
+        source: Folder, or pseudo source of phantoms.
+        weights: `NAME` or `NAME@N`.
+        texts: What to look for, each a structure.
+        prompts: A prompts file, instead of texts.
+        settings: Inference settings as `key=value`.
+        limit: At most so many cases; 0 means all.
+        retry: Whether rejected, failed and crashed cases are tried again.
+    """
+
+    source: str
+    weights: str
+    texts: tuple[str, ...] = ()
+    prompts: Path | None = None
+    settings: tuple[str, ...] = ()
+    limit: int = 0
+    retry: bool = False
+
+    def __post_init__(self) -> None:
+        if bool(self.texts) == (self.prompts is not None):
+            msg = "give what to segment: --text once for each structure, or --prompts FILE, and not both"
+            raise UsageError(msg)
+
+    @property
+    def cohort(self) -> str:
+        """Name of the cohort: the same source is the same cohort, whatever is asked of it."""
+        root = self.source if self.source.startswith("phantom:") else str(Path(self.source).resolve())
+        return f"segment-{hashlib.sha256(root.encode()).hexdigest()[:12]}"
+
+
+def reader_for_segmenting(source: str, reader: str = AUTO) -> str:
+    """The reader that lists every case of a source, labelled or not."""
+    if reader != AUTO:
+        return reader
+    layout, recipe = find_reader(source, AUTO)
+    return "archive" if layout.name in _ANY_TREE and recipe.name not in builtin_recipes() else AUTO
+
+
+def structures_of_texts(texts: Sequence[str]) -> tuple[Structure, ...]:
+    """A structure for each text, named by it.
+
+    Raises:
+        UsageError: If two texts become one name.
+    """
+    structures = tuple(Structure(structure_slug(text), text) for text in dict.fromkeys(texts))
+    names = [item.name for item in structures]
+    if doubled := sorted({name for name in names if names.count(name) > 1}):
+        msg = f"several --text become the structure {doubled[0]!r}; write them more differently"
+        raise UsageError(msg)
+    return structures
+
+
+def read_prompts_file(path: Path) -> list[PromptRow]:
+    """Rows of a prompts file: CSV, Parquet or JSON (a list of objects), told by its ending.
+
+    Raises:
+        UsageError: If it is missing, of another kind, empty or broken; names file, row and remedy.
+    """
+    try:
+        if path.suffix.lower() == ".parquet":
+            table: list[Mapping[str, Any]] = pq.read_table(path).to_pylist()
+        elif path.suffix.lower() == ".json":
+            table = json.loads(path.read_text(encoding="utf-8-sig"))
+        elif path.suffix.lower() == ".csv":
+            with path.open(encoding="utf-8-sig", newline="") as handle:
+                table = list(csv.DictReader(handle))
+        else:
+            msg = f"{path} is neither .csv, .parquet nor .json; write the prompts as one of them"
+            raise UsageError(msg)
+    except (OSError, ValueError) as error:
+        if isinstance(error, UsageError):
+            raise
+        msg = f"prompts file {path} cannot be read: {error}"
+        raise UsageError(msg) from error
+    if not isinstance(table, list) or not table or not all(isinstance(row, dict) for row in table):
+        msg = f"prompts file {path} holds no rows; give at least one prompt"
+        raise UsageError(msg)
+    return [prompt_row(row, number) for number, row in enumerate(table, start=1)]
+
+
+def run_of_request(store: StoreLayout, request: SegmentRequest) -> tuple[Run, list[PromptRow]]:
+    """The run and, for a prompts file, its rows.
+
+    Raises:
+        UsageError: If a name, text, file or setting makes no sense.
+        UnsupportedPromptError: If these weights cannot take the prompts.
+    """
+    settings = InferenceSettings.parse(request.settings)
+    weights = find_weights(store, request.weights)
+    rows: list[PromptRow] = []
+    if request.prompts is not None:
+        rows = read_prompts_file(request.prompts)
+        digest = short_digest([list(astuple(row)) for row in rows])
+        policy = PromptPolicy(PromptKind.FILE, digest=digest, kinds="+".join(sorted({str(row.kind) for row in rows})))
+        structures = tuple(Structure(name, name) for name in dict.fromkeys(row.structure for row in rows))
+    else:
+        policy = PromptPolicy.parse("text")
+        structures = structures_of_texts(request.texts)
+    if (sentence := refusal(weights, policy, settings)) is not None:
+        raise UnsupportedPromptError(sentence)
+    texts = tuple((item.name, item.text) for item in structures)
+    prompt_id = policy.prompt_id(dict(texts))
+    return Run(weights, request.cohort, policy, prompt_id, settings, tuple(name for name, _ in texts), texts), rows
+
+
+def plan_segment(store: StoreLayout, request: SegmentRequest, run: Run, rows: Sequence[PromptRow]) -> WorkGroup:
+    """What is still to do for a cohort that has been ingested; writes the prompts of a prompts file.
+
+    Raises:
+        UsageError: If the prompts file names a case that does not exist or a place outside its volume.
+    """
+    known = read_cohort(store, request.cohort)
+    asked = tuple(Structure(name, text) for name, text in run.texts)
+    cohort = replace(known, recipe=replace(known.recipe, structures=asked))
+    frame = latest_cases(store, request.cohort)
+    cases = case_refs(frame)
+    cases = cases[: request.limit] if request.limit else cases
+    if request.prompts is not None:
+        cases = _with_prompts(store, run, cases, rows, frame.to_dict("records"))
+    done = _done(store, run, retry=request.retry)
+    index = index_prompts(store, run.cohort, run.prompt_id)
+    planned = [
+        PlannedCase(
+            case,
+            (run.run_id,),
+            prompt_files={run.prompt_id: index[case.case_id, case.case_digest]}
+            if (case.case_id, case.case_digest) in index
+            else {},
+        )
+        for case in cases
+        if case.case_id not in done
+    ]
+    usable = tuple(item for item in planned if item.case.status is CaseStatus.ACCEPTED)
+    rejected = tuple(item for item in planned if item.case.status is not CaseStatus.ACCEPTED)
+    return WorkGroup(cohort, run.weights, {run.run_id: run}, usable, rejected, len(cases) - len(planned))
+
+
+def _done(store: StoreLayout, run: Run, *, retry: bool) -> set[str]:
+    """Cases with an outcome that holds for them as they are now; with `retry` only those that were segmented."""
+    if not store.run_json(run.run_id).exists():
+        return set()
+    with connect(store) as connection:
+        rows = connection.execute(
+            "SELECT case_id, status FROM internal.current_attempts WHERE run_id = ?", [run.run_id]
+        ).fetchall()
+    return {case_id for case_id, status in rows if status == CaseStatus.SEGMENTED or not retry}
+
+
+def _with_prompts(
+    store: StoreLayout,
+    run: Run,
+    cases: Sequence[CaseRef],
+    rows: Sequence[PromptRow],
+    facts: Sequence[Mapping[Any, Any]],
+) -> list[CaseRef]:
+    """Check the rows against their volumes and store them; a case without a row is rejected for this run."""
+    by_case: dict[str, list[tuple[int, PromptRow]]] = {}
+    for number, row in enumerate(rows, start=1):
+        by_case.setdefault(row.case_id, []).append((number, row))
+    known = {case.case_id: case for case in cases}
+    if unknown := [name for name in by_case if name not in known]:
+        listed = ", ".join(list(known)[:20])
+        msg = f"row {by_case[unknown[0]][0][0]} of the prompts: no case {unknown[0]!r}; there are: {listed}"
+        raise UsageError(msg)
+    for fact in facts:
+        if fact["case_id"] in by_case and fact["status"] == CaseStatus.ACCEPTED:
+            shape = (int(fact["size_z"]), int(fact["size_y"]), int(fact["size_x"]))
+            for number, row in by_case[fact["case_id"]]:
+                validate_rows([row], VolumeGeometry.pixel_grid(shape), first_number=number)
+    prompts = {known[name]: [row for _, row in items] for name, items in by_case.items()}
+    write_prompts(store, run.prompt_id, run.policy, prompts, f"file-{run.policy.digest}")
+    reason = "the prompts file has no row for this case"
+    return [
+        case if case.case_id in by_case or case.status is not CaseStatus.ACCEPTED
+        else replace(case, status=CaseStatus.REJECTED, reason=reason)
+        for case in cases
+    ]  # fmt: skip
