@@ -1,0 +1,99 @@
+"""Names, birth dates and free text stay outside: a whole store is searched for what was planted."""
+
+from pathlib import Path
+
+import pytest
+
+from medsam3_core.errors import UsageError
+from storage.cohorts import latest_cases
+from storage.pseudonyms import load_key
+from storage.store_layout import StoreLayout
+from tests.archives.segmented_here import segment_here
+from tests.archives.test_dicom_faults import listed
+from tests.archives.test_segment import request
+from tests.archives.written_dicom import ct_slices, save
+
+PLANTED = ("Zaphod", "Beeblebrox", "19610203", "MRN-4711", "secret remark", "Dr. Marvin")
+
+
+def planted_slices(depth: int = 6) -> list:
+    return ct_slices(
+        depth,
+        PatientName="Beeblebrox^Zaphod",
+        PatientID="MRN-4711",
+        PatientBirthDate="19610203",
+        ReferringPhysicianName="Dr. Marvin",
+        StudyDescription="secret remark",
+        SeriesDescription="secret remark",
+        ImageComments="secret remark",
+    )
+
+
+def found_in(folder: Path) -> set[str]:
+    """Planted words in the content or the path of any file below a folder, in any of the encodings in use."""
+    hits = set()
+    for path in (item for item in folder.rglob("*") if item.is_file()):
+        content = path.read_bytes() + str(path.relative_to(folder)).encode()
+        low = content.lower()
+        hits |= {word for word in PLANTED if word.lower().encode() in low or word.lower().encode("utf-16-le") in low}
+    return hits
+
+
+def test_a_store_holds_nothing_of_what_was_planted_even_in_paths_and_reasons(
+    store: StoreLayout, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "archive"
+    save(source / "Beeblebrox_Zaphod" / "19610203", planted_slices(), name=lambda z: f"ZAPHOD {z}.dcm")
+    segment_here(store, request(source, tmp_path), tmp_path / "out")
+    broken = planted_slices()
+    del broken[2]
+    save(source / "beeblebrox" / "broken", broken, name=lambda z: f"zaphod-{z}")
+    cut = save(source / "ZaphodBeeblebrox", planted_slices(4))
+    cut[2].write_bytes(cut[2].read_bytes()[:-50])
+    request_again = request_of_first(source, tmp_path)
+    segment_here(store, request_again, tmp_path / "out")
+    reasons = [str(reason) for reason in latest_cases(store, request_again.cohort)["reason"]]
+    assert any(reason.startswith("missing-slice") for reason in reasons)
+    assert any(reason.startswith("truncated-file") for reason in reasons)
+    assert found_in(store.root) == set()
+    assert found_in(tmp_path / "out") == set()
+    shown = caplog.text + "".join(capsys.readouterr())
+    assert not [word for word in PLANTED if word.lower() in shown.lower()]
+
+
+def request_of_first(source: Path, tmp_path: Path):
+    from storage.segment_planning import SegmentRequest
+
+    del tmp_path
+    return SegmentRequest(str(source), "baseline:box", prompts=source.parent / "boxes.csv")
+
+
+def test_a_patient_has_one_pseudonym_in_all_series_and_another_under_another_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "a" / "one", planted_slices(4))
+    save(tmp_path / "a" / "two", planted_slices(5))
+    save(tmp_path / "a" / "three", ct_slices(4, PatientID="other"))
+    first = [case.patient_id for case in listed(tmp_path / "a")[2]]
+    assert len(set(first)) == 2
+    assert all(len(patient) == 18 and patient.startswith("p-") for patient in first)
+    monkeypatch.setenv("MEDSAM3_KEY_FILE", str(tmp_path / "other.key"))
+    assert not set(first) & {case.patient_id for case in listed(tmp_path / "a")[2]}
+
+
+def test_the_key_is_for_its_owner_alone_and_never_inside_a_store(key_file: Path, tmp_path: Path) -> None:
+    key = load_key()
+    assert len(key) == 32
+    assert key == load_key()
+    assert key_file.stat().st_mode & 0o077 == 0
+    with pytest.raises(UsageError, match=r"lies inside .*; move it out and name it in MEDSAM3_KEY_FILE"):
+        load_key(outside=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["..", "../../etc", "a/../../b", ". .", "\x00", "x" * 300, "-rf", "CON", "ä\nö"])
+def test_no_name_from_outside_leaves_the_store(store: StoreLayout, name: str) -> None:
+    from medsam3_core.cases import slug_case_id
+
+    path = store.volume("cohort", slug_case_id(name), zipped=False)
+    assert path.resolve().is_relative_to(store.root.resolve())
+    assert path.parent.parent == store.cohort("cohort") / "volumes"
