@@ -275,9 +275,7 @@ class _CaseWork:
         fresh[self._case] = made.rows
         return made.rows, tuple(str(item) for item in made.capped)
 
-    def _measure(
-        self, run: Run, structure: str, labels: NDArray[np.uint16], confidences: NDArray[np.float32]
-    ) -> None:
+    def _measure(self, run: Run, structure: str, labels: NDArray[np.uint16], confidences: NDArray[np.float32]) -> None:
         with self._timed("score"):
             measured = measure_structure(labels, confidences, self._volume.geometry, self._intensities)
             key = {"run_id": run.run_id, "attempt": self._ledger.attempt, "case_id": self._case.case_id}
