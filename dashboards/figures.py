@@ -6,24 +6,28 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from dashboards.style import MUTED, axis_title, colour_of, styled
+from dashboards.style import INK, MUTED, axis_title, colour_of, styled
 from storage.comparison_words import short_prompt
 
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
 _ROW, _SPREAD = 26, 0.7
 
 
-def leaderboard_figure(rows: pd.DataFrame, metric: str, colours: Mapping[str, str]) -> go.Figure:
+def leaderboard_figure(
+    rows: pd.DataFrame, metric: str, colours: Mapping[str, str], raters: Mapping[str, float] | None = None
+) -> go.Figure:
     """Means with their intervals, one band per structure; colour is the weights, symbol the prompts.
 
     Args:
         rows: Rows of `queries.leaderboard` of one cohort and split.
         metric: Metric shown.
         colours: From `weights_colours`.
+        raters: What a second rater reaches against the first, by structure, where a cohort has one: a line.
     """
     structures = list(dict.fromkeys(rows["structure"]))[::-1]
     series = _groups(rows, "label", "prompt", "settings", "rater")
     prompts = list(dict.fromkeys(rows["prompt"]))
+    several_raters = len(set(rows["rater"])) > 1
     figure = go.Figure()
     for place, ((label, prompt, settings, rater), part) in enumerate(series):
         offset = _SPREAD * ((place + 0.5) / len(series) - 0.5)
@@ -36,13 +40,16 @@ def leaderboard_figure(rows: pd.DataFrame, metric: str, colours: Mapping[str, st
                 "array": part[f"{metric}_high"] - mean, "arrayminus": mean - part[f"{metric}_low"],
             },
             mode="markers",
-            name=series_name(label, prompt, settings, rater),
+            name=series_name(label, prompt, settings, rater if several_raters else None),
             marker={"color": colour_of(label, colours), "size": 9, "symbol": _SYMBOLS[prompts.index(prompt) % 6]},
             customdata=part[["structure", f"{metric}_low", f"{metric}_high", "present", "scored", "planned", "failed"]],
             hovertemplate="<b>%{customdata[0]}</b> %{x:.3f} [%{customdata[1]:.3f} %{customdata[2]:.3f}]<br>mean over "
             "%{customdata[3]} cases that hold it<br>%{customdata[4]} of %{customdata[5]} scored, %{customdata[6]} "
             "failed<extra>%{fullData.name}</extra>",
         )  # fmt: skip
+    for name, value in (raters or {}).items():
+        if name in structures:
+            _add_rater_line(figure, structures.index(name), value, first=name == next(iter(raters or {})))
     unit = rows["distance_unit"].dropna()
     figure.update_xaxes(title=axis_title(metric, unit.iloc[0] if len(unit) else None))
     if metric not in ("hd95", "assd"):
@@ -56,6 +63,14 @@ def leaderboard_figure(rows: pd.DataFrame, metric: str, colours: Mapping[str, st
     return styled(figure, height=min(height, 1200))
 
 
+def _add_rater_line(figure: go.Figure, band: int, value: float, *, first: bool) -> None:
+    figure.add_scatter(
+        x=[value, value], y=[band - 0.45, band + 0.45], mode="lines", name="second rater", showlegend=first,
+        line={"color": INK, "width": 2, "dash": "dash"}, legendgroup="raters",
+        hovertemplate="second rater against the first: %{x:.3f}<extra></extra>",
+    )  # fmt: skip
+
+
 def cost_figure(rows: pd.DataFrame, metric: str, colours: Mapping[str, str]) -> go.Figure:
     """Quality against cost: the mean over structures against the seconds per case of the same run."""
     figure = go.Figure()
@@ -65,14 +80,15 @@ def cost_figure(rows: pd.DataFrame, metric: str, colours: Mapping[str, str]) -> 
             y=[part[f"{metric}_mean"].mean()],
             mode="markers+text",
             text=[short_prompt(prompt)],
-            textposition="top center",
+            textposition="bottom center",
+            cliponaxis=False,
             textfont={"color": MUTED, "size": 11},
             name=series_name(label, prompt, settings, None),
             marker={"color": colour_of(label, colours), "size": 13},
             hovertemplate="%{y:.3f} at %{x:.3g} s per case<extra>%{fullData.name}</extra>",
         )
     unit = rows["distance_unit"].dropna()
-    figure.update_xaxes(title="time per case (s, logarithmic)", type="log", tickformat="~g", dtick="D2")
+    figure.update_xaxes(title="time per case (s, logarithmic)", type="log", tickformat="~g", dtick="D1")
     figure.update_yaxes(
         title=f"mean over structures,<br>{axis_title(metric, unit.iloc[0] if len(unit) else None)}", showgrid=True
     )

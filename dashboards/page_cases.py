@@ -84,6 +84,8 @@ def _chosen(found: pd.DataFrame, rows: list[int], cases: pd.DataFrame) -> tuple[
     elif st.session_state.get("case_id") not in known:
         first = found.iloc[0] if len(found) else cases.iloc[0]
         st.session_state["case_id"], st.session_state["case_structure"] = first["case_id"], first.get("structure")
+        if "label" in first:
+            st.session_state["case_series"] = series_name(first["label"], first["prompt"], first["settings"], None)
     return st.session_state["case_id"], st.session_state.get("case_structure")
 
 

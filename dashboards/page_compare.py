@@ -9,7 +9,7 @@ import streamlit as st
 from dashboards.comparison_figures import difference_figure, forest_figure, paired_scatter
 from dashboards.page_parts import chart, colour_chips, colours, heading, nothing_yet, pick, store
 from dashboards.style import METRIC_NAMES
-from storage.comparison import Comparison, ComparisonRequest, comparable_weights, compare_weights
+from storage.comparison import Comparison, ComparisonRequest, StructureComparison, comparable_weights, compare_weights
 from storage.comparison_words import comparison_notes, comparison_sentences, short_prompt
 from storage.store_layout import StoreLayout
 
@@ -57,6 +57,7 @@ def _show_plots(found: Comparison, prompt: str, settings: str, metric: str) -> N
     pairs = found.pairs[(found.pairs["prompt"] == prompt) & (found.pairs["settings"] == settings)]
     st.markdown("**Mean difference per structure**, filled where the test decides")
     chart(forest_figure(items, base, new, metric, shown), key="forest")
+    _show_numbers(items, base, new)
     left, right = st.columns(2, gap="medium")
     with left:
         st.markdown("**Every pair**")
@@ -64,6 +65,25 @@ def _show_plots(found: Comparison, prompt: str, settings: str, metric: str) -> N
     with right:
         st.markdown("**Distribution of differences**")
         chart(difference_figure(pairs, base, new, metric, shown), key="differences")
+
+
+def _show_numbers(items: list[StructureComparison], base: str, new: str) -> None:
+    """Means, interval, test and effect per structure."""
+    found = [item.numbers for item in items]
+    table = pd.DataFrame(
+        {
+            "structure": [item.structure for item in items], "patients": [one.patients for one in found],
+            base: [one.base_mean for one in found], new: [one.new_mean for one in found],
+            "difference": [one.difference for one in found],
+            "95 %": ["" if one.low is None else f"{one.low:+.3f} to {one.high:+.3f}" for one in found],
+            "p (Holm)": [item.adjusted_p for item in items], "effect": [one.rank_biserial for one in found],
+            "better / equal / worse": [f"{one.wins} / {one.ties} / {one.losses}" for one in found],
+            "verdict": [str(item.verdict) for item in items],
+        }
+    )  # fmt: skip
+    form = {name: st.column_config.NumberColumn(format="%.3f") for name in (base, new, "difference", "p (Holm)")}
+    form["effect"] = st.column_config.NumberColumn("effect (rank-biserial)", format="%+.2f")
+    st.dataframe(table, hide_index=True, column_config=form, height=min(38 + 35 * len(table), 420))
 
 
 def _show_worst(found: Comparison, open_case: Callable[[str, str, str], None]) -> None:

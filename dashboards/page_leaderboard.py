@@ -1,15 +1,19 @@
 """Leaderboard: means with intervals and denominators, and what they cost."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
+from dashboards import queries
 from dashboards.figures import cost_figure, leaderboard_figure
-from dashboards.page_parts import chart, colours, heading, leaderboard, nothing_yet, pick
+from dashboards.inter_rater import inter_rater_scores
+from dashboards.page_parts import accepted_cases, chart, colours, heading, leaderboard, nothing_yet, pick, store
 from dashboards.style import METRIC_NAMES
 from storage.comparison_words import short_prompt
+from storage.store_layout import StoreLayout
 
 _ALL = "all cases"
 
@@ -35,14 +39,16 @@ def show() -> None:
     last.metric("absent structures left empty", f"{kept:,} / {absent:,}")
     if metric in ("hd95", "assd"):
         st.caption("A distance has no value where nothing was drawn: read it beside the share of cases it is over.")
-    chart(leaderboard_figure(rows, metric, shown), key="board")
-    table, cost = st.columns([3, 2], gap="medium")
-    with table:
-        st.markdown("**Numbers and denominators**")
-        _table(rows, metric)
+    raters = _second_rater(str(rows["cohort"].iloc[0]), metric)
+    chart(leaderboard_figure(rows, metric, shown, raters), key="board")
+    st.markdown("**Numbers and denominators**")
+    _table(rows, metric)
+    cost, protocol = st.columns(2, gap="medium")
     with cost:
         st.markdown("**Quality against cost**")
         chart(cost_figure(rows, metric, shown), key="cost")
+    with protocol:
+        _show_protocol(str(rows["cohort"].iloc[0]), rows["split"].iloc[0])
     notes = ["Prompts marked with \\* are made from the reference (privileged)."] if rows["privileged"].any() else []
     if any("untrained" in label for label in rows["label"]):
         notes.append("Untrained weights draw at random: they prove that the path works, nothing else.")
@@ -94,7 +100,48 @@ def _table(rows: pd.DataFrame, metric: str) -> None:
     numbers = {f"{name}{unit}": st.column_config.NumberColumn(format=form)}
     numbers |= {"failures as 0": st.column_config.NumberColumn(format="%.3f")}
     numbers |= {"s / case": st.column_config.NumberColumn(format="%.2f")}
-    st.dataframe(table, hide_index=True, column_config=numbers, height=340)
+    height = min(38 + 35 * len(table), 420)
+    st.dataframe(table, hide_index=True, column_config=numbers, height=height)
+
+
+def _show_protocol(cohort: str, split: str | None) -> None:
+    """What of a published number is protocol."""
+    st.markdown("**How much is protocol**: Dice, ours and as the published Medical-SAM3 toolkit counts it")
+    steps = _protocol_steps(str(store().root), cohort)
+    steps = steps[steps["split"] == split] if isinstance(split, str) else steps[steps["split"].isna()]
+    if steps.empty:
+        nothing_yet("No run of the published protocol.", "Add `--preset medical-sam3-v1` to a benchmark.")
+        return
+    columns = {
+        "kind": "prompt", "ours": "our protocol", "settings": "its settings", "formulas": "its denominators",
+        "published": "both: as published", "n": "rows in its mean",
+    }  # fmt: skip
+    numbers = {text: st.column_config.NumberColumn(format="%.3f") for text in list(columns.values())[1:5]}
+    table = steps.drop(columns="split").rename(columns={"label": "weights", **columns})
+    st.dataframe(table, hide_index=True, column_config=numbers, height=min(38 + 35 * len(table), 300))
+    st.caption(
+        "It keeps the one instance with the highest score above 0.1, leaves out cases without the structure and drops "
+        "boxes that get no mask; docs/metrics.md has its formulas."
+    )
+
+
+def _second_rater(cohort: str, metric: str) -> dict[str, float]:
+    cases = accepted_cases()
+    own = cases[cases["cohort"] == cohort]
+    if not (own["raters"].map(len) > 1).any():
+        return {}
+    found = _agreement(str(store().root), own)
+    return dict(zip(found["structure"], found[metric], strict=True)) if metric in found else {}
+
+
+@st.cache_data(ttl=600, show_spinner="Scoring the second rater ...")
+def _agreement(root: str, cases: pd.DataFrame) -> pd.DataFrame:
+    return inter_rater_scores(StoreLayout(Path(root)), cases)
+
+
+@st.cache_data(ttl=30, show_spinner=False)
+def _protocol_steps(root: str, cohort: str) -> pd.DataFrame:
+    return queries.protocol_steps(StoreLayout(Path(root)), cohort)
 
 
 def _interval(row: Mapping[Any, Any], metric: str) -> str:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pandas as pd
 
+from medsam3_core.inference_settings import InferenceSettings
 from storage.catalog import connect
 from storage.store_layout import StoreLayout
 
@@ -122,6 +123,32 @@ def runs(store: StoreLayout) -> pd.DataFrame:
 def history(store: StoreLayout) -> pd.DataFrame:
     """The view `history`: one row per weights version, cohort, prompts and settings."""
     return _ask(store, "SELECT * FROM history ORDER BY cohort, prompt, weights, weights_version")
+
+
+def protocol_steps(store: StoreLayout, cohort: str) -> pd.DataFrame:
+    """How a mean Dice changes from our protocol to the published one, per weights, prompt kind and structure.
+
+    `ours` has our settings and denominators, `settings` the preset's settings and our denominators, `formulas` our
+    settings and the toolkit's denominators, `published` both; NULL where there is no such run.
+    """
+    return _ask(
+        store,
+        f"""
+        WITH runs_of_both AS (
+            SELECT l.*, v.is_preset, v.dice_mean AS theirs, v.n, split_part(l.prompt, ':', 1) AS kind
+            FROM leaderboard AS l JOIN medical_sam3_v1 AS v ON v.run_id = l.run_id AND v.structure = l.structure
+                AND v.split IS NOT DISTINCT FROM l.split
+            WHERE l.cohort = $cohort AND (l.prompt LIKE 'text:%slices=all' OR l.prompt LIKE 'box:jitter=0,%slices=all')
+        )
+        SELECT {_LABEL.format("runs_of_both")}, split, structure, kind,
+            max(dice_mean_failures_as_zero) FILTER (NOT is_preset AND settings_id = $ours) AS ours,
+            max(dice_mean_failures_as_zero) FILTER (is_preset) AS settings,
+            max(theirs) FILTER (NOT is_preset AND settings_id = $ours) AS formulas,
+            max(theirs) FILTER (is_preset) AS published, max(n) FILTER (is_preset) AS n
+        FROM runs_of_both GROUP BY ALL HAVING published IS NOT NULL ORDER BY structure, label, kind""",
+        cohort=cohort,
+        ours=InferenceSettings().settings_id,
+    )
 
 
 def failures(store: StoreLayout) -> pd.DataFrame:

@@ -97,7 +97,7 @@ def go_to(page, name):
 @pytest.mark.parametrize(
     ("name", "shows"),
     [
-        ("Leaderboard", "Quality against cost"),
+        ("Leaderboard", "How much is protocol"),
         ("Compare", "Distribution of differences"),
         ("Cases", "Left: prediction of"),
         ("Runs", "SHA-256 of weights|Runs (select one"),
