@@ -88,11 +88,21 @@ def cost_figure(rows: pd.DataFrame, metric: str, colours: Mapping[str, str]) -> 
             hovertemplate="%{y:.3f} at %{x:.3g} s per case<extra>%{fullData.name}</extra>",
         )
     unit = rows["distance_unit"].dropna()
-    figure.update_xaxes(title="time per case (s, logarithmic)", type="log", tickformat="~g", dtick="D1")
+    figure.update_xaxes(
+        title="time per case (s, logarithmic)", type="log", tickformat="~g",
+        dtick=_log_step(rows["seconds_per_case"]),
+    )  # fmt: skip
     figure.update_yaxes(
         title=f"mean over structures,<br>{axis_title(metric, unit.iloc[0] if len(unit) else None)}", showgrid=True
     )
     return styled(figure, height=340).update_layout(showlegend=False)
+
+
+def _log_step(seconds: pd.Series) -> str | int:
+    """Ticks of a logarithmic axis: every digit within a decade, 1-2-5 over a few, whole decades beyond."""
+    positive = seconds[seconds > 0]
+    span = positive.max() / positive.min() if len(positive) else 1.0
+    return "D1" if span < 6 else "D2" if span < 300 else 1
 
 
 def history_figure(rows: pd.DataFrame, colours: Mapping[str, str]) -> go.Figure:

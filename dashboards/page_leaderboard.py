@@ -46,7 +46,10 @@ def show() -> None:
     cost, protocol = st.columns(2, gap="medium")
     with cost:
         st.markdown("**Quality against cost**")
-        chart(cost_figure(rows, metric, shown), key="cost")
+        if rows[[f"{metric}_mean", "seconds_per_case"]].dropna().empty:
+            nothing_yet("No scored case yet.", "The cost is shown when a run has finished some.")
+        else:
+            chart(cost_figure(rows, metric, shown), key="cost")
     with protocol:
         _show_protocol(str(rows["cohort"].iloc[0]), rows["split"].iloc[0])
     notes = ["Prompts marked with \\* are made from the reference (privileged)."] if rows["privileged"].any() else []
@@ -147,4 +150,6 @@ def _protocol_steps(root: str, cohort: str) -> pd.DataFrame:
 def _interval(row: Mapping[Any, Any], metric: str) -> str:
     low, high = row[f"{metric}_low"], row[f"{metric}_high"]
     digits = 1 if metric in ("hd95", "assd") else 3
+    if pd.isna(row[f"{metric}_mean"]):
+        return "no value"
     return "one patient" if pd.isna(low) else f"{low:.{digits}f} to {high:.{digits}f}"

@@ -68,7 +68,7 @@ def compact_scores(store: StoreLayout, run_id: str) -> Path | None:
     with replacing(new) as scratch:
         scratch.mkdir()
         _write_lasting_scores(store, run_id, scratch / COMPACTED_FILE)
-        _write_groups(store, run_id, groups_folder(scratch))
+        keep_groups(store, run_id, groups_folder(scratch))
         if table_files(old) != files:
             msg = f"scores of run {run_id} were written during compaction; compact it when the run has ended"
             raise StoreError(msg)
@@ -117,8 +117,12 @@ def _write_lasting_scores(store: StoreLayout, run_id: str, target: Path) -> None
         raise StoreError(msg) from error
 
 
-def _write_groups(store: StoreLayout, run_id: str, folder: Path) -> None:
-    """What the leaderboard shows of the run, with the fingerprint of what it rests on."""
+def keep_groups(store: StoreLayout, run_id: str, folder: Path) -> None:
+    """Write what the leaderboard shows of a run into a new folder, with the fingerprint of what it rests on.
+
+    Raises:
+        StoreError: If a table cannot be read.
+    """
     query = "SELECT * FROM internal.score_groups"
     try:
         with duckdb.connect(":memory:") as con:
