@@ -3,7 +3,7 @@
     python -m benchmarks.catalog [--rows 10000000] [--quick]
 
 Three parts. `leaderboard`: counts and means with their 95 % t intervals on patient means, per run and structure, from
-the rows and from the groups that compaction keeps beside them; pandas groups a DataFrame of the columns that this takes,
+the rows and from the groups that compaction keeps; pandas groups a DataFrame of the columns that this takes,
 loading not counted, once with text columns and once with categories. `pairs`: the rows of two weights side by side and
 their differences. All must give the same
 numbers. `compaction`: 1,000 small files become one per run while three processes query; every answer must hold every
