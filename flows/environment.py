@@ -10,6 +10,8 @@ _DEFAULTS = {
     # Starting and stopping a cluster prints 40 lines otherwise.
     "DASK_LOGGING__DISTRIBUTED": "error",
     "PREFECT_LOGGING_LEVEL": "WARNING",
+    # Prefect's default is 180 s: the automation that looks for dead flow runs would take a living one for dead.
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
     # The retry policy lives in tasks.batch_stream: the scheduler must report a dead worker at once.
     "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",
     # Dask samples the stack of every task each 10 ms; nobody reads it without its dashboard.
