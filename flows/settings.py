@@ -21,6 +21,13 @@
     model = "qwen3"                   # default of agent_model; without it the rules answer
     prices = { "big-model" = { tokens_in = 2.5, tokens_out = 10.0 } }   # money per million tokens
 
+    [archive]                         # what the deployment segment-archive does every night
+    source = "/data/pacs"
+    weights = "medsam3"
+    texts = ["liver", "spleen"]
+    out = "/data/masks"
+    form = "dicom-seg"
+
     [maintenance]
     encodings = "20GB"                # size to which the cache of slice encodings is trimmed
 
@@ -32,7 +39,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -93,6 +100,26 @@ class NotifySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ArchiveSettings:
+    """What the deployment `segment-archive` does every night; nothing by default.
+
+    Attributes:
+        source: Folder of the archive.
+        weights: `NAME` or `NAME@N`.
+        texts: What to look for.
+        out: Folder for the segmentations.
+        form: How they are written, as in `medsam3 segment --format`.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    source: str = ""
+    weights: str = ""
+    texts: tuple[str, ...] = ()
+    out: str = ""
+    form: Literal["nifti", "dicom-seg", "zarr"] = "nifti"
+
+
+@dataclass(frozen=True, slots=True)
 class MaintenanceSettings:
     """What `medsam3 prune` and the deployment `maintenance` leave.
 
@@ -141,6 +168,7 @@ class Settings:
     watch: WatchSettings = field(default_factory=WatchSettings)
     compare: CompareSettings = field(default_factory=CompareSettings)
     notify: NotifySettings = field(default_factory=NotifySettings)
+    archive: ArchiveSettings = field(default_factory=ArchiveSettings)
     maintenance: MaintenanceSettings = field(default_factory=MaintenanceSettings)
     agent: AgentSite = field(default_factory=AgentSite)
 
