@@ -5,6 +5,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from dashboards.agent_story import show_story
 from dashboards.case_viewer import show_viewer
 from dashboards.figures import series_name
 from dashboards.page_parts import accepted_cases, case_scores, heading, nothing_yet, pick
@@ -37,6 +38,7 @@ def show() -> None:
         st.caption(f"The first {_MOST_ROWS:,} of {len(found):,} rows; search or choose a structure to see others.")
     case_id, structure = _chosen(found, event.selection.rows, cases)
     show_viewer(cases.set_index("case_id").loc[case_id], case_id, structure)
+    show_story(cohort, case_id)
 
 
 def _take_over_target() -> None:

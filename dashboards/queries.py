@@ -82,6 +82,18 @@ def runs_of_case(store: StoreLayout, cohort: str, case_id: str) -> pd.DataFrame:
     )
 
 
+def traces_of_case(store: StoreLayout, cohort: str, case_id: str) -> pd.DataFrame:
+    """What the agent did with a case, run by run, structure by structure, in order."""
+    return _ask(
+        store,
+        f"""
+        SELECT t.*, {_LABEL.format("r")}, r.settings FROM traces AS t JOIN runs AS r USING (run_id)
+        WHERE t.cohort = $cohort AND t.case_id = $case_id ORDER BY r.created_at DESC, t.run_id, t.step""",
+        cohort=cohort,
+        case_id=case_id,
+    )
+
+
 def prompts_of_case(store: StoreLayout, cohort: str, case_id: str, prompt_id: str) -> pd.DataFrame:
     """Prompts of one case under one policy, one row per box, point or text."""
     return _ask(

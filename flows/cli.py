@@ -185,6 +185,8 @@ def benchmark(
 @click.option(
     "--mask", "masks", multiple=True, type=click.Path(path_type=Path), help="Drawn mask of one object, as a file."
 )
+@click.option("--prompt", default="text", show_default=True, help="text, or agent: --text is a request in your words.")
+@click.option("--replay", type=click.Path(path_type=Path), help="Answer from this trace of the agent, asking nobody.")
 @click.option("--slice", "z", type=int, help="Slice of a volume, from 0.")
 @click.option("--slice-only", "alone", is_flag=True, help="Leave the other slices of a volume alone.")
 @click.option("--threshold", type=float, help="Instances with a score above it are kept.  [default: 0.5]")
@@ -198,6 +200,8 @@ def predict(
     boxes: tuple[str, ...],
     points: tuple[str, ...],
     masks: tuple[Path, ...],
+    prompt: str,
+    replay: Path | None,
     z: int | None,
     alone: bool,
     threshold: float | None,
@@ -212,9 +216,18 @@ def predict(
     FILE.nii.gz a label map. Of a volume, a text without --slice is asked on all slices; what is drawn on --slice is
     followed through the others, by the tracker if the weights have one, else by detection linked by overlap.
     """
+    from flows.agent_commands import AgentWords, is_agent, run_predict_agent
     from flows.predict_command import PredictWords, run_predict
     from storage.store_layout import StoreLayout
 
+    if is_agent(prompt):
+        if boxes or points or masks or alone:
+            msg = "--prompt agent takes requests by --text alone, no --box, --point, --mask or --slice-only"
+            raise click.UsageError(msg)
+        settings = settings if threshold is None else (*settings, f"threshold={threshold}")
+        asked = AgentWords(image, name, prompt, texts, z, settings, out, replay)
+        click.echo(str(run_predict_agent(StoreLayout(store), asked)))
+        return
     words = PredictWords(image, name, texts, boxes, points, masks, z, alone, threshold, settings, out)
     click.echo(str(run_predict(StoreLayout(store), words)))
 

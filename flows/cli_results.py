@@ -117,4 +117,16 @@ def dashboard(port: int, store: Path) -> None:
     sys.exit(run_dashboards("serve", store, "--port", str(port)))
 
 
-RESULT_COMMANDS = (status, sql, export, compare, report, dashboard)
+@click.command(cls=CommandWithExamples, epilog="medsam3 replay 3f2a9c017b5e\nmedsam3 replay 3f2a9c017b5e --case ct_004")
+@click.argument("run")
+@click.option("--case", "cases", multiple=True, help="Case; repeat for several.  [default: all]")
+@store_option
+def replay(run: str, cases: tuple[str, ...], store: Path) -> None:
+    """Repeat a RUN of the agent from its trace, asking nobody, and compare the masks; exits with 1 if one differs."""
+    from flows.agent_commands import run_replay
+    from storage.store_layout import existing_store
+
+    sys.exit(run_replay(existing_store(store), run, cases))
+
+
+RESULT_COMMANDS = (status, sql, export, compare, report, dashboard, replay)

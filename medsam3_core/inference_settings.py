@@ -1,6 +1,6 @@
 """Settings of inference that can change a number: parsed from `--set key=value`, hashed as `settings_id`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from typing import Any, Self
@@ -97,6 +97,13 @@ class InferenceSettings:
             values[key] = _convert(key, text, type(known[key].default))
         agent = AgentSettings(**{key: value for key, value in values.items() if key in of_agent})
         return replace(cls(), agent=agent, **{key: value for key, value in values.items() if key in own})
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """The way back from `dataclasses.asdict` through JSON, as a run keeps its settings; of an older run too."""
+        known, default = {field.name for field in fields(cls)} - {_AGENT}, cls()
+        plain = {name: type(getattr(default, name))(values[name]) for name in known & values.keys()}
+        return cls(agent=AgentSettings(**values.get(_AGENT, {})), **plain)
 
     @property
     def settings_id(self) -> str:

@@ -174,7 +174,7 @@ class _CaseWork:
                 for run in runs
             }
         self.request = VolumeRequest(
-            _SliceReader(self._volume, self._recipe.window),
+            SliceReader(self._volume, self._recipe.window),
             geometry,
             prompts,
             {run.run_id: run.settings for run in runs},
@@ -190,7 +190,7 @@ class _CaseWork:
             rows, _ = self._rows[run.run_id]
             session = AgentSession(
                 segmenter,
-                _SliceReader(self._volume, self._recipe.window),
+                SliceReader(self._volume, self._recipe.window),
                 self._volume.geometry,
                 run.settings,
                 self._volume.slice,
@@ -379,7 +379,7 @@ class _Stages:
             self.ledger.unscored(runs, planned.case, CaseStatus.FAILED, text)
 
 
-class _SliceReader:
+class SliceReader:
     """Gives slices as a segmenter sees them: stored intensities through a window to uint8 RGB."""
 
     def __init__(self, volume: StoredVolume, recipe_window: str) -> None:
@@ -387,6 +387,7 @@ class _SliceReader:
         self._ranges: dict[str, tuple[float, float]] = {}
 
     def __call__(self, z: int, window: str) -> NDArray[np.uint8]:
+        """Slice z, uint8 of shape (y, x, 3); `recipe` is the recipe's own window."""
         name = self._recipe_window if window == "recipe" else window
         if name not in self._ranges:
             policy = IntensityPolicy.parse(name).resolved(self._volume.modality, self._volume.dtype)

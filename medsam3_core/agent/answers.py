@@ -1,11 +1,14 @@
 """What the agent hands over: label volumes, or a reasoned "absent"."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medsam3_core.agent.session import Candidate
+from medsam3_core.prediction_volume import PredictionBuilder, VolumePrediction
+from medsam3_core.segmenters.protocol import SliceInstances
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,3 +75,29 @@ def joined(
             scores.append(score)
             labels[mask] = len(scores)
     return labels, np.asarray(scores, dtype=np.float32)
+
+
+def on_slice(answer: AgentAnswer, z: int) -> SliceInstances:
+    """The objects of an answer that a slice holds, as instances of that slice."""
+    numbers = [int(number) for number in np.unique(answer.labels[z]) if number]
+    if not numbers:
+        return SliceInstances.nothing((answer.labels.shape[1], answer.labels.shape[2]))
+    masks = np.stack([answer.labels[z] == number for number in numbers])
+    edges = [(np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))) for mask in masks]
+    boxes = np.array([(x[0], y[0], x[-1] + 1, y[-1] + 1) for x, y in edges], dtype=np.float32)
+    return SliceInstances(masks, answer.scores[np.array(numbers) - 1], boxes)
+
+
+def as_prediction(answers: Mapping[str, AgentAnswer], shape_zyx: tuple[int, int, int]) -> VolumePrediction:
+    """All answers as the prediction of a volume."""
+    builder = PredictionBuilder(shape_zyx, list(answers))
+    for structure, answer in answers.items():
+        builder.note(answer.notes)
+        for z in np.flatnonzero(answer.labels.any(axis=(1, 2))):
+            numbers = np.unique(answer.labels[z])
+            numbers = numbers[numbers > 0]
+            labels = np.searchsorted(numbers, answer.labels[z]) + 1
+            labels[answer.labels[z] == 0] = 0
+            scores = answer.scores[numbers - 1]
+            builder.add(structure, int(z), labels.astype(np.uint16), scores, numbers.astype(np.int64) - 1)
+    return builder.finish()

@@ -58,7 +58,9 @@ class RuleAgent:
 
     def _answer(self, structure: str, words: str, reading: Reading) -> AgentAnswer:
         self._trace.structure = structure
-        self._trace.add(EventKind.REQUEST, _understood(words, reading), result=_reading_json(reading))
+        self._trace.add(
+            EventKind.REQUEST, _understood(words, reading), result={"words": words, **_reading_json(reading)}
+        )
         asked = self._ask(reading.texts(self._synonyms), self._session.windows.get(structure))
         answer = self._decide(reading, asked)
         if not reading.plain and not answer.absent and reading.place is not None:

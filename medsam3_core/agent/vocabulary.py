@@ -43,6 +43,7 @@ _PLURALS = {
     "femora": "femur",
     "atria": "atrium",
     "ventriculi": "ventriculus",
+    "abdominal": "abdomen",
     "costae": "costa",
     "naevi": "naevus",
     "neoplasmata": "neoplasma",

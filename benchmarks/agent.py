@@ -1,0 +1,138 @@
+"""Rules over plain text on requests written as synonyms, and no loss on plain names: held-out cases, mean Dice.
+
+python -m benchmarks.agent --weights tiny-medical [--weights tiny-base] [--cases 3] [--hippocampus FOLDER]
+
+The test split of phantoms (seed 99, never used for training) and, where the folder is given, of the MSD hippocampus.
+Both strategies ask the same weights on the same slices; the mean is over phrases, of the mean over cases that hold the
+structure.
+"""
+
+import argparse
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.agent_phrases import PHRASES
+from medsam3_core.agent.requests import read_request
+from medsam3_core.agent.session import AgentSession
+from medsam3_core.agent.strategy import AgentRun, answer_requests
+from medsam3_core.agent.vocabulary import reviewed_vocabulary
+from medsam3_core.cases import CaseVolume
+from medsam3_core.inference_settings import InferenceSettings
+from medsam3_core.intensity import IntensityPolicy, as_rgb, to_uint8
+from medsam3_core.recipes import Recipe
+from medsam3_core.segmenters.protocol import Segmenter
+from storage.readers.registry import find_reader
+from storage.store_layout import StoreLayout
+from storage.weights_registry import find_weights, load_segmenter
+
+SEED = 99
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where cases come from; the last ones are the test split."""
+
+    name: str
+    source: str
+    reader: str = "auto"
+
+
+def sources(cases: int, hippocampus: str | None) -> Iterator[Source]:
+    """Phantoms with phrases, and real cases where they are given."""
+    for kind in PHRASES:
+        if kind == "msd_hippocampus":
+            if hippocampus:
+                yield Source(kind, hippocampus, "msd_hippocampus")
+        else:
+            yield Source(kind, f"phantom:{kind},cases={4 * cases},seed={SEED}")
+
+
+def held_out(source: Source, cases: int) -> Iterator[tuple[CaseVolume, Recipe]]:
+    """Cases of the test split, at most so many."""
+    layout, recipe = find_reader(source.source, source.reader)
+    listed = sorted(layout.list_cases(Path(source.source), recipe), key=lambda case: case.case_id)
+    test = [case for case in listed if case.split == "test"] or listed[-recipe.split.test_last :]
+    for case in test[-cases:]:
+        yield layout.read_case(Path(source.source), case, recipe), recipe
+
+
+def session_on(case: CaseVolume, recipe: Recipe, segmenter: Segmenter) -> AgentSession:
+    """A session on a case in memory."""
+    window = IntensityPolicy.parse(recipe.window).value_range(case.voxels)
+    return AgentSession(
+        segmenter,
+        lambda z, _: as_rgb(to_uint8(case.voxels[..., z, :, :], window)),
+        case.geometry,
+        InferenceSettings(),
+        lambda z: case.voxels[..., z, :, :],
+    )
+
+
+def dice(drawn: np.ndarray, reference: np.ndarray) -> float:
+    """Dice of two masks, of which the reference is not empty."""
+    return float(2 * np.count_nonzero(drawn & reference) / (np.count_nonzero(drawn) + np.count_nonzero(reference)))
+
+
+def measure(weights: str, cases: int, hippocampus: str | None, store: Path) -> None:
+    """Print the table of one set of weights."""
+    found = find_weights(StoreLayout(store), weights)
+    segmenter = load_segmenter(found, "cpu")
+    trained = set()
+    scores: dict[tuple[str, str, str], list[tuple[float, float]]] = defaultdict(list)
+    for source in sources(cases, hippocampus):
+        for case, recipe in held_out(source, cases):
+            session = session_on(case, recipe, segmenter)
+            reference = case.references[0]
+            for name, phrases in PHRASES[source.name].items():
+                mask = reference.mask(name)
+                if not mask.any():
+                    continue
+                structure = recipe.structure(name)
+                trained |= {structure.text.lower(), *(one.lower() for one in structure.synonyms)}
+                for phrase in (structure.text, *phrases):
+                    (plain,) = session.segment_texts([phrase])
+                    answer = answer_requests(session, {name: phrase}, AgentRun()).answers[name]
+                    kind = "plain" if phrase == structure.text else "synonym"
+                    pair = (dice(plain.labels() > 0, mask), dice(answer.labels > 0, mask))
+                    scores[kind, f"{source.name}/{name}", phrase].append(pair)
+    report(weights, scores, trained)
+
+
+def report(weights: str, scores: dict[tuple[str, str, str], list[tuple[float, float]]], trained: set[str]) -> None:
+    """One line per structure, then the means over phrases."""
+    means = {key: np.mean(pairs, axis=0) for key, pairs in scores.items()}
+    print(f"{weights}\n{'structure':32} {'phrases':>7} {'text':>7} {'rules':>7}")
+    for structure in dict.fromkeys(key[1] for key in means):
+        rows = [mean for key, mean in means.items() if key[:2] == ("synonym", structure)]
+        text, rules = np.mean(rows, axis=0)
+        print(f"{structure:32} {len(rows):7} {text:7.3f} {rules:7.3f}")
+    for kind in ("synonym", "plain"):
+        rows = [mean for key, mean in means.items() if key[0] == kind]
+        text, rules = np.mean(rows, axis=0)
+        print(
+            f"mean over {len(rows)} {kind} phrases: text {text:.3f}, rules {rules:.3f}, difference {rules - text:+.3f}"
+        )
+    known = [key[2] for key in means if key[0] == "synonym" and key[2].lower() in trained]
+    unread = [key[2] for key in means if read_request(key[2], reviewed_vocabulary()).term is None]
+    print(f"phrases that weights were trained with: {known or 'none'}")
+    print(f"phrases that the vocabulary does not know: {unread or 'none'}")
+
+
+def main() -> None:
+    """Measure what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", action="append", required=True)
+    parser.add_argument("--cases", type=int, default=3)
+    parser.add_argument("--hippocampus", help="folder of the MSD hippocampus")
+    parser.add_argument("--store", type=Path, default=Path("medsam3-store"))
+    words = parser.parse_args()
+    for weights in words.weights:
+        measure(weights, words.cases, words.hippocampus, words.store)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""Requests as people would write them, none of them a text that weights were trained with.
+
+Per source of cases and structure; `left` and `right` structures of phantoms are asked for with their side.
+"""
+
+PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
+    "ct": {
+        "liver": ("hepar", "the hepatic parenchyma", "organ that makes bile", "Leber", "largest organ of the abdomen"),
+        "spleen": ("lien", "splenic parenchyma", "Milz", "the organ under the left ribs"),
+        "kidney_left": (
+            "ren sinister",
+            "kidney on the left side",
+            "left renal organ",
+            "linke Niere",
+            "organ that filters blood, on the left",
+        ),
+        "kidney_right": (
+            "ren dexter",
+            "right-sided kidney",
+            "right renal parenchyma",
+            "le rein droit",
+            "the right organ that makes urine",
+        ),
+        "aorta": (
+            "the main artery of the body",
+            "aortic vessel",
+            "great artery in front of the spine",
+            "largest artery",
+        ),
+    },
+    "mr": {
+        "ventricle": (
+            "ventriculus lateralis",
+            "cerebral ventricles",
+            "fluid-filled cavity of the brain",
+            "Seitenventrikel",
+        ),
+        "hippocampus_left": ("hippocampal formation on the left", "left hippocampal region", "hippocampus sinister"),
+        "hippocampus_right": (
+            "hippocampal formation on the right",
+            "right hippocampal structure",
+            "hippocampus dexter",
+        ),
+        "tumour": ("intracranial neoplasm", "tumor cerebri", "mass in the brain", "a growth in the brain, if any"),
+    },
+    "fundus": {
+        "vessel": (
+            "vasa sanguinea retinae",
+            "the retinal vasculature",
+            "vascular tree of the eye",
+            "vessels of the retina",
+        ),
+        "optic_disc": (
+            "papilla of the optic nerve",
+            "discus nervi optici",
+            "blind spot of the retina",
+            "where the optic nerve leaves the eye",
+        ),
+    },
+    "nuclei": {"nucleus": ("karyon", "Zellkerne", "nuclear bodies", "the part of the cell that holds DNA")},
+    "dermoscopy": {"lesion": ("naevus", "cutaneous lesion", "dark spot on the skin", "Muttermal", "melanocytic naevi")},
+    "endoscopy": {"polyp": ("adenoma", "polypoid growth", "bump on the bowel wall", "intestinal polyps", "polypus")},
+    "xray": {
+        "lung_left": ("pulmo sinister", "left lung field", "linker Lungenfluegel", "pulmonary field on the left"),
+        "lung_right": ("pulmo dexter", "right pulmonary field", "the right lung parenchyma", "poumon droit"),
+        "heart": ("cor", "cardiac shadow", "the organ that pumps blood", "Herz"),
+    },
+    "msd_hippocampus": {
+        "anterior": (
+            "caput hippocampi",
+            "head of the hippocampus",
+            "front part of the hippocampus",
+            "hippocampal head",
+        ),
+        "posterior": (
+            "cauda hippocampi",
+            "body and tail of the hippocampus",
+            "back of the hippocampus",
+            "hippocampal tail",
+        ),
+    },
+}

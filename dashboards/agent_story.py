@@ -1,0 +1,117 @@
+"""What the agent did with a case, told as a story: who asked for what, what was tried, and why this is the answer."""
+
+import html
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from dashboards import queries
+from dashboards.page_parts import store
+
+_SIGNS = {
+    "request": ":material/chat:",
+    "model": ":material/smart_toy:",
+    "tool": ":material/build:",
+    "decision": ":material/balance:",
+    "fault": ":material/error:",
+    "cap": ":material/timer_off:",
+    "answer": ":material/check_circle:",
+}
+
+
+def show_story(cohort: str, case_id: str) -> None:
+    """Under the viewer: one story per run and structure; nothing where no agent has worked on the case."""
+    traces = queries.traces_of_case(store(), cohort, case_id)
+    if traces.empty:
+        return
+    st.subheader("What the agent did")
+    for (_, structure), events in traces.groupby(["run_id", "structure"], sort=False):
+        first = events.iloc[0]
+        told: list[dict[str, Any]] = [
+            {str(key): value for key, value in row.items()} for row in events.to_dict("records")
+        ]
+        with st.expander(
+            f"{structure}: {first['label']}, {first['settings']}. {ending(told)}", expanded=len(traces) < 20
+        ):
+            st.markdown(
+                "\n\n".join(f"{_SIGNS[row['kind']]} {_safe(line)}" for row, line in zip(told, story(told), strict=True))
+            )
+            if costs := cost_line(told):
+                st.caption(costs)
+
+
+def story(events: Iterable[Mapping[str, Any]]) -> list[str]:
+    """One sentence per event, in order."""
+    return [_sentence(event) for event in events]
+
+
+def ending(events: Iterable[Mapping[str, Any]]) -> str:
+    """How it ended, in a few words."""
+    last = list(events)[-1]
+    return str(last["text"]) if last["kind"] == "answer" else f"no answer: {last['text']}"
+
+
+def cost_line(events: Iterable[Mapping[str, Any]]) -> str:
+    """What the model cost; empty where none was asked."""
+    asked = [event for event in events if event["kind"] == "model"]
+    if not asked:
+        return ""
+    tokens = sum(int(event["tokens_in"] or 0) + int(event["tokens_out"] or 0) for event in asked)
+    seconds = sum(float(event["seconds"] or 0) for event in asked)
+    known = [float(event["cost"]) for event in asked if not pd.isna(event["cost"])]
+    cost = f"cost {sum(known):.4g}" if len(known) == len(asked) else "cost unknown"
+    pictures = len({digest for event in asked for digest in (() if event["images"] is None else event["images"])})
+    hosts = ", ".join(sorted({str(event["endpoint"]) for event in asked}))
+    shown = f"{pictures} pictures were shown" if pictures else "no picture was shown"
+    return f"{len(asked)} answers of {asked[0]['model']} at {hosts}: {tokens} tokens, {seconds:.1f} s, {cost}; {shown}."
+
+
+def _sentence(event: Mapping[str, Any]) -> str:
+    text, kind = str(event["text"]), event["kind"]
+    if kind == "request":
+        return f"Somebody {text}."
+    if kind == "model":
+        return f"Turn {event['turn']}: {text}."
+    if kind == "tool":
+        return _of_tool(event)
+    if kind == "decision":
+        return f"So: {text}."
+    if kind == "fault":
+        return f"Something was wrong: {text}."
+    if kind == "cap":
+        return f"It was {text}."
+    return f"The answer: {text}."
+
+
+def _of_tool(event: Mapping[str, Any]) -> str:
+    result = json.loads(event["result"] or "{}")
+    arguments = json.loads(event["arguments"] or "{}")
+    if event["tool"] == "segment_text":
+        where = f" on slice {arguments['slice']}" if "slice" in arguments else ""
+        return f"Asked the segmenter for “{arguments.get('text')}”{where}: {_amount(result)}."
+    if str(event["tool"]).startswith("segment_"):
+        return f"Showed the segmenter a {str(event['tool']).removeprefix('segment_')}: {_amount(result)}."
+    if event["tool"] == "measure":
+        return f"Measured mask {arguments.get('mask')}: {_amount(result)}, side {result.get('side') or 'unknown'}."
+    return f"{event['text']!s}."
+
+
+def _amount(result: Mapping[str, Any]) -> str:
+    count = result.get("count", 0)
+    if not count:
+        return "nothing was drawn"
+    size = f", {result['volume_ml']} ml" if "volume_ml" in result else f", {result.get('voxels', '?')} voxels"
+    return f"{count} object{'s' if count != 1 else ''}{size}" + (
+        f" (mask {result['mask']})" if "mask" in result else ""
+    )
+
+
+def _safe(line: str) -> str:
+    """Words of models and of requests are shown, never interpreted."""
+    escaped = html.escape(line, quote=False)
+    for sign in "\\`*_{}[]<>#|$~:!":
+        escaped = escaped.replace(sign, f"\\{sign}")
+    return escaped

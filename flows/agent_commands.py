@@ -1,0 +1,103 @@
+"""The agent on the command line: one image by request, and the repetition of a run from its trace."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.agent_options import endpoint_settings, with_site_model
+from flows.console import say
+from medsam3_core.agent.strategy import AgentInterrupted
+from medsam3_core.errors import UsageError
+from medsam3_core.inference_settings import InferenceSettings
+from medsam3_core.prompt_policies import PromptKind, PromptPolicy
+from medsam3_core.segmenters.protocol import Segmenter
+from storage.agent_endpoint import require_allowed
+from storage.input_images import read_input_image
+from storage.instance_files import InstanceForm, form_of
+from storage.store_layout import StoreLayout
+from storage.weights_registry import find_weights, is_location, load_segmenter, load_unregistered
+
+
+@dataclass(frozen=True, slots=True)
+class AgentWords:
+    """What stands on the command line of `predict --prompt agent`."""
+
+    image: Path
+    weights: str
+    prompt: str
+    requests: tuple[str, ...]
+    slice: int | None
+    settings: tuple[str, ...]
+    out: Path
+    replay: Path | None = None
+
+
+def is_agent(prompt: str) -> bool:
+    """Whether a policy is the agent's; `text` is what `predict` does by itself.
+
+    Raises:
+        UsageError: If it is another policy, which needs a reference.
+    """
+    kind = PromptPolicy.parse(prompt).kind
+    if kind not in (PromptKind.AGENT, PromptKind.TEXT):
+        msg = f"predict takes the policies text and agent, not {prompt!r}: the others are made from a reference"
+        raise UsageError(msg)
+    return kind is PromptKind.AGENT
+
+
+def run_predict_agent(store: StoreLayout, words: AgentWords) -> Path:
+    """Answer the requests and write the file; returns it."""
+    from tasks.predict_by_agent import AgentPredictRequest, predict_by_agent
+
+    if not words.requests:
+        msg = "the agent is asked for nothing; give at least one --text with the request"
+        raise UsageError(msg)
+    settings = InferenceSettings.parse(with_site_model(store.root, [words.prompt], words.settings))
+    endpoint = endpoint_settings(store.root)
+    if words.replay is None:
+        require_allowed(settings.agent, endpoint)
+    image = read_input_image(words.image)
+    volume = form_of(words.out) is InstanceForm.NIFTI and image.depth > 1 and words.slice is None
+    z = None if volume else image.require_slice(words.slice)
+    caption = f"{words.weights}   {'; '.join(words.requests)}   {settings.canonical()}"
+    request = AgentPredictRequest(
+        words.requests, z, PromptPolicy.parse(words.prompt), settings, words.out, caption, words.replay
+    )
+    try:
+        record = predict_by_agent(image, request, _load(store, words.weights), endpoint)
+    except AgentInterrupted as error:
+        raise error.cause from error
+    say(f"{len(record.found)} objects in {record.seconds:.1f} s on {record.device}")
+    for note in record.notes:
+        say(note)
+    return words.out
+
+
+def run_replay(store: StoreLayout, run_id: str, cases: tuple[str, ...]) -> int:
+    """Repeat a run from its trace; exit code 0, or 1 if a mask is not the same."""
+    from tasks.replay_run import recorded_run, replay_cases
+
+    run = recorded_run(store, run_id)
+    replayed = list(replay_cases(run, _load(store, run.weights), cases))
+    for case in replayed:
+        said = "same masks" if case.same else case.problem or f"{case.differing} voxels differ"
+        print(f"{case.case_id}  {said}")  # noqa: T201 - the answer
+    differing = sum(not case.same for case in replayed)
+    say(f"{len(replayed)} cases repeated without any endpoint, {differing} differ")
+    return 1 if differing else 0
+
+
+def _load(store: StoreLayout, name: str) -> Segmenter:
+    if is_location(store, name):
+        return load_unregistered(store, name, _device())
+    found = find_weights(store, name)
+    if not found.capabilities.text:
+        msg = f"{name} takes no text, which the agent asks by; choose weights with a text encoder"
+        raise UsageError(msg)
+    return load_segmenter(found, _device())
+
+
+def _device() -> str:
+    import torch
+
+    return os.environ.get("MEDSAM3_DEVICE", "cuda:0" if torch.cuda.is_available() else "cpu")

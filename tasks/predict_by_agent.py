@@ -1,0 +1,94 @@
+"""Predict by the agent: requests in words for one image; the answer is written, and the trace beside it."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medsam3_core.agent.answers import as_prediction, on_slice
+from medsam3_core.agent.chat import ModelAccess
+from medsam3_core.agent.replay import ReplayEndpoint
+from medsam3_core.agent.session import AgentSession
+from medsam3_core.agent.strategy import AgentInterrupted, AgentRun, answer_requests
+from medsam3_core.inference_settings import InferenceSettings
+from medsam3_core.prompt_policies import PromptPolicy
+from medsam3_core.prompts import SlicePrompt
+from medsam3_core.segmenters.protocol import Segmenter
+from storage.agent_endpoint import EndpointSettings, open_access
+from storage.agent_traces import read_trace_file, trace_rows, write_trace_file
+from storage.input_images import InputImage
+from storage.instance_files import InstanceForm, form_of, write_instances, write_structures
+from storage.instance_overlay import PromptedInstances
+from tasks.predict_image import PredictRecord
+
+TRACE_ENDING = ".trace.parquet"
+_RUN, _CASE, _ATTEMPT = "predict", "image", "once"
+
+
+@dataclass(frozen=True, slots=True)
+class AgentPredictRequest:
+    """What is asked of one image.
+
+    Attributes:
+        requests: In words.
+        z: Slice that a picture shows; None for the whole volume.
+        policy: The policy `agent`.
+        settings: Inference settings.
+        out: File to write; the trace gets its name and `.trace.parquet`.
+        caption: What a picture says about itself.
+        replay: A trace to answer from, instead of the endpoint.
+    """
+
+    requests: tuple[str, ...]
+    z: int | None
+    policy: PromptPolicy
+    settings: InferenceSettings
+    out: Path
+    caption: str
+    replay: Path | None = None
+
+
+def predict_by_agent(
+    image: InputImage, request: AgentPredictRequest, segmenter: Segmenter, endpoint: EndpointSettings
+) -> PredictRecord:
+    """Answer the requests and write the answer with its trace.
+
+    Raises:
+        UsageError: If a request is empty, or what would be sent may not be.
+        AgentInterrupted: If the endpoint does not answer; the trace is written all the same.
+        StoreError: If a file cannot be read or written.
+    """
+    started = time.perf_counter()
+    session = AgentSession(segmenter, image.rgb, image.geometry, request.settings, lambda z: image.voxels[..., z, :, :])
+    if request.replay is None:
+        access = open_access(request.settings.agent, endpoint)
+    else:
+        access = ModelAccess(ReplayEndpoint(read_trace_file(request.replay)))
+    trace = request.out.with_name(request.out.name + TRACE_ENDING)
+    try:
+        answered = answer_requests(
+            session, {words: words for words in request.requests}, AgentRun(request.policy.synonyms, access)
+        )
+    except AgentInterrupted as error:
+        write_trace_file(trace, trace_rows(_RUN, _CASE, _ATTEMPT, error.events))
+        raise
+    write_trace_file(trace, trace_rows(_RUN, _CASE, _ATTEMPT, answered.events))
+    seconds = time.perf_counter() - started
+    if request.z is None and form_of(request.out) is InstanceForm.NIFTI:
+        prediction = as_prediction(answered.answers, image.geometry.shape_zyx)
+        slices = write_structures(request.out, image, prediction)
+        found: Sequence[tuple[str, float]] = [
+            (name, float(score)) for name in prediction.structures for score in prediction.confidence(name)
+        ]
+    else:
+        z = request.z or 0
+        drawn = [
+            PromptedInstances(SlicePrompt(name, text=name), on_slice(answer, z))
+            for name, answer in answered.answers.items()
+        ]
+        write_instances(request.out, image, z, drawn, request.caption, request.settings.window)
+        found = [(item.prompt.structure, float(score)) for item in drawn for score in item.instances.scores]
+        slices = int(bool(found))
+    reasons = [f"{name}: {'absent, ' if one.absent else ''}{one.reason}" for name, one in answered.answers.items()]
+    notes = (*reasons, *answered.notes, *session.notes, f"trace: {trace}")
+    return PredictRecord(tuple(found), slices, seconds, segmenter.device, notes)
