@@ -7,6 +7,7 @@ from pathlib import Path
 from flows.settings import read_settings
 from medsam3_core.prompt_policies import PromptKind, PromptPolicy
 from storage.agent_endpoint import MODEL_VARIABLE, URL_VARIABLE, EndpointSettings, require_allowed
+from storage.run_ledger import Run
 from storage.run_planning import BenchmarkPlan
 
 _KEY = "agent_model"
@@ -34,6 +35,16 @@ def with_site_model(store_root: Path | str, prompts: Sequence[str], settings: Se
         return tuple(settings)
     model = os.environ.get(MODEL_VARIABLE, read_settings(store_root).agent.model)
     return (*settings, f"{_KEY}={model}") if model else tuple(settings)
+
+
+def require_run_allowed(store_root: Path | str, run: Run) -> None:
+    """Refuse what must not be sent for a run whose texts somebody typed.
+
+    Raises:
+        UsageError: See `storage.agent_endpoint.require_allowed`.
+    """
+    if run.policy.kind is PromptKind.AGENT:
+        require_allowed(run.settings.agent, endpoint_settings(store_root))
 
 
 def require_plan_allowed(store_root: Path | str, plan: BenchmarkPlan) -> None:

@@ -240,6 +240,7 @@ def predict(
 @click.argument("source")
 @click.option("--weights", "name", required=True, metavar="NAME", help="NAME or NAME@N.")
 @click.option("--text", "texts", multiple=True, help="Structure to look for; repeat for several.")
+@click.option("--prompt", default="text", show_default=True, help="text, or agent: --text is a request in your words.")
 @click.option("--prompts", type=click.Path(path_type=Path), metavar="FILE", help="Prompts as CSV, Parquet or JSON.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the segmentations.")
 @click.option("--format", "form", type=click.Choice(["nifti", "dicom-seg", "zarr"]), default="nifti", show_default=True)
@@ -254,6 +255,7 @@ def segment(
     source: str,
     name: str,
     texts: tuple[str, ...],
+    prompt: str,
     prompts: Path | None,
     out: Path,
     form: str,
@@ -270,10 +272,12 @@ def segment(
     SOURCE is an archive of DICOM, NIfTI and image files. The folder gets one file per case, manifest.csv with the end
     of every case, and measurements.parquet. Running it again goes on where it stopped.
     """
+    from flows.agent_options import with_site_model
     from flows.segment_command import run_segment
     from storage.segment_planning import SegmentRequest
 
-    request = SegmentRequest(source, name, texts, prompts, settings, limit or 0, retry)
+    chosen = with_site_model(store, [prompt], settings)
+    request = SegmentRequest(source, name, texts, prompts, chosen, limit or 0, retry, prompt)
     sys.exit(run_segment(store, request, out, form, reader, cluster, anonymous=anonymous))
 
 

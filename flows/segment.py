@@ -7,6 +7,7 @@ from pathlib import Path
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
+from flows.agent_options import require_run_allowed, with_site_model
 from flows.benchmark import record_rejected, segment_shard, shards_of
 from flows.clusters import Workers, dask_workers, parse_cluster
 from flows.console import say
@@ -56,6 +57,7 @@ def segment_source(
     retry: bool = False,
     anonymous: bool = False,
     cluster: str = "local",
+    policy: str = "text",
 ) -> SegmentSummary:
     """Segment every case of a source and release what was drawn; what is done already is not done again.
 
@@ -73,11 +75,14 @@ def segment_source(
         retry: Whether rejected, failed and crashed cases are tried again.
         anonymous: Leave patients' names out of DICOM.
         cluster: Cluster by name.
+        policy: How texts are asked: `text`, or by the `agent` as requests.
     """
     layout, target = open_store(Path(store)), Path(out).resolve()
     prompts_file = Path(prompts) if prompts else None
-    request = SegmentRequest(source, weights, tuple(texts or ()), prompts_file, tuple(settings or ()), limit, retry)
+    chosen = with_site_model(layout.root, [policy], settings or ())
+    request = SegmentRequest(source, weights, tuple(texts or ()), prompts_file, chosen, limit, retry, policy)
     run, rows = run_of_request(layout, request)
+    require_run_allowed(layout.root, run)
     kind = reader_for_segmenting(source, reader)
     ingest = plan_ingest(layout, source, request.cohort, kind, None, None, limit, with_references=False)
     with writing(layout, [run.run_id]), dask_workers(parse_cluster(cluster), [run.weights]) as workers:

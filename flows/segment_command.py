@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from flows.agent_options import require_run_allowed
 from flows.console import say
 from storage.readers.registry import find_reader
 from storage.segment_planning import SegmentRequest, reader_for_segmenting, run_of_request
@@ -18,6 +19,7 @@ def run_segment(
 
     find_reader(request.source, reader_for_segmenting(request.source, reader))  # refused before anything starts
     run, _ = run_of_request(open_store(root), request)
+    require_run_allowed(root, run)
     with workers_starting(parse_cluster(cluster), [run.weights]), prefect_session():
         summary = segment_source(
             str(root),
@@ -33,6 +35,7 @@ def run_segment(
             request.retry,
             anonymous,
             cluster,
+            request.policy,
         )
     counted = ", ".join(f"{count} {status}" for status, count in sorted(summary.counts.items())) or "nothing"
     say(f"cohort {summary.cohort}, run {summary.run_id}: {counted}")

@@ -46,6 +46,7 @@ class SegmentRequest:
         settings: Inference settings as `key=value`.
         limit: At most so many cases; 0 means all.
         retry: Whether rejected, failed and crashed cases are tried again.
+        policy: How texts are asked: `text` as they stand, or by the `agent` as requests.
     """
 
     source: str
@@ -55,8 +56,15 @@ class SegmentRequest:
     settings: tuple[str, ...] = ()
     limit: int = 0
     retry: bool = False
+    policy: str = str(PromptKind.TEXT)
 
     def __post_init__(self) -> None:
+        if PromptPolicy.parse(self.policy).kind not in (PromptKind.TEXT, PromptKind.AGENT):
+            msg = f"texts are asked by the policies text and agent, not {self.policy!r}, which needs a reference"
+            raise UsageError(msg)
+        if self.prompts is not None and self.policy != PromptKind.TEXT:
+            msg = f"a prompts file says itself what is asked; leave out --prompt {self.policy}"
+            raise UsageError(msg)
         if bool(self.texts) == (self.prompts is not None):
             msg = "give what to segment: --text once for each structure, or --prompts FILE, and not both"
             raise UsageError(msg)
@@ -134,7 +142,7 @@ def run_of_request(store: StoreLayout, request: SegmentRequest) -> tuple[Run, li
         policy = PromptPolicy(PromptKind.FILE, digest=digest, kinds="+".join(sorted({str(row.kind) for row in rows})))
         structures = tuple(Structure(name, name) for name in dict.fromkeys(row.structure for row in rows))
     else:
-        policy = PromptPolicy.parse("text")
+        policy = PromptPolicy.parse(request.policy)
         structures = structures_of_texts(request.texts)
     if (sentence := refusal(weights, policy, settings)) is not None:
         raise UnsupportedPromptError(sentence)
