@@ -12,11 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from medsam3_core.errors import UsageError
 from storage.catalog import connect
 from storage.run_planning import BenchmarkRequest
+from storage.segment_planning import SegmentRequest
 from storage.store_layout import open_store
 from tests.agent.scripted_server import call, scripted
 from tests.agent.test_agent_runs import PATIENCE
+from tests.archives.segmented_here import segment_here
 from tests.command_line import command_line
 from tests.sam3.segmenters import phantom
 from tests.small_store import benchmark_here, ingest_here
@@ -174,3 +177,19 @@ def test_no_connection_leaves_loopback_by_default(tmp_path):
     with connect(open_store(tmp_path / "store")) as con:
         assert con.execute("SELECT count(*) FROM traces WHERE kind = 'answer'").fetchone() == (1,)
         assert json.loads(con.execute("SELECT result FROM traces WHERE kind = 'request'").fetchone()[0])["plain"]
+
+
+def test_an_archive_is_segmented_by_request(tmp_path):
+    store = open_store(tmp_path / "store")
+    source = tmp_path / "archive"
+    source.mkdir()
+    Image.fromarray(phantom(1)).save(source / "cells.png")
+    request = SegmentRequest(str(source), "tiny-untrained", ("nuclei",), policy="agent")
+    run, counts, _ = segment_here(store, request, tmp_path / "out")
+    assert (run.policy.canonical(), counts["segmented"]) == ("agent:synonyms=3", 1)
+    with connect(store) as con:
+        found = con.execute("SELECT structure, text FROM traces WHERE kind = 'request'").fetchall()
+        assert con.execute("SELECT count(*) FROM measurements").fetchone() == (1,)
+    assert found == [("nuclei", "asked for 'nuclei', understood as 'cell nucleus'")]
+    with pytest.raises(UsageError, match="policies text and agent, not 'box'"):
+        SegmentRequest("x", "sam3", ("liver",), policy="box")
