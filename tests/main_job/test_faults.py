@@ -15,7 +15,7 @@ from distributed import Client, LocalCluster
 from medsam3_core.errors import StoreError
 from tasks.batch_stream import BatchBreakerError, BatchReport, BatchSizer, StreamCounts, run_stream
 from tasks.breadcrumbs import Breadcrumb, BreadcrumbFolder
-from tests.main_job.conftest import Medsam3, Started, rows, wait_until, worker_processes
+from tests.main_job.conftest import Medsam3, Started, copy_of, rows, wait_until, worker_processes
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,14 @@ def test_a_store_that_cannot_be_written_stops_the_stream_at_once(client: Client,
         _run(client, NoteCases(tmp_path, error=StoreError), tmp_path / "crumbs", 20)
 
 
+@pytest.fixture(scope="module")
+def ingested(medsam3: Medsam3, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = tmp_path_factory.mktemp("faults") / "store"
+    phantoms = ("ingest", "phantom:mr,cases=12,size=10x48x48", "--cohort", "mr", "--cluster", "threads")
+    medsam3(*phantoms, store=store)
+    return store
+
+
 BENCHMARK = ("benchmark", "--cohort", "mr", "--weights", "tiny-untrained", "--prompt", "text", "--split", "all")
 
 
@@ -126,10 +134,9 @@ def _outcomes(store: Path) -> int:
 
 
 def test_killed_workers_and_a_killed_driver_lose_and_double_no_row(
-    medsam3: Medsam3, started: Started, tmp_path: Path
+    ingested: Path, medsam3: Medsam3, started: Started, tmp_path: Path
 ) -> None:
-    store = tmp_path / "store"
-    medsam3("ingest", "phantom:mr,cases=12,size=10x48x48", "--cohort", "mr", store=store)
+    store = copy_of(ingested, tmp_path / "store")
     first = started(*BENCHMARK, store=store)
     wait_until(lambda: _outcomes(store) >= 1 or first.poll() is not None, "the first batch of the benchmark")
     worker_processes(first)[-1].send_signal(signal.SIGKILL)
@@ -147,10 +154,9 @@ def test_killed_workers_and_a_killed_driver_lose_and_double_no_row(
 
 
 def test_interrupting_keeps_what_is_finished_and_leaves_no_process(
-    medsam3: Medsam3, started: Started, tmp_path: Path
+    ingested: Path, medsam3: Medsam3, started: Started, tmp_path: Path
 ) -> None:
-    store = tmp_path / "store"
-    medsam3("ingest", "phantom:mr,cases=12,size=10x48x48", "--cohort", "mr", store=store)
+    store = copy_of(ingested, tmp_path / "store")
     running = started(*BENCHMARK, store=store, own_server=True)  # as a user without a Prefect server runs it
     wait_until(lambda: _outcomes(store) >= 1 or running.poll() is not None, "the first batch of the benchmark")
     family = [psutil.Process(running.pid), *psutil.Process(running.pid).children(recursive=True)]
@@ -175,10 +181,9 @@ def _alive(process: psutil.Process) -> bool:
 
 
 def test_two_benchmarks_of_the_same_run_cannot_write_at_once(
-    medsam3: Medsam3, started: Started, tmp_path: Path
+    ingested: Path, medsam3: Medsam3, started: Started, tmp_path: Path
 ) -> None:
-    store = tmp_path / "store"
-    medsam3("ingest", "phantom:mr,cases=12,size=10x48x48", "--cohort", "mr", store=store)
+    store = copy_of(ingested, tmp_path / "store")
     running = started(*BENCHMARK, store=store)
     wait_until(lambda: _outcomes(store) >= 1 or running.poll() is not None, "the first batch of the benchmark")
     second = medsam3(*BENCHMARK, store=store, code=2)

@@ -14,13 +14,15 @@ from tests.main_job.conftest import Medsam3, copy_of, rows
 
 BENCHMARK = ("benchmark", "--cohort", "ct", "--cohort", "fundus", "--weights", "baseline:box", "--weights")
 BENCHMARK += ("tiny-untrained", "--prompt", "box", "--prompt", "text", "--split", "all")
+IN_PROCESS = ("--cluster", "threads")
+"""For tests about what is computed, not about who computes it: no worker processes to start."""
 
 
 @pytest.fixture(scope="module")
 def benchmarked(medsam3: Medsam3, tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = tmp_path_factory.mktemp("main") / "store"
     medsam3("ingest", "phantom:ct,cases=5,size=6x48x56", "--cohort", "ct", store=store)
-    medsam3("ingest", "phantom:fundus,cases=5,size=1x96x96", "--cohort", "fundus", store=store)
+    medsam3("ingest", "phantom:fundus,cases=5,size=1x96x96", "--cohort", "fundus", *IN_PROCESS, store=store)
     finished = medsam3(*BENCHMARK, store=store)
     assert "baseline:box takes no text" in finished.stderr
     assert "tiny-untrained" in finished.stdout
@@ -87,9 +89,10 @@ def test_the_same_benchmark_again_computes_nothing_and_says_so(benchmarked: Path
 
 def test_a_cohort_that_grows_computes_only_its_new_cases(benchmarked: Path, medsam3: Medsam3, tmp_path: Path) -> None:
     store = copy_of(benchmarked, tmp_path / "store")
-    medsam3("ingest", "phantom:fundus,cases=7,size=1x96x96", "--cohort", "fundus", store=store)
+    grown = ("ingest", "phantom:fundus,cases=7,size=1x96x96", "--cohort", "fundus")
     command = ("benchmark", "--cohort", "fundus", "--weights", "baseline:box", "--prompt", "box", "--split", "all")
-    finished = medsam3(*command, store=store)
+    medsam3(*grown, *IN_PROCESS, store=store)
+    finished = medsam3(*command, *IN_PROCESS, store=store)
     assert "computed 2 scored; 5 case and run pairs were up to date" in finished.stderr
 
 
@@ -111,7 +114,7 @@ def test_bad_cases_are_rejected_by_name_and_counted_and_the_others_are_scored(me
         )
         + "]}"
     )
-    ingested = medsam3("ingest", str(source), "--cohort", "test", store=store, code=1)
+    ingested = medsam3("ingest", str(source), "--cohort", "test", *IN_PROCESS, store=store, code=1)
     assert "1 accepted, 4 rejected" in ingested.stderr
     finished = medsam3(
         "benchmark", "--cohort", "test", "--weights", "baseline:box", "--prompt", "box", store=store, code=1
@@ -177,8 +180,8 @@ def test_a_changed_image_is_read_again_and_only_that_case(medsam3: Medsam3, tmp_
         mask = np.zeros((20, 30), np.uint8)
         mask[5:10, 5:15] = 255
         Image.fromarray(mask).save(source / "masks" / f"case{index}.png")
-    ingest = ("ingest", str(source), "--cohort", "pairs")
-    benchmark = ("benchmark", "--cohort", "pairs", "--weights", "baseline:box", "--prompt", "box")
+    ingest = ("ingest", str(source), "--cohort", "pairs", *IN_PROCESS)
+    benchmark = ("benchmark", "--cohort", "pairs", "--weights", "baseline:box", "--prompt", "box", *IN_PROCESS)
     medsam3(*ingest, store=store)
     medsam3(*benchmark, store=store)
     Image.fromarray(np.full((20, 30, 3), 200, np.uint8)).save(source / "images" / "case1.png")
@@ -188,10 +191,10 @@ def test_a_changed_image_is_read_again_and_only_that_case(medsam3: Medsam3, tmp_
 
 def test_asking_for_another_structure_keeps_the_scores_of_the_first(medsam3: Medsam3, tmp_path: Path) -> None:
     store = tmp_path / "store"
-    medsam3("ingest", "phantom:fundus,cases=2,size=1x64x64", "--cohort", "fundus", "--cluster", "threads", store=store)
+    medsam3("ingest", "phantom:fundus,cases=2,size=1x64x64", "--cohort", "fundus", *IN_PROCESS, store=store)
     command = ("benchmark", "--cohort", "fundus", "--weights", "baseline:box", "--prompt", "box", "--split", "all")
     for structure in ("vessel", "optic_disc"):
-        medsam3(*command, "--structure", structure, "--cluster", "threads", store=store)
+        medsam3(*command, "--structure", structure, *IN_PROCESS, store=store)
     scored = rows(store, "SELECT structure, count(*) AS n FROM scores WHERE status = 'scored' GROUP BY ALL ORDER BY 1")
     assert scored == [{"structure": "optic_disc", "n": 2}, {"structure": "vessel", "n": 2}]
     assert "nothing to compute" in medsam3(*command, "--structure", "vessel", store=store).stderr
