@@ -16,7 +16,7 @@ demo: $(VENV)/.installed
 	$(BIN)/medsam3 demo
 
 test: $(VENV)/.installed-test lint types
-	$(TEST_ENV) $(BIN)/python -m pytest -m "not slow and not gpu"
+	$(TEST_ENV) $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow and not gpu"
 
 test-long: $(VENV)/.installed-test
 	$(TEST_ENV) $(BIN)/python -m pytest -m "not gpu"

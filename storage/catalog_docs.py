@@ -75,7 +75,7 @@ _DERIVED = {
     "absent_left_out": "rows without the structure: that toolkit does not ask for them",
     "boxes_dropped": "box rows without a mask: that toolkit drops them",
     "texts_as_zero": "text rows without a mask: zeros in that toolkit",
-    "without_counts": "rows scored before voxels were counted; left out here, `benchmark` scores them again",
+    "without_counts": "rows scored before voxels were counted; left out here",
     "psnr_mean": "mean PSNR of masks in dB; perfect ones are infinite and left out",
     "ssim_mean": "mean SSIM of masks, one window as large as the image",
     "cases": "cases that both raters drew and that hold the structure",

@@ -70,6 +70,8 @@ Started = Callable[..., subprocess.Popen[str]]
 @pytest.fixture
 def started(prefect_server: dict[str, str], tmp_path: Path) -> Iterator[Started]:
     running = []
+    # A shell that starts pytest in the background ignores SIGINT for it and for all that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def start(*arguments: str, store: Path, own_server: bool = False) -> subprocess.Popen[str]:
         environment = {**prefect_server, "MEDSAM3_STORE": str(store)}
