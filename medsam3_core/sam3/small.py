@@ -1,0 +1,110 @@
+"""The architecture of the weights that come with the product: SAM3 in 7 million parameters, for a laptop."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+
+from medsam3_core.sam3.architecture import Architecture, architecture_from
+from medsam3_core.sam3.layouts import HUGGING_FACE_PREFIXES
+from medsam3_core.sam3.network import Sam3Weights, expected_shapes, match_weights
+
+_WIDTH, _HEADS, _TRACKER_WIDTH, _TRUNK = 64, 4, 128, 128
+_QUERIES = 100
+_POSITIONS = "position_embeddings"
+_FOURIER = "positional_embedding"
+"""Random frequencies of the tracker's positions; image and clicks share one table."""
+_TABLES = ("embed.weight", "embedding.weight", "presence_token.weight", "reference_points.weight")
+"""Tables that are looked up rather than multiplied."""
+
+
+def small_config(image_size: int = 224) -> dict[str, Any]:
+    """A `Sam3Config`; almost half of its parameters are vocabulary."""
+    head = {"hidden_size": _WIDTH, "num_attention_heads": _HEADS, "intermediate_size": 3 * _WIDTH, "dropout": 0.0}
+    grid = image_size // 14
+    trunk = {
+        "model_type": "sam3_vit_model",
+        "hidden_size": _TRUNK,
+        "intermediate_size": 3 * _TRUNK,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 4,
+        "image_size": image_size,
+        "pretrain_image_size": image_size,
+        "window_size": grid // 2,
+        "global_attn_indexes": [1, 3, 5],
+        "layer_norm_eps": 1e-5,
+    }
+    text = {
+        "model_type": "clip_text_model",
+        "vocab_size": 49408,
+        "hidden_size": _WIDTH,
+        "intermediate_size": 2 * _WIDTH,
+        "num_hidden_layers": 2,
+        "num_attention_heads": _HEADS,
+        "max_position_embeddings": 32,
+        "projection_dim": 8,
+        "hidden_act": "gelu",
+    }
+    return {
+        "model_type": "sam3",
+        "vision_config": {"model_type": "sam3_vision_model", "fpn_hidden_size": _WIDTH, "backbone_config": trunk},
+        "text_config": text,
+        "geometry_encoder_config": head | {"num_layers": 2},
+        "detr_encoder_config": head | {"num_layers": 3},
+        "detr_decoder_config": head | {"num_layers": 3, "num_queries": _QUERIES},
+        "mask_decoder_config": {"hidden_size": _WIDTH, "num_attention_heads": _HEADS},
+    }
+
+
+def small_tracker_config() -> dict[str, Any]:
+    """A `Sam3TrackerVideoConfig` for the trunk of `small_config`; 128 wide, its least."""
+    width = _TRACKER_WIDTH
+    return {
+        "model_type": "sam3_tracker_video",
+        "vision_config": {"model_type": "sam3_vision_model", "fpn_hidden_size": width},
+        "prompt_encoder_config": {"hidden_size": width},
+        "mask_decoder_config": {"hidden_size": width, "mlp_dim": 2 * width, "iou_head_hidden_dim": width},
+        "memory_attention_hidden_size": width,
+        "memory_attention_num_layers": 2,
+        "memory_attention_feed_forward_hidden_size": width,
+        "memory_encoder_hidden_size": width,
+        "mask_downsampler_embed_dim": width,
+        "memory_fuser_embed_dim": width,
+        "memory_fuser_intermediate_dim": 2 * width,
+    }
+
+
+def small_architecture(image_size: int = 224) -> Architecture:
+    """Detector and tracker on one trunk."""
+    return architecture_from(small_config(image_size), small_tracker_config())
+
+
+def fresh_weights(architecture: Architecture, seed: int) -> Sam3Weights:
+    """Where training from nothing starts: variance kept from layer to layer, zero biases.
+
+    Args:
+        architecture: What to fill.
+        seed: The same seed gives the same values on every machine.
+    """
+    random = np.random.default_rng(seed)
+    tensors: dict[str, torch.Tensor] = {}
+    for part, shapes in expected_shapes(architecture).items():
+        for name, shape in sorted(shapes.items()):
+            tensors[HUGGING_FACE_PREFIXES[part] + name] = _start(name, shape, random)
+    for name in [name for name in tensors if name.endswith(_FOURIER)]:
+        tensors[name] = tensors["tracker_model.shared_image_embedding.positional_embedding"]
+    return match_weights(tensors, architecture, "fresh weights")
+
+
+def _start(name: str, shape: torch.Size, random: np.random.Generator) -> torch.Tensor:
+    if len(shape) <= 1:
+        return torch.full(shape, 1.0 if "norm" in name and name.endswith("weight") else 0.0)
+    noise = torch.from_numpy(random.standard_normal(tuple(shape), dtype=np.float32))
+    if name.endswith(_FOURIER):
+        return noise
+    if name.endswith(_POSITIONS):
+        return 0.1 * noise
+    if name.endswith(_TABLES):
+        return 0.5 * noise if name.startswith("text_encoder") else noise
+    return noise / math.sqrt(math.prod(shape[1:]))

@@ -1,0 +1,164 @@
+"""Questions for the concept head: texts, exemplar boxes and both, with what they should find; and what is not there."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medsam3_core.sam3.tokenizer import VISUAL
+from medsam3_core.training.samples import TrainingConcept, TrainingPrompt, TrainingSlice
+
+_FEW = 5
+"""Most exemplars where neither one nor all instances are shown."""
+_LEAST_PIXELS = 4
+"""Smaller remains of an instance at the edge of a view are not asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConceptMix:
+    """How the concept head is asked; the three shares need not sum to 1.
+
+    Attributes:
+        text: Share of prompts by text alone.
+        box: Share of prompts by exemplar boxes alone.
+        text_box: Share of prompts by text and boxes.
+        absent: Share of text prompts that ask for what is not on the slice, where there is such a concept.
+        foreign: Share of those that ask for a concept of another cohort.
+        synonym: Share of texts that are a synonym instead of the text of the recipe.
+        counter: Share of box prompts with a counter-example around another concept.
+        jitter: Largest move of an edge of an exemplar, as a share of its side.
+    """
+
+    text: float = 0.5
+    box: float = 0.35
+    text_box: float = 0.15
+    absent: float = 0.3
+    foreign: float = 0.3
+    synonym: float = 0.4
+    counter: float = 0.1
+    jitter: float = 0.12
+
+
+def draw_concept_prompts(
+    seen: TrainingSlice,
+    slice_index: int,
+    count: int,
+    rng: np.random.Generator,
+    mix: ConceptMix,
+    foreign_texts: Sequence[str] = (),
+) -> list[TrainingPrompt]:
+    """Prompts for one augmented slice.
+
+    Args:
+        seen: The slice at the model's side.
+        slice_index: Which slice of the batch.
+        count: How many prompts.
+        rng: Decides.
+        mix: How often which kind is asked.
+        foreign_texts: Texts of concepts that are on no slice of this cohort.
+    """
+    present = [concept for concept in seen.concepts if _instances(concept)]
+    absent = [concept for concept in seen.concepts if not concept.present]
+    return [_prompt(seen, present, absent, slice_index, rng, mix, foreign_texts) for _ in range(count)]
+
+
+def _prompt(
+    seen: TrainingSlice,
+    present: list[TrainingConcept],
+    absent: list[TrainingConcept],
+    slice_index: int,
+    rng: np.random.Generator,
+    mix: ConceptMix,
+    foreign_texts: Sequence[str],
+) -> TrainingPrompt:
+    shares = np.array([mix.text, mix.box, mix.text_box])
+    kind = int(rng.choice(3, p=shares / shares.sum()))
+    if not present or (kind == 0 and (absent or len(foreign_texts)) and rng.random() < mix.absent):
+        return _nothing(seen, absent, slice_index, rng, mix, foreign_texts)
+    concept = present[int(rng.integers(len(present)))]
+    numbers = _instances(concept)
+    masks = np.stack([concept.labels == number for number in numbers])
+    if kind == 0:
+        return TrainingPrompt(slice_index, _text(concept, rng, mix), *_no_boxes(), masks, "text")
+    boxes, labels = _exemplars(masks, concept.countable, rng, mix.jitter)
+    others = [one for one in present if one is not concept]
+    if others and rng.random() < mix.counter:
+        counter = _counter_example(others[int(rng.integers(len(others)))], masks, rng, mix.jitter)
+        if counter is not None:
+            boxes, labels = np.concatenate([boxes, counter[None]]), np.append(labels, 0)
+    text = VISUAL if kind == 1 else _text(concept, rng, mix)
+    return TrainingPrompt(slice_index, text, boxes, labels, masks, "box" if kind == 1 else "text+box")
+
+
+def _nothing(
+    seen: TrainingSlice,
+    absent: list[TrainingConcept],
+    slice_index: int,
+    rng: np.random.Generator,
+    mix: ConceptMix,
+    foreign_texts: Sequence[str],
+) -> TrainingPrompt:
+    """A text for what is not there."""
+    if len(foreign_texts) and (not absent or rng.random() < mix.foreign):
+        text = str(foreign_texts[int(rng.integers(len(foreign_texts)))])
+    elif absent:
+        text = _text(absent[int(rng.integers(len(absent)))], rng, mix)
+    else:  # all that is there is too small to be asked for, and nothing else is known
+        text = VISUAL
+    nothing = np.zeros((0, *seen.image.shape[:2]), dtype=bool)
+    return TrainingPrompt(slice_index, text, *_no_boxes(), nothing, "text")
+
+
+def _no_boxes() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    return np.zeros((0, 4), dtype=np.float32), np.zeros(0, dtype=np.int64)
+
+
+def _text(concept: TrainingConcept, rng: np.random.Generator, mix: ConceptMix) -> str:
+    if len(concept.texts) > 1 and rng.random() < mix.synonym:
+        return concept.texts[1 + int(rng.integers(len(concept.texts) - 1))]
+    return concept.texts[0]
+
+
+def _instances(concept: TrainingConcept) -> list[int]:
+    """Numbers of the instances that are large enough to be asked for."""
+    counts = np.bincount(concept.labels.ravel())
+    return [int(number) for number in np.flatnonzero(counts >= _LEAST_PIXELS) if number]
+
+
+def _exemplars(
+    masks: NDArray[np.bool_], countable: bool, rng: np.random.Generator, jitter: float
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Boxes of one, a few or all instances."""
+    count = len(masks)
+    if countable and count > 1:
+        way = int(rng.integers(3))
+        count = (1, int(rng.integers(2, _FEW + 1)), count)[way]
+    chosen = rng.permutation(len(masks))[:count]
+    boxes = np.stack([_box(masks[index], rng, jitter) for index in chosen])
+    return boxes, np.ones(len(boxes), dtype=np.int64)
+
+
+def _counter_example(
+    other: TrainingConcept, masks: NDArray[np.bool_], rng: np.random.Generator, jitter: float
+) -> NDArray[np.float32] | None:
+    """A box around something else; None where it lies on what is asked for."""
+    number = _instances(other)[0]
+    mask = other.labels == number
+    if (mask & masks.any(axis=0)).any():
+        return None
+    return _box(mask, rng, jitter)
+
+
+def _box(mask: NDArray[np.bool_], rng: np.random.Generator, jitter: float) -> NDArray[np.float32]:
+    """The bounding box of a mask with moved edges, cxcywh in fractions of the side."""
+    edges = []
+    for axis, size in ((0, mask.shape[1]), (1, mask.shape[0])):
+        hit = np.flatnonzero(mask.any(axis=axis))
+        low, high = float(hit[0]), float(hit[-1] + 1)
+        reach = jitter * rng.random()
+        moves = rng.uniform(-reach, reach, 2) * (high - low)
+        low, high = max(0.0, low + moves[0]), min(float(size), high + moves[1])
+        edges.append(((low + high) / 2 / size, (high - low) / size))
+    (cx, width), (cy, height) = edges
+    return np.array([cx, cy, width, height], dtype=np.float32)

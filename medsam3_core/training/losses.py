@@ -1,0 +1,121 @@
+"""The official training losses of SAM3's concept head, equal to the golden values."""
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+from medsam3_core.training.box_overlap import corners_of, paired_iou
+from medsam3_core.training.matching import Matches
+
+
+@dataclass(frozen=True, slots=True)
+class LossWeights:
+    """How much each loss counts, and the shape of the class target; the defaults are the official recipe.
+
+    Attributes:
+        classes: Soft binary cross-entropy of the query scores.
+        presence: Whether the concept is on the slice at all.
+        box: L1 distance of the boxes in fractions of the side.
+        giou: Generalised IoU.
+        mask: Focal loss of instance masks.
+        dice: Dice loss of instance masks.
+        semantic_focal: Focal loss of the semantic mask.
+        semantic_dice: Dice loss of the semantic mask.
+        positive: How much more a matched query counts than an unmatched one.
+        score_exponent: A matched query aims at p ** e x IoU ** (1 - e).
+        least_target: Least value that a matched query aims at.
+        queries: The class loss is a mean over at least so many queries, as if the missing ones cost nothing.
+    """
+
+    classes: float = 20.0
+    presence: float = 20.0
+    box: float = 5.0
+    giou: float = 2.0
+    mask: float = 200.0
+    dice: float = 10.0
+    semantic_focal: float = 20.0
+    semantic_dice: float = 30.0
+    positive: float = 10.0
+    score_exponent: float = 0.25
+    least_target: float = 0.01
+    queries: int = 200
+
+
+def box_losses(
+    boxes_cxcywh: torch.Tensor, target_boxes: torch.Tensor, matches: Matches, objects: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """L1 and generalised-IoU loss of matched boxes, each summed and divided by the number of objects."""
+    found = boxes_cxcywh[matches.prompt, matches.query].float()
+    wanted = target_boxes[matches.target].float()
+    _, giou = paired_iou(corners_of(found), corners_of(wanted))
+    return (found - wanted).abs().sum() / objects, (1 - giou).sum() / objects
+
+
+def class_loss(
+    logits: torch.Tensor,
+    boxes_cxcywh: torch.Tensor,
+    target_boxes: torch.Tensor,
+    matches: Matches,
+    counts: list[int],
+    weights: LossWeights,
+) -> torch.Tensor:
+    """Binary cross-entropy that is aware of IoU: mean over all queries; prompts without object count as 0.
+
+    A matched query aims at a mixture of its own probability and its IoU; an unmatched one at 0, the less the surer
+    it is already.
+    """
+    logits = logits.float()
+    with torch.no_grad():
+        chance = logits.sigmoid()
+        found = corners_of(boxes_cxcywh[matches.prompt, matches.query].float())
+        iou, _ = paired_iou(found, corners_of(target_boxes[matches.target].float()))
+        exponent = weights.score_exponent
+        aim = chance[matches.prompt, matches.query] ** exponent * iou ** (1 - exponent)
+        matched, target = torch.zeros_like(logits), torch.zeros_like(logits)
+        matched[matches.prompt, matches.query] = 1.0
+        target[matches.prompt, matches.query] = aim.clamp(min=weights.least_target)
+    positive = functional.binary_cross_entropy_with_logits(logits, target, reduction="none") * matched
+    negative = functional.binary_cross_entropy_with_logits(logits, matched, reduction="none") * (1 - matched)
+    # The official factor is not detached: the gradient also flows through p ** 2.
+    loss = weights.positive * positive + negative * logits.sigmoid() ** 2
+    present = torch.tensor([float(count > 0) for count in counts], device=logits.device)
+    return (loss * present[:, None]).sum() / (len(counts) * max(logits.shape[1], weights.queries))
+
+
+def presence_loss(presence_logits: torch.Tensor, counts: list[int]) -> torch.Tensor:
+    """Whether the concept is there, per prompt; half of a plain binary cross-entropy, as the official alpha makes it."""
+    present = torch.tensor([float(count > 0) for count in counts], device=presence_logits.device)
+    logits = presence_logits.float().reshape(-1)
+    return 0.5 * functional.binary_cross_entropy_with_logits(logits, present)
+
+
+def mask_losses(
+    mask_logits: torch.Tensor, target_masks: torch.Tensor, objects: float, *, alpha: float = 0.25, gamma: float = 2.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Focal and Dice loss of masks that belong together, averaged over pixels, summed, divided by `objects`.
+
+    Args:
+        mask_logits: Shape (n, h, w); brought to the size of the target first.
+        target_masks: Boolean or float, shape (n, y, x).
+        objects: Number of objects of the batch, at least 1.
+        alpha: Weight of the foreground in the focal loss.
+        gamma: How fast pixels that are right stop to count.
+    """
+    target = target_masks.float().flatten(1)
+    logits = resized_logits(mask_logits, target_masks.shape[-2:]).flatten(1)
+    chance = logits.sigmoid()
+    entropy = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    wrong = chance * (1 - target) + (1 - chance) * target
+    balance = alpha * target + (1 - alpha) * (1 - target)
+    focal = (balance * entropy * wrong**gamma).mean(dim=1).sum() / objects
+    overlap = 1 - (2 * (chance * target).sum(1) + 1) / (chance.sum(1) + target.sum(1) + 1)
+    return focal, overlap.sum() / objects
+
+
+def resized_logits(logits: torch.Tensor, shape_yx: torch.Size | tuple[int, int]) -> torch.Tensor:
+    """Logits (n, h, w) at another size, as inference brings them to the slice."""
+    if logits.shape[-2:] == torch.Size(shape_yx):
+        return logits.float()
+    resized = functional.interpolate(logits[:, None].float(), tuple(shape_yx), mode="bilinear", align_corners=False)
+    return resized[:, 0]

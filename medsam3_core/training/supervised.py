@@ -1,0 +1,53 @@
+"""The module that is trained: SAM3 with its losses inside, one trunk pass for both heads."""
+
+import numpy as np
+import torch
+from torch import nn
+
+from medsam3_core.training.batches import TrainingBatch
+from medsam3_core.training.concept_objective import concept_losses
+from medsam3_core.training.interactive_objective import InteractiveObjective, InteractiveWeights
+from medsam3_core.training.losses import LossWeights
+from medsam3_core.training.trainee import Trainee
+
+
+class SupervisedSam3(nn.Module):
+    """A trainee that answers a batch with its loss.
+
+    Args:
+        trainee: What is trained.
+        weights: How much each loss of the concept head counts.
+        clicks: The same for the interactive head.
+        click_weight: How much the interactive head counts against the concept head.
+    """
+
+    def __init__(
+        self, trainee: Trainee, weights: LossWeights, clicks: InteractiveWeights, click_weight: float = 5.0
+    ) -> None:
+        super().__init__()
+        self.trainee = trainee
+        self._weights = weights
+        self._click_weight = click_weight
+        interactive = trainee.tracker is not None and trainee.tracker_neck is not None
+        self._clicks = InteractiveObjective(trainee.tracker, trainee.tracker_neck, clicks) if interactive else None
+
+    def forward(self, batch: TrainingBatch) -> dict[str, torch.Tensor]:
+        """Loss and its parts, each detached, under the names of the log."""
+        trunk = self.trainee.trunk(batch.pixels)
+        concept = batch.concept
+        answers = self.trainee.answer_concepts(
+            trunk,
+            concept.slice_index,
+            concept.input_ids,
+            concept.attention_mask,
+            concept.boxes_cxcywh,
+            concept.box_labels,
+        )
+        losses = concept_losses(answers, concept, self._weights)
+        total = sum(losses.values())
+        parts = {name: value.detach() for name, value in losses.items()}
+        if self._clicks is not None and batch.clicks:
+            clicked = self._clicks(trunk, batch.clicks, np.random.default_rng(batch.seed))
+            total = total + self._click_weight * clicked.total
+            parts |= {f"click_{name}": torch.tensor(value) for name, value in clicked.parts.items()}
+        return {"loss": total, **parts}

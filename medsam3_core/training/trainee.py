@@ -1,0 +1,146 @@
+"""SAM3 in training: the concept head on several prompts per slice, with the answers of all decoder layers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers.models.sam3.modeling_sam3 import inverse_sigmoid
+
+from medsam3_core.inference_settings import Dtype
+from medsam3_core.sam3.encoder import position_map
+from medsam3_core.sam3.layouts import Part
+from medsam3_core.sam3.network import Sam3Network, Sam3Weights, build_network, match_weights
+from medsam3_core.sam3.precision import precision_for
+from medsam3_core.sam3.layouts import HUGGING_FACE_PREFIXES
+
+_LEVELS = 3
+_UNREAD = ("neck.fpn_layers.3.", "fpn_layers.3.", "text_encoder.text_projection.", "pixel_decoder.conv_layers.2.",
+           "pixel_decoder.norms.2.")
+"""Parameters that no answer depends on; they stay as they are."""
+
+
+@dataclass(frozen=True, eq=False)
+class ConceptAnswers:
+    """What the concept head says about every prompt of a batch.
+
+    Attributes:
+        logits: Query scores of every decoder layer, shape (layers, prompts, queries); the last layer answers.
+        boxes_cxcywh: Boxes in fractions of the side, shape (layers, prompts, queries, 4).
+        presence: Presence logits, shape (layers, prompts).
+        masks: Mask logits of the last layer, shape (prompts, queries, h, w).
+        semantic: Semantic logits, shape (prompts, h, w).
+    """
+
+    logits: torch.Tensor
+    boxes_cxcywh: torch.Tensor
+    presence: torch.Tensor
+    masks: torch.Tensor
+    semantic: torch.Tensor
+
+
+class Trainee(nn.Module):
+    """The modules of some weights, in fp32 and with gradients.
+
+    Args:
+        weights: Where training starts.
+        device: Where it happens.
+    """
+
+    def __init__(self, weights: Sam3Weights, device: str = "cpu") -> None:
+        super().__init__()
+        network = build_network(weights, precision_for(Dtype.FP32, device), device)
+        self.detector = network.detector
+        self.tracker = network.tracker
+        self.tracker_neck = network.tracker_neck
+        self.architecture = weights.architecture
+        self._source = weights.source
+        self._vocabulary = weights.vocabulary
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(not any(unread in name for unread in _UNREAD))
+        self.train()
+
+    def weights(self) -> Sam3Weights:
+        """The present values, as weights that answer and are written like any others."""
+        modules = {Part.DETECTOR: self.detector, Part.TRACKER: self.tracker, Part.TRACKER_NECK: self.tracker_neck}
+        tensors = {
+            HUGGING_FACE_PREFIXES[part] + name: tensor.detach()
+            for part, module in modules.items()
+            if module is not None
+            for name, tensor in module.state_dict().items()
+        }
+        return match_weights(tensors, self.architecture, self._source, self._vocabulary)
+
+    def trunk(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Trunk maps, shape (slices, c, grid, grid), of pixel values (slices, 3, side, side) in [-1, 1]."""
+        tokens = self.detector.vision_encoder.backbone(pixels).last_hidden_state
+        grid = self.architecture.grid
+        maps: torch.Tensor = tokens.transpose(1, 2).reshape(len(pixels), -1, grid, grid)
+        return maps
+
+    def answer_concepts(
+        self,
+        trunk: torch.Tensor,
+        slice_index: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        boxes_cxcywh: torch.Tensor,
+        box_labels: torch.Tensor,
+    ) -> ConceptAnswers:
+        """One pass of the concept head over all prompts of a batch.
+
+        Args:
+            trunk: Trunk maps of the slices.
+            slice_index: Slice of every prompt, shape (prompts,).
+            input_ids: Tokens, shape (prompts, 32).
+            attention_mask: Which of them are read.
+            boxes_cxcywh: Exemplars, padded, shape (prompts, k, 4), k at least 1.
+            box_labels: 1, 0, or -10 for padding, shape (prompts, k).
+        """
+        detector = self.detector
+        maps = [layer(trunk) for layer in detector.vision_encoder.neck.fpn_layers[:_LEVELS]]
+        position = position_map(maps[-1])[slice_index]
+        features = [one[slice_index] for one in maps]
+        text = _text_features(detector, input_ids, attention_mask)
+        valid = box_labels != -10
+        geometry = detector.geometry_encoder(
+            box_embeddings=boxes_cxcywh,
+            box_mask=valid,
+            box_labels=torch.where(valid, box_labels, 0),
+            img_feats=(features[-1],),
+            img_pos_embeds=(position,),
+        )
+        prompt = torch.cat([text, geometry.last_hidden_state], dim=1)
+        prompt_mask = torch.cat([attention_mask.bool(), geometry.attention_mask], dim=1)
+        encoded = detector.detr_encoder(
+            vision_features=[features[-1]], text_features=prompt, vision_pos_embeds=[position], text_mask=prompt_mask
+        )
+        decoded = detector.detr_decoder(
+            vision_features=encoded.last_hidden_state,
+            text_features=encoded.text_features,
+            vision_pos_encoding=encoded.pos_embeds_flattened,
+            text_mask=prompt_mask,
+            spatial_shapes=encoded.spatial_shapes,
+        )
+        hidden = decoded.intermediate_hidden_states
+        offsets = detector.detr_decoder.box_head(hidden)
+        boxes = (inverse_sigmoid(decoded.reference_boxes) + offsets).sigmoid()
+        logits = detector.dot_product_scoring(hidden, encoded.text_features, prompt_mask).squeeze(-1)
+        drawn = detector.mask_decoder(
+            decoder_queries=hidden[-1],
+            backbone_features=features,
+            encoder_hidden_states=encoded.last_hidden_state,
+            prompt_features=prompt,
+            prompt_mask=prompt_mask,
+        )
+        presence = decoded.presence_logits.reshape(len(hidden), -1)
+        return ConceptAnswers(logits, boxes, presence, drawn.pred_masks, drawn.semantic_seg[:, 0])
+
+
+def _text_features(detector, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """Features of every prompt's text; a text that several prompts ask is encoded once."""
+    rows, inverse = torch.unique(input_ids, dim=0, return_inverse=True)
+    masks = (rows != 0).long()
+    hidden = detector.text_encoder(input_ids=rows, attention_mask=masks).last_hidden_state
+    features: torch.Tensor = detector.text_projection(hidden)[inverse]
+    return features
