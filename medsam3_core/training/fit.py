@@ -1,0 +1,158 @@
+"""The training loop: the `transformers` Trainer with our batches, optimiser and validation."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset, Sampler, SequentialSampler
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from medsam3_core.training.batches import Collate, SampleStream
+from medsam3_core.training.optimiser import OptimiserPlan, build_optimiser, build_schedule, parameter_groups
+from medsam3_core.training.supervised import SupervisedSam3
+
+Validate = Callable[[SupervisedSam3], dict[str, float]]
+"""Measures a model; `dice` is what decides."""
+VALIDATION_DICE = "dice"
+
+
+@dataclass(frozen=True, slots=True)
+class LoopPlan:
+    """How long and how.
+
+    Attributes:
+        steps: Optimiser steps in all.
+        batch: Slices per step and process.
+        accumulate: Passes that one step adds up.
+        bf16: Whether the passes run in bf16 (on accelerators).
+        gradient_checkpointing: Trade time for memory.
+        workers: Processes that make samples; 0 makes them in between.
+        log_every: Steps between lines of the log.
+        save_every: Steps between checkpoints, with everything that resuming needs.
+        validate_every: Steps between validations; a multiple of `save_every` is not needed.
+        patience: Validations without improvement after which training stops; 0 never stops.
+        seed: Decides what is left to chance beside the samples.
+    """
+
+    steps: int
+    batch: int = 8
+    accumulate: int = 1
+    bf16: bool = False
+    gradient_checkpointing: bool = False
+    workers: int = 1
+    log_every: int = 20
+    save_every: int = 200
+    validate_every: int = 0
+    patience: int = 0
+    seed: int = 0
+
+
+class Fit(Trainer):  # type: ignore[misc]
+    """The Trainer of `transformers`, which brings accelerate, checkpoints and exact resume.
+
+    Samples come in the order of their numbers: they are drawn at random already, from seeds of their own.
+    """
+
+    def __init__(
+        self,
+        model: SupervisedSam3,
+        stream: SampleStream,
+        collate: Collate,
+        folder: Path,
+        loop: LoopPlan,
+        optimiser: OptimiserPlan,
+        validate: Validate | None,
+        callbacks: list[TrainerCallback],
+    ) -> None:
+        self._plan, self._loop, self._validate = optimiser, loop, validate
+        self._parts: dict[str, torch.Tensor] = {}
+        self._counts: dict[str, int] = {}
+        arguments = training_arguments(folder, loop, optimiser, validates=validate is not None)
+        placeholder = stream if validate is not None else None
+        super().__init__(
+            model,
+            arguments,
+            data_collator=collate,
+            train_dataset=stream,
+            eval_dataset=placeholder,
+            callbacks=callbacks,
+        )
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW with a rate per part of the model."""
+        if self.optimizer is None:
+            layers = self.model.trainee.architecture.detector.vision_config.backbone_config.num_hidden_layers
+            self.optimizer = build_optimiser(parameter_groups(self.model, self._plan, layers), self._plan)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The schedule of the plan."""
+        if self.lr_scheduler is None:
+            self.lr_scheduler = build_schedule(optimizer or self.optimizer, self._plan, num_training_steps)
+        return self.lr_scheduler
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
+        """The loss that the model computes itself; its parts go to the log."""
+        outputs = model(**inputs)
+        for name, value in outputs.items():
+            if name != "loss":
+                self._parts[name] = self._parts.get(name, 0.0) + value.detach()
+                self._counts[name] = self._counts.get(name, 0) + 1
+        return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the means of the parts since the last line."""
+        if "loss" in logs and self._parts:
+            logs = logs | {name: round(float(self._parts[name]) / self._counts[name], 5) for name in self._parts}
+            self._parts, self._counts = {}, {}
+        super().log(logs, start_time)
+
+    def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
+        """Validate with the product's own segmenter and scoring instead of a loss."""
+        assert self._validate is not None
+        found = self._validate(self.accelerator.unwrap_model(self.model))
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> Sampler[int]:
+        return SequentialSampler(train_dataset or self.train_dataset)
+
+
+def training_arguments(
+    folder: Path, loop: LoopPlan, optimiser: OptimiserPlan, *, validates: bool
+) -> TrainingArguments:
+    """Our plan in the words of `transformers`."""
+    validate_every = loop.validate_every or loop.save_every
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=loop.steps,
+        per_device_train_batch_size=loop.batch,
+        gradient_accumulation_steps=loop.accumulate,
+        learning_rate=optimiser.rate,
+        weight_decay=optimiser.weight_decay,
+        max_grad_norm=optimiser.clip,
+        bf16=loop.bf16,
+        use_cpu=not torch.cuda.is_available(),
+        dataloader_num_workers=loop.workers,
+        dataloader_prefetch_factor=4 if loop.workers else None,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        remove_unused_columns=False,
+        label_names=[],
+        logging_steps=loop.log_every,
+        save_steps=loop.save_every,
+        save_total_limit=2,
+        eval_strategy="steps" if validates else "no",
+        eval_steps=validate_every,
+        metric_for_best_model=f"eval_{VALIDATION_DICE}" if validates else None,
+        greater_is_better=True if validates else None,
+        ddp_find_unused_parameters=True,
+        seed=loop.seed,
+        data_seed=loop.seed,
+        report_to=[],
+        disable_tqdm=True,
+        log_level="warning",
+    )

@@ -1,0 +1,115 @@
+"""Optimiser and schedule of the official recipe: AdamW, a rate per part, layer-wise decay in the trunk."""
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+_BLOCK = re.compile(r"vision_encoder\.backbone\.layers\.(\d+)\.")
+_TRUNK, _TEXT = "vision_encoder.backbone.", "text_encoder."
+_FIRST = ("embeddings.patch_embeddings", "backbone.layer_norm.")
+"""What lies below the first block of the trunk."""
+_POSITIONS = "position_embeddings"
+
+
+class Schedule(StrEnum):
+    """How the rate goes over the steps, after a linear warm-up."""
+
+    INVERSE_SQRT = "inverse-sqrt"
+    """The official one: falls with the square root of the step, linear cool-down at the end."""
+    CONSTANT = "constant"
+    """Stays, linear cool-down at the end."""
+    COSINE = "cosine"
+    """Half a cosine to zero."""
+
+
+@dataclass(frozen=True, slots=True)
+class OptimiserPlan:
+    """AdamW and its schedule.
+
+    Attributes:
+        rate: Learning rate of the heads.
+        trunk: Rate of the trunk as a share of `rate`; the official recipe has 0.3.
+        text: Rate of the text encoder as a share of `rate`; the official recipe has 0.06.
+        layer_decay: Factor from one trunk layer to the one below; the official recipe has 0.9.
+        weight_decay: For matrices; biases and norms have none.
+        clip: Largest norm of the gradient.
+        schedule: How the rate goes.
+        warmup: Steps.
+        cooldown: Share of all steps.
+        timescale: Steps after which the inverse square root starts to fall.
+        beta2: Memory of the second moment.
+    """
+
+    rate: float = 8e-4
+    trunk: float = 0.3
+    text: float = 0.06
+    layer_decay: float = 0.9
+    weight_decay: float = 0.1
+    clip: float = 0.1
+    schedule: Schedule = Schedule.INVERSE_SQRT
+    warmup: int = 20
+    cooldown: float = 0.2
+    timescale: int = 20
+    beta2: float = 0.999
+
+
+def parameter_groups(model: nn.Module, plan: OptimiserPlan, layers: int) -> list[dict[str, Any]]:
+    """Parameters with the same rate and weight decay together, in a stable order.
+
+    Args:
+        model: What is trained; frozen parameters are left out.
+        plan: Rates.
+        layers: Blocks of the trunk.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decay = 0.0 if parameter.ndim <= 1 or "norm" in name else plan.weight_decay
+            groups.setdefault((rate_of(name, plan, layers), decay), []).append(parameter)
+    return [{"params": found, "lr": rate, "weight_decay": decay} for (rate, decay), found in groups.items()]
+
+
+def rate_of(name: str, plan: OptimiserPlan, layers: int) -> float:
+    """Learning rate of a parameter by its name."""
+    if _TEXT in name:
+        return plan.rate * plan.text
+    if _TRUNK not in name:
+        return plan.rate
+    rate = plan.rate * plan.trunk
+    if name.endswith(_POSITIONS):
+        return rate
+    block = _BLOCK.search(name)
+    depth = int(block[1]) + 1 if block else 0 if any(part in name for part in _FIRST) else layers + 1
+    return float(rate * plan.layer_decay ** (layers + 1 - depth))
+
+
+def build_optimiser(groups: Iterable[dict[str, Any]], plan: OptimiserPlan) -> torch.optim.AdamW:
+    """AdamW over parameter groups."""
+    return torch.optim.AdamW(list(groups), lr=plan.rate, betas=(0.9, plan.beta2), eps=1e-8)
+
+
+def build_schedule(
+    optimiser: torch.optim.Optimizer, plan: OptimiserPlan, steps: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """The schedule over all steps."""
+    return torch.optim.lr_scheduler.LambdaLR(optimiser, partial(rate_factor, plan=plan, steps=steps))
+
+
+def rate_factor(step: int, plan: OptimiserPlan, steps: int) -> float:
+    """Share of the full rate at a step, in [0, 1]."""
+    warm = min(1.0, (step + 1) / max(1, plan.warmup))
+    if plan.schedule is Schedule.COSINE:
+        done = min(1.0, max(0, step - plan.warmup) / max(1, steps - plan.warmup))
+        return warm * 0.5 * (1 + math.cos(math.pi * done))
+    cooling = max(1, round(plan.cooldown * steps))
+    factor = warm * min(1.0, max(0, steps - step) / cooling)
+    if plan.schedule is Schedule.INVERSE_SQRT:
+        factor *= math.sqrt(plan.timescale / max(plan.timescale, step))
+    return factor

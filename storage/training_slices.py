@@ -1,0 +1,115 @@
+"""Cases of the store as training slices: read once, windowed as inference would, kept in memory as uint8."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medsam3_core.errors import CaseDataError
+from medsam3_core.intensity import IntensityPolicy, as_rgb, to_uint8
+from medsam3_core.recipes import Recipe
+from medsam3_core.structures import LabelMap
+from medsam3_core.training.samples import TrainingConcept, TrainingSlice
+from storage.case_volumes import open_case_volume
+from storage.cohorts import CaseRef
+from storage.store_layout import StoreLayout
+
+
+@dataclass(frozen=True, slots=True)
+class ConceptDefinition:
+    """A concept that is trained: a structure of the recipe, or several of them together.
+
+    Attributes:
+        name: Name of the concept.
+        texts: What may be asked for, the usual text first.
+        structures: Structures of the recipe that belong to it.
+        countable: Whether it comes in instances.
+        tubular: Whether its topology matters more than its area.
+    """
+
+    name: str
+    texts: tuple[str, ...]
+    structures: tuple[str, ...]
+    countable: bool = False
+    tubular: bool = False
+
+
+def recipe_concepts(recipe: Recipe, synonyms: Mapping[str, Sequence[str]] | None = None) -> tuple[ConceptDefinition, ...]:
+    """Every structure of a recipe as a concept.
+
+    Args:
+        recipe: The recipe.
+        synonyms: Further texts per structure.
+    """
+    more = synonyms or {}
+    for name in more:
+        recipe.structure(name)
+    return tuple(
+        ConceptDefinition(
+            item.name,
+            tuple(dict.fromkeys((item.text, *item.synonyms, *more.get(item.name, ())))),
+            (item.name,),
+            item.instances,
+            item.tubular,
+        )
+        for item in recipe.structures
+    )
+
+
+def read_training_slices(
+    store: StoreLayout,
+    case: CaseRef,
+    recipe: Recipe,
+    concepts: Sequence[ConceptDefinition],
+    *,
+    slices: Iterable[int] | None = None,
+    mirror: bool = False,
+    upright: bool = True,
+) -> list[TrainingSlice]:
+    """Slices of one case with all concepts, as `TrainingSlice`.
+
+    Args:
+        store: The store.
+        case: An accepted case with a reference.
+        recipe: Recipe of its cohort.
+        concepts: What is trained.
+        slices: Which slices; None for all.
+        mirror: See `TrainingSlice`.
+        upright: See `TrainingSlice`.
+
+    Raises:
+        CaseDataError: If the case has no reference.
+    """
+    if not case.raters:
+        msg = f"case {case.cohort}/{case.case_id} has no reference to learn from; leave it out"
+        raise CaseDataError(msg)
+    volume = open_case_volume(store.volume(case.cohort, case.case_id, zipped=case.ndim == 2))
+    voxels, reference = volume.voxels(), volume.reference(case.raters[0])
+    value_range = IntensityPolicy.parse(recipe.window).value_range(voxels)
+    maps = [concept_labels(reference, concept) for concept in concepts]
+    wanted = range(voxels.shape[-3]) if slices is None else slices
+    return [
+        TrainingSlice(
+            as_rgb(to_uint8(voxels[..., z, :, :], value_range)),
+            tuple(
+                TrainingConcept(one.name, one.texts, labels[z], one.tubular, one.countable)
+                for one, labels in zip(concepts, maps, strict=True)
+            ),
+            case.modality,
+            mirror,
+            upright,
+            f"{case.cohort}/{case.case_id}:{z}",
+        )
+        for z in wanted
+    ]
+
+
+def concept_labels(reference: LabelMap, concept: ConceptDefinition) -> NDArray[np.uint16]:
+    """Instances of a concept, shape (z, y, x): numbered where it is countable, else 1 for all of it."""
+    if concept.countable:
+        return reference.instances(concept.structures[0])
+    labels: NDArray[np.uint16] = np.zeros(reference.voxels.shape, dtype=np.uint16)
+    for structure in concept.structures:
+        labels[reference.mask(structure)] = 1
+    return labels
