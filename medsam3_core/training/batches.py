@@ -18,6 +18,9 @@ from medsam3_core.training.concept_prompts import ConceptMix, draw_concept_promp
 from medsam3_core.training.interactive_prompts import PromptMix, draw_interactive_prompts
 from medsam3_core.training.samples import InteractivePrompt, TrainingSlice
 
+_ABSENT_KEPT = 3
+"""Concepts that are not on a slice and may be asked for nevertheless."""
+
 
 @dataclass(frozen=True, eq=False)
 class SliceGroup:
@@ -106,8 +109,18 @@ class SampleStream(Dataset[tuple[TrainingSlice, int]]):
         filled, empty = self._filled[number]
         chosen = empty if len(empty) and (not len(filled) or rng.random() < group.empty_share) else filled
         seen = group.slices[int(chosen[int(rng.integers(len(chosen)))])]
-        view = augmented_slice(seen, group.augmentation, rng)
+        view = augmented_slice(_thinned(seen, rng), group.augmentation, rng)
         return view, int(rng.integers(2**31)), group.foreign_texts
+
+
+def _thinned(seen: TrainingSlice, rng: np.random.Generator) -> TrainingSlice:
+    """A slice with what is there and a few of the concepts that are not: each costs a label map."""
+    absent = [number for number, concept in enumerate(seen.concepts) if not concept.present]
+    if len(absent) <= _ABSENT_KEPT:
+        return seen
+    dropped = set(rng.permutation(absent)[_ABSENT_KEPT:].tolist())
+    kept = tuple(concept for number, concept in enumerate(seen.concepts) if number not in dropped)
+    return replace(seen, concepts=kept)
 
 
 class Collate:

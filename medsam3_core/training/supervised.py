@@ -1,5 +1,7 @@
 """The module that is trained: SAM3 with its losses inside, one trunk pass for both heads."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import nn
@@ -8,6 +10,7 @@ from medsam3_core.training.batches import TrainingBatch
 from medsam3_core.training.concept_objective import concept_losses
 from medsam3_core.training.interactive_objective import InteractiveObjective, InteractiveWeights
 from medsam3_core.training.losses import LossWeights
+from medsam3_core.training.samples import InteractivePrompt
 from medsam3_core.training.trainee import Trainee
 
 
@@ -47,7 +50,17 @@ class SupervisedSam3(nn.Module):
         total = sum(losses.values())
         parts = {name: value.detach() for name, value in losses.items()}
         if self._clicks is not None and batch.clicks:
-            clicked = self._clicks(trunk, batch.clicks, np.random.default_rng(batch.seed))
+            shown, clicks = _clicked_slices(trunk, batch.clicks)
+            clicked = self._clicks(shown, clicks, np.random.default_rng(batch.seed))
             total = total + self._click_weight * clicked.total
             parts |= {f"click_{name}": torch.tensor(value) for name, value in clicked.parts.items()}
         return {"loss": total, **parts}
+
+
+def _clicked_slices(
+    trunk: torch.Tensor, clicks: tuple[InteractivePrompt, ...]
+) -> tuple[torch.Tensor, list[InteractivePrompt]]:
+    """The slices that are clicked at all: the neck of the interactive head is the dearest part of a step."""
+    wanted = sorted({one.slice_index for one in clicks})
+    moved = {number: position for position, number in enumerate(wanted)}
+    return trunk[wanted], [replace(one, slice_index=moved[one.slice_index]) for one in clicks]
