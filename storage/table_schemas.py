@@ -64,6 +64,31 @@ PROMPTS = _schema(
     ("mask_rle", pa.list_(pa.int32()), "run lengths of a mask, row-major, starting with background"),
 )
 
+TRAINING = _schema(
+    "training",
+    ("cohort", pa.string(), "cohort of the case"),
+    ("case_id", pa.string(), "case; its pixels stay in the store"),
+    ("case_digest", pa.string(), "digest of the case that is learned from"),
+    ("patient_id", pa.string(), "patient; one patient is in one split"),
+    ("split", pa.string(), "train or validation"),
+    ("slice", pa.int32(), "z index"),
+    ("rater", pa.string(), "whose reference is learned"),
+    ("concept", pa.string(), "structure of the recipe, or several together"),
+    ("structures", pa.list_(pa.string()), "structures of the recipe that belong to it"),
+    ("text", pa.string(), "what is asked for"),
+    ("synonyms", pa.list_(pa.string()), "what may be asked for instead"),
+    ("present", pa.bool_(), "false for a negative: the concept is not on the slice and the answer is nothing"),
+    (
+        "instances",
+        pa.list_(
+            pa.struct(
+                [(name, pa.int32()) for name in ("instance", "label_value", "x0", "y0", "x1", "y1", "area")]
+            )
+        ),
+        "per instance its number, its value in the label map (0: all of the concept), its half-open box and its pixels",
+    ),
+)
+
 PLAN = _schema(
     "plan",
     ("run_id", pa.string(), "run"),

@@ -13,6 +13,16 @@ from medsam3_core.sam3.network import Sam3Weights, expected_shapes, match_weight
 _WIDTH, _HEADS, _TRACKER_WIDTH, _TRUNK = 64, 4, 128, 128
 _QUERIES = 100
 _POSITIONS = "position_embeddings"
+_BRANCH_ENDS = ("o_proj.weight", "out_proj.weight", "fc2.weight", "linear2.weight")
+"""Last layers of residual branches: they start as whispers, so that the first signal is the picture itself."""
+_ANSWERS = (
+    "mask_embedder.layers.2.weight",
+    "box_head.layer3.weight",
+    "semantic_projection.weight",
+    "presence_head.layer3.weight",
+    "text_proj.weight",
+)
+"""Layers that answer: they start undecided."""
 _FOURIER = "positional_embedding"
 """Random frequencies of the tracker's positions; image and clicks share one table."""
 _TABLES = ("embed.weight", "embedding.weight", "presence_token.weight", "reference_points.weight")
@@ -107,4 +117,5 @@ def _start(name: str, shape: torch.Size, random: np.random.Generator) -> torch.T
         return 0.1 * noise
     if name.endswith(_TABLES):
         return 0.5 * noise if name.startswith("text_encoder") else noise
-    return noise / math.sqrt(math.prod(shape[1:]))
+    scale = 0.1 if any(answer in name for answer in _ANSWERS) else 0.2 if name.endswith(_BRANCH_ENDS) else 1.0
+    return scale * noise / math.sqrt(math.prod(shape[1:]))

@@ -1,7 +1,6 @@
 """The training loop: the `transformers` Trainer with our batches, optimiser and validation."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,43 +9,13 @@ from torch.utils.data import Dataset, Sampler, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from medsam3_core.training.batches import Collate, SampleStream
+from medsam3_core.training.fit_plan import LoopPlan
 from medsam3_core.training.optimiser import OptimiserPlan, build_optimiser, build_schedule, parameter_groups
 from medsam3_core.training.supervised import SupervisedSam3
 
 Validate = Callable[[SupervisedSam3], dict[str, float]]
 """Measures a model; `dice` is what decides."""
 VALIDATION_DICE = "dice"
-
-
-@dataclass(frozen=True, slots=True)
-class LoopPlan:
-    """How long and how.
-
-    Attributes:
-        steps: Optimiser steps in all.
-        batch: Slices per step and process.
-        accumulate: Passes that one step adds up.
-        bf16: Whether the passes run in bf16 (on accelerators).
-        gradient_checkpointing: Trade time for memory.
-        workers: Processes that make samples; 0 makes them in between.
-        log_every: Steps between lines of the log.
-        save_every: Steps between checkpoints, with everything that resuming needs.
-        validate_every: Steps between validations; a multiple of `save_every` is not needed.
-        patience: Validations without improvement after which training stops; 0 never stops.
-        seed: Decides what is left to chance beside the samples.
-    """
-
-    steps: int
-    batch: int = 8
-    accumulate: int = 1
-    bf16: bool = False
-    gradient_checkpointing: bool = False
-    workers: int = 1
-    log_every: int = 20
-    save_every: int = 200
-    validate_every: int = 0
-    patience: int = 0
-    seed: int = 0
 
 
 class Fit(Trainer):  # type: ignore[misc]
@@ -63,13 +32,16 @@ class Fit(Trainer):  # type: ignore[misc]
         folder: Path,
         loop: LoopPlan,
         optimiser: OptimiserPlan,
-        validate: Validate | None,
         callbacks: list[TrainerCallback],
+        *,
+        seed: int = 0,
+        validate: Validate | None = None,
+        validate_every: int = 0,
     ) -> None:
-        self._plan, self._loop, self._validate = optimiser, loop, validate
+        self._plan, self._validate = optimiser, validate
         self._parts: dict[str, torch.Tensor] = {}
         self._counts: dict[str, int] = {}
-        arguments = training_arguments(folder, loop, optimiser, validates=validate is not None)
+        arguments = training_arguments(folder, loop, optimiser, seed, validate_every if validate is not None else 0)
         placeholder = stream if validate is not None else None
         super().__init__(
             model,
@@ -123,10 +95,9 @@ class Fit(Trainer):  # type: ignore[misc]
 
 
 def training_arguments(
-    folder: Path, loop: LoopPlan, optimiser: OptimiserPlan, *, validates: bool
+    folder: Path, loop: LoopPlan, optimiser: OptimiserPlan, seed: int, validate_every: int
 ) -> TrainingArguments:
-    """Our plan in the words of `transformers`."""
-    validate_every = loop.validate_every or loop.save_every
+    """Our plan in the words of `transformers`; `validate_every` 0 never validates."""
     return TrainingArguments(
         output_dir=str(folder),
         max_steps=loop.steps,
@@ -144,14 +115,14 @@ def training_arguments(
         label_names=[],
         logging_steps=loop.log_every,
         save_steps=loop.save_every,
-        save_total_limit=2,
-        eval_strategy="steps" if validates else "no",
-        eval_steps=validate_every,
-        metric_for_best_model=f"eval_{VALIDATION_DICE}" if validates else None,
-        greater_is_better=True if validates else None,
+        save_total_limit=loop.keep,
+        eval_strategy="steps" if validate_every else "no",
+        eval_steps=validate_every or None,
+        metric_for_best_model=f"eval_{VALIDATION_DICE}" if validate_every else None,
+        greater_is_better=True if validate_every else None,
         ddp_find_unused_parameters=True,
-        seed=loop.seed,
-        data_seed=loop.seed,
+        seed=seed,
+        data_seed=seed,
         report_to=[],
         disable_tqdm=True,
         log_level="warning",

@@ -1,0 +1,143 @@
+"""Everything that a training configuration says, as frozen values; the keys of the YAML file are these fields."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from medsam3_core.training.augmentation_plan import Augmentation
+from medsam3_core.training.concept_prompts import ConceptMix
+from medsam3_core.training.fit_plan import LoopPlan
+from medsam3_core.training.interactive_objective import InteractiveWeights
+from medsam3_core.training.interactive_prompts import PromptMix
+from medsam3_core.training.losses import LossWeights
+from medsam3_core.training.lora import LoraPlan
+from medsam3_core.training.optimiser import OptimiserPlan
+
+FRESH = "fresh"
+"""The base of weights that are trained from nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnionPlan:
+    """A concept that is several structures together, such as a whole organ whose parts are labelled.
+
+    Attributes:
+        name: Name of the concept.
+        text: What is asked for.
+        structures: Structures of the recipe.
+        synonyms: Other texts.
+    """
+
+    name: str
+    text: str
+    structures: tuple[str, ...]
+    synonyms: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CohortPlan:
+    """A cohort to learn from.
+
+    Attributes:
+        cohort: Name in the store.
+        source: Where to ingest it from if the store does not hold it yet.
+        splits: Splits that are learned from; None means cases without a split.
+        share: How often it is drawn, against the others.
+        limit: At most so many cases; 0 takes all.
+        every: Every n-th slice of a volume.
+        synonyms: Further texts per structure.
+        unions: Further concepts.
+        augmentation: How slices are changed; by default as the modality and the structures allow.
+        empty_share: How often a slice without any concept is drawn, at most.
+        validation: Cases that are kept back for validation, whole patients; they are not learned from.
+    """
+
+    cohort: str
+    source: str | None = None
+    splits: tuple[str | None, ...] = ("train",)
+    share: float = 1.0
+    limit: int = 0
+    every: int = 1
+    synonyms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unions: tuple[UnionPlan, ...] = ()
+    augmentation: Augmentation | None = None
+    empty_share: float = 0.2
+    validation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationPlan:
+    """How a model is measured while it learns: by the product's own segmenter and scoring.
+
+    Attributes:
+        every: Steps from one validation to the next; 0 never validates.
+        prompts: Policies; the mean over them decides.
+        settings: Inference settings as `key=value`.
+        patience: Validations without a better mean Dice after which training stops; 0 never stops.
+    """
+
+    every: int = 0
+    prompts: tuple[str, ...] = ("text", "box")
+    settings: tuple[str, ...] = ()
+    patience: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionPlan:
+    """What is asked about a slice.
+
+    Attributes:
+        per_slice: Prompts of the concept head per slice.
+        mix: Kinds of them.
+        click_share: Share of slices that the interactive head sees, where there is one.
+        clicks: Objects per such slice.
+        click_mix: How they are shown.
+        foreign: Texts that no cohort has, asked as absent.
+    """
+
+    per_slice: int = 2
+    mix: ConceptMix = ConceptMix()
+    click_share: float = 0.35
+    clicks: int = 3
+    click_mix: PromptMix = PromptMix()
+    foreign: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPlan:
+    """One training run.
+
+    Attributes:
+        name: Name of the weights to be.
+        cohorts: What is learned from.
+        base: Weights to start from (`NAME`, `NAME@N` or a path), or `fresh`.
+        architecture: What is built where the base is `fresh`: `small`.
+        seed: Decides all that is left to chance.
+        loop: How long.
+        optimiser: Rates and schedule.
+        losses: How much each loss of the concept head counts.
+        click_losses: The same for the interactive head.
+        click_weight: How much the interactive head counts against the concept head.
+        questions: What is asked.
+        validation: How the model is measured meanwhile.
+        lora: Train small adapters instead of the weights themselves.
+        bare: Whether the layout of Medical-SAM3 is written too.
+        licence: Licence note of the result.
+        threads: Threads of the CPU; 0 leaves it to torch.
+    """
+
+    name: str
+    cohorts: tuple[CohortPlan, ...]
+    base: str = FRESH
+    architecture: str = "small"
+    seed: int = 0
+    loop: LoopPlan = LoopPlan(steps=1000)
+    optimiser: OptimiserPlan = OptimiserPlan()
+    losses: LossWeights = LossWeights()
+    click_losses: InteractiveWeights = InteractiveWeights()
+    click_weight: float = 5.0
+    questions: QuestionPlan = QuestionPlan()
+    validation: ValidationPlan = ValidationPlan()
+    lora: LoraPlan | None = None
+    bare: bool = False
+    licence: str = ""
+    threads: int = 0

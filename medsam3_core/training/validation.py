@@ -1,0 +1,121 @@
+"""Validation while training: the present weights as a segmenter, asked and scored as a benchmark would."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from medsam3_core.geometry import VolumeGeometry
+from medsam3_core.inference_settings import InferenceSettings
+from medsam3_core.prompt_generation import generate_prompts
+from medsam3_core.prompt_policies import PromptPolicy
+from medsam3_core.prompt_rows import slice_prompts
+from medsam3_core.recipes import Recipe
+from medsam3_core.scoring import EmptyMask, score_structure
+from medsam3_core.sam3.segmenter import Sam3Segmenter
+from medsam3_core.structures import LabelMap
+from medsam3_core.volume_segmentation import SliceLoader, segment_volume
+
+
+@dataclass(frozen=True, eq=False)
+class ValidationCase:
+    """A case that is not learned from.
+
+    Attributes:
+        cohort: Its cohort, under which its scores are averaged.
+        case_id: Its id; decides its prompts.
+        recipe: Recipe of the cohort.
+        geometry: Of the volume.
+        slices: Loads a slice as inference does.
+        reference: The primary reference.
+    """
+
+    cohort: str
+    case_id: str
+    recipe: Recipe
+    geometry: VolumeGeometry
+    slices: SliceLoader
+    reference: LabelMap
+
+
+@dataclass(frozen=True, slots=True)
+class _Score:
+    cohort: str
+    prompt: str
+    dice: float | None
+    f1: float | None
+    absent_correct: bool | None
+
+
+def validate(
+    segmenter: Sam3Segmenter,
+    cases: Iterable[ValidationCase],
+    policies: Sequence[PromptPolicy],
+    settings: InferenceSettings,
+) -> dict[str, float]:
+    """Mean Dice over cohorts and policies, each counted once, and what it is made of.
+
+    Returns:
+        `dice`, and per cohort and policy `dice_<cohort>_<policy>`; `absent_correct`, the share of structures that are
+        not there and were left empty; `f1_<cohort>_<policy>` where a structure comes in instances.
+    """
+    scores = [score for case in cases for score in _scores(segmenter, case, policies, settings)]
+    found: dict[str, float] = {}
+    for name, pick in (("dice", lambda one: one.dice), ("f1", lambda one: one.f1)):
+        for cohort, prompt in sorted({(one.cohort, one.prompt) for one in scores}):
+            values = [pick(one) for one in scores if (one.cohort, one.prompt) == (cohort, prompt)]
+            if known := [value for value in values if value is not None]:
+                found[f"{name}_{cohort}_{prompt}"] = float(np.mean(known))
+    parts = [value for key, value in found.items() if key.startswith("dice_")]
+    found["dice"] = float(np.mean(parts)) if parts else 0.0
+    if absent := [one.absent_correct for one in scores if one.absent_correct is not None]:
+        found["absent_correct"] = float(np.mean(absent))
+    return found
+
+
+def _scores(
+    segmenter: Sam3Segmenter, case: ValidationCase, policies: Sequence[PromptPolicy], settings: InferenceSettings
+) -> list[_Score]:
+    shape, structures = case.geometry.shape_zyx, case.recipe.structures
+    texts = {structure.name: structure.text for structure in structures}
+    prompts, by_prompt = {}, {}
+    for policy in policies:
+        if policy.lacking(segmenter.capabilities):
+            continue
+        made = generate_prompts(
+            policy, policy.prompt_id(texts), case.case_id, case.reference, case.geometry, structures
+        )
+        prompts[policy.canonical()] = slice_prompts(made.rows, shape[1:])
+        by_prompt[policy.canonical()] = policy
+    answers = segment_volume(
+        segmenter,
+        case.slices,
+        case.geometry,
+        prompts,
+        dict.fromkeys(prompts, settings),
+        [structure.name for structure in structures],
+    )
+    scores = []
+    for name, answer in answers.items():
+        for structure in structures:
+            labels = answer.labels(structure.name)
+            score = score_structure(
+                case.reference.mask(structure.name),
+                labels > 0,
+                case.geometry,
+                structure=structure,
+                reference_instances=case.reference.instances(structure.name) if structure.instances else None,
+                prediction_instances=labels if structure.instances else None,
+            )
+            present = score.empty in (EmptyMask.NONE, EmptyMask.PREDICTION)
+            asked_blindly = not by_prompt[name].privileged
+            scores.append(
+                _Score(
+                    case.cohort,
+                    by_prompt[name].short(),
+                    score.dice if present else None,
+                    score.instance_f1 if present else None,
+                    score.empty is EmptyMask.BOTH if not present and asked_blindly else None,
+                )
+            )
+    return scores

@@ -1,0 +1,127 @@
+"""Training configurations: YAML in, a checked `TrainingPlan` out; every key is a field of the plan."""
+
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from medsam3_core.errors import UsageError
+from medsam3_core.training.plans import TrainingPlan
+
+SHIPPED_CONFIGS = Path(__file__).with_name("training_configs")
+"""Configurations of the weights that come with the product."""
+
+
+def read_training_config(path: Path) -> TrainingPlan:
+    """Read and check a configuration.
+
+    Raises:
+        UsageError: If the file is absent or no YAML, or a key is unknown, missing, or of the wrong type or range;
+            names the file, the key and what is expected.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        msg = f"training configuration {path} cannot be read: {' '.join(str(error).split())}; give a YAML file"
+        raise UsageError(msg) from None
+    try:
+        plan: TrainingPlan = _build(TrainingPlan, content, "")
+    except UsageError as error:
+        msg = f"training configuration {path}: {error}"
+        raise UsageError(msg) from None
+    if not plan.cohorts:
+        msg = f"training configuration {path}: cohorts is empty; name at least one cohort to learn from"
+        raise UsageError(msg)
+    return plan
+
+
+def _build(kind: type[Any], value: Any, at: str) -> Any:
+    """A dataclass from a mapping."""
+    if not isinstance(value, Mapping):
+        msg = f"{at or 'the file'} holds {_shown(value)}; keys are expected: {_keys(kind)}"
+        raise UsageError(msg)
+    known = {field.name: field for field in fields(kind)}
+    for key in value:
+        if key not in known:
+            msg = f"unknown key {_joined(at, str(key))}; known are: {_keys(kind)}"
+            raise UsageError(msg)
+    for name, field in known.items():
+        if name not in value and field.default is MISSING and field.default_factory is MISSING:
+            msg = f"key {_joined(at, name)} is missing"
+            raise UsageError(msg)
+    hints = get_type_hints(kind)
+    built = {str(key): _convert(hints[str(key)], item, _joined(at, str(key))) for key, item in value.items()}
+    try:
+        return kind(**built)
+    except (UsageError, ValueError) as error:
+        msg = f"{at or 'the file'}: {error}"
+        raise UsageError(msg) from None
+
+
+def _convert(hint: Any, value: Any, at: str) -> Any:
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return _one_of(get_args(hint), value, at)
+    if is_dataclass(hint) and isinstance(hint, type):
+        return _build(hint, value, at)
+    if origin is tuple:
+        return _sequence(get_args(hint), value, at)
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise UsageError(_expected(at, "a mapping", value))
+        return {str(key): _convert(get_args(hint)[1], item, f"{at}.{key}") for key, item in value.items()}
+    return _scalar(hint, value, at)
+
+
+def _one_of(hints: tuple[Any, ...], value: Any, at: str) -> Any:
+    """An optional value: null, or the one other type."""
+    if value is None and type(None) in hints:
+        return None
+    return _convert(next(hint for hint in hints if hint is not type(None)), value, at)
+
+
+def _sequence(hints: tuple[Any, ...], value: Any, at: str) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise UsageError(_expected(at, "a list", value))
+    if hints[-1] is Ellipsis:
+        return tuple(_convert(hints[0], item, f"{at}[{index}]") for index, item in enumerate(value))
+    if len(value) != len(hints):
+        raise UsageError(_expected(at, f"a list of {len(hints)}", value))
+    return tuple(_convert(hint, item, f"{at}[{i}]") for i, (hint, item) in enumerate(zip(hints, value, strict=True)))
+
+
+def _scalar(hint: type[Any], value: Any, at: str) -> Any:
+    if issubclass(hint, StrEnum):
+        if value not in tuple(hint):
+            raise UsageError(_expected(at, f"one of {', '.join(hint)}", value))
+        return hint(value)
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if hint is float and isinstance(value, str):  # YAML reads 1e-4 as a text
+        try:
+            return float(value)
+        except ValueError:
+            raise UsageError(_expected(at, "a number", value)) from None
+    if type(value) is not hint:
+        raise UsageError(_expected(at, {int: "a whole number", bool: "true or false", str: "a text"}[hint], value))
+    return value
+
+
+def _expected(at: str, what: str, value: Any) -> str:
+    return f"key {at} takes {what}, got {_shown(value)}"
+
+
+def _shown(value: Any) -> str:
+    return f"{value!r} ({type(value).__name__})"
+
+
+def _joined(at: str, key: str) -> str:
+    return f"{at}.{key}" if at else key
+
+
+def _keys(kind: type[Any]) -> str:
+    return ", ".join(field.name for field in fields(kind))

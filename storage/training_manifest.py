@@ -1,0 +1,213 @@
+"""The training manifest: every question that a cohort can ask, case by case and slice by slice, and no pixels.
+
+A row is a concept on a slice; a row without instances is a negative. Masks are read from the references in the store:
+an instance is its number in the label map of its case.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from medsam3_core.cases import CaseStatus
+from medsam3_core.digests import digest_json, seed_from
+from medsam3_core.errors import UsageError
+from medsam3_core.recipes import Recipe
+from medsam3_core.training.plans import CohortPlan, TrainingPlan
+from storage.case_volumes import open_case_volume
+from storage.cohorts import CaseRef, case_refs, cohort_names, latest_cases, read_cohort
+from storage.parquet_tables import write_rows
+from storage.store_layout import StoreLayout
+from storage.table_schemas import TRAINING
+from storage.training_slices import ConceptDefinition, concept_labels, recipe_concepts
+
+BENCHMARK_SPLIT = "test"
+TRAIN, VALIDATION = "train", "validation"
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingCohort:
+    """A cohort as it is learned from.
+
+    Attributes:
+        plan: What the configuration says about it.
+        recipe: Its recipe.
+        concepts: What is learned.
+        train: Cases that are learned from.
+        validation: Cases that measure progress; other patients.
+    """
+
+    plan: CohortPlan
+    recipe: Recipe
+    concepts: tuple[ConceptDefinition, ...]
+    train: tuple[CaseRef, ...]
+    validation: tuple[CaseRef, ...]
+
+
+def select_cases(store: StoreLayout, plan: TrainingPlan) -> list[TrainingCohort]:
+    """Cases of every cohort of a plan, split by patient.
+
+    Raises:
+        UsageError: If a cohort does not exist or has no cases left, or a case belongs to a benchmark.
+    """
+    selected = [_selected(store, cohort, plan.seed) for cohort in plan.cohorts]
+    _refuse_benchmark_cases(store, selected)
+    return selected
+
+
+def write_manifest(store: StoreLayout, folder: Path, cohorts: Sequence[TrainingCohort]) -> str:
+    """Write the manifest of some cohorts as Parquet, one file per cohort and split.
+
+    Returns:
+        Its digest: SHA-256 over all rows.
+    """
+    digests = []
+    for cohort in cohorts:
+        for split, cases in ((TRAIN, cohort.train), (VALIDATION, cohort.validation)):
+            rows = [row for case in cases for row in manifest_rows(store, case, cohort, split)]
+            if rows:
+                write_rows(folder, rows, TRAINING, name=f"{cohort.plan.cohort}-{split}")
+            digests.append([cohort.plan.cohort, split, digest_json(rows)])
+    return digest_json(digests)
+
+
+def manifest_rows(store: StoreLayout, case: CaseRef, cohort: TrainingCohort, split: str) -> list[dict[str, Any]]:
+    """Rows of one case."""
+    volume = open_case_volume(store.volume(case.cohort, case.case_id, zipped=case.ndim == 2))
+    reference = volume.reference(case.raters[0])
+    rows = []
+    for concept in cohort.concepts:
+        labels = concept_labels(reference, concept)
+        values = {}
+        if concept.countable:
+            values = {e.instance: e.value for e in reference.entries if e.structure == concept.structures[0]}
+        for z in range(0, len(labels), cohort.plan.every):
+            instances = list(_instances(labels[z], values))
+            rows.append(
+                {
+                    "cohort": case.cohort,
+                    "case_id": case.case_id,
+                    "case_digest": case.case_digest,
+                    "patient_id": case.patient_id,
+                    "split": split,
+                    "slice": z,
+                    "rater": case.raters[0],
+                    "concept": concept.name,
+                    "structures": list(concept.structures),
+                    "text": concept.texts[0],
+                    "synonyms": list(concept.texts[1:]),
+                    "present": bool(instances),
+                    "instances": instances,
+                }
+            )
+    return rows
+
+
+def balance_report(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """How often every concept is there: slices with and without it, instances, cases, and its share of pixels.
+
+    Returns:
+        One entry per (cohort, split, concept), sorted; `rarity` is the ratio of the commonest concept of the cohort
+        to this one, by slices.
+    """
+    counts: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for row in rows:
+        key = (row["cohort"], row["split"], row["concept"])
+        one = counts.setdefault(key, {"slices": 0, "negatives": 0, "instances": 0, "pixels": 0, "cases": set()})
+        one["slices" if row["present"] else "negatives"] += 1
+        one["instances"] += len(row["instances"])
+        one["pixels"] += sum(instance["area"] for instance in row["instances"])
+        one["cases"].add(row["case_id"])
+    most: dict[tuple[str, str], int] = {}
+    for (cohort, split, _), one in counts.items():
+        most[cohort, split] = max(most.get((cohort, split), 0), one["slices"])
+    return [
+        {"cohort": cohort, "split": split, "concept": concept}
+        | {name: one[name] for name in ("slices", "negatives", "instances", "pixels")}
+        | {"cases": len(one["cases"])}
+        | {"rarity": round(most[cohort, split] / one["slices"], 2) if one["slices"] else None}
+        for (cohort, split, concept), one in sorted(counts.items())
+    ]
+
+
+def _selected(store: StoreLayout, plan: CohortPlan, seed: int) -> TrainingCohort:
+    recipe = read_cohort(store, plan.cohort).recipe
+    cases = [
+        case
+        for case in case_refs(latest_cases(store, plan.cohort))
+        if case.status is CaseStatus.ACCEPTED and case.raters and case.split in plan.splits
+    ]
+    cases = cases[: plan.limit] if plan.limit else cases
+    patients = sorted({case.patient_id for case in cases})
+    patients.sort(key=lambda patient: seed_from("validation", seed, plan.cohort, patient))
+    kept_back = set(patients[: plan.validation])
+    train = tuple(case for case in cases if case.patient_id not in kept_back)
+    if not train:
+        msg = (
+            f"cohort {plan.cohort!r} has no case to learn from in the splits {list(plan.splits)} with {plan.validation} "
+            f"of {len(patients)} patients kept back for validation; change splits or validation"
+        )
+        raise UsageError(msg)
+    return TrainingCohort(
+        plan,
+        recipe,
+        (*recipe_concepts(recipe, plan.synonyms), *(_union(recipe, plan, index) for index in range(len(plan.unions)))),
+        train,
+        tuple(case for case in cases if case.patient_id in kept_back),
+    )
+
+
+def _union(recipe: Recipe, plan: CohortPlan, index: int) -> ConceptDefinition:
+    union = plan.unions[index]
+    for name in union.structures:
+        recipe.structure(name)
+    return ConceptDefinition(union.name, (union.text, *union.synonyms), union.structures)
+
+
+def _refuse_benchmark_cases(store: StoreLayout, selected: Sequence[TrainingCohort]) -> None:
+    """No case of a benchmark split is learned from: not by its split, its digest or its patient."""
+    held: dict[str, str] = {}
+    for name in cohort_names(store):
+        cases = case_refs(latest_cases(store, name))
+        splits = {case.split for case in cases}
+        for case in cases:
+            if case.split == BENCHMARK_SPLIT:
+                held |= {case.case_digest: f"{name}/{case.case_id}"}
+                held |= {f"{name}/{case.patient_id}": f"{name}/{case.case_id}"}
+        if BENCHMARK_SPLIT not in splits and (chosen := [one for one in selected if one.plan.cohort == name]):
+            msg = (
+                f"cohort {name!r} has no split {BENCHMARK_SPLIT!r}, so a benchmark takes all of its "
+                f"{len(cases)} cases and none may be learned from ({len(chosen[0].train)} were asked for); ingest it "
+                "with a recipe that splits it, or as another cohort with --split train"
+            )
+            if None in splits:
+                raise UsageError(msg)
+    for cohort in selected:
+        for case in (*cohort.train, *cohort.validation):
+            hit = held.get(case.case_digest) or held.get(f"{case.cohort}/{case.patient_id}")
+            if hit:
+                msg = (
+                    f"case {case.cohort}/{case.case_id} may not be learned from: the benchmark split holds it as {hit}; "
+                    f"leave the split {BENCHMARK_SPLIT!r} out of the configuration"
+                )
+                raise UsageError(msg)
+
+
+def _instances(labels: NDArray[np.uint16], values: Mapping[int, int]) -> Iterable[dict[str, int]]:
+    areas = np.bincount(labels.ravel())
+    for number, window in enumerate(ndimage.find_objects(labels), 1):
+        if window is not None:
+            rows, columns = window
+            yield {
+                "instance": number,
+                "label_value": values.get(number, 0),
+                "x0": columns.start,
+                "y0": rows.start,
+                "x1": columns.stop,
+                "y1": rows.stop,
+                "area": int(areas[number]),
+            }
