@@ -12,6 +12,7 @@ import click
 
 from flows.cli_options import FAILED_CASES, INTERRUPTED, WRONG_USAGE, CommandWithExamples, store_option
 from flows.cli_results import RESULT_COMMANDS
+from flows.cli_train import train
 from flows.cli_upkeep import prune, watch
 from flows.cli_weights import weights
 from flows.environment import prepare_environment
@@ -282,6 +283,7 @@ def segment(
 
 
 cli.add_command(weights)
+cli.add_command(train)
 cli.add_command(watch)
 cli.add_command(prune)
 for command in RESULT_COMMANDS:

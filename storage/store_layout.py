@@ -100,6 +100,10 @@ class StoreLayout:
         """Folder of weights that come with the product, and the file with what is known about them."""
         return self.weights() / "built-in" / name, self.weights() / "built-in" / f"{name}.json"
 
+    def training(self, training_id: str) -> Path:
+        """Folder of one training run: configuration, manifest, checkpoints, log, curves, weights."""
+        return self.root / "training" / check_name("training", training_id)
+
     def runs(self) -> Path:
         """Folder of all runs."""
         return self.root / "runs"

@@ -81,9 +81,7 @@ TRAINING = _schema(
     (
         "instances",
         pa.list_(
-            pa.struct(
-                [(name, pa.int32()) for name in ("instance", "label_value", "x0", "y0", "x1", "y1", "area")]
-            )
+            pa.struct([(name, pa.int32()) for name in ("instance", "label_value", "x0", "y0", "x1", "y1", "area")])
         ),
         "per instance its number, its value in the label map (0: all of the concept), its half-open box and its pixels",
     ),

@@ -12,8 +12,14 @@ import yaml
 from medsam3_core.errors import UsageError
 from medsam3_core.training.plans import TrainingPlan
 
-SHIPPED_CONFIGS = Path(__file__).with_name("training_configs")
+SHIPPED_CONFIGS = Path(__file__).with_name("shipped_training")
 """Configurations of the weights that come with the product."""
+
+
+def find_training_config(text: str) -> Path:
+    """A file, or the name of a configuration that comes with the product."""
+    shipped = SHIPPED_CONFIGS / f"{text}.yaml"
+    return shipped if not Path(text).is_file() and shipped.is_file() else Path(text)
 
 
 def read_training_config(path: Path) -> TrainingPlan:

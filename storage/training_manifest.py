@@ -48,6 +48,22 @@ class TrainingCohort:
     validation: tuple[CaseRef, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Manifest:
+    """Rows by cohort and split."""
+
+    rows: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all rows."""
+        return digest_json([[cohort, split, digest_json(rows)] for (cohort, split), rows in sorted(self.rows.items())])
+
+    def balance(self) -> list[dict[str, Any]]:
+        """How often every concept is there, see `balance_report`."""
+        return balance_report(row for rows in self.rows.values() for row in rows)
+
+
 def select_cases(store: StoreLayout, plan: TrainingPlan) -> list[TrainingCohort]:
     """Cases of every cohort of a plan, split by patient.
 
@@ -59,20 +75,21 @@ def select_cases(store: StoreLayout, plan: TrainingPlan) -> list[TrainingCohort]
     return selected
 
 
-def write_manifest(store: StoreLayout, folder: Path, cohorts: Sequence[TrainingCohort]) -> str:
-    """Write the manifest of some cohorts as Parquet, one file per cohort and split.
-
-    Returns:
-        Its digest: SHA-256 over all rows.
-    """
-    digests = []
+def build_manifest(store: StoreLayout, cohorts: Sequence[TrainingCohort]) -> Manifest:
+    """Look at every reference once and say what can be asked."""
+    rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for cohort in cohorts:
         for split, cases in ((TRAIN, cohort.train), (VALIDATION, cohort.validation)):
-            rows = [row for case in cases for row in manifest_rows(store, case, cohort, split)]
-            if rows:
-                write_rows(folder, rows, TRAINING, name=f"{cohort.plan.cohort}-{split}")
-            digests.append([cohort.plan.cohort, split, digest_json(rows)])
-    return digest_json(digests)
+            if cases:
+                found = [row for case in cases for row in manifest_rows(store, case, cohort, split)]
+                rows[cohort.plan.cohort, split] = found
+    return Manifest(rows)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write a manifest as Parquet, one file per cohort and split."""
+    for (cohort, split), rows in manifest.rows.items():
+        write_rows(folder, rows, TRAINING, name=f"{cohort}-{split}")
 
 
 def manifest_rows(store: StoreLayout, case: CaseRef, cohort: TrainingCohort, split: str) -> list[dict[str, Any]]:
@@ -148,8 +165,8 @@ def _selected(store: StoreLayout, plan: CohortPlan, seed: int) -> TrainingCohort
     train = tuple(case for case in cases if case.patient_id not in kept_back)
     if not train:
         msg = (
-            f"cohort {plan.cohort!r} has no case to learn from in the splits {list(plan.splits)} with {plan.validation} "
-            f"of {len(patients)} patients kept back for validation; change splits or validation"
+            f"cohort {plan.cohort!r} has no case to learn from in the splits {list(plan.splits)} with "
+            f"{plan.validation} of {len(patients)} patients kept back for validation; change splits or validation"
         )
         raise UsageError(msg)
     return TrainingCohort(
@@ -191,8 +208,8 @@ def _refuse_benchmark_cases(store: StoreLayout, selected: Sequence[TrainingCohor
             hit = held.get(case.case_digest) or held.get(f"{case.cohort}/{case.patient_id}")
             if hit:
                 msg = (
-                    f"case {case.cohort}/{case.case_id} may not be learned from: the benchmark split holds it as {hit}; "
-                    f"leave the split {BENCHMARK_SPLIT!r} out of the configuration"
+                    f"case {case.cohort}/{case.case_id} may not be learned from: the benchmark split holds it as "
+                    f"{hit}; leave the split {BENCHMARK_SPLIT!r} out of the configuration"
                 )
                 raise UsageError(msg)
 

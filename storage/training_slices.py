@@ -1,6 +1,6 @@
 """Cases of the store as training slices: read once, windowed as inference would, kept in memory as uint8."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from medsam3_core.intensity import IntensityPolicy, as_rgb, to_uint8
 from medsam3_core.recipes import Recipe
 from medsam3_core.structures import LabelMap
 from medsam3_core.training.samples import TrainingConcept, TrainingSlice
+from medsam3_core.training.validation import ValidationCase
 from storage.case_volumes import open_case_volume
 from storage.cohorts import CaseRef
 from storage.store_layout import StoreLayout
@@ -35,7 +36,9 @@ class ConceptDefinition:
     tubular: bool = False
 
 
-def recipe_concepts(recipe: Recipe, synonyms: Mapping[str, Sequence[str]] | None = None) -> tuple[ConceptDefinition, ...]:
+def recipe_concepts(
+    recipe: Recipe, synonyms: Mapping[str, Sequence[str]] | None = None
+) -> tuple[ConceptDefinition, ...]:
     """Every structure of a recipe as a concept.
 
     Args:
@@ -63,7 +66,7 @@ def read_training_slices(
     recipe: Recipe,
     concepts: Sequence[ConceptDefinition],
     *,
-    slices: Iterable[int] | None = None,
+    every: int = 1,
     mirror: bool = False,
     upright: bool = True,
 ) -> list[TrainingSlice]:
@@ -74,7 +77,7 @@ def read_training_slices(
         case: An accepted case with a reference.
         recipe: Recipe of its cohort.
         concepts: What is trained.
-        slices: Which slices; None for all.
+        every: Every n-th slice.
         mirror: See `TrainingSlice`.
         upright: See `TrainingSlice`.
 
@@ -88,12 +91,12 @@ def read_training_slices(
     voxels, reference = volume.voxels(), volume.reference(case.raters[0])
     value_range = IntensityPolicy.parse(recipe.window).value_range(voxels)
     maps = [concept_labels(reference, concept) for concept in concepts]
-    wanted = range(voxels.shape[-3]) if slices is None else slices
+    wanted = range(0, voxels.shape[-3], every)
     return [
         TrainingSlice(
             as_rgb(to_uint8(voxels[..., z, :, :], value_range)),
             tuple(
-                TrainingConcept(one.name, one.texts, labels[z], one.tubular, one.countable)
+                TrainingConcept(one.name, one.texts, _sparing(labels[z]), one.tubular, one.countable)
                 for one, labels in zip(concepts, maps, strict=True)
             ),
             case.modality,
@@ -105,6 +108,18 @@ def read_training_slices(
     ]
 
 
+def validation_case(store: StoreLayout, case: CaseRef, recipe: Recipe) -> ValidationCase:
+    """A case to validate on, its voxels in memory."""
+    volume = open_case_volume(store.volume(case.cohort, case.case_id, zipped=case.ndim == 2))
+    voxels, reference = volume.voxels(), volume.reference(case.raters[0])
+
+    def slice_of(z: int, window: str) -> NDArray[np.uint8]:
+        policy = IntensityPolicy.parse(recipe.window if window == "recipe" else window)
+        return as_rgb(to_uint8(voxels[..., z, :, :], policy.value_range(voxels)))
+
+    return ValidationCase(case.cohort, case.case_id, recipe, volume.geometry, slice_of, reference)
+
+
 def concept_labels(reference: LabelMap, concept: ConceptDefinition) -> NDArray[np.uint16]:
     """Instances of a concept, shape (z, y, x): numbered where it is countable, else 1 for all of it."""
     if concept.countable:
@@ -113,3 +128,8 @@ def concept_labels(reference: LabelMap, concept: ConceptDefinition) -> NDArray[n
     for structure in concept.structures:
         labels[reference.mask(structure)] = 1
     return labels
+
+
+def _sparing(labels: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """The same labels; where nothing is there, an array that takes no memory."""
+    return labels if labels.any() else np.broadcast_to(np.uint16(0), labels.shape)

@@ -26,6 +26,8 @@ class Weights:
         dropped: Keys left out on purpose.
         drop_reasons: Why, each reason with the number of its keys.
         resolutions: Input sides in pixels that they take; empty where nobody looked.
+        parents: `NAME@N:sha256` of the weights that they were trained from.
+        training: Id of the training run that made them; its folder holds configuration and data digest.
     """
 
     name: str
@@ -44,3 +46,5 @@ class Weights:
     dropped: int = 0
     drop_reasons: tuple[str, ...] = ()
     resolutions: tuple[int, ...] = ()
+    parents: tuple[str, ...] = ()
+    training: str = ""

@@ -188,7 +188,7 @@ def registered_weights(store: StoreLayout) -> list[Weights]:
 
 
 def _from_json(value: Mapping[str, Any]) -> Weights:
-    tuples = {name: tuple(value.get(name, ())) for name in ("resolutions", "drop_reasons")}
+    tuples = {name: tuple(value.get(name, ())) for name in ("resolutions", "drop_reasons", "parents")}
     return Weights(**{**value, **tuples, "capabilities": Capabilities(**value["capabilities"])})
 
 

@@ -31,12 +31,12 @@ _TABLES = ("embed.weight", "embedding.weight", "presence_token.weight", "referen
 
 def small_config(image_size: int = 224) -> dict[str, Any]:
     """A `Sam3Config`; almost half of its parameters are vocabulary."""
-    head = {"hidden_size": _WIDTH, "num_attention_heads": _HEADS, "intermediate_size": 3 * _WIDTH, "dropout": 0.0}
+    head = {"hidden_size": _WIDTH, "num_attention_heads": _HEADS, "intermediate_size": 2 * _WIDTH, "dropout": 0.0}
     grid = image_size // 14
     trunk = {
         "model_type": "sam3_vit_model",
         "hidden_size": _TRUNK,
-        "intermediate_size": 3 * _TRUNK,
+        "intermediate_size": 2 * _TRUNK,
         "num_hidden_layers": 6,
         "num_attention_heads": 4,
         "image_size": image_size,
@@ -60,9 +60,9 @@ def small_config(image_size: int = 224) -> dict[str, Any]:
         "model_type": "sam3",
         "vision_config": {"model_type": "sam3_vision_model", "fpn_hidden_size": _WIDTH, "backbone_config": trunk},
         "text_config": text,
-        "geometry_encoder_config": head | {"num_layers": 2},
-        "detr_encoder_config": head | {"num_layers": 3},
-        "detr_decoder_config": head | {"num_layers": 3, "num_queries": _QUERIES},
+        "geometry_encoder_config": head | {"num_layers": 1},
+        "detr_encoder_config": head | {"num_layers": 2},
+        "detr_decoder_config": head | {"num_layers": 2, "num_queries": _QUERIES},
         "mask_decoder_config": {"hidden_size": _WIDTH, "num_attention_heads": _HEADS},
     }
 

@@ -224,6 +224,8 @@ def _deformed(image: Image, grid: NDArray[np.float32]) -> Image:
 
 def _labels_at(label_maps: Labels, window: Window, grid: NDArray[np.float32] | None, side: int) -> Labels:
     """Labels of the pixels that the view shows, by the nearest pixel; 0 beyond the slice."""
+    if not len(label_maps):
+        return np.zeros((0, side, side), dtype=np.uint16)
     height, width = label_maps.shape[1:]
     size_y, size_x = window.y1 - window.y0, window.x1 - window.x0
     if grid is None:

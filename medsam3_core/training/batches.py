@@ -1,11 +1,12 @@
 """Batches: which slice comes when, how it is changed and what is asked; all of it from seeds, so that it can resume."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from medsam3_core.digests import seed_from
@@ -18,6 +19,8 @@ from medsam3_core.training.concept_prompts import ConceptMix, draw_concept_promp
 from medsam3_core.training.interactive_prompts import PromptMix, draw_interactive_prompts
 from medsam3_core.training.samples import InteractivePrompt, TrainingSlice
 
+Sample = tuple[TrainingSlice, int, tuple[str, ...]]
+"""An augmented slice, the seed of its prompts and what may be asked as absent."""
 _ABSENT_KEPT = 3
 """Concepts that are not on a slice and may be asked for nevertheless."""
 
@@ -80,14 +83,14 @@ class SamplePlan:
     """
 
     prompts: int = 2
-    mix: ConceptMix = ConceptMix()
+    mix: ConceptMix = field(default_factory=ConceptMix)
     click_share: float = 0.4
     clicks: int = 3
-    click_mix: PromptMix = PromptMix()
+    click_mix: PromptMix = field(default_factory=PromptMix)
     seed: int = 0
 
 
-class SampleStream(Dataset[tuple[TrainingSlice, int]]):
+class SampleStream(Dataset[Sample]):
     """Sample i is the same whoever asks for it, and when: group, slice, view and prompts follow from i and the seed."""
 
     def __init__(self, groups: Sequence[SliceGroup], plan: SamplePlan, length: int) -> None:
@@ -101,7 +104,7 @@ class SampleStream(Dataset[tuple[TrainingSlice, int]]):
     def __len__(self) -> int:
         return self._length
 
-    def __getitem__(self, index: int) -> tuple[TrainingSlice, int, tuple[str, ...]]:
+    def __getitem__(self, index: int) -> Sample:
         """An augmented slice, the seed of its prompts and what may be asked as absent."""
         rng = np.random.default_rng(seed_from("sample", self._plan.seed, index))
         number = int(rng.choice(len(self._groups), p=self._shares))
@@ -132,7 +135,7 @@ class Collate:
         self._vocabulary = vocabulary
         self._tokenizer: TextTokenizer | None = None
 
-    def __call__(self, samples: Sequence[tuple[TrainingSlice, int, tuple[str, ...]]]) -> dict[str, TrainingBatch]:
+    def __call__(self, samples: Sequence[Sample]) -> dict[str, TrainingBatch]:
         """Collate."""
         if self._tokenizer is None:  # in the process that needs it: a tokenizer is large to send
             self._tokenizer = TextTokenizer(self._vocabulary)
@@ -148,7 +151,7 @@ class Collate:
         return {"batch": TrainingBatch(pixels, batch, tuple(clicks), samples[0][1])}
 
 
-def _split_by_content(group: SliceGroup) -> tuple[np.ndarray, np.ndarray]:
+def _split_by_content(group: SliceGroup) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Positions of slices with and without a concept."""
     holds = np.array([any(concept.present for concept in seen.concepts) for seen in group.slices])
     return np.flatnonzero(holds), np.flatnonzero(~holds)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional
 
 from medsam3_core.sam3.tokenizer import TextTokenizer
@@ -48,7 +49,7 @@ class ConceptBatch:
 
     def to(self, device: Any, non_blocking: bool = False) -> "ConceptBatch":
         """On another device."""
-        tensors = {
+        tensors: dict[str, Any] = {
             field.name: value.to(device, non_blocking=non_blocking)
             for field in fields(self)
             if isinstance(value := getattr(self, field.name), torch.Tensor)
@@ -73,7 +74,7 @@ def concept_batch(prompts: Sequence[TrainingPrompt], tokenizer: TextTokenizer, m
             boxes[row, :count] = torch.from_numpy(prompt.boxes_cxcywh)
             labels[row, :count] = torch.from_numpy(prompt.box_labels)
     masks = [_covered(prompt.masks, mask_side) for prompt in prompts]
-    semantic = [_covered(prompt.masks.any(axis=0, keepdims=True), mask_side) for prompt in prompts]
+    semantic = [_covered(np.any(prompt.masks, axis=0, keepdims=True), mask_side) for prompt in prompts]
     return ConceptBatch(
         torch.tensor([prompt.slice_index for prompt in prompts]),
         torch.cat([one.input_ids for one in tokens]),
@@ -87,12 +88,12 @@ def concept_batch(prompts: Sequence[TrainingPrompt], tokenizer: TextTokenizer, m
     )
 
 
-def boxes_of_masks(masks: np.ndarray) -> np.ndarray:
+def boxes_of_masks(masks: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Tight boxes, cxcywh in fractions of the side, float32 (n, 4), of non-empty masks (n, y, x)."""
     height, width = masks.shape[-2:]
     edges = []
     for axis, size in ((1, width), (2, height)):
-        hit = masks.any(axis=axis)
+        hit: NDArray[np.bool_] = np.any(masks, axis=axis)
         first, last = hit.argmax(axis=1), size - hit[:, ::-1].argmax(axis=1)
         edges.append(((first + last) / 2 / size, (last - first) / size))
     (cx, w), (cy, h) = edges
@@ -125,7 +126,7 @@ def concept_losses(answers: ConceptAnswers, batch: ConceptBatch, weights: LossWe
     return losses
 
 
-def _covered(masks: np.ndarray, side: int) -> torch.Tensor:
+def _covered(masks: NDArray[np.bool_], side: int) -> torch.Tensor:
     """Share of every cell of a side x side grid that a mask covers, float32."""
     pixels = torch.from_numpy(masks).float()[:, None]
     if pixels.shape[0] == 0:

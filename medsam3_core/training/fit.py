@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from safetensors.torch import load_file
 from torch.utils.data import Dataset, Sampler, SequentialSampler
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
 from medsam3_core.training.batches import Collate, SampleStream
 from medsam3_core.training.fit_plan import LoopPlan
@@ -18,7 +19,7 @@ Validate = Callable[[SupervisedSam3], dict[str, float]]
 VALIDATION_DICE = "dice"
 
 
-class Fit(Trainer):  # type: ignore[misc]
+class Fit(Trainer):
     """The Trainer of `transformers`, which brings accelerate, checkpoints and exact resume.
 
     Samples come in the order of their numbers: they are drawn at random already, from seeds of their own.
@@ -37,12 +38,15 @@ class Fit(Trainer):  # type: ignore[misc]
         seed: int = 0,
         validate: Validate | None = None,
         validate_every: int = 0,
+        patience: int = 0,
     ) -> None:
         self._plan, self._validate = optimiser, validate
         self._parts: dict[str, torch.Tensor] = {}
         self._counts: dict[str, int] = {}
         arguments = training_arguments(folder, loop, optimiser, seed, validate_every if validate is not None else 0)
         placeholder = stream if validate is not None else None
+        if validate is not None and patience:
+            callbacks = [*callbacks, EarlyStoppingCallback(early_stopping_patience=patience)]
         super().__init__(
             model,
             arguments,
@@ -51,6 +55,10 @@ class Fit(Trainer):  # type: ignore[misc]
             eval_dataset=placeholder,
             callbacks=callbacks,
         )
+
+    optimizer: Any
+    lr_scheduler: Any
+    control: Any
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW with a rate per part of the model."""
@@ -91,7 +99,7 @@ class Fit(Trainer):  # type: ignore[misc]
         return metrics
 
     def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> Sampler[int]:
-        return SequentialSampler(train_dataset or self.train_dataset)
+        return SequentialSampler(cast(SampleStream, train_dataset or self.train_dataset))
 
 
 def training_arguments(
@@ -127,3 +135,12 @@ def training_arguments(
         disable_tqdm=True,
         log_level="warning",
     )
+
+
+def load_best(fit: Fit) -> SupervisedSam3:
+    """The model of the best validation; the last one where nothing was validated."""
+    model: SupervisedSam3 = fit.accelerator.unwrap_model(fit.model)
+    best = fit.state.best_model_checkpoint
+    if best is not None:
+        model.load_state_dict(load_file(Path(best) / "model.safetensors"))
+    return model

@@ -21,7 +21,7 @@ class LoopPlan:
         keep: Checkpoints that are kept.
     """
 
-    steps: int
+    steps: int = 1000
     batch: int = 8
     accumulate: int = 1
     bf16: bool = False

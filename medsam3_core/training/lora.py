@@ -1,15 +1,18 @@
 """LoRA: small adapters beside the linear layers, trained in place of the weights; merged before the model answers."""
 
 from dataclasses import dataclass
+from typing import Any, cast
 
-from peft import LoraConfig, inject_adapter_in_model
+import torch
+from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from medsam3_core.errors import UsageError
 
 TARGETS = r".*\.(q_proj|k_proj|v_proj|o_proj|out_proj|fc1|fc2)"
 """Attention and feed-forward layers of trunk, text encoder and concept head."""
-_MERGED = ".base_layer."
+_ADAPTER, _BASE, _UPDATE = "default", ".base_layer.", ".lora_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,7 @@ class LoraPlan:
     """
 
     rank: int = 16
-    alpha: float = 32.0
+    alpha: int = 32
     dropout: float = 0.0
     targets: str = TARGETS
     also: tuple[str, ...] = ()
@@ -34,3 +37,57 @@ class LoraPlan:
         if self.rank < 1 or self.alpha <= 0 or not 0 <= self.dropout < 1:
             msg = f"LoRA takes rank >= 1, alpha > 0 and dropout in [0, 1); got {self}"
             raise UsageError(msg)
+
+    def config(self, base: str | None = None) -> LoraConfig:
+        """The same in the words of peft."""
+        return LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,
+            lora_dropout=self.dropout,
+            target_modules=self.targets,
+            base_model_name_or_path=base,
+        )
+
+
+def add_adapters(owner: nn.Module, detector: nn.Module, plan: LoraPlan) -> None:
+    """Put adapters beside the layers of the detector and freeze all else, but for what the plan names.
+
+    Args:
+        owner: All that is trained, the detector included.
+        detector: Gets the adapters.
+        plan: Their size.
+
+    Raises:
+        UsageError: If no layer or no parameter has such a name.
+    """
+    try:
+        inject_adapter_in_model(plan.config(), detector, adapter_name=_ADAPTER)
+    except ValueError as error:
+        msg = f"lora.targets {plan.targets!r} matches no layer of the detector ({str(error).splitlines()[0][:120]})"
+        raise UsageError(msg) from None
+    for wanted in plan.also:
+        if not any(wanted in name for name, _ in owner.named_parameters()):
+            msg = f"lora.also names {wanted!r}, which is part of no parameter"
+            raise UsageError(msg)
+    for name, parameter in owner.named_parameters():
+        parameter.requires_grad_(_UPDATE in name or any(wanted in name for wanted in plan.also))
+
+
+def merged_state(module: nn.Module) -> dict[str, torch.Tensor]:
+    """State dict of a module under the names that it had before adapters came, updates added."""
+    updates: dict[str, torch.Tensor] = {}
+    for name, layer in module.named_modules():
+        if isinstance(layer, LoraLayer):
+            updates[f"{name}.weight"] = cast(Any, layer).get_delta_weight(_ADAPTER)
+    merged = {}
+    for name, tensor in module.state_dict().items():
+        if _UPDATE not in name:
+            plain = name.replace(_BASE, ".")
+            merged[plain] = tensor + updates[plain].detach() if plain in updates else tensor
+    return merged
+
+
+def adapter_state(detector: Any) -> dict[str, torch.Tensor]:
+    """Tensors of the adapters alone, under the names of a peft folder."""
+    found: dict[str, torch.Tensor] = get_peft_model_state_dict(detector, adapter_name=_ADAPTER)
+    return {f"base_model.model.{name}": tensor.detach() for name, tensor in found.items()}

@@ -84,7 +84,7 @@ def class_loss(
 
 
 def presence_loss(presence_logits: torch.Tensor, counts: list[int]) -> torch.Tensor:
-    """Whether the concept is there, per prompt; half of a plain binary cross-entropy, as the official alpha makes it."""
+    """Whether the concept is there, per prompt; half of a binary cross-entropy, as the official alpha makes it."""
     present = torch.tensor([float(count > 0) for count in counts], device=presence_logits.device)
     logits = presence_logits.float().reshape(-1)
     return 0.5 * functional.binary_cross_entropy_with_logits(logits, present)

@@ -77,9 +77,7 @@ def match_one_to_many(
         for prompt, count in enumerate(counts):
             if count:
                 wanted = target_boxes[start : start + count].float()
-                iou, _ = paired_iou(
-                    corners_of(boxes_cxcywh[prompt].float())[:, None], corners_of(wanted)[None]
-                )
+                iou, _ = paired_iou(corners_of(boxes_cxcywh[prompt].float())[:, None], corners_of(wanted)[None])
                 score = 0.3 * logits[prompt].float().sigmoid()[:, None] + 0.7 * iou
                 best = score.topk(min(most, len(score)), dim=0)
                 chosen = torch.zeros_like(score, dtype=torch.bool).scatter_(0, best.indices, best.values > least_score)

@@ -8,8 +8,8 @@ from medsam3_core.training.concept_prompts import ConceptMix
 from medsam3_core.training.fit_plan import LoopPlan
 from medsam3_core.training.interactive_objective import InteractiveWeights
 from medsam3_core.training.interactive_prompts import PromptMix
-from medsam3_core.training.losses import LossWeights
 from medsam3_core.training.lora import LoraPlan
+from medsam3_core.training.losses import LossWeights
 from medsam3_core.training.optimiser import OptimiserPlan
 
 FRESH = "fresh"
@@ -95,10 +95,10 @@ class QuestionPlan:
     """
 
     per_slice: int = 2
-    mix: ConceptMix = ConceptMix()
+    mix: ConceptMix = field(default_factory=ConceptMix)
     click_share: float = 0.35
     clicks: int = 3
-    click_mix: PromptMix = PromptMix()
+    click_mix: PromptMix = field(default_factory=PromptMix)
     foreign: tuple[str, ...] = ()
 
 
@@ -121,6 +121,7 @@ class TrainingPlan:
         validation: How the model is measured meanwhile.
         lora: Train small adapters instead of the weights themselves.
         bare: Whether the layout of Medical-SAM3 is written too.
+        half: Whether the result is written in bf16, half the size.
         licence: Licence note of the result.
         threads: Threads of the CPU; 0 leaves it to torch.
     """
@@ -130,14 +131,15 @@ class TrainingPlan:
     base: str = FRESH
     architecture: str = "small"
     seed: int = 0
-    loop: LoopPlan = LoopPlan(steps=1000)
-    optimiser: OptimiserPlan = OptimiserPlan()
-    losses: LossWeights = LossWeights()
-    click_losses: InteractiveWeights = InteractiveWeights()
+    loop: LoopPlan = field(default_factory=LoopPlan)
+    optimiser: OptimiserPlan = field(default_factory=OptimiserPlan)
+    losses: LossWeights = field(default_factory=LossWeights)
+    click_losses: InteractiveWeights = field(default_factory=InteractiveWeights)
     click_weight: float = 5.0
-    questions: QuestionPlan = QuestionPlan()
-    validation: ValidationPlan = ValidationPlan()
+    questions: QuestionPlan = field(default_factory=QuestionPlan)
+    validation: ValidationPlan = field(default_factory=ValidationPlan)
     lora: LoraPlan | None = None
     bare: bool = False
+    half: bool = True
     licence: str = ""
     threads: int = 0

@@ -31,8 +31,9 @@ class SupervisedSam3(nn.Module):
         self.trainee = trainee
         self._weights = weights
         self._click_weight = click_weight
-        interactive = trainee.tracker is not None and trainee.tracker_neck is not None
-        self._clicks = InteractiveObjective(trainee.tracker, trainee.tracker_neck, clicks) if interactive else None
+        self._clicks: InteractiveObjective | None = None
+        if trainee.tracker is not None and trainee.tracker_neck is not None:
+            self._clicks = InteractiveObjective(trainee.tracker, trainee.tracker_neck, clicks)
 
     def forward(self, batch: TrainingBatch) -> dict[str, torch.Tensor]:
         """Loss and its parts, each detached, under the names of the log."""
@@ -47,7 +48,7 @@ class SupervisedSam3(nn.Module):
             concept.box_labels,
         )
         losses = concept_losses(answers, concept, self._weights)
-        total = sum(losses.values())
+        total = torch.stack([*losses.values()]).sum()
         parts = {name: value.detach() for name, value in losses.items()}
         if self._clicks is not None and batch.clicks:
             shown, clicks = _clicked_slices(trunk, batch.clicks)

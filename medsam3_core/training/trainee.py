@@ -1,7 +1,7 @@
 """SAM3 in training: the concept head on several prompts per slice, with the answers of all decoder layers."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,14 +9,19 @@ from transformers.models.sam3.modeling_sam3 import inverse_sigmoid
 
 from medsam3_core.inference_settings import Dtype
 from medsam3_core.sam3.encoder import position_map
-from medsam3_core.sam3.layouts import Part
-from medsam3_core.sam3.network import Sam3Network, Sam3Weights, build_network, match_weights
+from medsam3_core.sam3.layouts import HUGGING_FACE_PREFIXES, Part
+from medsam3_core.sam3.network import Sam3Weights, build_network, match_weights
 from medsam3_core.sam3.precision import precision_for
-from medsam3_core.sam3.layouts import HUGGING_FACE_PREFIXES
+from medsam3_core.training.lora import LoraPlan, add_adapters, merged_state
 
 _LEVELS = 3
-_UNREAD = ("neck.fpn_layers.3.", "fpn_layers.3.", "text_encoder.text_projection.", "pixel_decoder.conv_layers.2.",
-           "pixel_decoder.norms.2.")
+_UNREAD = (
+    "neck.fpn_layers.3.",
+    "fpn_layers.3.",
+    "text_encoder.text_projection.",
+    "pixel_decoder.conv_layers.2.",
+    "pixel_decoder.norms.2.",
+)
 """Parameters that no answer depends on; they stay as they are."""
 
 
@@ -45,9 +50,21 @@ class Trainee(nn.Module):
     Args:
         weights: Where training starts.
         device: Where it happens.
+        lora: Train adapters in place of the weights.
+        gradient_checkpointing: Compute activations twice instead of keeping them.
+
+    Raises:
+        UsageError: If no layer has a name that `lora` looks for.
     """
 
-    def __init__(self, weights: Sam3Weights, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        weights: Sam3Weights,
+        device: str = "cpu",
+        *,
+        lora: LoraPlan | None = None,
+        gradient_checkpointing: bool = False,
+    ) -> None:
         super().__init__()
         network = build_network(weights, precision_for(Dtype.FP32, device), device)
         self.detector = network.detector
@@ -58,6 +75,10 @@ class Trainee(nn.Module):
         self._vocabulary = weights.vocabulary
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(not any(unread in name for unread in _UNREAD))
+        if lora is not None:
+            add_adapters(self, self.detector, lora)
+        if gradient_checkpointing:
+            _checkpoint_gradients(self.detector)
         self.train()
 
     def weights(self) -> Sam3Weights:
@@ -67,7 +88,7 @@ class Trainee(nn.Module):
             HUGGING_FACE_PREFIXES[part] + name: tensor.detach()
             for part, module in modules.items()
             if module is not None
-            for name, tensor in module.state_dict().items()
+            for name, tensor in merged_state(module).items()
         }
         return match_weights(tensors, self.architecture, self._source, self._vocabulary)
 
@@ -103,13 +124,14 @@ class Trainee(nn.Module):
         features = [one[slice_index] for one in maps]
         text = _text_features(detector, input_ids, attention_mask)
         valid = box_labels != -10
-        geometry = detector.geometry_encoder(
-            box_embeddings=boxes_cxcywh,
-            box_mask=valid,
-            box_labels=torch.where(valid, box_labels, 0),
-            img_feats=(features[-1],),
-            img_pos_embeds=(position,),
-        )
+        with torch.autocast(trunk.device.type, enabled=False):  # pooling boxes knows no bf16
+            geometry = detector.geometry_encoder(
+                box_embeddings=boxes_cxcywh,
+                box_mask=valid,
+                box_labels=torch.where(valid, box_labels, 0),
+                img_feats=(features[-1].float(),),
+                img_pos_embeds=(position.float(),),
+            )
         prompt = torch.cat([text, geometry.last_hidden_state], dim=1)
         prompt_mask = torch.cat([attention_mask.bool(), geometry.attention_mask], dim=1)
         encoded = detector.detr_encoder(
@@ -137,10 +159,16 @@ class Trainee(nn.Module):
         return ConceptAnswers(logits, boxes, presence, drawn.pred_masks, drawn.semantic_seg[:, 0])
 
 
-def _text_features(detector, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+def _text_features(detector: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
     """Features of every prompt's text; a text that several prompts ask is encoded once."""
     rows, inverse = torch.unique(input_ids, dim=0, return_inverse=True)
     masks = (rows != 0).long()
     hidden = detector.text_encoder(input_ids=rows, attention_mask=masks).last_hidden_state
     features: torch.Tensor = detector.text_projection(hidden)[inverse]
     return features
+
+
+def _checkpoint_gradients(detector: Any) -> None:
+    """Sam3Model can, but does not say so."""
+    type(detector).supports_gradient_checkpointing = True
+    detector.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -1,0 +1,42 @@
+"""The command `medsam3 train`."""
+
+from pathlib import Path
+
+import click
+
+from flows.cli_options import CommandWithExamples, store_option
+
+
+@click.command(
+    cls=CommandWithExamples,
+    epilog="""medsam3 train finetune.yaml
+    medsam3 train tiny-medical --store /data/store
+    medsam3 train finetune.yaml --plan""",
+)
+@click.argument("config", metavar="CONFIG.yaml")
+@click.option("--plan", "plan_only", is_flag=True, help="Say what would be learned from and stop.")
+@click.option("--cluster", default="local", show_default=True, help="Cluster for cohorts that are ingested first.")
+@store_option
+def train(config: str, plan_only: bool, cluster: str, store: Path) -> None:
+    """Fine-tune weights on cohorts of the store, as CONFIG.yaml says, and register the result.
+
+    Killed or interrupted, the same command goes on where it stopped and ends with the same weights. CONFIG may be the
+    name of a configuration that comes with the product: tiny-base, tiny-medical. Several GPUs:
+    accelerate launch -m flows train CONFIG.yaml.
+    """
+    from flows.prefect_session import prefect_session
+    from flows.train import describe, train_flow
+    from flows.train_plan import describe_plan
+    from storage.store_layout import open_store
+    from storage.training_configs import find_training_config, read_training_config
+
+    layout = open_store(store)
+    plan = read_training_config(find_training_config(config))
+    if plan_only:
+        for line in describe_plan(layout, plan):
+            click.echo(line)
+        return
+    with prefect_session():
+        record = train_flow(str(layout.root), config, cluster)
+    for line in describe(record):
+        click.echo(line)

@@ -1,0 +1,59 @@
+"""The flow that trains weights: ingest what is missing, learn, register."""
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+
+from flows.console import say
+from flows.deployed import store_of
+from flows.ingest import ingest_cohort
+from storage.cohorts import cohort_names
+from storage.training_configs import find_training_config, read_training_config
+from tasks.train_weights import train_weights
+
+
+@flow(name="train", flow_run_name="train-{config}")
+def train_flow(store: str, config: str, cluster: str = "local") -> dict[str, Any]:
+    """Train what a configuration asks for; started again, it goes on where it stopped.
+
+    Args:
+        store: Folder of the store; empty for `$MEDSAM3_STORE`.
+        config: Configuration file, or the name of one that comes with the product.
+        cluster: Cluster by name, for cohorts that are ingested first.
+    """
+    layout = store_of(store)
+    plan = read_training_config(find_training_config(config))
+    for cohort in plan.cohorts:
+        if cohort.source is not None and cohort.cohort not in cohort_names(layout):
+            say(f"cohort {cohort.cohort} is not in the store yet; ingesting {cohort.source}")
+            ingest_cohort(str(layout.root), cohort.source, cohort.cohort, cluster=cluster)
+    return _train(str(layout.root), config)
+
+
+@task(name="train-weights", task_run_name="train-{config}", cache_policy=NO_CACHE)
+def _train(store: str, config: str) -> dict[str, Any]:
+    plan = read_training_config(find_training_config(config))
+    return train_weights(store_of(store), plan, _say_progress)
+
+
+def _say_progress(entry: dict[str, Any]) -> None:
+    """One line per entry of the log: losses while it learns, scores where it was validated."""
+    step = f"step {entry['step']}/{entry['steps']}"
+    numbers = {name.removeprefix("eval_"): value for name, value in entry.items() if name not in _UNSAID}
+    shown = "  ".join(f"{name} {float(value):.3g}" for name, value in numbers.items())
+    say(f"{step}  {'validation  ' if 'eval_dice' in entry else ''}{shown}")
+
+
+_UNSAID = frozenset({"step", "steps", "epoch", "total_flos", "grad_norm"})
+
+
+def describe(record: dict[str, Any]) -> list[str]:
+    """What a person wants to know at the end."""
+    best = "not validated" if record["best"] is None else f"validation Dice {record['best']:.3f}"
+    return [
+        f"weights {record['weights']}@{record['version']}  sha256 {record['sha256'][:12]}  {best}",
+        f"folder  {Path(record['folder']).resolve()}",
+        f"data    {record['data_digest'][:12]}, {sum(record['cases'].values())} cases",
+    ]

@@ -1,0 +1,149 @@
+"""Folders of training runs: what was asked, what was learned from, checkpoints, log and result.
+
+training/<id>/config.json, run.json, manifest/, balance.json, log.jsonl, curves.png, checkpoints/, weights/, bare/
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medsam3_core.digests import short_digest
+from medsam3_core.sam3.network import Sam3Weights
+from medsam3_core.sam3.small import fresh_weights, small_architecture
+from medsam3_core.training.plans import FRESH, TrainingPlan
+from storage.atomic_write import read_json, write_json
+from storage.checkpoints import read_weights, write_bare, write_hugging_face
+from storage.store_layout import StoreLayout
+from storage.weights import Weights
+from storage.weights_registry import find_weights, inspect_weights, is_location, require_unchanged
+
+_SPEED_ONLY = ("workers", "log_every", "save_every", "keep")
+"""Keys of `loop` that change no number."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRun:
+    """One training run in the store.
+
+    Attributes:
+        training_id: Digest of configuration, data and base: the same three are the same run.
+        folder: Where everything about it lies.
+        data_digest: Digest of the manifest.
+        base: What training starts from; None for nothing.
+    """
+
+    training_id: str
+    folder: Path
+    data_digest: str
+    base: Weights | None
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of checkpoints, each with all that resuming needs."""
+        return self.folder / "checkpoints"
+
+    @property
+    def log(self) -> Path:
+        """Log of losses and validations, one JSON value per line."""
+        return self.folder / "log.jsonl"
+
+    @property
+    def curves(self) -> Path:
+        """The log as a picture."""
+        return self.folder / "curves.png"
+
+    @property
+    def weights(self) -> Path:
+        """The result as a Hugging Face folder."""
+        return self.folder / "weights"
+
+    @property
+    def record(self) -> Path:
+        """What the run was and what came of it."""
+        return self.folder / "run.json"
+
+
+def training_id(plan: TrainingPlan, data_digest: str, base: Weights | None) -> str:
+    """12 hex digits over everything that can change a number of the result."""
+    value = plan_as_json(plan)
+    value["loop"] = {key: item for key, item in value["loop"].items() if key not in _SPEED_ONLY}
+    for key in ("bare", "licence", "threads"):
+        value.pop(key)
+    return short_digest({"plan": value, "data": data_digest, "base": base.sha256 if base else None})
+
+
+def plan_as_json(plan: TrainingPlan) -> dict[str, Any]:
+    """A plan as plain JSON values."""
+    value: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(plan)))
+    return value
+
+
+def find_base(store: StoreLayout, plan: TrainingPlan) -> Weights | None:
+    """The weights that a plan starts from; None for fresh ones.
+
+    Raises:
+        UsageError: If there are none of this name.
+        WeightsError: If they do not load or have changed.
+    """
+    if plan.base == FRESH:
+        return None
+    if is_location(store, plan.base):
+        return inspect_weights(store, Path(plan.base).name, plan.base)
+    found = find_weights(store, plan.base)
+    require_unchanged(found)
+    return found
+
+
+def read_base(plan: TrainingPlan, base: Weights | None) -> Sam3Weights:
+    """Tensors to start from."""
+    if base is None or base.path is None:
+        return fresh_weights(small_architecture(), plan.seed)
+    return read_weights(base.path, base.base)
+
+
+def open_run(store: StoreLayout, plan: TrainingPlan, data_digest: str, base: Weights | None) -> TrainingRun:
+    """The folder of a run, with its configuration written down."""
+    identity = training_id(plan, data_digest, base)
+    run = TrainingRun(identity, store.training(f"{plan.name}-{identity}"), data_digest, base)
+    write_json(run.folder / "config.json", plan_as_json(plan))
+    return run
+
+
+def append_log(run: TrainingRun, entry: Mapping[str, Any]) -> None:
+    """Add a line to the log."""
+    with run.log.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(entry, sort_keys=True) + "\n")
+
+
+def read_log(run: TrainingRun) -> list[dict[str, Any]]:
+    """Lines of the log, the last one of a step where training was resumed before it."""
+    if not run.log.is_file():
+        return []
+    entries = [json.loads(line) for line in run.log.read_text(encoding="utf-8").splitlines() if line.strip()]
+    newest = {(entry.get("step"), "eval_dice" in entry): entry for entry in entries}
+    return sorted(newest.values(), key=lambda entry: entry.get("step", 0))
+
+
+def write_result(run: TrainingRun, weights: Sam3Weights, *, bare: bool, dtype: Any) -> None:
+    """Write the result in both layouts."""
+    write_hugging_face(run.weights, weights, dtype)
+    if bare:
+        write_bare(run.folder / "bare" / "model.safetensors", weights)
+
+
+def last_checkpoint(run: TrainingRun) -> Path | None:
+    """The newest checkpoint that is whole."""
+    found = [
+        folder
+        for folder in run.checkpoints.glob("checkpoint-*")
+        if (folder / "trainer_state.json").is_file() and (folder / "rng_state.pth").is_file()
+    ]
+    return max(found, key=lambda folder: int(folder.name.split("-")[1]), default=None)
+
+
+def finished(run: TrainingRun) -> dict[str, Any] | None:
+    """What came of a run that has ended."""
+    return read_json(run.record) if run.record.is_file() and run.weights.is_dir() else None

@@ -1,0 +1,189 @@
+"""Train: from a plan and the cohorts of the store to weights in the registry."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from medsam3_core.inference_settings import InferenceSettings
+from medsam3_core.prompt_policies import PromptPolicy
+from medsam3_core.sam3.segmenter import Sam3Segmenter
+from medsam3_core.training.augmentation_plan import augmentation_for, handedness
+from medsam3_core.training.batches import Collate, SamplePlan, SampleStream, SliceGroup
+from medsam3_core.training.fit import Fit, load_best
+from medsam3_core.training.plans import TrainingPlan
+from medsam3_core.training.supervised import SupervisedSam3
+from medsam3_core.training.trainee import Trainee
+from medsam3_core.training.validation import ValidationCase, validate
+from storage.atomic_write import write_json
+from storage.store_layout import StoreLayout
+from storage.training_curves import write_curves
+from storage.training_manifest import TrainingCohort, build_manifest, select_cases, write_manifest
+from storage.training_marks import mark_training_cases
+from storage.training_runs import (
+    TrainingRun,
+    append_log,
+    find_base,
+    finished,
+    last_checkpoint,
+    open_run,
+    read_base,
+    read_log,
+    write_result,
+)
+from storage.training_slices import read_training_slices, validation_case
+from storage.weights_registry import inspect_weights, register_weights
+
+Say = Callable[[dict[str, Any]], None]
+"""Shows one line of the log while training goes on."""
+
+
+def train_weights(store: StoreLayout, plan: TrainingPlan, say: Say) -> dict[str, Any]:
+    """Train what a plan asks for and register it; a run that was interrupted goes on where it stopped.
+
+    Returns:
+        The record of the run: `weights`, `version`, `sha256`, `folder`, `data_digest`, `validation`, ...
+
+    Raises:
+        UsageError: If plan and store do not fit together, or a case belongs to a benchmark.
+    """
+    cohorts = select_cases(store, plan)
+    base = find_base(store, plan)
+    manifest = build_manifest(store, cohorts)
+    run = open_run(store, plan, manifest.digest, base)
+    if (known := finished(run)) is not None:
+        return known
+    write_manifest(run.folder / "manifest", manifest)
+    write_json(run.folder / "balance.json", manifest.balance())
+    if plan.threads:
+        torch.set_num_threads(plan.threads)
+    torch.set_flush_denormal(True)
+    trainer = _trainer(store, plan, run, cohorts, say)
+    checkpoint = last_checkpoint(run)
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    model = load_best(trainer)
+    write_result(run, model.trainee.weights(), bare=plan.bare, dtype=_dtype_on_disk(plan))
+    return _register(store, plan, run, cohorts, trainer)
+
+
+def _dtype_on_disk(plan: TrainingPlan) -> torch.dtype:
+    return torch.bfloat16 if plan.half else torch.float32
+
+
+def _trainer(
+    store: StoreLayout, plan: TrainingPlan, run: TrainingRun, cohorts: Sequence[TrainingCohort], say: Say
+) -> Fit:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    weights = read_base(plan, run.base)
+    trainee = Trainee(weights, device, lora=plan.lora, gradient_checkpointing=plan.loop.gradient_checkpointing)
+    architecture = weights.architecture
+    questions = plan.questions
+    sampling = SamplePlan(
+        questions.per_slice, questions.mix, questions.click_share, questions.clicks, questions.click_mix, plan.seed
+    )
+    groups = _groups(store, plan, cohorts, architecture.resolution)
+    stream = SampleStream(groups, sampling, plan.loop.steps * plan.loop.batch * plan.loop.accumulate * _processes())
+    collate = Collate(sampling, architecture.resolution, 4 * architecture.grid, weights.interactive, weights.vocabulary)
+    cases = [validation_case(store, case, cohort.recipe) for cohort in cohorts for case in cohort.validation]
+    every = plan.validation.every if cases else 0
+    return Fit(
+        SupervisedSam3(trainee, plan.losses, plan.click_losses, plan.click_weight),
+        stream,
+        collate,
+        run.checkpoints,
+        plan.loop,
+        plan.optimiser,
+        [LogToRun(run, say)],
+        seed=plan.seed,
+        validate=partial(_validated, plan, cases) if every else None,
+        validate_every=every,
+        patience=plan.validation.patience,
+    )
+
+
+def _groups(store: StoreLayout, plan: TrainingPlan, cohorts: Sequence[TrainingCohort], side: int) -> list[SliceGroup]:
+    texts = {cohort.plan.cohort: {text for one in cohort.concepts for text in one.texts} for cohort in cohorts}
+    groups = []
+    for cohort in cohorts:
+        recipe, asked = cohort.recipe, cohort.plan
+        mirror, upright = handedness(recipe.structures, recipe.modality)
+        fine = any(one.tubular or one.instances for one in recipe.structures)
+        augmentation = augmentation_for(
+            recipe.modality, side=side, mirror=mirror, upright=upright, fine=fine, base=asked.augmentation
+        )
+        slices = [
+            seen
+            for case in cohort.train
+            for seen in read_training_slices(
+                store, case, recipe, cohort.concepts, every=asked.every, mirror=mirror, upright=upright
+            )
+        ]
+        own = texts[asked.cohort]
+        others = sorted(
+            {text for found in texts.values() for text in found if text not in own} | {*plan.questions.foreign}
+        )
+        groups.append(SliceGroup(slices, asked.share, augmentation, tuple(others), asked.empty_share))
+    return groups
+
+
+def _validated(plan: TrainingPlan, cases: Sequence[ValidationCase], model: SupervisedSam3) -> dict[str, float]:
+    segmenter = Sam3Segmenter(model.trainee.weights(), str(next(model.parameters()).device))
+    policies = [PromptPolicy.parse(text) for text in plan.validation.prompts]
+    return validate(segmenter, cases, policies, InferenceSettings.parse(plan.validation.settings))
+
+
+def _register(
+    store: StoreLayout, plan: TrainingPlan, run: TrainingRun, cohorts: Sequence[TrainingCohort], trainer: Fit
+) -> dict[str, Any]:
+    """Into the registry with parents, configuration and data digest; its training cases are marked as such."""
+    parents = () if run.base is None else (f"{run.base.name}@{run.base.version}:{run.base.sha256}",)
+    inspected = inspect_weights(store, plan.name, run.weights)
+    added = register_weights(store, replace(inspected, note=plan.licence, parents=parents, training=run.training_id))
+    cases = [case for cohort in cohorts for case in (*cohort.train, *cohort.validation)]
+    mark_training_cases(store, cases, added.sha256)
+    log = read_log(run)
+    write_curves(run.curves, log, plan.name)
+    record = {
+        "weights": added.name,
+        "version": added.version,
+        "sha256": added.sha256,
+        "parents": parents,
+        "training_id": run.training_id,
+        "data_digest": run.data_digest,
+        "folder": str(run.folder),
+        "steps": trainer.state.global_step,
+        "best": trainer.state.best_metric,
+        "best_checkpoint": Path(trainer.state.best_model_checkpoint or "").name,
+        "validations": [entry for entry in log if "eval_dice" in entry],
+        "cases": {cohort.plan.cohort: len(cohort.train) for cohort in cohorts},
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    write_json(run.record, record)
+    return record
+
+
+class LogToRun(TrainerCallback):
+    """Writes the log into the run's folder and redraws its curves."""
+
+    def __init__(self, run: TrainingRun, say: Say) -> None:
+        self._run, self._say = run, say
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        """One line."""
+        if logs and state.is_world_process_zero:
+            entry = {"step": state.global_step, "steps": state.max_steps} | logs
+            append_log(self._run, entry)
+            self._say(entry)
+            if "eval_dice" in logs:
+                write_curves(self._run.curves, read_log(self._run), self._run.folder.name)
+
+
+def _processes() -> int:
+    """Processes that train together, as accelerate's launcher says."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
