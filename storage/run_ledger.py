@@ -26,6 +26,7 @@ from medsam3_core.scoring import PROTOCOL_VERSION
 from storage.atomic_write import write_json
 from storage.cohorts import CaseRef, as_row
 from storage.parquet_tables import write_rows
+from storage.shipped_weights import trained_on
 from storage.store_layout import StoreLayout
 from storage.table_schemas import MEASUREMENTS, OUTCOMES, PLAN, SCORES
 from storage.weights import Weights
@@ -158,7 +159,7 @@ def score_row(run: Run, case: CaseRef, attempt: str, rater: str, structure: str)
 def _saw(weights: Weights, case: CaseRef) -> bool:
     """Whether weights were trained on a case: by digest, by name, or as public weights that its recipe notes."""
     names = {weights.sha256, weights.name} | public_names(weights.sha256, weights.source, weights.name)
-    return bool(names & set(case.in_training))
+    return bool(names & set(case.in_training)) or case.case_digest in trained_on(weights.sha256)
 
 
 def unscored_rows(

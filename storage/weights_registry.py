@@ -17,11 +17,12 @@ from medsam3_core.segmenters.baselines import BASELINES
 from medsam3_core.segmenters.protocol import Capabilities, Segmenter
 from storage.atomic_write import read_json, replacing, write_json
 from storage.file_locks import holding
+from storage.shipped_weights import FACTS, shipped_folder, shipped_names
 from storage.store_layout import StoreLayout, check_name
 from storage.weights import Weights
 
 UNTRAINED = "tiny-untrained"
-_BUILT_IN = (*BASELINES, UNTRAINED)
+_BUILT_IN = (*BASELINES, UNTRAINED, *shipped_names())
 _HUB = "hf://"
 
 
@@ -215,6 +216,9 @@ def _built_in(store: StoreLayout, name: str) -> Weights:
         baseline = BASELINES[name]
         note = "needs no weights: what the prompt alone is worth"
         return Weights(name, baseline.version, baseline.digest, None, "baseline", baseline.capabilities, note=note)
+    if name in shipped_names():
+        shipped = shipped_folder(name)
+        return replace(_from_json(read_json(shipped / FACTS)), path=str(shipped.resolve()))
     folder, facts = store.built_in_weights(name)
     if not facts.exists():
         from storage.checkpoints import write_untrained

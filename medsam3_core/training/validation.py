@@ -13,8 +13,9 @@ from medsam3_core.prompt_rows import slice_prompts
 from medsam3_core.recipes import Recipe
 from medsam3_core.sam3.segmenter import Sam3Segmenter
 from medsam3_core.scoring import EmptyMask, score_structure
+from medsam3_core.slice_passes import SliceLoader
 from medsam3_core.structures import LabelMap
-from medsam3_core.volume_segmentation import SliceLoader, segment_volume
+from medsam3_core.volume_segmentation import segment_volume
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,20 @@
+"""Copy a finished training run to where weights are shipped from: python -m benchmarks.ship_weights RUN_FOLDER NAME."""
+
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from storage.shipped_weights import ship
+from storage.weights_inspection import inspect_location
+
+
+def main() -> None:
+    """Ship."""
+    run_folder, name = Path(sys.argv[1]), sys.argv[2]
+    facts = inspect_location(name, str(run_folder / "weights"))
+    note = sys.argv[3] if len(sys.argv) > 3 else "small SAM3 that comes with medsam3; see its README.md"
+    print(ship(run_folder, name, asdict(replace(facts, note=note))))
+
+
+if __name__ == "__main__":
+    main()

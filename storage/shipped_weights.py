@@ -1,0 +1,72 @@
+"""Trained small SAM3 weights that come with the product, each a Hugging Face folder with its facts and model card.
+
+shipped_weights/<name>/model.safetensors, config.json, facts.json, trained_on.json, log.jsonl, README.md
+"""
+
+import shutil
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+
+from storage.atomic_write import read_json, write_json
+from storage.parquet_tables import read_table
+from storage.table_schemas import TRAINING
+
+SHIPPED = Path(__file__).with_name("shipped_weights")
+FACTS, TRAINED_ON, LOG = "facts.json", "trained_on.json", "log.jsonl"
+MOST_BYTES = 16 * 1024 * 1024
+"""Weights that come with the product are at most as large."""
+
+
+@cache
+def shipped_names() -> tuple[str, ...]:
+    """Names of the weights that come with the product, sorted."""
+    return tuple(sorted(path.parent.name for path in SHIPPED.glob(f"*/{FACTS}")))
+
+
+def shipped_folder(name: str) -> Path:
+    """Folder of shipped weights."""
+    return SHIPPED / name
+
+
+@cache
+def trained_on(sha256: str) -> frozenset[str]:
+    """Digests of the cases that shipped weights learned from; empty for all others."""
+    for name in shipped_names():
+        if read_json(SHIPPED / name / FACTS)["sha256"] == sha256:
+            return frozenset(read_json(SHIPPED / name / TRAINED_ON)["case_digests"])
+    return frozenset()
+
+
+def ship(run_folder: Path, name: str, facts: dict[str, Any], target: Path = SHIPPED) -> Path:
+    """Copy the result of a training run to where it is shipped from.
+
+    Args:
+        run_folder: Folder of a finished training run.
+        name: Name under which it is shipped.
+        facts: What the registry says about it.
+        target: Where shipped weights lie.
+
+    Raises:
+        ValueError: If the file is larger than `MOST_BYTES`.
+    """
+    size = (run_folder / "weights" / "model.safetensors").stat().st_size
+    if size > MOST_BYTES:
+        msg = f"{run_folder} holds {size} bytes of weights; at most {MOST_BYTES} are shipped: train with half: true"
+        raise ValueError(msg)
+    folder = target / name
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in ("weights/model.safetensors", "weights/config.json", "config.json", "log.jsonl", "curves.png"):
+        aim = "training_config.json" if file == "config.json" else Path(file).name
+        shutil.copyfile(run_folder / file, folder / aim)
+    table = read_table(run_folder / "manifest", TRAINING, columns=["cohort", "case_digest"])
+    digests = sorted(pc.unique(table["case_digest"]).to_pylist())
+    record = read_json(run_folder / "run.json")
+    write_json(folder / TRAINED_ON, {"cases": record["cases"], "data": record["data_digest"], "case_digests": digests})
+    own = {"name": name, "version": 1, "path": None, "source": "", "training": record["training_id"]}
+    write_json(folder / FACTS, facts | own)
+    shipped_names.cache_clear()
+    trained_on.cache_clear()
+    return folder

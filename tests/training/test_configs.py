@@ -1,0 +1,61 @@
+from pathlib import Path
+
+import pytest
+
+from medsam3_core.errors import UsageError
+from medsam3_core.training.optimiser import OptimiserPlan, Schedule, rate_factor, rate_of
+from storage.training_configs import SHIPPED_CONFIGS, find_training_config, read_training_config
+
+GOOD = "name: mine\nbase: tiny-untrained\ncohorts: [{cohort: eyes}]\n"
+
+
+def config(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "train.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_what_a_file_leaves_out_has_the_official_values(tmp_path):
+    plan = read_training_config(config(tmp_path, GOOD + "optimiser: {rate: 1e-4}\n"))
+    assert (plan.optimiser.rate, plan.optimiser.layer_decay, plan.losses.mask) == (1e-4, 0.9, 200.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (GOOD + "leraning: 1\n", "unknown key leraning; known are: name, cohorts"),
+        (GOOD + "loop: {steps: many}\n", r"key loop.steps takes a whole number, got 'many' \(str\)"),
+        (GOOD + "loop: {steps: 0}\n", "loop: steps, batch, .* must be at least 1"),
+        (GOOD + "optimiser: {schedule: linear}\n", "optimiser.schedule takes one of inverse-sqrt, constant, cosine"),
+        (GOOD + "lora: {rank: 0}\n", "LoRA takes rank >= 1"),
+        ("name: mine\n", "key cohorts is missing"),
+        ("name: mine\ncohorts: []\n", "cohorts is empty"),
+        ("name: mine\ncohorts: [{cohort: a, share: x}]\n", r"key cohorts\[0\].share takes a number"),
+        ("- a list\n", "the file holds .* keys are expected"),
+        ("a: [\n", "cannot be read"),
+    ],
+)
+def test_a_wrong_file_is_refused_by_name(tmp_path, text, message):
+    with pytest.raises(UsageError, match=message) as caught:
+        read_training_config(config(tmp_path, text))
+    assert "train.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in SHIPPED_CONFIGS.glob("*.yaml")))
+def test_configurations_that_come_with_the_product_are_valid(name):
+    assert read_training_config(find_training_config(name)).name == f"retrained-{name}"
+
+
+def test_rates_fall_from_the_heads_down_through_the_trunk():
+    plan = OptimiserPlan(rate=1.0, trunk=0.5, text=0.1, layer_decay=0.5)
+    names = ("detr_decoder.x", "vision_encoder.backbone.layers.3.q", "vision_encoder.backbone.layers.0.q")
+    assert [rate_of(f"trainee.detector.{name}", plan, 4) for name in names] == [1.0, 0.25, 0.5**5]
+    assert rate_of("detector.vision_encoder.backbone.embeddings.position_embeddings", plan, 4) == 0.5
+    assert rate_of("detector.text_encoder.x", plan, 4) == 0.1
+
+
+@pytest.mark.parametrize("schedule", Schedule)
+def test_every_schedule_warms_up_and_ends_at_nothing(schedule):
+    plan = OptimiserPlan(schedule=schedule, warmup=10, cooldown=0.5, timescale=10)
+    assert rate_factor(0, plan, 100) == pytest.approx(0.1)
+    assert rate_factor(100, plan, 100) == pytest.approx(0.0, abs=1e-12)
