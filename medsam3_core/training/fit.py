@@ -60,7 +60,7 @@ class Fit(Trainer):
     lr_scheduler: Any
     control: Any
 
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+    def create_optimizer(self, model: Any = None) -> Any:
         """AdamW with a rate per part of the model."""
         if self.optimizer is None:
             layers = self.model.trainee.architecture.detector.vision_config.backbone_config.num_hidden_layers
