@@ -1,10 +1,19 @@
 import os
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 
 from tasks.interrupts import interrupts_held
+
+
+@pytest.fixture(autouse=True)
+def interrupts_heard() -> Iterator[None]:
+    """As in a terminal: a shell that starts pytest in the background ignores SIGINT for it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def test_an_interrupt_waits_for_the_end_of_the_block() -> None:
