@@ -40,7 +40,7 @@ from storage.readers.phantom_files import write_nifti, write_phantom_dataset  # 
 from storage.readers.registry import layout_of  # noqa: E402
 from storage.store_layout import open_store  # noqa: E402
 from storage.zarr_arrays import level_factors, write_image_levels, write_label_levels, write_zip  # noqa: E402
-from tasks.batch_stream import BatchSizer, run_stream  # noqa: E402
+from tasks.batch_stream import BatchSizer, StreamHooks, run_stream  # noqa: E402
 from tasks.breadcrumbs import BreadcrumbFolder  # noqa: E402
 from tasks.ingest_cases import IngestBatch, PendingCase  # noqa: E402
 
@@ -79,7 +79,7 @@ def _system(root: Path, plan: IngestPlan, client: object) -> float:
         sizer=BatchSizer(WORKERS, target_seconds=5.0),
         max_inflight=2 * WORKERS,
         crumbs=BreadcrumbFolder(store.breadcrumbs() / "benchmark"),
-        on_poison=lambda case, reason: print(case.case_id, reason),
+        hooks=StreamHooks(lambda case, reason: print(case.case_id, reason)),
     )
     return counts.seconds
 

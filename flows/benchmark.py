@@ -18,13 +18,15 @@ from flows.telling import note
 from medsam3_core.cases import CaseStatus
 from storage.catalog import publish_catalog
 from storage.encoding_cache import CacheSettings, parse_size, prepare_cache, trim_cache
-from storage.run_ledger import unscored_rows, write_outcomes, writing
+from storage.run_ledger import unscored_rows, write_outcomes
 from storage.run_planning import BenchmarkPlan, BenchmarkRequest, PlannedCase, WorkGroup, record_plan
 from storage.score_compaction import tidy_scores
 from storage.standing_benchmarks import completed_requests, plan_requests, record_requests
 from storage.store_layout import StoreLayout
-from tasks.batch_stream import BatchSizer, StreamCounts, run_stream
+from storage.writer_lock import writing
+from tasks.batch_stream import BatchSizer, StreamCounts, StreamHooks, run_stream
 from tasks.breadcrumbs import BreadcrumbFolder
+from tasks.recovery import unfinished_runs
 from tasks.segment_cases import SegmentBatch
 from tasks.segmenter_plugin import SegmenterPlugin, current_segmenter
 
@@ -119,14 +121,14 @@ def compute_requests(
         cache_encodings: Size of the cache of slice encodings; empty for none.
         narrowed: Takes from the plan what must not be done.
     """
-    with writing(store, plan_requests(store, requests).run_ids):
+    with writing(store, plan_requests(store, requests).run_ids) as token:
         plan = narrowed(plan_requests(store, requests))  # again, now that nobody else writes these runs
         require_plan_allowed(store.root, plan)
         for group in plan.groups:
             record_plan(store, group)
             record_rejected(store, group)
         record_requests(store, plan, requests)
-        counts = _compute(store, plan, cluster, cache_encodings)
+        counts = _compute(store, plan, cluster, cache_encodings, token)
         tidy_scores(store, plan.run_ids)
     publish_catalog(store)
     computed: Counter[str] = Counter()
@@ -158,7 +160,9 @@ def record_rejected(store: StoreLayout, group: WorkGroup) -> None:
             )
 
 
-def _compute(store: StoreLayout, plan: BenchmarkPlan, cluster: str, cache_encodings: str) -> list[StreamCounts]:
+def _compute(
+    store: StoreLayout, plan: BenchmarkPlan, cluster: str, cache_encodings: str, token: str
+) -> list[StreamCounts]:
     groups = [group for group in plan.groups if group.pending]
     if not groups:
         return []
@@ -170,9 +174,9 @@ def _compute(store: StoreLayout, plan: BenchmarkPlan, cluster: str, cache_encodi
         note(f"workers are ready: {workers.slots} batches at a time")
         counts = []
         for group in groups:
-            workers.client.register_plugin(SegmenterPlugin(group.weights, workers.threads_per_worker, cache))
+            workers.register(SegmenterPlugin(group.weights, workers.threads_per_worker, cache))
             note(f"{group.weights.name}@{group.weights.version} is loaded")
-            counts += [segment_shard(store, group, shard, workers) for shard in shards_of(group.pending)]
+            counts += [segment_shard(store, group, shard, workers, token) for shard in shards_of(group.pending)]
         if cache is not None:
             trim_cache(cache)
         return counts
@@ -184,7 +188,9 @@ def shards_of(cases: Sequence[PlannedCase]) -> list[Sequence[PlannedCase]]:
 
 
 @task(name="segment-shard", task_run_name="segment-shard", tags=["stage:segment"], cache_policy=NO_CACHE)
-def segment_shard(store: StoreLayout, group: WorkGroup, cases: Sequence[PlannedCase], workers: Workers) -> StreamCounts:
+def segment_shard(
+    store: StoreLayout, group: WorkGroup, cases: Sequence[PlannedCase], workers: Workers, token: str
+) -> StreamCounts:
     """One bounded stream of batches over the workers; each batch commits its own rows."""
     work = SegmentBatch(
         store,
@@ -192,6 +198,7 @@ def segment_shard(store: StoreLayout, group: WorkGroup, cases: Sequence[PlannedC
         group.runs,
         partial(current_segmenter, group.weights),
         endpoint=endpoint_settings(store.root),
+        token=token,
     )
     with reporting(f"{group.weights.name} on {group.cohort.name}", len(cases)) as reporter:
         return run_stream(
@@ -201,8 +208,12 @@ def segment_shard(store: StoreLayout, group: WorkGroup, cases: Sequence[PlannedC
             sizer=BatchSizer(workers.slots),
             max_inflight=2 * workers.slots,
             crumbs=BreadcrumbFolder(store.breadcrumbs() / uuid.uuid4().hex[:12]),
-            on_poison=partial(_record_crash, store, group),
-            on_progress=reporter.update,
+            hooks=StreamHooks(
+                partial(_record_crash, store, group),
+                reporter.update,
+                unfinished=partial(unfinished_runs, store),
+                on_new_scheduler=workers.prepare_again,
+            ),
             resources=workers.resources,
         )
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -22,6 +22,7 @@ from storage.weights import Weights
 
 _BYTES_PER_PARAMETER = 6
 _WORKER_BASE_BYTES = 1_500_000_000
+_RESTART_SECONDS = 300
 
 
 class ClusterKind(StrEnum):
@@ -74,12 +75,25 @@ class Workers:
         slots: Batches that can run at a time.
         threads_per_worker: Threads that the numerics of one worker may use.
         resources: Dask resources that a batch asks for.
+        plugins: What has been registered, by name.
     """
 
     client: Client
     slots: int
     threads_per_worker: int
     resources: dict[str, float] | None = None
+    plugins: dict[str, WorkerPlugin] = field(default_factory=dict)
+
+    def register(self, plugin: WorkerPlugin) -> None:
+        """Prepare all workers, those that join later too; another plugin of the same name is replaced."""
+        self.plugins[plugin.name] = plugin
+        self.client.register_plugin(plugin)
+
+    def prepare_again(self, client: Client) -> None:
+        """Prepare the workers of a scheduler that was restarted and knows nothing any more."""
+        client.wait_for_workers(1, timeout=_RESTART_SECONDS)
+        for plugin in self.plugins.values():
+            client.register_plugin(plugin)
 
 
 class QuietEnd(WorkerPlugin):

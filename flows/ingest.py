@@ -2,6 +2,7 @@
 
 import uuid
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from prefect import flow, task
@@ -14,9 +15,10 @@ from flows.progress import reporting
 from storage.catalog import publish_catalog
 from storage.ingest_planning import IngestPlan, finish_ingest, plan_ingest
 from storage.store_layout import StoreLayout
-from tasks.batch_stream import BatchSizer, StreamCounts, run_stream
+from tasks.batch_stream import BatchSizer, StreamCounts, StreamHooks, run_stream
 from tasks.breadcrumbs import BreadcrumbFolder
 from tasks.ingest_cases import IngestBatch, PendingCase
+from tasks.recovery import unfinished_ingest
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,5 @@ def convert_cases(plan: IngestPlan, store: StoreLayout, workers: Workers) -> Str
             sizer=BatchSizer(workers.slots, target_seconds=5.0),
             max_inflight=2 * workers.slots,
             crumbs=BreadcrumbFolder(store.breadcrumbs() / uuid.uuid4().hex[:12]),
-            on_poison=poison,
-            on_progress=reporter.update,
+            hooks=StreamHooks(poison, reporter.update, unfinished=partial(unfinished_ingest, store, plan.cohort.name)),
         )

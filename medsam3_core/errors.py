@@ -47,3 +47,7 @@ class WeightsMismatchError(WeightsError):
 
 class StoreError(Medsam3Error):
     """The store cannot be read or written (permissions, disk full, half-written or foreign content)."""
+
+
+class DamagedFileError(StoreError):
+    """One file of the store is gone or damaged; the case that it belongs to fails and no other."""

@@ -18,19 +18,26 @@ from storage.ngff_metadata import NGFF_VERSION, geometry_from_attributes, image_
 from storage.zarr_arrays import level_factors, open_group, write_image_levels, write_label_levels, write_zip
 
 
-def write_case_volume(target: Path, case_id: str, volume: CaseVolume) -> None:
+def write_case_volume(target: Path, case_id: str, volume: CaseVolume, case_digest: str = "") -> None:
     """Write image and references; `target` decides between zip (`.ozx`) and folder.
+
+    Args:
+        target: Where to.
+        case_id: Names the image.
+        volume: The case.
+        case_digest: Kept with the volume: whoever reads it can tell whether it is the one that the case table means.
 
     Raises:
         StoreError: If the disk refuses; nothing stands under the final name then.
     """
+    attributes = _root_attributes(case_id, volume) | ({"case_digest": case_digest} if case_digest else {})
     if target.suffix == ".ozx":
         memory = MemoryStore()
-        _fill(zarr.create_group(memory, attributes=_root_attributes(case_id, volume)), volume)
+        _fill(zarr.create_group(memory, attributes=attributes), volume)
         write_zip(memory, target)
         return
     with replacing(target) as scratch:
-        _fill(zarr.create_group(LocalStore(scratch), attributes=_root_attributes(case_id, volume)), volume)
+        _fill(zarr.create_group(LocalStore(scratch), attributes=attributes), volume)
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,11 @@ class StoredVolume:
         array = self.group["0"]
         assert isinstance(array, zarr.Array)
         return array
+
+    @property
+    def case_digest(self) -> str:
+        """Digest of the case that was written; empty where the writer gave none."""
+        return str(self.group.attrs.get("case_digest", ""))
 
     @property
     def nifti_affine(self) -> NDArray[np.float64]:
@@ -104,7 +116,7 @@ def open_case_volume(path: Path) -> StoredVolume:
     """Open a case for reading.
 
     Raises:
-        StoreError: If it is absent or damaged; names it.
+        DamagedFileError: If it is absent or damaged; names it.
     """
     group = open_group(path)
     image: Any = group["0"]

@@ -12,7 +12,7 @@ from medsam3_core.digests import digest_json
 from medsam3_core.errors import UsageError
 from medsam3_core.recipes import Recipe, recipe_from_json
 from storage.atomic_write import read_json, write_json
-from storage.parquet_tables import read_table, write_rows
+from storage.parquet_tables import read_table, statuses_of, write_rows
 from storage.store_layout import StoreLayout
 from storage.table_schemas import CASES
 
@@ -129,10 +129,22 @@ def cohort_names(store: StoreLayout) -> list[str]:
     return sorted(path.parent.name for path in store.cohorts().glob("*/cohort.json"))
 
 
-def write_cases(store: StoreLayout, cohort: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Add rows of the case table; a newer row of the same case replaces the older one in every view."""
+def write_cases(store: StoreLayout, cohort: str, rows: Sequence[Mapping[str, Any]], *, name: str | None = None) -> None:
+    """Add rows of the case table; a newer row of the same case replaces the older one in every view.
+
+    Args:
+        store: The store.
+        cohort: Cohort.
+        rows: Rows of `table_schemas.CASES`.
+        name: Name of the file where writing twice must give the same file.
+    """
     if rows:
-        write_rows(store.cases(cohort), rows, CASES)
+        write_rows(store.cases(cohort), rows, CASES, name=name)
+
+
+def committed_cases(store: StoreLayout, cohort: str, name: str) -> dict[str, str]:
+    """Case ids and statuses of the rows that were written under this name; empty if none were."""
+    return statuses_of(store.cases(cohort), name, CASES)
 
 
 def latest_cases(store: StoreLayout, cohort: str) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from medsam3_core.cases import CaseSource, CaseStatus
 from medsam3_core.digests import digest_json
 from medsam3_core.errors import UsageError
 from storage.cohorts import Cohort, latest_cases, write_cohort
+from storage.ingest_journal import close_journal, note_listed, vanished
 from storage.readers.registry import find_reader
 from storage.store_layout import StoreLayout, check_name
 
@@ -41,7 +42,7 @@ def plan_ingest(
     *,
     with_references: bool = True,
 ) -> IngestPlan:
-    """List a source and compare it with the store; writes nothing but `cohort.json`.
+    """List a source and compare it with the store; writes `cohort.json` and the journal of what is to be read.
 
     Without references images are read alone: a reference that is wrong or missing rejects no case.
 
@@ -67,19 +68,22 @@ def plan_ingest(
     known = {row["case_id"]: (row["status"], row["source_root"], row["source_fingerprint"]) for row in rows}
     trained = {row["case_id"]: tuple(row["in_training"]) for row in rows if len(row["in_training"])}
     pending, unchanged = [], 0
-    for case in _without_foreign(listed, known, root):
+    gone = vanished(store, cohort, root, {case.case_id for case in listed} | known.keys())
+    for case in (*_without_foreign(listed, known, root), *gone):
         fingerprint = _fingerprint(root, case, recipe.case_part_digest)
         if known.get(case.case_id) == (CaseStatus.ACCEPTED, root, fingerprint):
             unchanged += 1
         else:
             seen_by = tuple(dict.fromkeys((*case.seen_by, *trained.get(case.case_id, ()))))
             pending.append((replace(case, seen_by=seen_by), fingerprint))
+    note_listed(store, cohort, root, [case for case, _ in pending])
     return IngestPlan(named, root, tuple(pending), unchanged)
 
 
 def finish_ingest(store: StoreLayout, plan: IngestPlan) -> None:
-    """Record the cohort with the digest of its case list."""
+    """Record the cohort with the digest of its case list; every listed case has its row."""
     write_cohort(store, plan.cohort)
+    close_journal(store, plan.cohort.name)
 
 
 def _without_foreign(

@@ -70,6 +70,15 @@ def read_file(path: Path, wanted: pa.Schema) -> pa.Table:
         raise StoreError(msg) from error
 
 
+def statuses_of(folder: Path, name: str, schema: pa.Schema) -> dict[str, str]:
+    """Case ids and statuses in the file of this name (without suffix); empty where there is none."""
+    path = folder / f"{name}.parquet"
+    if not path.exists():
+        return {}
+    table = read_file(path, pa.schema([schema.field("case_id"), schema.field("status")]))
+    return dict(zip(table["case_id"].to_pylist(), table["status"].to_pylist(), strict=True))
+
+
 def rows_of_cases(tables: Iterable[pa.Table], case_ids: Sequence[str]) -> list[dict[str, Any]]:
     """Rows whose `case_id` is asked for, as plain dictionaries."""
     wanted = pa.array(case_ids, pa.string())

@@ -1,23 +1,20 @@
-"""Runs in the store: spec, plan, outcomes and scores; who may write; what is still to do.
+"""Runs in the store: spec, plan, outcomes and scores; what is still to do.
 
 Freshness has one definition, the catalog's `scores` view; what is pending is the plan without the fresh scores.
 """
 
-import fcntl
 import importlib.metadata
 import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from medsam3_core.cases import CaseStatus
-from medsam3_core.errors import StoreError
 from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.prompt_policies import PromptPolicy
 from medsam3_core.public_weights import public_names
@@ -25,11 +22,12 @@ from medsam3_core.run_specs import RunSpec
 from medsam3_core.scoring import PROTOCOL_VERSION
 from storage.atomic_write import write_json
 from storage.cohorts import CaseRef, as_row
-from storage.parquet_tables import write_rows
+from storage.parquet_tables import statuses_of, write_rows
 from storage.shipped_weights import trained_on
 from storage.store_layout import StoreLayout
 from storage.table_schemas import MEASUREMENTS, OUTCOMES, PLAN, SCORES
 from storage.weights import Weights
+from storage.writer_lock import committing
 
 _VERSIONED = ("medsam3", "torch", "transformers", "numpy", "scipy", "zarr", "pyarrow", "duckdb", "dask", "prefect")
 
@@ -127,12 +125,32 @@ def write_outcomes(
     attempt: str,
     scores: Sequence[Mapping[str, Any]],
     outcomes: Sequence[Mapping[str, Any]],
+    *,
+    token: str = "",
 ) -> None:
-    """Commit finished cases: scores first, then the outcomes that make them count. Writing twice gives the same."""
-    if scores:
-        write_rows(store.scores(run_id), scores, SCORES, name=attempt)
-    if outcomes:
-        write_rows(store.outcomes(run_id), outcomes, OUTCOMES, name=attempt)
+    """Commit finished cases: scores first, then the outcomes that make them count. Writing twice gives the same.
+
+    Args:
+        store: The store.
+        run_id: Run.
+        attempt: Names the files.
+        scores: Rows of `table_schemas.SCORES`.
+        outcomes: Rows of `table_schemas.OUTCOMES`.
+        token: The driver's, for workers that may outlive it, see `storage.writer_lock`.
+
+    Raises:
+        SupersededError: If another driver has taken over since.
+    """
+    with committing(store, run_id, token):
+        if scores:
+            write_rows(store.scores(run_id), scores, SCORES, name=attempt)
+        if outcomes:
+            write_rows(store.outcomes(run_id), outcomes, OUTCOMES, name=attempt)
+
+
+def committed_outcomes(store: StoreLayout, run_id: str, attempt: str) -> dict[str, str]:
+    """Case ids and statuses that this attempt committed; empty if it never came so far."""
+    return statuses_of(store.outcomes(run_id), attempt, OUTCOMES)
 
 
 def score_row(run: Run, case: CaseRef, attempt: str, rater: str, structure: str) -> dict[str, Any]:
@@ -196,35 +214,6 @@ def write_measurements(store: StoreLayout, run_id: str, attempt: str, rows: Sequ
     """Add measurements of one batch; they count once the outcomes of the same attempt stand."""
     if rows:
         write_rows(store.measurements(run_id), rows, MEASUREMENTS, name=attempt)
-
-
-@contextmanager
-def writing(store: StoreLayout, run_ids: Sequence[str]) -> Iterator[None]:
-    """Hold the writer lock of some runs; the kernel releases it when this process dies, however it dies.
-
-    Raises:
-        StoreError: If another process writes one of them; names the run and the process.
-    """
-    with ExitStack() as locks:
-        for run_id in sorted(set(run_ids)):
-            locks.enter_context(_lock(store.locks() / f"run-{run_id}.lock", run_id))
-        yield
-
-
-@contextmanager
-def _lock(path: Path, run_id: str) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            handle.seek(0)
-            msg = f"run {run_id} is being written by process {handle.read().strip() or '?'}; wait for it or stop it"
-            raise StoreError(msg) from None
-        handle.truncate(0)
-        handle.write(str(os.getpid()))
-        handle.flush()
-        yield
 
 
 def _version(package: str) -> str | None:

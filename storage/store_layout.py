@@ -67,6 +67,10 @@ class StoreLayout:
         """Folder of the tables that compare the raters of a case with each other."""
         return self.cohort(cohort) / "agreement"
 
+    def listed(self, cohort: str) -> Path:
+        """Folder of the journal of an ingest that is not finished."""
+        return self.cohort(cohort) / "listed"
+
     def volume(self, cohort: str, case_id: str, *, zipped: bool) -> Path:
         """Image and references of one case: a zip for one slice, a folder for volumes."""
         suffix = ".ozx" if zipped else ".ome.zarr"
@@ -170,9 +174,13 @@ class StoreLayout:
         """Folder where running batches note the case in hand; empty when nothing runs."""
         return self.root / ".breadcrumbs"
 
-    def locks(self) -> Path:
-        """Folder of writer locks."""
-        return self.root / ".locks"
+    def writer_lock(self, run_id: str) -> Path:
+        """Held by the driver that writes a run."""
+        return self.root / ".locks" / f"run-{check_name('run', run_id)}.lock"
+
+    def writer_token(self, run_id: str) -> Path:
+        """Names the driver whose workers may commit to a run."""
+        return self.root / ".locks" / f"run-{check_name('run', run_id)}.token"
 
 
 def open_store(root: Path) -> StoreLayout:

@@ -18,7 +18,7 @@ from zarr.abc.store import Store
 from zarr.codecs import BloscCodec, ZstdCodec
 from zarr.storage import LocalStore, MemoryStore, ZipStore
 
-from medsam3_core.errors import StoreError
+from medsam3_core.errors import DamagedFileError
 from storage.atomic_write import replacing
 from storage.ngff_metadata import NGFF_VERSION
 
@@ -67,14 +67,14 @@ def open_group(path: Path) -> zarr.Group:
     """Open a finished `.ozx` file or `.ome.zarr` folder for reading.
 
     Raises:
-        StoreError: If it is absent or damaged; names it.
+        DamagedFileError: If it is absent or damaged; names it.
     """
-    store: Store = ZipStore(path, mode="r") if path.suffix == ".ozx" else LocalStore(path, read_only=True)
     try:
+        store: Store = ZipStore(path, mode="r") if path.suffix == ".ozx" else LocalStore(path, read_only=True)
         return zarr.open_group(store, mode="r")
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, zarr.errors.BaseZarrError) as error:
         msg = f"cannot open {path}: {error}; ingest or segment the case again"
-        raise StoreError(msg) from error
+        raise DamagedFileError(msg) from error
 
 
 def _write(group: zarr.Group, name: str, voxels: NDArray[Any], compressor: Any) -> None:

@@ -4,7 +4,10 @@ Rules, and why (measured, see docs/reliability.md):
 - At most `max_inflight` batches are out, so that driver and scheduler stay flat for a million cases.
 - The scheduler must run with `allowed-failures: 0`: the retry policy is here, and here alone.
 - A batch whose worker died is blamed on the case in its breadcrumb. First strike: the case runs again, alone. Second
-  strike: it is poison. Its neighbours run again without blame.
+  strike: it is poison, unless workers are seen to die of other things too (`tasks.worker_deaths`). Its neighbours run
+  again without blame.
+- A worker may die after it has committed and before it could say so: what is committed is never computed again.
+- A scheduler that is restarted comes back empty: workers are prepared anew and the batches that were out run again.
 - An exception of a whole batch (import error, network, full disk) is not the cases' fault: nothing is written for
   them, and the breaker opens after a few in a row.
 """
@@ -22,15 +25,20 @@ from typing import Any, Protocol
 from distributed import Client, Future, KilledWorker, as_completed
 
 from medsam3_core.errors import Medsam3Error, StoreError
+from tasks.batch_sizing import BatchSizer
 from tasks.breadcrumbs import BETWEEN_CASES, BreadcrumbFolder
 from tasks.interrupts import interrupts_held
+from tasks.worker_deaths import DeathRecord, killed_over_memory
 
-MAX_STRIKES = 2
 MAX_BATCH_ERRORS_IN_A_ROW = 3
 
 
 class BatchBreakerError(Medsam3Error):
     """Whole batches fail one after the other; the run stops and the cases stay pending."""
+
+
+class ClusterLostError(Medsam3Error):
+    """The scheduler went away and did not come back; the cases that were out stay pending."""
 
 
 class HasCaseId(Protocol):
@@ -80,31 +88,28 @@ class StreamCounts:
     seconds: float = 0.0
 
 
-class BatchSizer:
-    """Chooses how many cases make a batch: about `target_seconds` of work, smaller near the end."""
+def _all_of(batch_id: str, cases: list[Any]) -> tuple[list[Any], dict[str, int]]:
+    return cases, {}
 
-    def __init__(self, slots: int, *, target_seconds: float = 10.0, first: int = 2, largest: int = 500) -> None:
-        self._slots = max(1, slots)
-        self._target = target_seconds
-        self._first = first
-        self._largest = largest
-        self._seconds_per_case: float | None = None
 
-    def learn(self, cases: int, seconds: float) -> None:
-        """Take a finished batch into account."""
-        if cases:
-            latest = max(seconds / cases, 1e-4)
-            known = self._seconds_per_case
-            self._seconds_per_case = latest if known is None else 0.6 * known + 0.4 * latest
+@dataclass(frozen=True, slots=True)
+class StreamHooks:
+    """What the stream asks its owner, on the driver.
 
-    def next(self, remaining: int) -> int:
-        """Size of the next batch, at least 1."""
-        if self._seconds_per_case is None:
-            size = self._first
-        else:
-            fair_share = -(-remaining // (3 * self._slots))
-            size = min(round(self._target / self._seconds_per_case), fair_share, self._largest)
-        return max(1, min(size, remaining))
+    Attributes:
+        on_poison: Called with a case that keeps killing its worker, and the reason.
+        on_progress: Called after each batch; must be quick and must not raise.
+        should_stop: Asked before each submission.
+        unfinished: What is still to do of a batch whose worker died, and how the cases that it had committed before
+            ended.
+        on_new_scheduler: Called when the scheduler was restarted: it knows no plugin any more.
+    """
+
+    on_poison: Callable[[Any, str], None]
+    on_progress: Callable[[StreamCounts], None] = lambda counts: None
+    should_stop: Callable[[], bool] = lambda: False
+    unfinished: Callable[[str, list[Any]], tuple[list[Any], dict[str, int]]] = _all_of
+    on_new_scheduler: Callable[[Client], None] = lambda client: None
 
 
 def run_stream(
@@ -115,10 +120,8 @@ def run_stream(
     sizer: BatchSizer,
     max_inflight: int,
     crumbs: BreadcrumbFolder,
-    on_poison: Callable[[Any, str], None],
-    on_progress: Callable[[StreamCounts], None] = lambda counts: None,
+    hooks: StreamHooks,
     resources: dict[str, float] | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
 ) -> StreamCounts:
     """Run all cases; returns when each is done, recorded as poison, or `should_stop` says so.
 
@@ -129,18 +132,15 @@ def run_stream(
         sizer: How many go into a batch.
         max_inflight: Batches that are out at a time; two per worker keep the next one ready.
         crumbs: Folder that driver and workers share.
-        on_poison: Called with a case that killed its worker twice, and the reason.
-        on_progress: Called after each batch; must be quick and must not raise.
+        hooks: What the owner of the stream wants to know and decides.
         resources: Dask resources per batch, for example `{"GPU": 1}`.
-        should_stop: Asked before each submission.
 
     Raises:
         BatchBreakerError: If whole batches keep failing.
+        ClusterLostError: If the scheduler is gone for good.
         StoreError: If the store cannot be written.
     """
-    return _Stream(
-        client, work, cases, sizer, max_inflight, crumbs, on_poison, on_progress, resources, should_stop
-    ).run()
+    return _Stream(client, work, cases, sizer, max_inflight, crumbs, hooks, resources).run()
 
 
 class _Stream:
@@ -152,22 +152,20 @@ class _Stream:
         sizer: BatchSizer,
         max_inflight: int,
         crumbs: BreadcrumbFolder,
-        on_poison: Callable[[Any, str], None],
-        on_progress: Callable[[StreamCounts], None],
+        hooks: StreamHooks,
         resources: dict[str, float] | None,
-        should_stop: Callable[[], bool],
     ) -> None:
         self._client, self._work, self._sizer, self._crumbs = client, work, sizer, crumbs
-        self._max_inflight, self._resources = max_inflight, resources
-        self._on_poison, self._on_progress, self._should_stop = on_poison, on_progress, should_stop
+        self._max_inflight, self._resources, self._hooks = max_inflight, resources, hooks
         self._source: Iterator[Any] = iter(cases)
         self._remaining = len(cases)
         self._redo: deque[list[Any]] = deque()
         self._live: dict[Future, list[Any]] = {}
         # `loop` is required for a client that is not the default one.
         self._completed = as_completed(raise_errors=False, loop=client.loop)
-        self._strikes: Counter[str] = Counter()
+        self._deaths = DeathRecord()
         self._errors_in_a_row = 0
+        self._scheduler = client.scheduler_info(n_workers=0)["id"]
         self._prefix = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._sequence = itertools.count()
         self.counts = StreamCounts()
@@ -179,9 +177,11 @@ class _Stream:
                 self._top_up()
             while self._live:
                 finished = next(self._completed)
+                if finished.cancelled():  # the scheduler is gone, and what it held with it
+                    self._await_scheduler()
                 with interrupts_held():
                     self._finish(finished)
-                    self._on_progress(self.counts)
+                    self._hooks.on_progress(self.counts)
                     self._top_up()
         finally:
             with interrupts_held():
@@ -192,7 +192,7 @@ class _Stream:
         return self.counts
 
     def _top_up(self) -> None:
-        while len(self._live) < self._max_inflight and not self._should_stop():
+        while len(self._live) < self._max_inflight and not self._hooks.should_stop():
             batch = self._redo.popleft() if self._redo else self._next_batch()
             if not batch:
                 return
@@ -212,16 +212,19 @@ class _Stream:
         batch = self._live.pop(future)
         try:
             report: BatchReport = future.result()  # raises even after "finished" if the result died with its worker
-        except KilledWorker:
-            self._lost(future.key, batch)
-        except CancelledError:  # the scheduler was restarted
-            self._redo.append(batch)
+        except KilledWorker as error:
+            self._lost(future.key, batch, over_memory=killed_over_memory(self._client, error))
+        except CancelledError:
+            if unfinished := self._uncommitted(future.key, batch):
+                self._redo.append(unfinished)
         except StoreError:
             raise
         except Exception as error:  # noqa: BLE001 - any batch-level error: not the cases' fault, the breaker decides
             self._failed(batch, error)
         else:
             self._done(batch, report)
+            for case in batch if self._deaths.strikes else ():
+                self._deaths.clear(case.case_id)
         self._crumbs.drop(future.key)
         future.release()
 
@@ -244,24 +247,47 @@ class _Stream:
         time.sleep(min(0.5 * self._errors_in_a_row, 5.0))  # a network that comes back deserves a moment
         self._redo.append(batch)
 
-    def _lost(self, batch_id: str, batch: list[Any]) -> None:
+    def _await_scheduler(self) -> None:
+        """Wait until the client has found its scheduler again (it tries on its own) and prepare the new workers."""
+        while self._client.status == "connecting":
+            time.sleep(0.1)
+        if self._client.status != "running":
+            msg = (
+                f"the Dask scheduler at {self._client._start_arg} went away and did not come back; all that is "
+                "finished is kept: start the cluster again and run the same command"
+            )
+            raise ClusterLostError(msg)
+        scheduler = self._client.scheduler_info(n_workers=0)["id"]
+        if scheduler != self._scheduler:
+            self._scheduler = scheduler
+            self._hooks.on_new_scheduler(self._client)
+
+    def _lost(self, batch_id: str, batch: list[Any], *, over_memory: bool) -> None:
         """The worker died while it held this batch: blame the case in the breadcrumb, spare the others."""
         self.counts.lost_batches += 1
         guilty = self._crumbs.read(batch_id)
         if guilty is None:  # queued and never begun: nobody is to blame
             self._redo.append(batch)
             return
-        if guilty == BETWEEN_CASES and len(batch) > 1:  # died while it committed: find out one by one
-            self._redo.extend([case] for case in batch)
-            return
+        if guilty == BETWEEN_CASES:  # died while it committed, or after it
+            batch = self._uncommitted(batch_id, batch)
+            if len(batch) != 1:  # find out one by one
+                self._redo.extend([case] for case in batch)
+                return
         position = next((index for index, case in enumerate(batch) if case.case_id == guilty), 0)
         case = batch[position]
-        self._strikes[case.case_id] += 1
-        if self._strikes[case.case_id] >= MAX_STRIKES:
+        if self._deaths.strike(case.case_id, over_memory=over_memory):
             self.counts.done += 1
             self.counts.poisoned += 1
             self.counts.statuses["crashed"] += 1
-            self._on_poison(case, f"killed its worker {self._strikes[case.case_id]} times")
+            self._hooks.on_poison(case, self._deaths.reason(case.case_id))
         else:
             self._redo.append([case])
         self._redo.extend(part for part in (batch[:position], batch[position + 1 :]) if part)
+
+    def _uncommitted(self, batch_id: str, batch: list[Any]) -> list[Any]:
+        """What this batch had not committed; the rest counts as done."""
+        unfinished, statuses = self._hooks.unfinished(batch_id, batch)
+        self.counts.done += len(batch) - len(unfinished)
+        self.counts.statuses.update(statuses)
+        return unfinished

@@ -63,7 +63,7 @@ class IngestBatch:
             crumb.at(BETWEEN_CASES)
             write_fingerprints(self.store, self.cohort, beside.fingerprints)
             write_agreement(self.store, self.cohort, beside.agreement)
-            write_cases(self.store, self.cohort, rows)
+            write_cases(self.store, self.cohort, rows, name=batch_id)
         statuses = [row["status"] for row in rows]
         return BatchReport(
             {status: statuses.count(status) for status in set(statuses)},
@@ -86,10 +86,9 @@ class IngestBatch:
             return self.rejected(case, "does not fit into this worker's memory; raise the memory limit of the cluster")
         except OSError as error:
             return self.rejected(case, f"{error.filename or source.image}: {error.strerror or error}")
-        write_case_volume(
-            self.store.volume(self.cohort, case.case_id, zipped=volume.geometry.is_2d), case.case_id, volume
-        )
+        target = self.store.volume(self.cohort, case.case_id, zipped=volume.geometry.is_2d)
         digest = volume.digest(self.recipe)
+        write_case_volume(target, case.case_id, volume, digest)
         beside.fingerprints.append(fingerprint_row(case.case_id, source.split, volume, utc_now()))
         beside.agreement += agreement_rows(self.cohort, case.case_id, digest, volume, self.recipe)
         return self._common(case) | _facts(volume) | {

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from medsam3_core.agent.session import AgentSession
 from medsam3_core.cases import CaseStatus
-from medsam3_core.errors import CaseDataError, StoreError
+from medsam3_core.errors import CaseDataError, DamagedFileError, StoreError
 from medsam3_core.intensity import IntensityPolicy, as_rgb, to_uint8
 from medsam3_core.measurements import measure_structure
 from medsam3_core.prediction_volume import VolumePrediction
@@ -35,6 +35,7 @@ from storage.prompt_tables import read_prompts, write_prompts
 from storage.run_ledger import Run, outcome_row, score_row, unscored_rows, write_measurements, write_outcomes
 from storage.run_planning import PlannedCase
 from storage.store_layout import StoreLayout
+from storage.writer_lock import committing
 from tasks.agent_cases import CaseAgent
 from tasks.batch_stream import BatchReport
 from tasks.breadcrumbs import BETWEEN_CASES, Breadcrumb, BreadcrumbFolder
@@ -57,6 +58,7 @@ class SegmentBatch:
         segmenter: Gives the loaded segmenter of this worker.
         per_pass: Slices that are encoded together; None for 8 on CUDA, else 1.
         endpoint: Where the agent may ask a language model.
+        token: With which workers commit, see `storage.writer_lock`; empty where nobody else can write.
     """
 
     store: StoreLayout
@@ -65,12 +67,13 @@ class SegmentBatch:
     segmenter: SegmenterSource
     per_pass: int | None = None
     endpoint: EndpointSettings = _NO_ENDPOINT
+    token: str = ""
 
     def __call__(self, batch_id: str, crumbs: BreadcrumbFolder, cases: Sequence[PlannedCase]) -> BatchReport:
         """Do a batch; every case ends as rows of scores and one outcome per run, whatever happens to it."""
         started = time.perf_counter()
         segmenter = self.segmenter()
-        ledger = _BatchLedger(self.store, batch_id)
+        ledger = _BatchLedger(self.store, batch_id, self.token)
         together = self.per_pass or slices_per_pass(segmenter)
         with Breadcrumb(crumbs, batch_id) as crumb:
             stages = _Stages(self, segmenter, ledger, self._stored_prompts(cases), together)
@@ -99,6 +102,7 @@ class _BatchLedger:
 
     store: StoreLayout
     attempt: str
+    token: str
     statuses: dict[str, int] = field(default_factory=dict)
     scores: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     outcomes: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -128,7 +132,7 @@ class _BatchLedger:
         for run_id, rows in self.measurements.items():
             write_measurements(self.store, run_id, self.attempt, rows)
         for run_id, rows in self.scores.items():
-            write_outcomes(self.store, run_id, self.attempt, rows, self.outcomes.get(run_id, ()))
+            write_outcomes(self.store, run_id, self.attempt, rows, self.outcomes.get(run_id, ()), token=self.token)
 
 
 class _CaseWork:
@@ -144,6 +148,12 @@ class _CaseWork:
         self.request: VolumeRequest | None = None
         with self._timed("read"):
             self._volume = open_case_volume(store.volume(case.cohort, case.case_id, zipped=case.ndim == 2))
+            if self._volume.case_digest not in ("", case.case_digest):
+                msg = (
+                    f"the volume of case {case.case_id!r} in the store is not the one of the case table (an ingest of "
+                    "its changed source was interrupted or runs now); finish the ingest and run again"
+                )
+                raise CaseDataError(msg)
             self._references = {rater: self._volume.reference(rater) for rater in case.raters}
 
     @contextmanager
@@ -234,7 +244,7 @@ class _CaseWork:
                 scores += self._score(run, self._ledger.attempt, structure, labels, confidences)
             with self._timed("write"):
                 writer.add(structure, labels, confidences)
-        with self._timed("write"):
+        with self._timed("write"), committing(self._store, run.run_id, self._ledger.token):
             writer.write(self._store.prediction(run.run_id, self._case.case_id))
         self._ledger.add(run.run_id, scores, self._outcome(run, segmenter, notes))
 
@@ -371,6 +381,10 @@ class _Stages:
             work.rescore([self.batch.runs[run_id] for run_id in planned.rescore_ids])
         except CaseDataError as reason:
             self.ledger.unscored(runs, planned.case, CaseStatus.REJECTED, str(reason))
+        except DamagedFileError as reason:
+            if not self.batch.store.cohort_json(planned.case.cohort).exists():
+                raise  # not one file is gone but the store
+            self.ledger.unscored(runs, planned.case, CaseStatus.FAILED, str(reason))
         except (StoreError, ImportError, ConnectionError):
             raise
         except Exception as reason:  # noqa: BLE001 - whatever else one case does, its neighbours must not suffer

@@ -23,7 +23,8 @@ def test_every_path_of_a_store_lies_below_its_root(store: StoreLayout) -> None:
         store.cohort_json("c"), store.cases("c"), store.volume("c", "x", zipped=True), store.prompts("c", "p"),
         store.registry_json(), *store.built_in_weights("w"), store.run_json("r"), store.plan("r"),
         store.outcomes("r"), store.prediction("r", "x"), store.scores("r"), store.catalog(), store.breadcrumbs(),
-        store.locks(),
+        store.writer_lock("r1"),
+        store.writer_token("r1"),
     ]  # fmt: skip
     assert all(path.is_relative_to(store.root) for path in paths)
     assert len(set(paths)) == len(paths)

@@ -73,8 +73,8 @@ def started(prefect_server: dict[str, str], tmp_path: Path) -> Iterator[Started]
     # A shell that starts pytest in the background ignores SIGINT for it and for all that it starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def start(*arguments: str, store: Path, own_server: bool = False) -> subprocess.Popen[str]:
-        environment = {**prefect_server, "MEDSAM3_STORE": str(store)}
+    def start(*arguments: str, store: Path, own_server: bool = False, **variables: str) -> subprocess.Popen[str]:
+        environment = {**prefect_server, "MEDSAM3_STORE": str(store), **variables}
         if own_server:
             environment |= {"PREFECT_HOME": str(tmp_path / "prefect")}
             del environment["PREFECT_API_URL"]
@@ -123,6 +123,12 @@ def medsam3(prefect_server: dict[str, str], tmp_path_factory: pytest.TempPathFac
 def rows(store: Path, query: str) -> list[dict[str, object]]:
     """Answer of the catalog as plain rows."""
     return run_sql(StoreLayout(store), query).to_pylist()
+
+
+def cursed(**files: str) -> dict[str, str]:
+    """Environment in which reading a file kills the process (`kill`) or asks for all memory (`eat`), by file name."""
+    path = [str(Path(__file__).with_name("cursed")), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {"PYTHONPATH": os.pathsep.join(path), "CURSED_FILES": ":".join(f"{k}={v}" for k, v in files.items())}
 
 
 def worker_processes(process: subprocess.Popen[str]) -> list[psutil.Process]:

@@ -13,7 +13,7 @@ import pytest
 from distributed import Client, LocalCluster
 
 from medsam3_core.errors import StoreError
-from tasks.batch_stream import BatchBreakerError, BatchReport, BatchSizer, StreamCounts, run_stream
+from tasks.batch_stream import BatchBreakerError, BatchReport, BatchSizer, StreamCounts, StreamHooks, run_stream
 from tasks.breadcrumbs import Breadcrumb, BreadcrumbFolder
 from tests.main_job.conftest import Medsam3, Started, copy_of, rows, wait_until, worker_processes
 
@@ -64,7 +64,7 @@ def _run(client: Client, work: NoteCases, crumbs: Path, count: int) -> tuple[Str
         sizer=BatchSizer(2, first=5),
         max_inflight=4,
         crumbs=BreadcrumbFolder(crumbs),
-        on_poison=lambda case, reason: poisoned.append(f"{case.case_id}: {reason}"),
+        hooks=StreamHooks(lambda case, reason: poisoned.append(f"{case.case_id}: {reason}")),
     )
     return counts, poisoned
 
@@ -96,8 +96,7 @@ def test_workers_killed_from_outside_cost_no_case_and_blame_none(client: Client,
         sizer=BatchSizer(2, first=4, target_seconds=0.1),
         max_inflight=4,
         crumbs=BreadcrumbFolder(tmp_path / "crumbs"),
-        on_poison=lambda case, reason: pytest.fail(f"{case.case_id} is innocent: {reason}"),
-        on_progress=kill_one,
+        hooks=StreamHooks(lambda case, reason: pytest.fail(f"{case.case_id} is innocent: {reason}"), kill_one),
     )
     assert len(killed) == 2
     assert len(list(done.iterdir())) == 60

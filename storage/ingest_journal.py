@@ -1,0 +1,47 @@
+"""What a listing promised: kept until every listed case has its row, so that none can vanish between two attempts.
+
+A case that was listed by an ingest that died, and whose file is gone when the next one lists the source, would else be
+in nobody's list. With the journal it is read like any other, fails, and is rejected with its reason.
+"""
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import asdict
+
+import pyarrow as pa
+
+from medsam3_core.cases import CaseSource
+from storage.parquet_tables import read_table, table_files, write_rows
+from storage.store_layout import StoreLayout
+
+_LISTED = pa.schema([("source_root", pa.string()), ("case_id", pa.string()), ("listed", pa.string())])
+
+
+def note_listed(store: StoreLayout, cohort: str, root: str, cases: Sequence[CaseSource]) -> None:
+    """Note the cases that an ingest is about to read."""
+    if cases:
+        rows = [{"source_root": root, "case_id": case.case_id, "listed": json.dumps(asdict(case))} for case in cases]
+        write_rows(store.listed(cohort), rows, _LISTED)
+
+
+def vanished(store: StoreLayout, cohort: str, root: str, seen: Collection[str]) -> list[CaseSource]:
+    """Cases that an unfinished ingest of the same source had listed and that are not among the case ids `seen`."""
+    table = read_table(store.listed(cohort), _LISTED)
+    left = {
+        row["case_id"]: row["listed"]
+        for row in table.to_pylist()
+        if row["source_root"] == root and row["case_id"] not in seen
+    }
+    return [_case(text) for text in left.values()]
+
+
+def close_journal(store: StoreLayout, cohort: str) -> None:
+    """Forget what was listed: every case has its row now."""
+    for path in table_files(store.listed(cohort)):
+        path.unlink(missing_ok=True)
+
+
+def _case(text: str) -> CaseSource:
+    values = json.loads(text)
+    references = {rater: tuple(names) for rater, names in values.pop("references").items()}
+    return CaseSource(**values | {"image": tuple(values["image"]), "references": references})

@@ -1,0 +1,33 @@
+"""What a batch had committed before its worker died: read from the tables it wrote, on the driver."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from storage.cohorts import committed_cases
+from storage.run_ledger import committed_outcomes
+from storage.run_planning import PlannedCase
+from storage.store_layout import StoreLayout
+from tasks.ingest_cases import PendingCase
+
+
+def unfinished_runs(
+    store: StoreLayout, batch_id: str, cases: Sequence[PlannedCase]
+) -> tuple[list[PlannedCase], dict[str, int]]:
+    """Cases with the runs that still want them, and how the committed case and run pairs ended."""
+    run_ids = {run_id for case in cases for run_id in case.run_ids}
+    committed = {run_id: committed_outcomes(store, run_id, batch_id) for run_id in run_ids}
+    statuses = Counter(status for outcomes in committed.values() for status in outcomes.values())
+    left = [
+        replace(case, run_ids=tuple(run_id for run_id in case.run_ids if case.case_id not in committed[run_id]))
+        for case in cases
+    ]
+    return [case for case in left if case.run_ids or case.rescore_ids], dict(statuses)
+
+
+def unfinished_ingest(
+    store: StoreLayout, cohort: str, batch_id: str, cases: Sequence[PendingCase]
+) -> tuple[list[PendingCase], dict[str, int]]:
+    """Cases without a row of this batch, and how the others ended."""
+    committed = committed_cases(store, cohort, batch_id)
+    return [case for case in cases if case.case_id not in committed], dict(Counter(committed.values()))

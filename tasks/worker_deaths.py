@@ -1,0 +1,57 @@
+"""Whose fault is a dead worker? Evidence per case, and how much of it is enough.
+
+A case is struck when a worker dies while it is in hand. Two strikes make it poison, as long as workers die of nothing
+else. Every struck case that succeeds later proves that workers die here for other reasons (a node that goes down, a
+person with `kill`): then more strikes are asked for, so that bad luck does not look like guilt.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from distributed import Client, KilledWorker
+
+MAX_STRIKES = 2
+MAX_STRIKES_AMONG_OTHER_DEATHS = 4
+_MEMORY_EVENTS = "worker-restart-memory"  # what Dask's nanny logs when it kills a worker over its limit
+
+
+@dataclass
+class DeathRecord:
+    """Strikes of one stream."""
+
+    strikes: Counter[str] = field(default_factory=Counter)
+    over_memory: Counter[str] = field(default_factory=Counter)
+    cleared: int = 0
+
+    @property
+    def enough(self) -> int:
+        """Strikes that make a case poison, given how many cases were struck and innocent."""
+        return min(MAX_STRIKES + self.cleared, MAX_STRIKES_AMONG_OTHER_DEATHS)
+
+    def strike(self, case_id: str, *, over_memory: bool) -> bool:
+        """Note that a worker died with this case in hand; whether the case is poison now."""
+        self.strikes[case_id] += 1
+        self.over_memory[case_id] += over_memory
+        return self.strikes[case_id] >= self.enough
+
+    def clear(self, case_id: str) -> None:
+        """Note that this case came through."""
+        if self.strikes.pop(case_id, 0):
+            self.cleared += 1
+
+    def reason(self, case_id: str) -> str:
+        """What the ledger says about a poison case."""
+        times = self.strikes[case_id]
+        if self.over_memory[case_id] == times:
+            return (
+                f"killed its worker {times} times by exceeding its memory limit; raise memory_limit of the cluster "
+                "and run again with --retry"
+            )
+        return f"killed its worker {times} times"
+
+
+def killed_over_memory(client: Client, error: KilledWorker) -> bool:
+    """Whether the nanny killed this worker because it was over its memory limit."""
+    address = getattr(error.last_worker, "address", None)
+    events = client.get_events(_MEMORY_EVENTS)
+    return any(isinstance(event, dict) and event.get("worker") == address for _, event in events)
