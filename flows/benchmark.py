@@ -10,7 +10,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.agent_options import endpoint_settings, require_plan_allowed, with_site_model
-from flows.clusters import Workers, dask_workers, parse_cluster
+from flows.clusters import Workers, dask_workers, named_cluster
 from flows.console import say
 from flows.deployed import store_of
 from flows.progress import reporting
@@ -170,7 +170,8 @@ def _compute(
     if cache is not None:
         prepare_cache(cache)
     note(f"{sum(len(group.pending) for group in groups)} cases to do; asking for workers")
-    with dask_workers(parse_cluster(cluster), [group.weights for group in groups]) as workers:
+    settings = named_cluster(cluster, store.root)
+    with dask_workers(settings, [group.weights for group in groups]) as workers, workers.on_store(store):
         note(f"workers are ready: {workers.slots} batches at a time")
         counts = []
         for group in groups:

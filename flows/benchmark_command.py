@@ -14,7 +14,8 @@ from storage.store_layout import existing_store, open_store
 
 def show_plan(root: Path, request: BenchmarkRequest, cluster: str = "local") -> int:
     """Say what would be computed and how long that took before; exit code 0."""
-    from flows.clusters import parse_cluster, worker_count
+    from flows.cluster_kinds import worker_count
+    from flows.clusters import named_cluster
 
     store = existing_store(root)
     plan = plan_requests(store, completed_requests(store, request))
@@ -22,7 +23,7 @@ def show_plan(root: Path, request: BenchmarkRequest, cluster: str = "local") -> 
     estimates = estimate_plan(store, plan)
     for line in plan_lines(plan, estimates):
         print(line)  # noqa: T201 - the plan is the answer
-    workers = worker_count(parse_cluster(cluster), [group.weights for group in plan.groups])
+    workers = worker_count(named_cluster(cluster, root), [group.weights for group in plan.groups])
     print(_total_line(plan, estimates, workers))  # noqa: T201
     return 0
 
@@ -98,11 +99,11 @@ def run_benchmark(root: Path, request: BenchmarkRequest, cluster: str, cache_enc
 
 def _compute(root: Path, request: BenchmarkRequest, plan: BenchmarkPlan, cluster: str, cache_encodings: str) -> int:
     from flows.benchmark import benchmark_cohorts
-    from flows.clusters import parse_cluster, workers_starting
+    from flows.clusters import named_cluster, workers_starting
     from flows.prefect_session import prefect_session
 
     weights = [group.weights for group in plan.groups if group.pending]
-    with workers_starting(parse_cluster(cluster), weights), prefect_session():
+    with workers_starting(named_cluster(cluster, root), weights), prefect_session():
         summary = benchmark_cohorts(
             str(root),
             list(request.cohorts),

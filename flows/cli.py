@@ -90,12 +90,12 @@ def ingest(
     if cohort is None or output is not None:
         msg = "--cohort is missing" if cohort is None else "--format is for --check"
         raise click.UsageError(msg)
-    from flows.clusters import parse_cluster, workers_starting
+    from flows.clusters import named_cluster, workers_starting
     from flows.console import say
     from flows.ingest import ingest_cohort
     from flows.prefect_session import prefect_session
 
-    with workers_starting(parse_cluster(cluster), []), prefect_session():
+    with workers_starting(named_cluster(cluster, store), []), prefect_session():
         summary = ingest_cohort(
             str(store), source, cohort, reader, str(recipe) if recipe else None, split, limit or 0, cluster
         )

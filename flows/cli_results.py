@@ -129,4 +129,17 @@ def replay(run: str, cases: tuple[str, ...], store: Path) -> None:
     sys.exit(run_replay(existing_store(store), run, cases))
 
 
-RESULT_COMMANDS = (status, sql, export, compare, report, dashboard, replay)
+@click.command(
+    cls=CommandWithExamples,
+    epilog="medsam3 clusters\nmedsam3 clusters night > job.sh\nmedsam3 clusters cloud | kubectl apply -f -",
+)
+@click.argument("name", required=False)
+@store_option
+def clusters(name: str | None, store: Path) -> None:
+    """List what --cluster takes, or print what NAME would submit: a job script, a Kubernetes manifest."""
+    from flows.cluster_command import cluster_lines, submission
+
+    click.echo(submission(name, store) if name else "\n".join(cluster_lines(store)))
+
+
+RESULT_COMMANDS = (status, sql, export, compare, report, dashboard, replay, clusters)

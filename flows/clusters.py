@@ -1,4 +1,4 @@
-"""Dask clusters by name, built inside a flow, so that a missing package is a clear message and not an import error."""
+"""Dask clusters for the length of a block: started or joined, proved fit, warmed, and ended in order."""
 
 import atexit
 import importlib
@@ -6,64 +6,37 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
-import psutil
-from distributed import Client, LocalCluster, Worker, WorkerPlugin
+from distributed import Client, Worker, WorkerPlugin
 
-from medsam3_core.errors import UsageError
+from flows.cluster_kinds import make_cluster, scale, workers_wanted
+from flows.cluster_preflight import PreflightError, allow_failures, check_versions, seeing_store
+from flows.cluster_settings import ClusterKind, ClusterSettings, parse_cluster
+from flows.console import say
+from flows.kubernetes_cluster import kubernetes_scheduler
+from flows.settings import read_settings
+from flows.worker_keeper import keeping_workers
+from medsam3_core.errors import Medsam3Error, UsageError
+from storage.store_layout import StoreLayout
 from storage.weights import Weights
 
-_BYTES_PER_PARAMETER = 6
-_WORKER_BASE_BYTES = 1_500_000_000
-_RESTART_SECONDS = 300
+__all__ = ["Workers", "dask_workers", "named_cluster", "parse_cluster", "workers_starting"]
+
+_STARTS = 3
+_OF_THIS_MACHINE = (ClusterKind.LOCAL, ClusterKind.THREADS, ClusterKind.GPU)
 
 
-class ClusterKind(StrEnum):
-    """How workers come into being."""
-
-    LOCAL = "local"
-    THREADS = "threads"
-    GPU = "gpu"
-    ADDRESS = "address"
-
-
-@dataclass(frozen=True, slots=True)
-class ClusterSettings:
-    """A named cluster.
-
-    Attributes:
-        kind: How workers come into being.
-        workers: Worker processes (threads for `threads`); 0 chooses by cores, memory and size of the weights.
-        memory_limit: Per worker, as Dask writes it (`4GB`), or `auto`.
-        address: Scheduler for `address`.
-    """
-
-    kind: ClusterKind = ClusterKind.LOCAL
-    workers: int = 0
-    memory_limit: str = "auto"
-    address: str = ""
-
-
-def parse_cluster(name: str) -> ClusterSettings:
-    """A cluster by name: `local`, `local:4`, `threads`, `gpu`, or the address of a scheduler (`tcp://host:8786`).
-
-    Raises:
-        UsageError: If there is no such cluster; lists what exists.
-    """
-    if "://" in name:
-        return ClusterSettings(ClusterKind.ADDRESS, address=name.removeprefix("address:"))
-    kind, _, workers = name.partition(":")
-    if kind not in (ClusterKind.LOCAL, ClusterKind.THREADS, ClusterKind.GPU) or not (workers or "0").isdigit():
-        msg = f"unknown cluster {name!r}; choose local, local:WORKERS, threads, gpu or tcp://SCHEDULER:PORT"
-        raise UsageError(msg)
-    return ClusterSettings(ClusterKind(kind), workers=int(workers or 0))
+def named_cluster(name: str, store_root: Path | str) -> ClusterSettings:
+    """A cluster by name, as `parse_cluster` and the settings file of this store have it."""
+    return parse_cluster(name, read_settings(store_root).clusters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +48,8 @@ class Workers:
         slots: Batches that can run at a time.
         threads_per_worker: Threads that the numerics of one worker may use.
         resources: Dask resources that a batch asks for.
+        wait_seconds: How long a scheduler that was restarted may wait for its first worker.
+        local: Whether the workers run on this machine.
         plugins: What has been registered, by name.
     """
 
@@ -82,18 +57,48 @@ class Workers:
     slots: int
     threads_per_worker: int
     resources: dict[str, float] | None = None
+    wait_seconds: float = 300.0
+    local: bool = True
     plugins: dict[str, WorkerPlugin] = field(default_factory=dict)
 
     def register(self, plugin: WorkerPlugin) -> None:
-        """Prepare all workers, those that join later too; another plugin of the same name is replaced."""
+        """Prepare all workers, those that join later too; another plugin of the same name is replaced.
+
+        Raises:
+            Medsam3Error: What a worker says, if it is one of ours.
+            PreflightError: If a worker cannot be prepared for another reason; with its words.
+        """
+        try:
+            self.client.register_plugin(plugin)
+        except Medsam3Error:
+            raise
+        except Exception as error:
+            msg = f"a worker cannot be prepared ({plugin.name}): {type(error).__name__}: {error}"
+            raise PreflightError(msg) from error
         self.plugins[plugin.name] = plugin
-        self.client.register_plugin(plugin)
 
     def prepare_again(self, client: Client) -> None:
         """Prepare the workers of a scheduler that was restarted and knows nothing any more."""
-        client.wait_for_workers(1, timeout=_RESTART_SECONDS)
+        say("the Dask scheduler was restarted; its workers are prepared again")
+        allow_failures(client, 0)
+        client.wait_for_workers(1, timeout=self.wait_seconds)
         for plugin in self.plugins.values():
             client.register_plugin(plugin)
+
+    @contextmanager
+    def on_store(self, store: StoreLayout) -> Iterator[None]:
+        """Workers of other machines are held to see this store while the block runs.
+
+        Raises:
+            PreflightError: If one does not; names it.
+        """
+        if self.local:
+            yield
+            return
+        with seeing_store(self.client, store) as plugin:
+            self.plugins[plugin.name] = plugin
+            yield
+        del self.plugins[plugin.name]
 
 
 class QuietEnd(WorkerPlugin):
@@ -161,61 +166,94 @@ def _fresh_workers(settings: ClusterSettings, weights: Sequence[Weights]) -> Ite
         weights: What the workers will hold, to choose how many fit into memory.
 
     Raises:
-        UsageError: If the cluster needs a package that is not installed, or no worker answers.
+        UsageError: If the cluster needs something that is not installed, or no worker answers.
+        PreflightError: If scheduler or workers are not like this driver.
     """
-    cores = os.cpu_count() or 1
-    if settings.kind is ClusterKind.ADDRESS:
-        with Client(settings.address, set_as_default=False, timeout="20s") as client:
-            client.wait_for_workers(1, timeout=60)
-            slots = sum(client.nthreads().values())
-            yield Workers(client, slots, max(1, cores // max(1, slots)))
-        return
-    count = settings.workers or _fitting_workers(cores, weights)
-    with (
-        _make_cluster(settings, count) as cluster,
-        Client(cluster, set_as_default=False, timeout="60s") as client,
-    ):
-        client.wait_for_workers(1, timeout=120)
-        client.register_plugin(QuietEnd())
-        for module in ("tasks.ingest_cases", "tasks.segment_cases"):  # seconds that the first batch would pay
-            client.run(importlib.import_module, module)
-        resources = {"GPU": 1.0} if settings.kind is ClusterKind.GPU else None
-        slots = max(1, sum(client.nthreads().values()))
-        yield Workers(client, slots, max(1, cores // slots), resources)
+    with ExitStack() as stack:
+        if settings.kind is ClusterKind.ADDRESS:
+            yield from _joined(stack, settings, settings.address)
+        elif settings.kind is ClusterKind.KUBERNETES:
+            yield from _joined(stack, settings, stack.enter_context(kubernetes_scheduler(settings)))
+        else:
+            cluster = stack.enter_context(_started(settings, weights))
+            client = stack.enter_context(Client(cluster, set_as_default=False, timeout=settings.wait_seconds))
+            scale(cluster, settings)
+            stack.enter_context(keeping_workers(cluster))
+            yield _prepared(client, settings, "this cluster")
 
 
-def _make_cluster(settings: ClusterSettings, count: int) -> Any:
-    if settings.kind is ClusterKind.GPU:
-        try:
-            module = importlib.import_module("dask_cuda")
-        except ImportError:
-            msg = "cluster 'gpu' needs the package dask-cuda; install it on a machine with NVIDIA GPUs, or use local"
-            raise UsageError(msg) from None
-        return module.LocalCUDACluster(resources={"GPU": 1})
-    if settings.kind is ClusterKind.THREADS:
-        return LocalCluster(
-            n_workers=count, threads_per_worker=1, processes=False, memory_limit=None, dashboard_address=None
-        )
-    return LocalCluster(
-        n_workers=count,
-        threads_per_worker=1,
-        processes=True,
-        memory_limit=settings.memory_limit,
-        host="127.0.0.1",
-        # None would serve it on port 8787 of every interface; a free loopback port without pages serves nobody.
-        dashboard_address="127.0.0.1:0",
-        scheduler_kwargs={"dashboard": False},
+def _joined(stack: ExitStack, settings: ClusterSettings, address: str) -> Iterator[Workers]:
+    try:
+        client = stack.enter_context(Client(address, set_as_default=False, timeout=settings.wait_seconds))
+    except (OSError, ValueError) as error:
+        msg = f"no Dask scheduler answers at {address} within {settings.wait_seconds:g} s ({error}); start one with: "
+        raise UsageError(msg + "dask scheduler --no-dashboard") from error
+    failures = allow_failures(client, 0)
+    try:
+        yield _prepared(client, settings, address)
+    finally:
+        if client.status == "running":
+            allow_failures(client, failures)
+
+
+def _prepared(client: Client, settings: ClusterSettings, where: str) -> Workers:
+    try:
+        client.wait_for_workers(1, timeout=settings.wait_seconds)
+    except TimeoutError as error:
+        msg = f"no worker came to {where} within {settings.wait_seconds:g} s; start some with: dask worker {where}"
+        raise UsageError(msg) from error
+    local = settings.kind in _OF_THIS_MACHINE
+    plugins: list[WorkerPlugin] = [QuietEnd()] if local else [check_versions(client, where)]
+    if local:
+        client.register_plugin(plugins[0])
+    for module in ("tasks.ingest_cases", "tasks.segment_cases"):  # seconds that the first batch would pay
+        client.run(importlib.import_module, module)
+    resources = {**({"GPU": 1.0} if settings.kind is ClusterKind.GPU else {}), **settings.resources}
+    _require_resources(client, resources, where)
+    threads = sum(client.nthreads().values())
+    return Workers(
+        client,
+        workers_wanted(settings, threads),
+        _threads_per_worker(client),
+        resources or None,
+        settings.wait_seconds,
+        local,
+        {plugin.name: plugin for plugin in plugins},
     )
 
 
-def worker_count(settings: ClusterSettings, weights: Sequence[Weights]) -> int:
-    """How many batches a cluster of ours will run at a time; 1 where only its scheduler knows."""
-    if settings.kind is ClusterKind.ADDRESS:
-        return 1
-    return settings.workers or _fitting_workers(os.cpu_count() or 1, weights)
+@contextmanager
+def _started(settings: ClusterSettings, weights: Sequence[Weights]) -> Iterator[Any]:
+    """A cluster of our own; a worker that is killed while it starts takes the whole start with it, so try again."""
+    for attempt in range(1, _STARTS + 1):
+        try:
+            cluster = make_cluster(settings, weights)
+            break
+        except RuntimeError as error:
+            if attempt == _STARTS:
+                msg = f"workers do not start ({error}); look at the memory of this machine, or use --cluster threads"
+                raise UsageError(msg) from error
+    with cluster:
+        yield cluster
 
 
-def _fitting_workers(cores: int, weights: Sequence[Weights]) -> int:
-    largest = max((item.parameters for item in weights), default=0)
-    per_worker = _WORKER_BASE_BYTES + largest * _BYTES_PER_PARAMETER
-    return max(1, min(cores, int(psutil.virtual_memory().available // per_worker)))
+def _require_resources(client: Client, resources: dict[str, float], where: str) -> None:
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    for name, amount in resources.items():
+        if all(worker["resources"].get(name, 0) < amount for worker in workers):
+            msg = f"no worker at {where} offers {amount:g} {name}; start workers with --resources {name}={amount:g}"
+            raise PreflightError(msg)
+
+
+def _threads_per_worker(client: Client) -> int:
+    """Threads for the numerics of one batch: the cores of the fullest host, shared by the batches that run on it."""
+    cores: dict[str, int] = client.run(_cores)
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    batches = Counter[str]()
+    for address in cores:
+        batches[workers[address]["host"]] += workers[address]["nthreads"]
+    return max(1, min(count // batches[workers[address]["host"]] for address, count in cores.items()))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -188,7 +188,8 @@ def check_weights(store_root: Path) -> Iterator[Finding]:
 
 def check_cluster(store_root: Path) -> Iterator[Finding]:
     """A worker process starts and computes."""
-    from flows.clusters import ClusterSettings, dask_workers
+    from flows.cluster_settings import ClusterSettings
+    from flows.clusters import dask_workers
 
     with dask_workers(ClusterSettings(workers=1), []) as workers:
         answer = workers.client.submit(sum, [20, 22], pure=False).result(timeout=60)

@@ -14,6 +14,8 @@ _DEFAULTS = {
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
     # The retry policy lives in tasks.batch_stream: the scheduler must report a dead worker at once.
     "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",
+    # A busy machine needs more than 15 s to start a worker again; what is gone for good is replaced, see worker_keeper.
+    "DASK_DISTRIBUTED__DEPLOY__LOST_WORKER_TIMEOUT": "120s",
     # Dask samples the stack of every task each 10 ms; nobody reads it without its dashboard.
     "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
     # What only deployments need costs CPU in the server that Prefect starts for one command; a server of one's own

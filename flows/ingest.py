@@ -8,7 +8,7 @@ from pathlib import Path
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.clusters import Workers, dask_workers, parse_cluster
+from flows.clusters import Workers, dask_workers, named_cluster
 from flows.console import say
 from flows.deployed import store_of
 from flows.progress import reporting
@@ -65,7 +65,7 @@ def ingest_cohort(
     plan = plan_ingest(layout, source, cohort, reader, Path(recipe) if recipe else None, split, limit)
     counts = StreamCounts()
     if plan.pending:
-        with dask_workers(parse_cluster(cluster), []) as workers:
+        with dask_workers(named_cluster(cluster, layout.root), []) as workers, workers.on_store(layout):
             counts = convert_cases(plan, layout, workers)
     finish_ingest(layout, plan)
     publish_catalog(layout)

@@ -174,6 +174,10 @@ class StoreLayout:
         """Folder where running batches note the case in hand; empty when nothing runs."""
         return self.root / ".breadcrumbs"
 
+    def sign(self, name: str) -> Path:
+        """File by which workers of other machines prove that they see this store."""
+        return self.breadcrumbs() / check_name("sign", name)
+
     def writer_lock(self, run_id: str) -> Path:
         """Held by the driver that writes a run."""
         return self.root / ".locks" / f"run-{check_name('run', run_id)}.lock"

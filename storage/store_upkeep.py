@@ -15,9 +15,9 @@ from medsam3_core.errors import StoreError
 from storage.atomic_write import TEMPORARY_PREFIX
 from storage.catalog import publish_catalog
 from storage.encoding_cache import CacheSettings, trim_cache
-from storage.run_ledger import writing
 from storage.score_compaction import compact_scores, replaced_generations, runs_to_compact, sweep_generations
 from storage.store_layout import StoreLayout
+from storage.writer_lock import writing
 
 
 @dataclass(frozen=True, slots=True)

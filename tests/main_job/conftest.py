@@ -16,6 +16,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -133,8 +134,12 @@ def cursed(**files: str) -> dict[str, str]:
 
 def worker_processes(process: subprocess.Popen[str]) -> list[psutil.Process]:
     """Dask worker processes of a running command, oldest first."""
-    children = psutil.Process(process.pid).children(recursive=True)
-    workers = [child for child in children if "multiprocessing.spawn" in " ".join(child.cmdline())]
+    workers = []
+    children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    for child in children:
+        with suppress(psutil.NoSuchProcess):  # ended meanwhile, or not yet fetched by its parent
+            if "multiprocessing.spawn" in " ".join(child.cmdline()):
+                workers.append(child)
     return sorted(workers, key=lambda child: child.create_time())
 
 

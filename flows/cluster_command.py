@@ -1,0 +1,30 @@
+"""What `medsam3 clusters` says: which names there are, and what a name would submit."""
+
+import json
+from pathlib import Path
+
+from flows.cluster_kinds import slurm_cluster
+from flows.cluster_settings import ClusterKind, parse_cluster
+from flows.kubernetes_cluster import kubernetes_manifest
+from flows.settings import read_settings, settings_file
+
+
+def cluster_lines(store_root: Path) -> list[str]:
+    """One line per cluster that `--cluster` takes."""
+    described = read_settings(store_root).clusters
+    built_in = ("local", "local:WORKERS", "threads", "gpu", "slurm", "tcp://SCHEDULER:PORT")
+    lines = [f"{name:<24} built in" for name in built_in if name not in described]
+    for name in described:
+        lines.append(f"{name:<24} {parse_cluster(name, described).kind}, from {settings_file(store_root)}")
+    return lines
+
+
+def submission(name: str, store_root: Path) -> str:
+    """The job script of a slurm cluster, the manifest of a kubernetes one, the settings of any other."""
+    settings = parse_cluster(name, read_settings(store_root).clusters)
+    if settings.kind is ClusterKind.SLURM:
+        with slurm_cluster(settings) as cluster:
+            return str(cluster.job_script())
+    if settings.kind is ClusterKind.KUBERNETES:
+        return json.dumps(kubernetes_manifest(settings), indent=1)
+    return repr(settings)
