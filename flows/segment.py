@@ -9,7 +9,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.agent_options import require_run_allowed, with_site_model
 from flows.benchmark import record_rejected, segment_shard, shards_of
-from flows.clusters import Workers, dask_workers, parse_cluster
+from flows.clusters import Workers, dask_workers, named_cluster
 from flows.console import say
 from flows.ingest import convert_cases
 from flows.progress import reporting
@@ -18,11 +18,12 @@ from storage.ingest_planning import IngestPlan, finish_ingest, plan_ingest
 from storage.readers.listed_cases import cases_of_source
 from storage.release_ledger import unreleased, write_summary
 from storage.released_exports import ReleaseForm
-from storage.run_ledger import Run, writing
+from storage.run_ledger import Run
 from storage.run_planning import WorkGroup, record_plan
 from storage.segment_planning import SegmentRequest, plan_segment, reader_for_segmenting, run_of_request
 from storage.store_layout import StoreLayout, open_store
-from tasks.batch_stream import BatchSizer, StreamCounts, run_stream
+from storage.writer_lock import writing
+from tasks.batch_stream import BatchSizer, StreamCounts, StreamHooks, run_stream
 from tasks.breadcrumbs import BreadcrumbFolder
 from tasks.export_cases import ExportBatch, PendingExport
 from tasks.segmenter_plugin import SegmenterPlugin
@@ -85,26 +86,30 @@ def segment_source(
     require_run_allowed(layout.root, run)
     kind = reader_for_segmenting(source, reader)
     ingest = plan_ingest(layout, source, request.cohort, kind, None, None, limit, with_references=False)
-    with writing(layout, [run.run_id]), dask_workers(parse_cluster(cluster), [run.weights]) as workers:
+    with (
+        writing(layout, [run.run_id]) as token,
+        dask_workers(named_cluster(cluster, layout.root), [run.weights]) as workers,
+        workers.on_store(layout),
+    ):
         if ingest.pending:
             convert_cases(ingest, layout, workers)
         finish_ingest(layout, ingest)
         group = plan_segment(layout, request, run, rows)
         record_plan(layout, group)
         record_rejected(layout, group)
-        _segment(layout, group, workers)
+        _segment(layout, group, workers, token)
         export_cases(layout, run, ingest, ReleaseForm(form), target, workers, anonymous=anonymous)
         counts = write_summary(layout, run, form, target)
     publish_catalog(layout)
     return SegmentSummary(request.cohort, run.run_id, counts)
 
 
-def _segment(store: StoreLayout, group: WorkGroup, workers: Workers) -> None:
+def _segment(store: StoreLayout, group: WorkGroup, workers: Workers, token: str) -> None:
     if not group.pending:
         return
-    workers.client.register_plugin(SegmenterPlugin(group.weights, workers.threads_per_worker, None))
+    workers.register(SegmenterPlugin(group.weights, workers.threads_per_worker, None))
     for shard in shards_of(group.pending):
-        segment_shard(store, group, shard, workers)
+        segment_shard(store, group, shard, workers, token)
 
 
 @task(name="export-cases", task_run_name="export-cases", cache_policy=NO_CACHE)
@@ -141,6 +146,5 @@ def export_cases(
             sizer=BatchSizer(workers.slots, target_seconds=5.0),
             max_inflight=2 * workers.slots,
             crumbs=BreadcrumbFolder(store.breadcrumbs() / uuid.uuid4().hex[:12]),
-            on_poison=poison,
-            on_progress=reporter.update,
+            hooks=StreamHooks(poison, reporter.update),
         )

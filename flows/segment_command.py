@@ -13,14 +13,14 @@ def run_segment(
     root: Path, request: SegmentRequest, out: Path, form: str, reader: str, cluster: str, *, anonymous: bool
 ) -> int:
     """Run the flow, print where the answers lie; exit code 0, or 1 if a case has no released segmentation."""
-    from flows.clusters import parse_cluster, workers_starting
+    from flows.clusters import named_cluster, workers_starting
     from flows.prefect_session import prefect_session
     from flows.segment import segment_source
 
     find_reader(request.source, reader_for_segmenting(request.source, reader))  # refused before anything starts
     run, _ = run_of_request(open_store(root), request)
     require_run_allowed(root, run)
-    with workers_starting(parse_cluster(cluster), [run.weights]), prefect_session():
+    with workers_starting(named_cluster(cluster, root), [run.weights]), prefect_session():
         summary = segment_source(
             str(root),
             request.source,
