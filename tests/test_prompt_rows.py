@@ -107,7 +107,10 @@ def test_runs_are_read_from_a_list_or_from_text():
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"kind": "circle"}, "row 7 of the prompts: unknown kind 'circle'; the kinds are: request, text, box, points, mask"),
+        (
+            {"kind": "circle"},
+            "row 7 of the prompts: unknown kind 'circle'; the kinds are: request, text, box, points, mask",
+        ),
         ({"kind": ""}, "unknown kind ''"),
         ({"xmin": 3}, "unknown column 'xmin'; the columns are: case_id, slice"),
         ({"y1": ""}, "y1 is missing; a row of kind box needs: case_id, slice, structure, x0, y0, x1, y1"),
