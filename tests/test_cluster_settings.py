@@ -84,7 +84,7 @@ def test_an_unknown_cluster_lists_what_exists(name: str) -> None:
     ("change", "message"),
     [
         ({"kind": "moon"}, r"clusters\.x\.kind: .*'local', 'threads'"),
-        ({"kind": "local", "wrokers": 3}, r"clusters\.x\.wrokers: Unexpected"),
+        ({"kind": "local", "workforce": 3}, r"clusters\.x\.workforce: Unexpected"),
         ({"kind": "local", "memory_limit": "lots"}, r"clusters\.x\.memory_limit: "),
         ({"kind": "address"}, "address belongs to kind address"),
         ({"kind": "address", "address": "host:8786"}, "has no protocol; write tcp://HOST:PORT"),
