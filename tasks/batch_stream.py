@@ -215,12 +215,12 @@ class _Stream:
         except KilledWorker as error:
             self._lost(future.key, batch, over_memory=killed_over_memory(self._client, error))
         except CancelledError:
-            if unfinished := self._uncommitted(future.key, batch):
-                self._redo.append(unfinished)
+            unfinished = self._uncommitted(future.key, batch)
+            self._redo.extend([unfinished] if unfinished else [])
         except StoreError:
             raise
         except Exception as error:  # noqa: BLE001 - any batch-level error: not the cases' fault, the breaker decides
-            self._failed(batch, error)
+            self._failed(future.key, batch, error)
         else:
             self._done(batch, report)
             for case in batch if self._deaths.strikes else ():
@@ -236,8 +236,9 @@ class _Stream:
         self.counts.statuses.update(report.statuses)
         self.counts.peak_rss_bytes = max(self.counts.peak_rss_bytes, report.peak_rss_bytes)
 
-    def _failed(self, batch: list[Any], error: Exception) -> None:
+    def _failed(self, batch_id: str, batch: list[Any], error: Exception) -> None:
         self._errors_in_a_row += 1
+        batch = self._uncommitted(batch_id, batch)
         if self._errors_in_a_row >= MAX_BATCH_ERRORS_IN_A_ROW:
             msg = (
                 f"{self._errors_in_a_row} batches in a row failed as a whole, last {type(error).__name__}: {error}; "
@@ -245,7 +246,7 @@ class _Stream:
             )
             raise BatchBreakerError(msg) from error
         time.sleep(min(0.5 * self._errors_in_a_row, 5.0))  # a network that comes back deserves a moment
-        self._redo.append(batch)
+        self._redo.extend([batch] if batch else [])
 
     def _await_scheduler(self) -> None:
         """Wait until the client has found its scheduler again (it tries on its own) and prepare the new workers."""
@@ -263,17 +264,23 @@ class _Stream:
             self._hooks.on_new_scheduler(self._client)
 
     def _lost(self, batch_id: str, batch: list[Any], *, over_memory: bool) -> None:
-        """The worker died while it held this batch: blame the case in the breadcrumb, spare the others."""
+        """The worker died while it held this batch: blame the case in the breadcrumb, spare the others.
+
+        What the breadcrumb says is not the whole story: when a worker dies with a result that nobody has fetched yet,
+        Dask runs the batch once more, and the breadcrumb is that of the second run. So the ledger is asked always.
+        """
         self.counts.lost_batches += 1
         guilty = self._crumbs.read(batch_id)
+        batch = self._uncommitted(batch_id, batch)
         if guilty is None:  # queued and never begun: nobody is to blame
-            self._redo.append(batch)
+            self._redo.extend([batch] if batch else [])
             return
-        if guilty == BETWEEN_CASES:  # died while it committed, or after it
-            batch = self._uncommitted(batch_id, batch)
-            if len(batch) != 1:  # find out one by one
-                self._redo.extend([case] for case in batch)
-                return
+        if guilty == BETWEEN_CASES and len(batch) != 1:  # died while it committed, or after it: find out one by one
+            self._redo.extend([case] for case in batch)
+            return
+        if guilty != BETWEEN_CASES and all(case.case_id != guilty for case in batch):  # it was committed before
+            self._redo.extend([batch] if batch else [])
+            return
         position = next((index for index, case in enumerate(batch) if case.case_id == guilty), 0)
         case = batch[position]
         if self._deaths.strike(case.case_id, over_memory=over_memory):

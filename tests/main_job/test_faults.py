@@ -14,7 +14,7 @@ from distributed import Client, LocalCluster
 
 from medsam3_core.errors import StoreError
 from tasks.batch_stream import BatchBreakerError, BatchReport, BatchSizer, StreamCounts, StreamHooks, run_stream
-from tasks.breadcrumbs import Breadcrumb, BreadcrumbFolder
+from tasks.breadcrumbs import BETWEEN_CASES, Breadcrumb, BreadcrumbFolder
 from tests.main_job.conftest import Medsam3, Started, copy_of, rows, wait_until, worker_processes
 
 
@@ -101,6 +101,50 @@ def test_workers_killed_from_outside_cost_no_case_and_blame_none(client: Client,
     assert len(killed) == 2
     assert len(list(done.iterdir())) == 60
     assert counts.done == 60
+
+
+@dataclass(frozen=True)
+class DiesAfterCommit:
+    """Runs and commits a batch; the worker that does it first dies with what the breadcrumb says then."""
+
+    folder: Path
+    crumb: str
+
+    def __call__(self, batch_id: str, crumbs: BreadcrumbFolder, cases: Sequence[Item]) -> BatchReport:
+        first = not any(self.folder.iterdir())
+        (self.folder / batch_id).write_text(" ".join(case.case_id for case in cases))
+        if first:
+            with Breadcrumb(crumbs, batch_id) as crumb:
+                crumb.at(self.crumb)
+                os._exit(9)
+        return BatchReport({"scored": len(cases)}, 0.01)
+
+
+@pytest.mark.parametrize("crumb", [BETWEEN_CASES, "case001", ""])
+def test_what_a_lost_batch_had_committed_never_runs_again(client: Client, tmp_path: Path, crumb: str) -> None:
+    """Dask runs a batch again whose result died with its worker: the breadcrumb is then that of the second run."""
+    committed = tmp_path / "committed"
+    committed.mkdir()
+
+    def unfinished(batch_id: str, batch: list[Item]) -> tuple[list[Item], dict[str, int]]:
+        file = committed / batch_id
+        names = file.read_text().split() if file.exists() else []
+        return [case for case in batch if case.case_id not in names], {"scored": len(names)}
+
+    counts = run_stream(
+        client,
+        DiesAfterCommit(committed, crumb),
+        [Item(f"case{index:03d}") for index in range(12)],
+        sizer=BatchSizer(2, first=4),
+        max_inflight=1,
+        crumbs=BreadcrumbFolder(tmp_path / "crumbs"),
+        hooks=StreamHooks(
+            lambda case, reason: pytest.fail(f"{case.case_id} is innocent: {reason}"), unfinished=unfinished
+        ),
+    )
+    names = [name for file in committed.iterdir() for name in file.read_text().split()]
+    assert sorted(names) == [f"case{index:03d}" for index in range(12)]
+    assert (counts.done, counts.statuses["scored"], counts.lost_batches) == (12, 12, 1)
 
 
 def _worker_pids(client: Client) -> list[int]:
