@@ -30,7 +30,8 @@ from scipy import stats
 
 from benchmarks.catalog_store import N_RUNS, N_STRUCTURES, SyntheticRun, write_synthetic_store
 from storage.catalog import connect
-from storage.catalog_sources import groups_folder, run_ids
+from storage.catalog_sources import groups_folder
+from storage.run_folders import run_ids
 from storage.score_compaction import compact_scores, keep_groups
 from storage.store_layout import StoreLayout
 

@@ -22,8 +22,12 @@ def main() -> None:
 def report(store: Path, out: Path) -> None:
     """Write the report; its path is the answer."""
     from dashboards.report import write_report
+    from storage.run_folders import broken_runs
 
-    click.echo(str(write_report(existing_store(store), out)))
+    layout = existing_store(store)
+    for sentence in broken_runs(layout):
+        click.echo(sentence, err=True)
+    click.echo(str(write_report(layout, out)))
 
 
 @main.command()

@@ -14,7 +14,7 @@ from dashboards import (
     page_sql,
     page_try,
 )
-from dashboards.page_parts import show_css, show_errors
+from dashboards.page_parts import show_broken_runs, show_css, show_errors
 
 
 def navigate() -> None:
@@ -35,6 +35,7 @@ def navigate() -> None:
         position="top",
     )
     with show_errors():
+        show_broken_runs()
         chosen.run()
 
 

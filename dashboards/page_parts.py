@@ -14,6 +14,7 @@ from dashboards import queries
 from dashboards.serve import STORE_VARIABLE
 from dashboards.style import GRID, MUTED, weights_colours
 from medsam3_core.errors import Medsam3Error
+from storage.run_folders import broken_runs
 from storage.store_layout import StoreLayout, existing_store
 
 _FRESH_SECONDS = 10
@@ -46,6 +47,12 @@ def show_errors() -> Iterator[None]:
         yield
     except Medsam3Error as error:
         st.error(str(error), icon=":material/error:")
+
+
+def show_broken_runs() -> None:
+    """What no page shows, above all of them."""
+    for sentence in broken_runs(store()):
+        st.warning(sentence, icon=":material/folder_off:")
 
 
 def heading(title: str, lead: str) -> None:

@@ -6,9 +6,8 @@ import streamlit as st
 from dashboards.page_parts import heading, store
 from medsam3_core.errors import UsageError
 from storage import table_schemas
-from storage.catalog import connect
-from storage.catalog_views import PUBLIC_VIEWS, TABLE_MACROS
-from storage.sql_guard import run_sql
+from storage.catalog_views import TABLE_MACROS
+from storage.sql_guard import run_sql, view_columns
 
 _MOST_ROWS = 2_000
 _EXAMPLES = {
@@ -33,7 +32,7 @@ def show() -> None:
     heading("SQL", "One SELECT (DuckDB) over the views of this store; the same as <code>medsam3 sql</code>.")
     editor, schema = st.columns([5, 2], gap="medium")
     with schema:
-        _show_schema(str(store().root))
+        _show_schema()
     with editor:
         name = st.pills("Examples", list(_EXAMPLES), default="Leaderboard", label_visibility="collapsed")
         query = st.text_area("Query", _EXAMPLES.get(name or "Leaderboard", ""), height=150, key=f"query_{name}")
@@ -69,23 +68,21 @@ def _parquet(table: pa.Table) -> bytes:
     return content
 
 
-def _show_schema(root: str) -> None:
+def _show_schema() -> None:
     st.markdown("**Views**")
-    for view, columns in _columns(root).items():
+    for view, columns in _columns().items():
         with st.expander(view):
             st.dataframe(columns, hide_index=True)
     st.caption("Table macro: " + ", ".join(f"`{macro}('BASE', 'NEW')`" for macro in TABLE_MACROS))
 
 
-@st.cache_data(ttl=60, show_spinner=False)
-def _columns(root: str) -> dict[str, list[dict[str, str]]]:
+@st.cache_data(show_spinner=False)
+def _columns() -> dict[str, list[dict[str, str]]]:
     """Columns of every view with type and, where a table has it, what it means."""
     found = {}
-    with connect(store()) as con:
-        for view in PUBLIC_VIEWS:
-            texts = _texts(_DESCRIBED.get(view))
-            rows = con.execute(f"DESCRIBE {view}").fetchall()
-            found[view] = [{"column": row[0], "type": row[1].lower(), "meaning": texts.get(row[0], "")} for row in rows]
+    for view, columns in view_columns().items():
+        texts = _texts(_DESCRIBED.get(view))
+        found[view] = [{"column": name, "type": kind.lower(), "meaning": texts.get(name, "")} for name, kind in columns]
     return found
 
 

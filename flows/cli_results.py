@@ -27,11 +27,11 @@ def status(store: Path) -> None:
 @store_option
 def sql(query: str, form: str, store: Path) -> None:
     """Answer one SELECT over the views cases, prompts, runs, outcomes, scores, failures, leaderboard, history."""
+    from flows.reading import store_to_read
     from flows.table_print import print_table
     from storage.sql_guard import run_sql
-    from storage.store_layout import existing_store
 
-    print_table(run_sql(existing_store(store), query), form)
+    print_table(run_sql(store_to_read(store), query), form)
 
 
 @click.command(
@@ -88,11 +88,11 @@ def compare(
     BASE and NEW are weights, NAME or NAME@N.
     """
     from flows.compare_command import parse_margins, print_comparison
+    from flows.reading import store_to_read
     from storage.comparison import ComparisonRequest, compare_weights
-    from storage.store_layout import existing_store
 
     request = ComparisonRequest(base, new, cohorts, split, tuple(dict.fromkeys(metrics)), parse_margins(margins))
-    comparison = compare_weights(existing_store(store), request)
+    comparison = compare_weights(store_to_read(store), request)
     print_comparison(comparison)
     sys.exit(REGRESSION if fail_on_regression and comparison.regressions else 0)
 

@@ -7,9 +7,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from flows.reading import store_to_read
 from flows.table_print import stdout_console
 from storage.comparison_words import short_prompt
-from storage.store_layout import existing_store
 from storage.store_status import CohortStatus, RunStatus, StoreStatus, read_status
 
 _UNITS = ("B", "KB", "MB", "GB", "TB")
@@ -17,7 +17,7 @@ _UNITS = ("B", "KB", "MB", "GB", "TB")
 
 def print_status(store_root: Path, console: Console | None = None) -> None:
     """Print what the store holds."""
-    store = existing_store(store_root)
+    store = store_to_read(store_root)
     (console or stdout_console()).print(render_status(store_root, read_status(store)))
 
 

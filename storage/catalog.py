@@ -6,9 +6,12 @@ import duckdb
 
 from medsam3_core.errors import StoreError
 from storage.atomic_write import replacing
-from storage.catalog_sources import catalog_sources, quoted, run_ids, table_folders
+from storage.catalog_sources import catalog_sources, quoted, table_folders
 from storage.catalog_views import catalog_statements
+from storage.parquet_tables import written_by_newer
+from storage.run_folders import run_ids
 from storage.store_layout import StoreLayout
+from storage.table_schemas import newer_version
 
 
 def connect(store: StoreLayout, naming: str | None = None) -> duckdb.DuckDBPyConnection:
@@ -21,7 +24,8 @@ def connect(store: StoreLayout, naming: str | None = None) -> duckdb.DuckDBPyCon
         naming: The question, where it is known: only the views that it names are made. None for all of them.
 
     Raises:
-        StoreError: If a table or a `run.json` is not of this version; names it.
+        StoreError: If a table that is read for it is damaged or from a newer medsam3; names the file. Other questions
+            are answered all the same.
     """
     con = duckdb.connect(":memory:", config={"python_enable_replacements": "false"})
     try:
@@ -29,8 +33,14 @@ def connect(store: StoreLayout, naming: str | None = None) -> duckdb.DuckDBPyCon
         _make_views(con, store, live=False, naming=naming)
     except duckdb.Error as error:
         con.close()
-        msg = f"cannot read the tables of store {store.root}: {error}; move the named file away and run again"
+        msg = (
+            f"cannot read the tables of store {store.root}: {error}; move the named file away and run the benchmark or "
+            "ingest again, which computes what was in it"
+        )
         raise StoreError(msg) from error
+    except StoreError:
+        con.close()
+        raise
     return con
 
 
@@ -84,5 +94,22 @@ def _published_from(store: StoreLayout) -> str:
 
 
 def _make_views(con: duckdb.DuckDBPyConnection, store: StoreLayout, *, live: bool, naming: str | None = None) -> None:
-    for statement in catalog_statements(catalog_sources(store, live=live), naming=naming):
+    sources = catalog_sources(store, live=live)
+    statements = catalog_statements(sources, naming=naming)
+    _refuse_newer(con, sources.files_of(statements))
+    for statement in statements:
         con.execute(statement)
+
+
+def _refuse_newer(con: duckdb.DuckDBPyConnection, files: list[str]) -> None:
+    """Look at the schema version that every file carries; the engine reads each footer once, for this and the views."""
+    if not files:
+        return
+    listed = ", ".join(quoted(file) for file in files)
+    rows = con.execute(
+        f"SELECT file_name, any_value(value) FROM parquet_kv_metadata([{listed}]) "
+        "WHERE decode(key) = 'schema_version' GROUP BY ALL"
+    ).fetchall()
+    for file, version in rows:
+        if newer := newer_version(version):
+            raise StoreError(written_by_newer(file, newer))

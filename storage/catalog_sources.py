@@ -7,8 +7,8 @@ the newest generation of scores alone is read, and the engine can be locked to t
 """
 
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,6 +16,7 @@ import pyarrow as pa
 from storage import table_schemas
 from storage.parquet_tables import table_files
 from storage.rater_agreement import AGREEMENT
+from storage.run_folders import run_ids
 from storage.store_layout import StoreLayout
 
 _TYPES = {
@@ -50,6 +51,7 @@ class CatalogSources:
         scores_compacted: Scores of compacted generations: no row twice, and each with the digest of its outcome.
         scores: All other scores of the newest generation of each run.
         groups: Score groups that compaction kept beside those generations.
+        files: Parquet files by the relation that reads them.
     """
 
     cases: str
@@ -64,6 +66,14 @@ class CatalogSources:
     scores_compacted: str
     scores: str
     groups: str
+    files: Mapping[str, list[str]] = field(default_factory=dict)
+
+    def files_of(self, statements: Iterable[str]) -> list[str]:
+        """Parquet files that these statements read."""
+        texts = list(statements)
+        return [
+            file for relation, files in self.files.items() if any(relation in text for text in texts) for file in files
+        ]
 
 
 def catalog_sources(store: StoreLayout, *, live: bool, only_run: str | None = None) -> CatalogSources:
@@ -84,25 +94,28 @@ def catalog_sources(store: StoreLayout, *, live: bool, only_run: str | None = No
     cases = _files([store.cases(cohort) for cohort in cohorts], live=live)
     prompts = _files(prompt_folders(store), live=live)
     agreement = _files([store.agreement(cohort) for cohort in cohorts], live=live)
+    read: dict[str, list[str]] = {}
+
+    def relation(schema: pa.Schema, files: list[str]) -> str:
+        text = _parquet(schema, files)
+        read[text] = files
+        return text
+
     return CatalogSources(
-        cases=_parquet(table_schemas.CASES, cases),
-        prompts=_parquet(table_schemas.PROMPTS, prompts),
+        cases=relation(table_schemas.CASES, cases),
+        prompts=relation(table_schemas.PROMPTS, prompts),
         runs=_json(table_schemas.RUNS, [literal_path(store.run_json(run)) for run in runs]),
-        outcomes=_parquet(table_schemas.OUTCOMES, outcomes),
-        measurements=_parquet(table_schemas.MEASUREMENTS, measurements),
-        traces=_parquet(table_schemas.TRACES, _files([store.traces(run) for run in runs], live=live)),
-        agreement=_parquet(AGREEMENT, agreement),
-        plan_distinct=_parquet(table_schemas.PLAN, plan_one),
-        plan=_parquet(table_schemas.PLAN, plan_many),
-        scores_compacted=_parquet(table_schemas.SCORES, compacted),
-        scores=_parquet(table_schemas.SCORES, scores),
-        groups=_parquet(table_schemas.GROUPS, groups),
+        outcomes=relation(table_schemas.OUTCOMES, outcomes),
+        measurements=relation(table_schemas.MEASUREMENTS, measurements),
+        traces=relation(table_schemas.TRACES, _files([store.traces(run) for run in runs], live=live)),
+        agreement=relation(AGREEMENT, agreement),
+        plan_distinct=relation(table_schemas.PLAN, plan_one),
+        plan=relation(table_schemas.PLAN, plan_many),
+        scores_compacted=relation(table_schemas.SCORES, compacted),
+        scores=relation(table_schemas.SCORES, scores),
+        groups=relation(table_schemas.GROUPS, groups),
+        files=read,
     )
-
-
-def run_ids(store: StoreLayout) -> list[str]:
-    """Runs of the store that have a `run.json`, sorted."""
-    return sorted(path.parent.name for path in store.runs().glob("[!.]*/run.json"))
 
 
 def cohort_names(store: StoreLayout) -> list[str]:

@@ -210,7 +210,7 @@ def _as_recorded(store: StoreLayout, text: str) -> str:
     name, _, version = text.partition("@")
     versions = {item.version: item.sha256 for item in registered_weights(store) if item.name == name}
     wanted = int(version) if version else max(versions, default=0)
-    with connect(store) as con:
+    with connect(store, "runs") as con:
         rows = con.execute(
             "SELECT DISTINCT weights, weights_version FROM runs WHERE weights_sha256 = ? ORDER BY ALL",
             [versions.get(wanted, "")],

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from medsam3_core.errors import StoreError
 from storage.atomic_write import replacing
+from storage.table_schemas import SCHEMA_VERSION, newer_version
 
 
 def write_rows(folder: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema, *, name: str | None = None) -> Path:
@@ -45,7 +46,7 @@ def read_table(folder: Path, schema: pa.Schema, *, columns: Sequence[str] | None
     An absent or empty folder is an empty table.
 
     Raises:
-        StoreError: If a file is not Parquet or has a column of another type; names it.
+        StoreError: If a file is not Parquet, has a column of another type or was written by a newer medsam3; names it.
     """
     wanted = pa.schema([schema.field(name) for name in columns]) if columns else schema
     return _concat((read_file(path, wanted) for path in table_files(folder)), wanted)
@@ -57,9 +58,15 @@ def table_files(folder: Path) -> list[Path]:
 
 
 def read_file(path: Path, wanted: pa.Schema) -> pa.Table:
-    """One file with exactly the columns `wanted`."""
+    """One file with exactly the columns `wanted`.
+
+    Raises:
+        StoreError: If it is damaged, has a column of another type or was written by a newer medsam3.
+    """
     try:
         present = pq.read_schema(path)
+        if newer := newer_version((present.metadata or {}).get(b"schema_version")):
+            raise StoreError(written_by_newer(str(path), newer))
         table = pq.read_table(path, columns=[name for name in wanted.names if name in present.names], partitioning=None)
         for field in wanted:
             if field.name not in present.names:
@@ -68,6 +75,14 @@ def read_file(path: Path, wanted: pa.Schema) -> pa.Table:
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
         msg = f"{path} is not a table of this version: {error}; move it away and run again"
         raise StoreError(msg) from error
+
+
+def written_by_newer(file: str, version: str) -> str:
+    """What is said of a table of a schema version that is not known yet."""
+    return (
+        f"{file} has schema version {version}, written by a newer medsam3; this one reads versions up to "
+        f"{SCHEMA_VERSION}: upgrade medsam3"
+    )
 
 
 def statuses_of(folder: Path, name: str, schema: pa.Schema) -> dict[str, str]:

@@ -75,7 +75,7 @@ def write_summary(store: StoreLayout, run: Run, form: str, out: Path) -> dict[st
             table.writerow(
                 [case_id, fact["patient_id"], fact["source"], status, reason or released.get("reason") or "", file]
             )
-    with connect(store) as connection:
+    with connect(store, "measurements") as connection:
         measured = connection.sql(
             "SELECT * FROM measurements WHERE run_id = ? ORDER BY case_id, structure", params=[run.run_id]
         ).to_arrow_table()
@@ -87,7 +87,7 @@ def write_summary(store: StoreLayout, run: Run, form: str, out: Path) -> dict[st
 
 
 def _outcomes(store: StoreLayout, run: Run) -> list[tuple[str, str, str | None, str]]:
-    with connect(store) as connection:
+    with connect(store, "current_attempts") as connection:
         return connection.execute(
             "SELECT case_id, status, reason, attempt FROM internal.current_attempts WHERE run_id = ? ORDER BY case_id",
             [run.run_id],

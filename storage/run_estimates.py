@@ -51,7 +51,7 @@ class Estimate:
 
 def estimate_plan(store: StoreLayout, plan: BenchmarkPlan) -> dict[str, Estimate]:
     """Estimates by run id, of all runs of a plan that have something to do."""
-    with connect(store) as con:
+    with connect(store, _SHARES_SQL) as con:
         rows = con.execute(_SHARES_SQL).fetchall()
     paces = {(weights, cohort, prompt): _Pace(*numbers) for weights, cohort, prompt, *numbers in rows}
     return {

@@ -17,9 +17,10 @@ from medsam3_core.errors import StoreError
 from storage import table_schemas
 from storage.atomic_write import replacing
 from storage.catalog import catalog_is_current, publish_catalog
-from storage.catalog_sources import COMPACTED_FILE, catalog_sources, groups_folder, is_compacted, run_ids
+from storage.catalog_sources import COMPACTED_FILE, catalog_sources, groups_folder, is_compacted
 from storage.catalog_views import catalog_statements
 from storage.parquet_tables import table_files
+from storage.run_folders import run_ids
 from storage.scores_sql import lasting_scores_sql
 from storage.store_layout import StoreLayout
 

@@ -187,7 +187,7 @@ def _done(store: StoreLayout, run: Run, *, retry: bool) -> set[str]:
     """Cases with an outcome that holds for them as they are now; with `retry` only those that were segmented."""
     if not store.run_json(run.run_id).exists():
         return set()
-    with connect(store) as connection:
+    with connect(store, "current_attempts") as connection:
         rows = connection.execute(
             "SELECT case_id, status FROM internal.current_attempts WHERE run_id = ?", [run.run_id]
         ).fetchall()

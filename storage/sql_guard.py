@@ -8,7 +8,9 @@ folder, and a list may have a hole.
 
 import json
 import re
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -39,9 +41,8 @@ def run_sql(store: StoreLayout, text: str) -> pa.Table:
             return con.sql(text).to_arrow_table()
         except (UsageError, duckdb.Error) as error:
             failure = error
-    with connect(store) as con:
-        msg = f"{failure}\n{describe_views(con)}"
-        raise UsageError(msg) from failure
+    msg = f"{failure}\n{describe_views()}"
+    raise UsageError(msg) from failure
 
 
 def check_select(con: duckdb.DuckDBPyConnection, text: str) -> None:
@@ -69,12 +70,16 @@ def check_select(con: duckdb.DuckDBPyConnection, text: str) -> None:
         _check_function(node)
 
 
-def describe_views(con: duckdb.DuckDBPyConnection) -> str:
+def view_columns() -> dict[str, list[tuple[str, str]]]:
+    """Name and type of the columns of every view: those of an empty store, for they do not depend on what it holds."""
+    with tempfile.TemporaryDirectory() as empty, connect(StoreLayout(Path(empty))) as con:
+        described = {view: con.execute(f"DESCRIBE {view}").fetchall() for view in PUBLIC_VIEWS}
+    return {view: [(row[0], row[1]) for row in rows] for view, rows in described.items()}
+
+
+def describe_views() -> str:
     """One line per view with its columns, for error messages and help."""
-    lines = []
-    for view in PUBLIC_VIEWS:
-        columns = ", ".join(row[0] for row in con.execute(f"DESCRIBE {view}").fetchall())
-        lines.append(f"  {view}: {columns}")
+    lines = [f"  {view}: {', '.join(name for name, _ in columns)}" for view, columns in view_columns().items()]
     macros = ", ".join(f"{macro}('BASE', 'NEW')" for macro in TABLE_MACROS)
     return "\n".join(["views and their columns:", *lines, f"  table macro: {macros}, weights as NAME or NAME@N"])
 

@@ -101,7 +101,7 @@ def requests_following(store: StoreLayout, name: str) -> list[BenchmarkRequest]:
 
 def previous_version(store: StoreLayout, new: Weights) -> Weights | None:
     """The newest version before this one, with other tensors, that has a run; None where there is none."""
-    with connect(store) as con:
+    with connect(store, "runs") as con:
         ran = {row[0] for row in con.execute("SELECT DISTINCT weights_sha256 FROM runs").fetchall()}
     earlier = [
         item

@@ -93,7 +93,7 @@ def read_status(store: StoreLayout) -> StoreStatus:
     Raises:
         StoreError: If a table is not of this version; names it.
     """
-    with connect(store) as connection:
+    with connect(store, _COHORTS_SQL + _RUNS_SQL) as connection:
         splits = connection.execute(_COHORTS_SQL).fetchall()
         runs = tuple(RunStatus(*row) for row in connection.execute(_RUNS_SQL).fetchall())
     cohorts = tuple(_cohort(store, name, splits) for name in cohort_names(store) if store.cohort_json(name).exists())

@@ -5,8 +5,15 @@ import pyarrow as pa
 from storage.metric_columns import METRICS
 
 SCHEMA_VERSION = "1"
+"""Raised when a column changes its type or meaning: what is older still reads, what is newer is refused by name."""
 
 _TIME = pa.timestamp("us")
+
+
+def newer_version(found: bytes | None) -> str | None:
+    """The schema version of a file if it is beyond ours; files without one are older than versions."""
+    text = (found or b"0").decode(errors="replace")
+    return None if text.isdecimal() and int(text) <= int(SCHEMA_VERSION) else text
 
 
 def _schema(table: str, *columns: tuple[str, pa.DataType, str]) -> pa.Schema:
