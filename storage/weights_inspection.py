@@ -50,7 +50,7 @@ def inspect_location(name: str, location: str, base: str | None = None, locate: 
         path=str(path),
         layout=str(report.layout),
         capabilities=Capabilities(
-            text=True, box=True, interactive=weights.interactive, propagation=weights.interactive
+            text=True, box=True, interactive=weights.interactive, propagation=weights.propagates
         ),
         parameters=report.parameters,
         source=location,

@@ -39,6 +39,15 @@ class Architecture:
         return self.resolution // self.patch_size
 
     @property
+    def propagates(self) -> bool:
+        """Whether the tracker's memory is there and trained; `"propagation": false` in its configuration denies it.
+
+        The official weights are trained for it, ours for single slices only: a tracker whose memory never learned
+        would draw noise.
+        """
+        return self.tracker is not None and bool(getattr(self.tracker, "propagation", True))
+
+    @property
     def resolutions(self) -> tuple[int, ...]:
         """Input sides that these weights take: their own, and half of it (504 for the released 1008)."""
         own = self.resolution

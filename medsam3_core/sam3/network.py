@@ -46,8 +46,13 @@ class Sam3Weights:
 
     @property
     def interactive(self) -> bool:
-        """Whether the weights have the interactive head and the memory of the tracker."""
+        """Whether the weights have the interactive head."""
         return Part.TRACKER in self.parts
+
+    @property
+    def propagates(self) -> bool:
+        """Whether they follow an object through a volume: they need a memory, and one that was trained."""
+        return self.interactive and self.architecture.propagates
 
     def without_tensors(self) -> "Sam3Weights":
         """All that is known about the weights, but not the tensors: a memory-mapped file counts as used memory."""

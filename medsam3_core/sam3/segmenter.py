@@ -62,9 +62,9 @@ class Sam3Segmenter:
 
     @property
     def capabilities(self) -> Capabilities:
-        """Text and boxes always; points, masks and propagation where the weights have a tracker."""
-        interactive = self.weights.interactive
-        return Capabilities(text=True, box=True, interactive=interactive, propagation=interactive)
+        """Text and boxes always; points and masks where the weights have a tracker, propagation if its memory learned."""
+        weights = self.weights
+        return Capabilities(text=True, box=True, interactive=weights.interactive, propagation=weights.propagates)
 
     @property
     def device(self) -> str:
@@ -164,7 +164,7 @@ class Sam3Segmenter:
             UsageError: If a prompt lies outside the volume or its slice, or slices are encoded in tiles.
         """
         if not self.capabilities.propagation:
-            msg = f"{self.weights.source} has no tracker to propagate with; use the released sam3.pt or slices=all"
+            msg = f"{self.weights.source} has no trained tracker to propagate with; use the released sam3.pt or slices=all"
             raise UnsupportedPromptError(msg)
 
         def checked(z: int) -> SliceEncoding:

@@ -68,10 +68,11 @@ def small_config(image_size: int = 224) -> dict[str, Any]:
 
 
 def small_tracker_config() -> dict[str, Any]:
-    """A `Sam3TrackerVideoConfig` for the trunk of `small_config`; 128 wide, its least."""
+    """A `Sam3TrackerVideoConfig` for the trunk of `small_config`; 128 wide, its least, and trained on slices only."""
     width = _TRACKER_WIDTH
     return {
         "model_type": "sam3_tracker_video",
+        "propagation": False,
         "vision_config": {"model_type": "sam3_vision_model", "fpn_hidden_size": width},
         "prompt_encoder_config": {"hidden_size": width},
         "mask_decoder_config": {"hidden_size": width, "mlp_dim": 2 * width, "iou_head_hidden_dim": width},

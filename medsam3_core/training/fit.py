@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from safetensors.torch import load_file
 from torch.utils.data import Dataset, Sampler, SequentialSampler
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from medsam3_core.training.batches import Collate, SampleStream
 from medsam3_core.training.fit_plan import LoopPlan
@@ -55,6 +55,7 @@ class Fit(Trainer):
             eval_dataset=placeholder,
             callbacks=callbacks,
         )
+        self.remove_callback(PrinterCallback)  # the log is ours, said once
 
     optimizer: Any
     lr_scheduler: Any

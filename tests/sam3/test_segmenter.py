@@ -230,7 +230,7 @@ def test_weights_without_interactive_head_say_which_would_do(tiny, prompt, setti
 
 
 def test_weights_without_tracker_cannot_propagate(tiny):
-    with pytest.raises(UnsupportedPromptError, match="no tracker to propagate with"):
+    with pytest.raises(UnsupportedPromptError, match="no trained tracker to propagate with"):
         next(tiny.propagate(lambda _z: phantom(1), 3, [VolumePrompt(text(), 0)], FP32))
 
 
