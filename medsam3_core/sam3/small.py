@@ -25,6 +25,9 @@ _ANSWERS = (
 """Layers that answer: they start undecided."""
 _FOURIER = "positional_embedding"
 """Random frequencies of the tracker's positions; image and clicks share one table."""
+_PATCHES = "patch_embeddings.projection.weight"
+_COLOURED = 1 / 4
+"""Share of the first filters that look at colour."""
 _TABLES = ("embed.weight", "embedding.weight", "presence_token.weight", "reference_points.weight")
 """Tables that are looked up rather than multiplied."""
 
@@ -109,6 +112,8 @@ def fresh_weights(architecture: Architecture, seed: int) -> Sam3Weights:
 
 
 def _start(name: str, shape: torch.Size, random: np.random.Generator) -> torch.Tensor:
+    if name.endswith(_PATCHES):
+        return _whitening_filters(shape, random)
     if len(shape) <= 1:
         return torch.full(shape, 1.0 if "norm" in name and name.endswith("weight") else 0.0)
     noise = torch.from_numpy(random.standard_normal(tuple(shape), dtype=np.float32))
@@ -120,3 +125,26 @@ def _start(name: str, shape: torch.Size, random: np.random.Generator) -> torch.T
         return 0.5 * noise if name.startswith("text_encoder") else noise
     scale = 0.1 if any(answer in name for answer in _ANSWERS) else 0.2 if name.endswith(_BRANCH_ENDS) else 1.0
     return scale * noise / math.sqrt(math.prod(shape[1:]))
+
+
+def _whitening_filters(shape: torch.Size, random: np.random.Generator) -> torch.Tensor:
+    """First filters that see all details of a patch alike: cosines, the finer the louder, in random mixture.
+
+    Amplitudes of pictures fall with frequency (Field, J Opt Soc Am A 1987): random filters would see little but the
+    mean of a patch, and edges within it would have to be learned first.
+    """
+    count, channels, side, _ = shape
+    along = np.cos(np.pi * np.arange(side)[:, None] * (np.arange(side) + 0.5) / side)
+    along /= np.linalg.norm(along, axis=1, keepdims=True)
+    order = sorted(np.ndindex(side, side), key=lambda vu: (np.hypot(*vu), vu))
+    opponents = np.linalg.qr(np.c_[np.ones(channels), np.eye(channels)[:, 1:]])[0].T  # grey first, then colours
+    coloured = int(count * _COLOURED) // max(1, channels - 1)
+    wanted = [(number, coloured if number else count - coloured * (channels - 1)) for number in range(channels)]
+    filters = [
+        0.12 * (1 + np.hypot(v, u)) * opponents[number][:, None, None] * np.outer(along[v], along[u])
+        for number, amount in wanted
+        for v, u in order[:amount]
+    ]
+    mixture = np.linalg.qr(random.standard_normal((count, count)))[0]
+    mixed = mixture @ np.reshape(filters, (count, -1))
+    return torch.from_numpy(mixed.reshape(tuple(shape)).astype(np.float32))

@@ -171,4 +171,4 @@ def _text_features(detector: Any, input_ids: torch.Tensor, attention_mask: torch
 def _checkpoint_gradients(detector: Any) -> None:
     """Sam3Model can, but does not say so."""
     type(detector).supports_gradient_checkpointing = True
-    detector.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    detector.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from medsam3_core.errors import UsageError
 from medsam3_core.inference_settings import InferenceSettings
@@ -15,6 +16,7 @@ from medsam3_core.sam3.small import fresh_weights
 from medsam3_core.sam3.tiny import tiny_config, tiny_tracker_config
 from medsam3_core.training.fit_plan import LoopPlan
 from medsam3_core.training.lora import LoraPlan
+from medsam3_core.training.optimiser import OptimiserPlan
 from medsam3_core.training.plans import CohortPlan, QuestionPlan, TrainingPlan, ValidationPlan
 from storage.checkpoints import open_segmenter, write_hugging_face
 from storage.cohorts import case_refs, latest_cases
@@ -135,3 +137,34 @@ def test_lora_trains_adapters_alone_and_is_merged_into_the_result(store):
     }
     assert changed
     assert all(name.endswith(("proj.weight", "fc1.weight", "fc2.weight")) for name in changed)
+
+
+def test_activations_computed_twice_give_the_same_weights(store):
+    loop = replace(plan_for(store).loop, steps=1)
+    kept = unit.train_weights(store, plan_for(store, loop=loop), lambda _: None)
+    loop = replace(loop, gradient_checkpointing=True)
+    twice = unit.train_weights(store, plan_for(store, name="twice", loop=loop), lambda _: None)
+    assert twice["sha256"] == kept["sha256"]
+
+
+def test_training_stops_when_validation_finds_nothing_better(store):
+    loop = replace(plan_for(store).loop, steps=6)
+    plan = plan_for(
+        store,
+        loop=loop,
+        optimiser=OptimiserPlan(rate=0.0),  # nothing is learned, so nothing gets better
+        validation=ValidationPlan(every=1, prompts=("text",), patience=2),
+    )
+    record = unit.train_weights(store, plan, lambda _: None)
+    assert record["steps"] == 3
+    assert record["best_checkpoint"] == "checkpoint-1"
+
+
+def test_passes_in_bf16_learn_fp32_weights(store):
+    loop = replace(plan_for(store).loop, steps=1, bf16=True)
+    record = unit.train_weights(store, plan_for(store, loop=loop), lambda _: None)
+    tensors = load_file(Path(record["folder"]) / "weights" / "model.safetensors")
+    before = load_file(store.root / "base" / "model.safetensors")
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+    assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in tensors.items())
