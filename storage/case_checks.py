@@ -42,6 +42,7 @@ class CaseCheck:
         modality: Modality.
         raters: Who drew a reference, the primary one first.
         structures: Structures that the primary reference holds, with the number of instances (1 without instances).
+        contested: Pixels that two instances of one structure claim.
         image_digest: Digest of the voxels.
         image_hash: Perceptual hash, None for images without structure.
     """
@@ -57,6 +58,7 @@ class CaseCheck:
     modality: str | None = None
     raters: tuple[str, ...] = ()
     structures: dict[str, int] = field(default_factory=dict)
+    contested: int = 0
     image_digest: str | None = None
     image_hash: bytes | None = None
 
@@ -86,6 +88,7 @@ def check_case(layout: Layout, source: Path, case: CaseSource, recipe: Recipe) -
         modality=volume.modality,
         raters=tuple(reference.rater for reference in volume.references),
         structures=_structures(volume.references[0], recipe) if volume.references else {},
+        contested=int(volume.attributes.get("overlapping_pixels", 0)),
         image_digest=image_digest(volume),
         image_hash=perceptual_hash(volume.voxels),
     )

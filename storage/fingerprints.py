@@ -66,6 +66,13 @@ def write_fingerprints(store: StoreLayout, cohort: str, rows: Sequence[Mapping[s
         write_rows(store.fingerprints(cohort), rows, FINGERPRINTS)
 
 
+def newest_image_digests(store: StoreLayout, cohort: str) -> dict[str, str]:
+    """Digest of the voxels of every case of a cohort, as it was read last."""
+    table = read_table(store.fingerprints(cohort), FINGERPRINTS, columns=("case_id", "image_digest", "ingested_at"))
+    table = table.sort_by("ingested_at")
+    return dict(zip(table["case_id"].to_pylist(), table["image_digest"].to_pylist(), strict=True))
+
+
 def known_fingerprints(store: StoreLayout, *, but_not_from: str) -> list[Fingerprint]:
     """Newest fingerprints of all cohorts, except those that were ingested from this source folder."""
     found = []

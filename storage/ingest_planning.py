@@ -12,6 +12,7 @@ from storage.cohorts import Cohort, latest_cases, write_cohort
 from storage.ingest_journal import close_journal, note_listed, vanished
 from storage.readers.registry import find_reader
 from storage.store_layout import StoreLayout, check_name
+from storage.training_marks import mark_known_cases
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +82,9 @@ def plan_ingest(
 
 
 def finish_ingest(store: StoreLayout, plan: IngestPlan) -> None:
-    """Record the cohort with the digest of its case list; every listed case has its row."""
+    """Record the cohort with the digest of its case list, now that every case has its row; mark what weights saw."""
     write_cohort(store, plan.cohort)
+    mark_known_cases(store, plan.cohort.name, {case.case_id for case, _ in plan.pending})
     close_journal(store, plan.cohort.name)
 
 

@@ -175,6 +175,10 @@ def _notes(
             splits_of[PurePosixPath(case.image[0]).name].add(case.split)
     if repeated := sum(len(found) > 1 for found in splits_of.values()):
         notes.append(f"{repeated} file names occur in several splits; the split is part of the case id")
+    if contested := [check.contested for check in checks if check.contested]:
+        notes.append(
+            f"{sum(contested)} pixels in {len(contested)} cases lie in two instances; one of the two keeps each of them"
+        )
     if files.companions:
         notes.append(f"{files.companions} files that belong to the dataset and to no case")
     if files.others:

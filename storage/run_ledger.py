@@ -17,13 +17,12 @@ from typing import Any
 from medsam3_core.cases import CaseStatus
 from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.prompt_policies import PromptPolicy
-from medsam3_core.public_weights import public_names
 from medsam3_core.run_specs import RunSpec
 from medsam3_core.scoring import PROTOCOL_VERSION
 from storage.atomic_write import write_json
 from storage.cohorts import CaseRef, as_row
 from storage.parquet_tables import statuses_of, write_rows
-from storage.shipped_weights import trained_on
+from storage.shipped_weights import shipped_training_digests
 from storage.store_layout import StoreLayout
 from storage.table_schemas import MEASUREMENTS, OUTCOMES, PLAN, SCORES
 from storage.weights import Weights
@@ -175,9 +174,14 @@ def score_row(run: Run, case: CaseRef, attempt: str, rater: str, structure: str)
 
 
 def _saw(weights: Weights, case: CaseRef) -> bool:
-    """Whether weights were trained on a case: by digest, by name, or as public weights that its recipe notes."""
-    names = {weights.sha256, weights.name} | public_names(weights.sha256, weights.source, weights.name)
-    return bool(names & set(case.in_training)) or case.case_digest in trained_on(weights.sha256)
+    """Whether weights, or weights that they come from, learned from a case.
+
+    By the marks on the case; and by its digest, for shipped weights that are newer than the ingest of the case.
+    """
+    if not weights.identities.isdisjoint(case.in_training):
+        return True
+    shipped = shipped_training_digests()
+    return any(case.case_digest in shipped[known] for known in weights.identities & shipped.keys())
 
 
 def unscored_rows(

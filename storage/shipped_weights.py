@@ -11,7 +11,9 @@ from typing import Any
 import pyarrow.compute as pc
 
 from storage.atomic_write import read_json, write_json
+from storage.fingerprints import newest_image_digests
 from storage.parquet_tables import read_table
+from storage.store_layout import StoreLayout
 from storage.table_schemas import TRAINING
 
 SHIPPED = Path(__file__).with_name("shipped_weights")
@@ -32,12 +34,14 @@ def shipped_folder(name: str) -> Path:
 
 
 @cache
-def trained_on(sha256: str) -> frozenset[str]:
-    """Digests of the cases that shipped weights learned from; empty for all others."""
+def shipped_training_digests() -> dict[str, frozenset[str]]:
+    """Digests of the cases, and of their images alone, that shipped weights learned from, by their sha256."""
+    found = {}
     for name in shipped_names():
-        if read_json(SHIPPED / name / FACTS)["sha256"] == sha256:
-            return frozenset(read_json(SHIPPED / name / TRAINED_ON)["case_digests"])
-    return frozenset()
+        learned = read_json(SHIPPED / name / TRAINED_ON)
+        digests = (*learned["case_digests"], *learned.get("image_digests", ()))
+        found[read_json(SHIPPED / name / FACTS)["sha256"]] = frozenset(digests)
+    return found
 
 
 def ship(run_folder: Path, name: str, facts: dict[str, Any], target: Path = SHIPPED) -> Path:
@@ -61,12 +65,23 @@ def ship(run_folder: Path, name: str, facts: dict[str, Any], target: Path = SHIP
     for file in ("weights/model.safetensors", "weights/config.json", "config.json", "log.jsonl", "curves.png"):
         aim = "training_config.json" if file == "config.json" else Path(file).name
         shutil.copyfile(run_folder / file, folder / aim)
-    table = read_table(run_folder / "manifest", TRAINING, columns=["cohort", "case_digest"])
-    digests = sorted(pc.unique(table["case_digest"]).to_pylist())
     record = read_json(run_folder / "run.json")
-    write_json(folder / TRAINED_ON, {"cases": record["cases"], "data": record["data_digest"], "case_digests": digests})
+    learned = {"cases": record["cases"], "data": record["data_digest"], **_digests(run_folder)}
+    write_json(folder / TRAINED_ON, learned)
     own = {"name": name, "version": 1, "path": None, "source": "", "training": record["training_id"]}
     write_json(folder / FACTS, facts | own)
     shipped_names.cache_clear()
-    trained_on.cache_clear()
+    shipped_training_digests.cache_clear()
     return folder
+
+
+def _digests(run_folder: Path) -> dict[str, list[str]]:
+    """Digests of the cases in the manifest of a run, and of their images as its store knows them."""
+    table = read_table(run_folder / "manifest", TRAINING, columns=["cohort", "case_id", "case_digest"])
+    cases = {(row["cohort"], row["case_id"]) for row in table.to_pylist()}
+    store = StoreLayout(run_folder.parents[1])
+    images = {cohort: newest_image_digests(store, cohort) for cohort in {cohort for cohort, _ in cases}}
+    return {
+        "case_digests": sorted(pc.unique(table["case_digest"]).to_pylist()),
+        "image_digests": sorted({images[cohort][case] for cohort, case in cases if case in images[cohort]}),
+    }

@@ -92,6 +92,10 @@ class StoreLayout:
         """Held while the registry is written."""
         return self.root / ".locks" / "registry.lock"
 
+    def learned_from(self) -> Path:
+        """Folder of the lists of cases that weights of this store learned from, one file per weights."""
+        return self.weights() / "learned-from"
+
     def watch_json(self) -> Path:
         """What the watcher of weights last saw."""
         return self.weights() / "watch.json"

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from medsam3_core.public_weights import public_names
 from medsam3_core.segmenters.protocol import Capabilities
 
 
@@ -26,7 +27,7 @@ class Weights:
         dropped: Keys left out on purpose.
         drop_reasons: Why, each reason with the number of its keys.
         resolutions: Input sides in pixels that they take; empty where nobody looked.
-        parents: `NAME@N:sha256` of the weights that they were trained from.
+        parents: `NAME@N:sha256` of all weights that they come from, nearest first; public ones by both names.
         training: Id of the training run that made them; its folder holds configuration and data digest.
     """
 
@@ -48,3 +49,13 @@ class Weights:
     resolutions: tuple[int, ...] = ()
     parents: tuple[str, ...] = ()
     training: str = ""
+
+    @property
+    def identities(self) -> frozenset[str]:
+        """All that a case may be marked with if these weights have seen it: digests and names, their ancestors' too."""
+        found = {self.name, self.sha256} | public_names(self.sha256, self.source, self.name)
+        for parent in self.parents:
+            named, _, sha256 = parent.rpartition(":")
+            name = named.rpartition("@")[0]
+            found |= {sha256, name} | public_names(sha256, "", name)
+        return frozenset(found | public_names("", self.base or "", ""))

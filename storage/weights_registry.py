@@ -5,7 +5,7 @@ row carries it. `storage.checkpoints` is imported where tensors are read: it bri
 seconds that planning, SQL and baselines do not need.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from medsam3_core.errors import UsageError, WeightsError
+from medsam3_core.public_weights import public_names
 from medsam3_core.segmenters.baselines import BASELINES
 from medsam3_core.segmenters.protocol import Capabilities, Segmenter
 from storage.atomic_write import read_json, replacing, write_json
@@ -92,9 +93,22 @@ def register_weights(store: StoreLayout, inspected: Weights) -> Weights:
         if same_name and same_name[-1].sha256 == inspected.sha256:
             return same_name[-1]
         version = 1 + (same_name[-1].version if same_name else 0)
-        added = replace(inspected, version=version, added_at=datetime.now(UTC).isoformat(timespec="seconds"))
+        added_at = datetime.now(UTC).isoformat(timespec="seconds")
+        added = replace(inspected, version=version, added_at=added_at, parents=_ancestors(registered, inspected))
         write_json(store.registry_json(), {"weights": [asdict(item) for item in (*registered, added)]})
         return added
+
+
+def _ancestors(registered: Sequence[Weights], inspected: Weights) -> tuple[str, ...]:
+    """What weights come from, nearest first: parents or the base of an adapter, public names, and their own parents."""
+    found = list(inspected.parents)
+    for known in registered:
+        digests = {parent.rpartition(":")[2] for parent in inspected.parents}
+        if known.sha256 in digests or (known.path is not None and known.path == inspected.base):
+            public = public_names(known.sha256, known.source, known.name)
+            names = sorted({known.name} | public)
+            found += [f"{name}@{known.version}:{known.sha256}" for name in names] + list(known.parents)
+    return tuple(dict.fromkeys(found))
 
 
 def inspect_weights(store: StoreLayout, name: str, location: Path | str, base: str | None = None) -> Weights:

@@ -3,8 +3,10 @@
 import json
 import os
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from benchmarks.preflight import write_pairs
 from flows.check_command import CheckWords, check_source
@@ -42,6 +44,17 @@ def test_findings_end_with_1_and_json_holds_them_all(tmp_path) -> None:
     assert answer["sizes"] == [{"shape_zyx": [1, 40, 56], "cases": 2}]
     assert answer["files"]["used"] == 5
     assert answer["findings"][0]["kind"] == "missing-reference"
+
+
+def test_pixels_in_two_instances_are_a_note_and_no_finding(tmp_path) -> None:
+    folder = published_2d.dsb18(tmp_path / "dsb18").folder
+    masks = sorted(next(path for path in folder.iterdir() if path.is_dir()).glob("masks/*.png"))
+    first, second = (np.array(Image.open(path)) for path in masks[:2])
+    second.flat[np.flatnonzero(first)[:3]] = 255
+    published_2d.save(masks[1], second)
+    preflight = check_source(CheckWords(str(folder)), None)
+    assert not preflight.findings
+    assert "3 pixels in 1 cases lie in two instances; one of the two keeps each of them" in preflight.notes
 
 
 @pytest.mark.parametrize(

@@ -1,25 +1,30 @@
 """Weights that have seen a case: noted by recipes, marked by our own manifests, said on the leaderboard."""
 
 import io
+import shutil
+from dataclasses import replace
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import yaml
 from rich.console import Console
 
 from flows.leaderboard import inter_rater_rows, leaderboard_rows, print_leaderboard
 from medsam3_core.errors import UsageError
+from medsam3_core.inference_settings import InferenceSettings
+from medsam3_core.prompt_policies import PromptPolicy
 from medsam3_core.public_weights import public_names
+from storage.cohorts import case_refs, latest_cases
 from storage.ingest_planning import plan_ingest
-from storage.leak_guard import mark_manifest, mark_trained_cases
+from storage.readers.registry import find_reader
 from storage.recipe_files import BUILTIN_FOLDER, load_recipe
+from storage.run_ledger import Run, score_row
 from storage.run_planning import BenchmarkRequest
 from storage.sql_guard import run_sql
 from storage.store_layout import open_store
+from storage.training_marks import mark_training_cases
 from storage.weights_registry import find_weights
 from tests.datasets import published_2d
-from tests.datasets.drawn import blobs
+from tests.datasets.drawn import blobs, textured
 from tests.small_store import benchmark_here, ingest_here
 
 
@@ -57,18 +62,22 @@ def test_a_recipe_that_notes_unknown_weights_is_refused(tmp_path) -> None:
         load_recipe(path)
 
 
+def cases_named(store, cohort, *case_ids):
+    return [case for case in case_refs(latest_cases(store, cohort)) if case.case_id in case_ids]
+
+
+def box_sha256(store):
+    return find_weights(store, "baseline:box").sha256
+
+
 @pytest.fixture
 def marked(tmp_path):
     """TN3K with one training case marked as seen by the box baseline, benchmarked."""
     dataset, store = published_2d.tn3k(tmp_path / "tn3k"), open_store(tmp_path / "store")
     ingest_here(store, str(dataset.folder), "tn3k")
     seen = sorted(case_id for case_id, drawn in dataset.cases.items() if drawn.split == "train")[0]
-    manifest = tmp_path / "manifest"
-    manifest.mkdir()
-    rows = pa.table({"cohort": ["tn3k"] * 2, "case_id": [seen] * 2, "slice": [0, 0]})
-    pq.write_table(rows, manifest / "tn3k-train.parquet")
-    assert mark_manifest(store, find_weights(store, "baseline:box").sha256, manifest) == 1
-    assert mark_manifest(store, find_weights(store, "baseline:box").sha256, manifest) == 0
+    assert mark_training_cases(store, cases_named(store, "tn3k", seen), box_sha256(store)) == 1
+    assert mark_training_cases(store, cases_named(store, "tn3k", seen), box_sha256(store)) == 0
     benchmark_here(store, BenchmarkRequest(("tn3k",), ("baseline:box",), ("box",), split="all"))
     return dataset, store, seen
 
@@ -98,7 +107,64 @@ def test_a_mark_outlives_a_change_of_the_source(marked) -> None:
     ingest_here(store, str(dataset.folder), "tn3k")
     rows = run_sql(store, "SELECT case_id, in_training FROM cases").to_pylist()
     assert [row["case_id"] for row in rows if row["in_training"]] == [seen]
-    assert mark_trained_cases(store, "f" * 64, {"tn3k": [seen]}) == 1
+    assert mark_training_cases(store, cases_named(store, "tn3k", seen), "f" * 64) == 1
+
+
+def marked_in(store, cohort):
+    return {case.case_id for case in case_refs(latest_cases(store, cohort)) if box_sha256(store) in case.in_training}
+
+
+def test_the_same_image_in_a_cohort_that_comes_later_is_marked_whatever_its_layout(marked, tmp_path) -> None:
+    dataset, store, seen = marked
+    layout, recipe = find_reader(str(dataset.folder))
+    (case,) = [case for case in layout.list_cases(dataset.folder, recipe) if case.case_id == seen]
+    published_2d.save(tmp_path / "plain" / "images" / "other.png", textured(78))
+    shutil.copyfile(dataset.folder / case.image[0], tmp_path / "plain" / "images" / "copy.jpg")
+    for name in ("copy", "other"):
+        published_2d.save(tmp_path / "plain" / "masks" / f"{name}.png", blobs(78, 1)[0][0].astype("uint8") * 255)
+    ingest_here(store, str(tmp_path / "plain"), "plain")
+    assert marked_in(store, "plain") == {"copy"}
+    benchmark_here(store, BenchmarkRequest(("plain",), ("baseline:box",), ("box",), split="all"))
+    (row,) = [row for row in leaderboard_rows(store) if row["cohort"] == "plain"]
+    assert (row["planned"], row["scored"], row["in_training"], row["present"]) == (2, 2, 1, 1)
+
+
+def test_another_image_of_a_patient_that_was_learned_from_is_marked_when_it_comes(tmp_path) -> None:
+    store, dataset = open_store(tmp_path / "store"), published_2d.chase_db1(tmp_path / "chase")
+    ingest_here(store, str(dataset.folder), "chase", limit=1)
+    assert mark_training_cases(store, cases_named(store, "chase", "Image_01L"), box_sha256(store)) == 1
+    ingest_here(store, str(dataset.folder), "chase")
+    assert marked_in(store, "chase") == {"Image_01L", "Image_01R"}  # two eyes, one patient; 13L is another
+    for path in dataset.folder.glob("Image_01R*"):
+        shutil.copyfile(path, dataset.folder / path.name.replace("01R", "14R"))
+    ingest_here(store, str(dataset.folder), "again")
+    assert marked_in(store, "again") == {"Image_01L", "Image_01R"}  # a copy of 01R was not learned from
+
+
+def test_marks_reach_cohorts_that_are_in_the_store_already(marked) -> None:
+    dataset, store, seen = marked
+    ingest_here(store, str(dataset.folder), "twin")
+    assert mark_training_cases(store, cases_named(store, "tn3k", seen), "e" * 64) == 2
+    (twin,) = cases_named(store, "twin", seen)
+    assert set(twin.in_training) == {box_sha256(store), "e" * 64}
+
+
+@pytest.mark.parametrize(
+    ("about", "seen"),
+    [
+        ({"name": "medical-sam3-3d"}, True),
+        ({"sha256": "6e40bbaa" + "0" * 56}, True),
+        ({"name": "medical-sam3"}, False),
+        ({"parents": ("mine@2:" + "1" * 64, "medical-sam3-3d@1:" + "2" * 64)}, True),
+        ({"parents": ("medical-sam3@1:" + "2" * 64,)}, False),
+    ],
+)
+def test_scores_of_public_weights_and_their_descendants_are_marked_on_noted_cases(field_store, about, seen) -> None:
+    (case,) = [case for case in case_refs(latest_cases(field_store, "cvpr_biomedsegfm")) if case.split == "train"]
+    weights = replace(find_weights(field_store, "baseline:box"), **about)
+    policy = PromptPolicy.parse("box")
+    run = Run(weights, case.cohort, policy, policy.prompt_id({}), InferenceSettings.parse([]), ("liver",))
+    assert score_row(run, case, "attempt", "reference", "liver")["in_training"] is seen
 
 
 def test_the_inter_rater_line_is_the_dice_of_the_two_drawn_references(field_store, every_dataset) -> None:
