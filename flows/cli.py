@@ -174,6 +174,7 @@ def benchmark(
     epilog="""medsam3 predict fundus.png --weights sam3 --text vessel --out vessels.png
     medsam3 predict cells.png --weights sam3 --box 10,20,60,80 --box 90,20,140,70,- --out cells.npz
     medsam3 predict ct.nii.gz --weights sam3 --slice 40 --point 210,180 --point 260,180,- --out liver.nii.gz
+    medsam3 predict cells.png --weights sam3 --prompts clicks.csv --out cells.npz
     medsam3 predict ct.nii.gz --weights sam3 --text liver --out liver.nii.gz""",
 )
 @click.argument("image", type=click.Path(path_type=Path))
@@ -186,6 +187,7 @@ def benchmark(
 @click.option(
     "--mask", "masks", multiple=True, type=click.Path(path_type=Path), help="Drawn mask of one object, as a file."
 )
+@click.option("--prompts", type=click.Path(path_type=Path), metavar="FILE", help="Prompts as CSV, Parquet or JSON.")
 @click.option("--prompt", default="text", show_default=True, help="text, or agent: --text is a request in your words.")
 @click.option("--replay", type=click.Path(path_type=Path), help="Answer from this trace of the agent, asking nobody.")
 @click.option("--slice", "z", type=int, help="Slice of a volume, from 0.")
@@ -201,6 +203,7 @@ def predict(
     boxes: tuple[str, ...],
     points: tuple[str, ...],
     masks: tuple[Path, ...],
+    prompts: Path | None,
     prompt: str,
     replay: Path | None,
     z: int | None,
@@ -213,7 +216,8 @@ def predict(
     """Segment one image (PNG, JPEG, TIFF or NIfTI) and write every instance.
 
     Boxes show examples of what to find; with --set mode=interactive each box is one object to draw. All points are one
-    object, together with at most one box and one mask. FILE.npz holds masks, scores and boxes, FILE.png is a picture,
+    object, together with at most one box and one mask; a prompts file holds any number of objects, each with an
+    instance number of its own, on one slice or several. FILE.npz holds masks, scores and boxes, FILE.png is a picture,
     FILE.nii.gz a label map. Of a volume, a text without --slice is asked on all slices; what is drawn on --slice is
     followed through the others, by the tracker if the weights have one, else by detection linked by overlap.
     """
@@ -222,14 +226,14 @@ def predict(
     from storage.store_layout import StoreLayout
 
     if is_agent(prompt):
-        if boxes or points or masks or alone:
-            msg = "--prompt agent takes requests by --text alone, no --box, --point, --mask or --slice-only"
+        if boxes or points or masks or prompts or alone:
+            msg = "--prompt agent takes requests by --text alone, no --box, --point, --mask, --prompts or --slice-only"
             raise click.UsageError(msg)
         settings = settings if threshold is None else (*settings, f"threshold={threshold}")
         asked = AgentWords(image, name, prompt, texts, z, settings, out, replay)
         click.echo(str(run_predict_agent(StoreLayout(store), asked)))
         return
-    words = PredictWords(image, name, texts, boxes, points, masks, z, alone, threshold, settings, out)
+    words = PredictWords(image, name, texts, boxes, points, masks, prompts, z, alone, threshold, settings, out)
     click.echo(str(run_predict(StoreLayout(store), words)))
 
 

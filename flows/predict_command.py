@@ -1,17 +1,21 @@
 """`medsam3 predict`: one image, one set of weights, in this process; no Prefect, no Dask."""
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flows.console import say
-from medsam3_core.errors import UnsupportedPromptError
+from medsam3_core.errors import UnsupportedPromptError, UsageError
 from medsam3_core.inference_settings import InferenceSettings, Merge, PromptMode
 from medsam3_core.prompt_words import assemble_prompts, parse_box, parse_point
+from medsam3_core.prompts import SlicePrompt
+from medsam3_core.sam3.prompt_checks import is_interactive
 from medsam3_core.segmenters.protocol import Capabilities, Segmenter
 from storage.input_images import InputImage, read_input_image
 from storage.instance_files import InstanceForm, form_of
 from storage.mask_files import read_mask_prompts
+from storage.prompts_file import prompts_of_image
 from storage.store_layout import StoreLayout
 from storage.weights import Weights
 from storage.weights_registry import find_weights, is_location, load_segmenter, load_unregistered, registered_weights
@@ -35,6 +39,7 @@ class PredictWords:
         boxes: Boxes `x0,y0,x1,y1[,-]`.
         points: Points `x,y[,+|-]`.
         masks: Files with drawn masks.
+        prompts: A prompts file, instead of texts, boxes, points and masks.
         slice: Slice of a volume; None where there is only one, or a text is asked on all.
         alone: Whether a volume is segmented on that slice alone.
         threshold: Score above which instances are kept; None leaves it to the settings.
@@ -48,6 +53,7 @@ class PredictWords:
     boxes: tuple[str, ...]
     points: tuple[str, ...]
     masks: tuple[Path, ...]
+    prompts: Path | None
     slice: int | None
     alone: bool
     threshold: float | None
@@ -58,39 +64,86 @@ class PredictWords:
 def run_predict(store: StoreLayout, words: PredictWords) -> Path:
     """Segment the image and write the file; returns it."""
     settings = _settings(words)
-    boxes, points = [parse_box(text) for text in words.boxes], [parse_point(text) for text in words.points]
     form = form_of(words.out)
     image = read_input_image(words.image)
     volume = form is InstanceForm.NIFTI and image.depth > 1
-    everywhere = volume and words.slice is None and bool(words.texts) and not (boxes or points or words.masks)
-    z = None if everywhere else image.require_slice(words.slice)
-    masks = [mask for path in words.masks for mask in read_mask_prompts(path, z or 0)]
-    prompts = assemble_prompts(words.texts, boxes, points, settings.mode, masks)
-    caption = f"{words.weights}   {_asked(words)}   {settings.canonical()}"
-    request = PredictRequest(z, tuple(prompts), settings, words.out, caption)
+    asked = _asked(words, image, settings, volume=volume)
+    caption = f"{words.weights}   {_said(words)}   {settings.canonical()}"
+    request = PredictRequest(asked, volume and not words.alone and _are_keys(asked), settings, words.out, caption)
     check_request(image, request)
     segmenter = _load(store, words.weights, request)
-    through = volume and not words.alone and (everywhere or segmenter.capabilities.follows)
+    can = segmenter.capabilities
+    followed = request.followed and can.follows
     if volume:
-        say(_way(words, z, image.depth, segmenter.capabilities, through=through))
-    record = (predict_volume if through else predict_image)(image, request, segmenter)
+        say(_way(words, request, image.depth, can, followed=followed))
+    answer = predict_volume if followed or len(asked) > 1 else predict_image
+    record = answer(image, replace(request, followed=followed), segmenter)
     _report(record, image, settings)
     return words.out
 
 
-def _way(words: PredictWords, z: int | None, depth: int, can: Capabilities, *, through: bool) -> str:
+def _asked(
+    words: PredictWords, image: InputImage, settings: InferenceSettings, *, volume: bool
+) -> Mapping[int, Sequence[SlicePrompt]]:
+    """Prompts by slice: those of the command line are for one slice, a text without --slice for all of a volume."""
+    if words.prompts is not None:
+        return _asked_by_file(words, words.prompts, image, settings, volume=volume)
+    boxes, points = [parse_box(text) for text in words.boxes], [parse_point(text) for text in words.points]
+    everywhere = volume and words.slice is None and bool(words.texts) and not (boxes or points or words.masks)
+    slices = range(image.depth) if everywhere else (image.require_slice(words.slice),)
+    masks = [mask for path in words.masks for mask in read_mask_prompts(path, slices[0])]
+    prompts = assemble_prompts(words.texts, boxes, points, settings.mode, masks)
+    return dict.fromkeys(slices, prompts)
+
+
+def _asked_by_file(
+    words: PredictWords, file: Path, image: InputImage, settings: InferenceSettings, *, volume: bool
+) -> Mapping[int, Sequence[SlicePrompt]]:
+    if words.texts or words.boxes or words.points or words.masks:
+        msg = "--prompts FILE says all that is asked; leave out --text, --box, --point and --mask"
+        raise UsageError(msg)
+    asked = prompts_of_image(file, image.path, image.geometry, settings.mode)
+    if words.slice is not None:
+        z = image.require_slice(words.slice)
+        if z not in asked:
+            msg = f"{file} asks nothing on slice {z}; it has prompts on: {', '.join(map(str, sorted(asked)))}"
+            raise UsageError(msg)
+        return {z: asked[z]}
+    if len(asked) > 1 and not volume:
+        msg = (
+            f"{file} has prompts on {len(asked)} slices, and {words.out.name} holds one; name it with --slice, or "
+            f"write a label map ({InstanceForm.NIFTI})"
+        )
+        raise UsageError(msg)
+    return asked
+
+
+def _are_keys(asked: Mapping[int, Sequence[SlicePrompt]]) -> bool:
+    """Whether every structure is asked for on one slice alone."""
+    names = [prompt.structure for prompts in asked.values() for prompt in prompts]
+    return len(names) == len(set(names))
+
+
+def _way(words: PredictWords, request: PredictRequest, depth: int, can: Capabilities, *, followed: bool) -> str:
     """How a volume is gone through, before it takes its time."""
-    if z is None:
+    slices = sorted(request.prompts)
+    where = f"slice{'s' if len(slices) > 1 else ''} {', '.join(map(str, slices))}"
+    are = "are" if len(slices) > 1 else "is"
+    if len(slices) == depth:
         return f"asking on all {depth} slices; objects are linked by overlap"
-    if not through:
-        why = "as asked" if words.alone else f"{words.weights} has neither a tracker nor a detector to go on with"
-        return f"slice {z} alone is segmented, the others stay 0: {why}"
-    if can.propagation:
-        return f"slice {z} is prompted, what is drawn there is followed through all {depth} slices by the tracker"
-    return (
-        f"slice {z} is prompted; {words.weights} has no tracker, so what is drawn there is followed through {depth} "
-        "slices by detection on each, linked by overlap"
-    )
+    if followed and can.propagation:
+        return f"{where} {are} prompted, what is drawn there is followed through all {depth} slices by the tracker"
+    if followed:
+        return (
+            f"{where} {are} prompted; {words.weights} has no tracker, so what is drawn there is followed through "
+            f"{depth} slices by detection on each, linked by overlap"
+        )
+    why = f"{words.weights} has neither a tracker nor a detector to go on with"
+    if words.alone:
+        why = "as asked"
+    elif not request.followed:
+        why = "a structure is prompted on several, nothing is followed"
+    return f"{where} alone {are} segmented, the others stay 0: {why}"
 
 
 def _settings(words: PredictWords) -> InferenceSettings:
@@ -99,7 +152,9 @@ def _settings(words: PredictWords) -> InferenceSettings:
     return replace(settings, mode=PromptMode.INTERACTIVE) if words.points or words.masks else settings
 
 
-def _asked(words: PredictWords) -> str:
+def _said(words: PredictWords) -> str:
+    if words.prompts is not None:
+        return words.prompts.name
     clicked = [*words.points, *(f"mask {path.name}" for path in words.masks)]
     return "; ".join([*map(repr, words.texts), *(f"box {one}" for one in words.boxes), *clicked])
 
@@ -130,7 +185,7 @@ def _check_texts(request: PredictRequest) -> None:
     """Empty texts and special tokens are refused before a checkpoint is read."""
     from medsam3_core.sam3.tokenizer import clean
 
-    for prompt in request.prompts:
+    for prompt in request.all_prompts:
         if prompt.text is not None:
             clean(prompt.text)
 
@@ -141,25 +196,21 @@ def _require_capable(store: StoreLayout, name: str, can: Capabilities, request: 
     Raises:
         UnsupportedPromptError: If a head is missing.
     """
-    interactive = request.settings.mode is PromptMode.INTERACTIVE
+    prompts, mode = request.all_prompts, request.settings.mode
+    clicked = [prompt for prompt in prompts if is_interactive(prompt, mode)]
     needs = {
-        "interactive": interactive,
-        "text": not interactive and any(prompt.text is not None for prompt in request.prompts),
+        "interactive": bool(clicked),
+        "text": any(prompt.text is not None and prompt not in clicked for prompt in prompts),
     }
-    if request.settings.merge is Merge.SEMANTIC and (interactive or not can.text):
+    if request.settings.merge is Merge.SEMANTIC and (clicked or not can.text):
         msg = f"merge=semantic: {name} draws no semantic mask for these prompts; use merge=union or merge=best"
         raise UnsupportedPromptError(msg)
     for need, wanted in needs.items():
         if not wanted or getattr(can, need):
             continue
         able = [f"{item.name}@{item.version}" for item in registered_weights(store) if getattr(item.capabilities, need)]
-        what = (
-            "interactive head, which points, masks and mode=interactive need"
-            if need == "interactive"
-            else "text encoder"
-        )
         does = f"registered weights that have one: {', '.join(able)}" if able else _none_registered(need)
-        msg = f"{name} has no {what}; {does}"
+        msg = f"{name} has no {_HEADS[need]}; {does}"
         raise UnsupportedPromptError(msg)
 
 

@@ -1,12 +1,13 @@
 """Rows of a prompts file that a user wrote: read tolerantly, checked strictly, refused with row, value and remedy."""
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 from medsam3_core.errors import UsageError
 from medsam3_core.geometry import VolumeGeometry
+from medsam3_core.inference_settings import PromptMode
 from medsam3_core.prompt_rows import WHOLE_STRUCTURE, PromptRow, RowKind, runs_to_mask
 
 COLUMNS = tuple(field.name for field in fields(PromptRow))
@@ -28,18 +29,19 @@ _OPTIONAL: Mapping[RowKind, tuple[str, ...]] = {
 _ALWAYS = ("case_id", "slice", "structure", "instance", "kind")
 
 
-def prompt_row(values: Mapping[str, Any], number: int) -> PromptRow:
+def prompt_row(values: Mapping[str, Any], number: int, defaults: Mapping[str, Any] | None = None) -> PromptRow:
     """Read one row of a table; empty strings, None and NaN count as absent, `instance` defaults to 0.
 
     Args:
         values: Column to cell, texts or numbers; `mask_rle` is a sequence, or whole numbers separated by spaces.
         number: Row number for messages, from 1.
+        defaults: Values of columns that a row leaves empty.
 
     Raises:
         UsageError: If a column is unknown, missing for the kind or filled although the kind does not read it, a kind
             is unknown, a value is no number, or a box is inverted.
     """
-    given = {column: value for column, value in values.items() if not _is_absent(value)}
+    given = {**(defaults or {}), **{column: value for column, value in values.items() if not _is_absent(value)}}
     if unknown := [column for column in values if column not in COLUMNS]:
         raise _refusal(number, f"unknown column {unknown[0]!r}; the columns are: {', '.join(COLUMNS)}")
     kind = _kind(given, number)
@@ -87,6 +89,23 @@ def validate_rows(rows: Iterable[PromptRow], geometry: VolumeGeometry, *, first_
                 raise _refusal(number, str(error)) from None
 
 
+def objects_apart(rows: Sequence[PromptRow], mode: PromptMode) -> list[PromptRow]:
+    """The same rows with a structure name of its own for every object that the interactive head is to draw.
+
+    Rows of one instance that hold points or a mask, with `mode=interactive` also a box, become the structure
+    `NAME INSTANCE`: what is drawn can then be told apart. Examples of a concept stay together.
+    """
+    clicked = {RowKind.POINTS, RowKind.MASK, *([RowKind.BOX] if mode is PromptMode.INTERACTIVE else [])}
+    objects = {_object(row) for row in rows if row.kind in clicked and row.instance != WHOLE_STRUCTURE}
+    return [
+        replace(row, structure=f"{row.structure} {row.instance}") if _object(row) in objects else row for row in rows
+    ]
+
+
+def _object(row: PromptRow) -> tuple[int, str, int]:
+    return row.slice, row.structure, row.instance
+
+
 def _require_upright(row: PromptRow, number: int) -> None:
     x0, y0, x1, y1 = _box_edges(row)
     if not (x0 < x1 and y0 < y1):
@@ -123,8 +142,8 @@ def _require_point(row: PromptRow, number: int, shape_yx: tuple[int, int]) -> No
 
 def _kind(given: Mapping[str, Any], number: int) -> RowKind:
     kind = str(given.get("kind", ""))
-    if kind not in tuple(RowKind):
-        raise _refusal(number, f"unknown kind {kind!r}; the kinds are: {', '.join(RowKind)}")
+    if kind not in _NEEDED:
+        raise _refusal(number, f"unknown kind {kind!r}; the kinds are: {', '.join(_NEEDED)}")
     return RowKind(kind)
 
 

@@ -136,10 +136,13 @@ class SlicePass:
 
     def _follow_seeds(self, seeds: Sequence[Seed]) -> Iterator[FollowedSlice]:
         if isinstance(self._segmenter, FollowingSegmenter) and self._segmenter.capabilities.propagation:
-            return follow_with_tracker(self._segmenter, self._encoding, self._depth, seeds)
+            return follow_with_tracker(self._segmenter, self._encoding, self._depth, seeds, self._note)
         started = [seed for seed in seeds if seed.drawn is not None and len(seed.drawn.scores)]
         self._per_pass = 1  # detection ends where an object ends: what lies behind may not be asked for
         return follow_by_detection(self._segmenter, self._encoding, self._depth, started) if started else iter(())
+
+    def _note(self, seed: Seed, fallbacks: tuple[str, ...]) -> None:
+        self._runs[seed.run].builder.note(fallbacks)
 
     def _seeds(self, name: str, z: int) -> Iterator[Seed]:
         """What is drawn on a key slice: by the concept head, unless the tracker is to answer the prompt itself."""

@@ -72,11 +72,16 @@ class FollowedSlice:
 
 
 def follow_with_tracker(
-    segmenter: FollowingSegmenter, encoding_of: EncodingOf, count: int, seeds: Sequence[Seed]
+    segmenter: FollowingSegmenter,
+    encoding_of: EncodingOf,
+    count: int,
+    seeds: Sequence[Seed],
+    note: Callable[[Seed, tuple[str, ...]], None],
 ) -> Iterator[FollowedSlice]:
     """Follow all objects of all seeds in two sweeps; slices where nothing is left of a seed are not given.
 
-    The key slice itself is given only for seeds that the tracker answers.
+    The key slice itself is given only for seeds that the tracker answers. What it took to fit is told to `note`, also
+    where nothing is found.
     """
     owners: list[tuple[int, int]] = []
     prompts: list[VolumePrompt] = []
@@ -89,18 +94,16 @@ def follow_with_tracker(
     drawn = segmenter.follow(encoding_of, count, prompts, seeds[0].settings)
     for z, on_slice in groupby(drawn, key=lambda one: one.z):
         found: dict[int, list[tuple[int, NDArray[np.bool_], float]]] = {}
-        notes: tuple[str, ...] = ()
         for one in on_slice:
-            notes = one.fallbacks
             number, index = owners[one.index]
+            note(seeds[number], one.fallbacks)
             if one.score > _PRESENT and not (z == seeds[number].z and seeds[number].drawn is not None):
                 mask = one.mask
                 if mask.any():
                     found.setdefault(number, []).append((index, mask, one.score))
         for number, parts in found.items():
             objects, masks, scores = zip(*parts, strict=True)
-            drawn_here = _instances(masks, scores, notes)
-            yield FollowedSlice(seeds[number], z, drawn_here, np.array(objects, dtype=np.int64))
+            yield FollowedSlice(seeds[number], z, _instances(masks, scores), np.array(objects, dtype=np.int64))
 
 
 def follow_by_detection(

@@ -1,27 +1,24 @@
 """What `medsam3 segment` has to do: a cohort made of a source, texts or a prompts file, and no reference."""
 
-import csv
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import pyarrow.parquet as pq
 
 from medsam3_core.cases import CaseStatus
 from medsam3_core.digests import short_digest
 from medsam3_core.errors import UnsupportedPromptError, UsageError
 from medsam3_core.geometry import VolumeGeometry
 from medsam3_core.inference_settings import InferenceSettings
-from medsam3_core.prompt_files import prompt_row, validate_rows
+from medsam3_core.prompt_files import validate_rows
 from medsam3_core.prompt_policies import PromptKind, PromptPolicy
 from medsam3_core.prompt_rows import PromptRow
 from medsam3_core.structures import Structure
 from storage.catalog import connect
 from storage.cohorts import CaseRef, case_refs, latest_cases, read_cohort
 from storage.prompt_tables import index_prompts, write_prompts
+from storage.prompts_file import read_prompts_file
 from storage.readers.label_index import structure_slug
 from storage.readers.registry import AUTO, find_reader
 from storage.recipe_files import builtin_recipes
@@ -96,34 +93,6 @@ def structures_of_texts(texts: Sequence[str]) -> tuple[Structure, ...]:
         msg = f"several --text become the structure {doubled[0]!r}; write them more differently"
         raise UsageError(msg)
     return structures
-
-
-def read_prompts_file(path: Path) -> list[PromptRow]:
-    """Rows of a prompts file: CSV, Parquet or JSON (a list of objects), told by its ending.
-
-    Raises:
-        UsageError: If it is missing, of another kind, empty or broken; names file, row and remedy.
-    """
-    try:
-        if path.suffix.lower() == ".parquet":
-            table: list[Mapping[str, Any]] = pq.read_table(path).to_pylist()
-        elif path.suffix.lower() == ".json":
-            table = json.loads(path.read_text(encoding="utf-8-sig"))
-        elif path.suffix.lower() == ".csv":
-            with path.open(encoding="utf-8-sig", newline="") as handle:
-                table = list(csv.DictReader(handle))
-        else:
-            msg = f"{path} is neither .csv, .parquet nor .json; write the prompts as one of them"
-            raise UsageError(msg)
-    except (OSError, ValueError) as error:
-        if isinstance(error, UsageError):
-            raise
-        msg = f"prompts file {path} cannot be read: {error}"
-        raise UsageError(msg) from error
-    if not isinstance(table, list) or not table or not all(isinstance(row, dict) for row in table):
-        msg = f"prompts file {path} holds no rows; give at least one prompt"
-        raise UsageError(msg)
-    return [prompt_row(row, number) for number, row in enumerate(table, start=1)]
 
 
 def run_of_request(store: StoreLayout, request: SegmentRequest) -> tuple[Run, list[PromptRow]]:

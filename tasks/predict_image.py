@@ -1,7 +1,7 @@
 """Predict: read one image, ask one segmenter, write what it drew; nothing else of the store is touched."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,18 +24,24 @@ class PredictRequest:
     """What is asked of one image.
 
     Attributes:
-        z: Slice that the prompts are for; None for every slice of a volume.
-        prompts: Prompts, each answered by itself.
+        prompts: Prompts by slice, each answered by itself.
+        followed: Whether what is drawn on these slices of a volume is followed through the others.
         settings: Inference settings; with `merge=auto` every instance above the threshold is kept.
         out: File to write; the end of its name says what.
         caption: What a picture says about itself.
     """
 
-    z: int | None
-    prompts: tuple[SlicePrompt, ...]
+    prompts: Mapping[int, Sequence[SlicePrompt]]
+    followed: bool
     settings: InferenceSettings
     out: Path
     caption: str
+
+    @property
+    def all_prompts(self) -> list[SlicePrompt]:
+        """Prompts of all slices; one that is asked on many slices stands there once."""
+        found = {id(prompt): prompt for prompts in self.prompts.values() for prompt in prompts}
+        return list(found.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +70,12 @@ def check_request(image: InputImage, request: PredictRequest) -> None:
         UsageError: If the file cannot be of this kind, or a prompt leaves the slice.
     """
     form_of(request.out)
-    for prompt in request.prompts:
+    for prompt in request.all_prompts:
         require_inside(prompt, image.shape_yx)
 
 
 def predict_image(image: InputImage, request: PredictRequest, segmenter: Segmenter) -> PredictRecord:
-    """Answer the prompts on their slice and write all instances.
+    """Answer the prompts on the one slice that they are for and write all instances.
 
     Raises:
         UnsupportedPromptError: If the segmenter cannot take a prompt.
@@ -78,13 +84,13 @@ def predict_image(image: InputImage, request: PredictRequest, segmenter: Segment
         StoreError: If the file cannot be written.
     """
     started = time.perf_counter()
-    z = image.require_slice(request.z)
+    ((z, prompts),) = request.prompts.items()
     rgb = image.rgb(z, request.settings.window)
     encoding = segmenter.encode([rgb], request.settings)[0]
-    answers = segmenter.segment(encoding, request.prompts, request.settings)
+    answers = segmenter.segment(encoding, prompts, request.settings)
     drawn = [
         PromptedInstances(prompt, _kept(answer, prompt, request.settings))
-        for prompt, answer in zip(request.prompts, answers, strict=True)
+        for prompt, answer in zip(prompts, answers, strict=True)
     ]
     seconds = time.perf_counter() - started
     write_instances(request.out, image, z, drawn, request.caption, request.settings.window)
@@ -94,7 +100,7 @@ def predict_image(image: InputImage, request: PredictRequest, segmenter: Segment
 
 
 def predict_volume(image: InputImage, request: PredictRequest, segmenter: Segmenter) -> PredictRecord:
-    """Answer the prompts on their slice and follow what is drawn, or on every slice; write a label map.
+    """Answer the prompts on their slices, follow what is drawn where that is asked, and write a label map.
 
     Raises:
         UsageError: If anything but a label map is to be written.
@@ -105,17 +111,16 @@ def predict_volume(image: InputImage, request: PredictRequest, segmenter: Segmen
         msg = f"a volume is written as a label map; end {request.out.name} in {InstanceForm.NIFTI}"
         raise UsageError(msg)
     started = time.perf_counter()
-    names = [prompt.structure for prompt in request.prompts]
+    names = list(dict.fromkeys(prompt.structure for prompt in request.all_prompts))
     merge = Merge.UNION if request.settings.merge is Merge.AUTO else request.settings.merge
-    asked = range(image.depth) if request.z is None else (request.z,)
     answer = segment_volume(
         segmenter,
         image.rgb,
         image.geometry,
-        {_RUN: {z: list(request.prompts) for z in asked}},
+        {_RUN: request.prompts},
         {_RUN: replace(request.settings, merge=merge)},
         names,
-        followed=[] if request.z is None else [_RUN],
+        followed=[_RUN] if request.followed else [],
     )[_RUN]
     seconds = time.perf_counter() - started
     slices = write_structures(request.out, image, answer)

@@ -259,6 +259,126 @@ def test_clicks_on_golden_weights_give_the_official_masks(medsam3: Medsam3, tmp_
         np.testing.assert_allclose(arrays(out)["scores"], [io[f"{case}.iou"][0, best].item()], atol=5e-6)
 
 
+# ---- A prompts file ----
+
+
+def written(path: Path, *rows: dict[str, object]) -> Path:
+    """A prompts file in CSV, a column for every key that any row has."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [",".join(str(row.get(name, "")) for name in columns) for row in rows]
+    path.write_text("\n".join([",".join(columns), *lines]) + "\n")
+    return path
+
+
+def click(structure: str, instance: int, x: float, y: float, label: int = 1, **more: object) -> dict[str, object]:
+    return {"structure": structure, "instance": instance, "kind": "points", "x": x, "y": y, "label": label, **more}
+
+
+@needs_golden
+def test_a_file_holds_several_objects_by_points_and_each_is_answered_as_if_alone(
+    medsam3: Medsam3, tmp_path: Path
+) -> None:
+    words = ("predict", GOLDEN / "image.png", "--weights", LAYOUTS["released"], *FP32)
+    rows = [click("nucleus", 1, 40, 50), click("nucleus", 2, 100, 70), click("nucleus", 1, 10, 10, 0)]
+    file = written(tmp_path / "clicks.csv", *rows)
+    medsam3(*words, "--prompts", file, "--out", tmp_path / "both.npz")
+    medsam3(*words, "--point", "40,50", "--point", "10,10,-", "--out", tmp_path / "one.npz")
+    medsam3(*words, "--point", "100,70", "--out", tmp_path / "other.npz")
+    both, alone = arrays(tmp_path / "both.npz"), [arrays(tmp_path / f"{name}.npz") for name in ("one", "other")]
+    assert both["prompts"].tolist() == ["nucleus 1", "nucleus 2"]
+    assert both["prompt"].tolist() == [0, 1]
+    np.testing.assert_array_equal(both["masks"], np.concatenate([one["masks"] for one in alone]))
+    np.testing.assert_allclose(both["scores"], np.concatenate([one["scores"] for one in alone]), atol=1e-6)
+
+
+@needs_golden
+def test_a_file_may_ask_one_image_in_every_way(medsam3: Medsam3, tmp_path: Path) -> None:
+    rows = [
+        {"structure": "tumor", "kind": "text", "text": "liver tumor"},
+        {"structure": "tumor", "kind": "box", "x0": 20, "y0": 20, "x1": 70, "y1": 80, "label": 1},
+        {"structure": "tumor", "kind": "box", "x0": 90, "y0": 20, "x1": 120, "y1": 60, "label": 0},
+        {"structure": "cyst", "kind": "box", "x0": 5, "y0": 5, "x1": 40, "y1": 40},
+        click("vessel", 1, 100, 70),
+    ]
+    words = ("predict", GOLDEN / "image.png", "--weights", LAYOUTS["released"], *FP32, "--threshold", "0.3")
+    medsam3(*words, "--prompts", written(tmp_path / "all.csv", *rows), "--out", tmp_path / "all.npz")
+    found = arrays(tmp_path / "all.npz")
+    assert found["prompts"].tolist() == ["tumor", "cyst", "vessel 1"]
+    boxes = ("--box", "20,20,70,80", "--box", "90,20,120,60,-")
+    asked = {
+        "tumor": ("--text", "liver tumor", *boxes),
+        "cyst": ("--box", "5,5,40,40"),
+        "vessel": ("--point", "100,70"),
+    }
+    for number, one in enumerate(asked.values()):
+        medsam3(*words, *one, "--out", tmp_path / "one.npz")
+        alone = arrays(tmp_path / "one.npz")
+        np.testing.assert_array_equal(found["masks"][found["prompt"] == number], alone["masks"])
+
+
+def test_a_file_of_a_volume_asks_on_the_slices_that_it_names(medsam3: Medsam3, volume: Path, tmp_path: Path) -> None:
+    box = {"structure": "liver", "kind": "box", "x0": 4, "y0": 6, "x1": 20, "y1": 30}
+    file = written(tmp_path / "boxes.csv", *({"case_id": "volume", "slice": z, **box} for z in (1, 3)))
+    words = ("predict", volume, "--weights", "baseline:box", "--prompts", file)
+    done = medsam3(*words, "--out", tmp_path / "labels.nii.gz")
+    assert "slices 1, 3 alone are segmented, the others stay 0: a structure is prompted on several" in done.err
+    labels = np.asarray(nib.load(tmp_path / "labels.nii.gz").dataobj)
+    assert np.flatnonzero(labels.any(axis=(0, 1))).tolist() == [1, 3]
+    assert (labels > 0).sum() == 2 * 16 * 24
+    assert "holds one; name it with --slice" in medsam3(*words, "--out", tmp_path / "a.npz", code=2).err
+    medsam3(*words, "--slice", 3, "--out", tmp_path / "a.npz")
+    assert arrays(tmp_path / "a.npz")["masks"].sum() == 16 * 24
+    assert "asks nothing on slice 2; it has prompts on: 1, 3" in medsam3(
+        *words, "--slice", 2, "--out", tmp_path / "a.npz", code=2
+    ).err  # fmt: skip
+
+
+def test_structures_of_a_file_that_stand_on_one_slice_each_are_followed_from_there(
+    medsam3: Medsam3, volume: Path, tmp_path: Path
+) -> None:
+    rows = [{"structure": name, "slice": z, "kind": "text", "text": name} for z, name in ((1, "liver"), (3, "polyp"))]
+    words = ("predict", volume, "--weights", "tiny-untrained", "--threshold", "0.2")
+    file = written(tmp_path / "texts.csv", *rows)
+    done = medsam3(*words, "--prompts", file, "--out", tmp_path / "all.nii.gz")
+    assert "slices 1, 3 are prompted; tiny-untrained has no tracker, so what is drawn there is followed" in done.err
+    labels = np.asarray(nib.load(tmp_path / "all.nii.gz").dataobj)
+    assert labels[..., 1].any()
+    assert labels[..., 3].any()
+
+
+@pytest.mark.parametrize(
+    ("rows", "words", "message"),
+    [
+        ([{"kind": "box", "x0": 1, "y0": 1, "x1": 161, "y1": 9}], (), "row 1 of the prompts: box 1,1,161,9 leaves"),
+        (
+            [{"kind": "box", "x0": 9, "y0": 1, "x1": 9, "y1": 9}],
+            (),
+            "row 1 of the prompts: box 9,1,9,9 is empty or inve",
+        ),
+        ([{"kind": "points", "x": 160, "y": 9}], (), "row 1 of the prompts: point 160,9 is outside"),
+        ([{"kind": "points", "x": 16, "y": 9}], (), "tiny-untrained has no interactive head"),
+        ([{"kind": "text"}], (), "row 1 of the prompts: text is missing"),
+        ([{"kind": "text", "text": "a <|endoftext|>"}], (), "contains the special token <|endoftext|>"),
+        ([{"kind": "text", "text": "a", "slice": 1}], (), "row 1 of the prompts: slice=1 does not exist"),
+        ([{"kind": "request", "text": "a"}], (), "unknown kind 'request'; the kinds are: text, box, points, mask"),
+        ([{"kind": "text", "text": "a", "case_id": name} for name in "xy"], (), "none of them 'phantom': x, y"),
+        ([{"kind": "text", "text": "a"}], ("--text", "b"), "--prompts FILE says all that is asked"),
+    ],
+)
+def test_prompts_files_that_do_not_fit_are_refused(
+    medsam3: Medsam3,
+    picture: Path,
+    tmp_path: Path,
+    rows: list[dict[str, object]],
+    words: tuple[str, ...],
+    message: str,
+) -> None:
+    file = written(tmp_path / "bad.csv", *({"structure": "liver", **row} for row in rows))
+    asked = ("--weights", "tiny-untrained", "--prompts", file, *words, "--out", tmp_path / "a.npz")
+    assert message in medsam3("predict", picture, *asked, code=2).err
+    assert not (tmp_path / "a.npz").exists()
+
+
 # ---- Refusals: exit code 2, one message, nothing written ----
 
 

@@ -5,7 +5,8 @@ import pytest
 
 from medsam3_core.errors import UsageError
 from medsam3_core.geometry import VolumeGeometry
-from medsam3_core.prompt_files import prompt_row, validate_rows
+from medsam3_core.inference_settings import PromptMode
+from medsam3_core.prompt_files import objects_apart, prompt_row, validate_rows
 from medsam3_core.prompt_rows import PromptRow, RowKind, mask_to_runs, runs_to_mask, slice_prompts
 from medsam3_core.prompts import BoxPrompt, PointPrompt
 
@@ -109,7 +110,7 @@ def test_runs_are_read_from_a_list_or_from_text():
     [
         (
             {"kind": "circle"},
-            "row 7 of the prompts: unknown kind 'circle'; the kinds are: request, text, box, points, mask",
+            "row 7 of the prompts: unknown kind 'circle'; the kinds are: text, box, points, mask",
         ),
         ({"kind": ""}, "unknown kind ''"),
         ({"xmin": 3}, "unknown column 'xmin'; the columns are: case_id, slice"),
@@ -148,3 +149,22 @@ def test_a_row_that_does_not_fit_its_volume_is_refused(row, complaint):
 
 def test_rows_on_the_very_edge_fit():
     validate_rows([box(0, 0, 10, 8, z=2), point(9, 7), text("liver")], GEOMETRY)
+
+
+@pytest.mark.parametrize(
+    ("mode", "names"),
+    [
+        (PromptMode.CONCEPT, ["liver 1", "liver 2", "liver 1", "liver", "liver 2", "liver"]),
+        (PromptMode.INTERACTIVE, ["liver 1", "liver 2", "liver 1", "liver 3", "liver 2", "liver"]),
+    ],
+)
+def test_objects_to_be_drawn_get_names_of_their_own_and_examples_stay_together(mode, names):
+    rows = [
+        point(1, 1, instance=1),
+        point(5, 5, instance=2),
+        point(2, 1, 0, instance=1),
+        box(1, 1, 3, 4, instance=3),
+        box(4, 4, 6, 6, instance=2),
+        point(7, 7),
+    ]
+    assert [row.structure for row in objects_apart(rows, mode)] == names

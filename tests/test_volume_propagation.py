@@ -54,6 +54,19 @@ def test_the_tracker_follows_a_box_to_both_sides_and_encodes_each_slice_once(tra
     assert result.fallbacks == ()
 
 
+@pytest.mark.parametrize(("dtype", "mode"), [(Dtype.MIXED, PromptMode.INTERACTIVE), (Dtype.BF16, PromptMode.CONCEPT)])
+def test_the_tracker_follows_in_reduced_precision_nearly_as_in_fp32(tracking, dtype, mode):
+    """The encoder gives bf16 and the tracker counts pixels in fp32: every cast between them is met on this way."""
+    exact, reduced = (
+        follow(tracking, {2: [BOX]}, InferenceSettings(dtype=one, resolution=112, mode=mode), 4)["a"].labels("liver")
+        > 0
+        for one in (Dtype.FP32, dtype)
+    )
+    assert reduced[3:].any()
+    assert reduced[:2].any()
+    assert (exact != reduced).mean() < 0.1
+
+
 def test_a_followed_object_keeps_its_number(tracking):
     labels = follow(tracking, {2: [SlicePrompt("liver", points=((PointPrompt(20, 20),),))]}, CLICKED)["a"].labels(
         "liver"

@@ -102,20 +102,28 @@ class LoadedNetwork:
             return ladder.run(items, compute)
 
     def sweep(self, follow: Callable[[Sam3Network], Iterator[Answer]], settings: InferenceSettings) -> Iterator[Answer]:
-        """What a way through a volume gives; where memory runs out it begins again on the CPU, if that is allowed.
+        """What a way through a volume gives; after a move to the CPU it begins again there.
+
+        The move may be its own, or that of an encoder pass on its way: the tracker must not stay behind on the
+        accelerator that is full, beside a second network on the CPU.
 
         Raises:
             torch.OutOfMemoryError: If it does not fit and may not move.
         """
-        try:
-            yield from follow(self.network_for(settings))
-        except torch.OutOfMemoryError:
-            if not self._may_move():
-                raise
-        else:
-            return
-        self._move_to_cpu()
-        yield from follow(self.network_for(settings))
+        while True:
+            device = self.device
+            try:
+                for answer in follow(self.network_for(settings)):
+                    if self.device != device:
+                        break
+                    yield answer
+                else:
+                    return
+            except torch.OutOfMemoryError:
+                if self.device == device and not self._may_move():
+                    raise
+            if self.device == device:
+                self._move_to_cpu()
 
     def _build(self, precision: Precision, resolution: int) -> Sam3Network:
         try:

@@ -177,11 +177,12 @@ class Sam3Segmenter:
                     require_inside(one.prompt, encoding.shape_yx)
             return encoding
 
-        given: set[tuple[int, int]] = set()
-        for drawn in self._loaded.sweep(lambda network: propagate(network, checked, count, prompts), settings):
+        loaded, given = self._loaded, set[tuple[int, int]]()
+        for drawn in loaded.sweep(lambda network: propagate(network, checked, count, prompts), settings):
             if (drawn.index, drawn.z) not in given:  # after a move to the CPU the sweeps begin again
                 given.add((drawn.index, drawn.z))
-                yield drawn
+                # Its encoding may have been made before the step that the tracker took to fit.
+                yield replace(drawn, fallbacks=tuple(dict.fromkeys((*drawn.fallbacks, *loaded.images.steps))))
 
     def encoding_identity(self, settings: InferenceSettings) -> tuple[str, ...]:
         """All that decides what the encoding of a slice is, apart from slice and weights."""

@@ -1,0 +1,83 @@
+"""A prompts file that a user wrote: CSV, Parquet or JSON, for the cases of a source or for one image."""
+
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from medsam3_core.cases import slug_case_id
+from medsam3_core.errors import UsageError
+from medsam3_core.geometry import VolumeGeometry
+from medsam3_core.inference_settings import PromptMode
+from medsam3_core.prompt_files import objects_apart, prompt_row, validate_rows
+from medsam3_core.prompt_rows import PromptRow, slice_prompts
+from medsam3_core.prompts import SlicePrompt
+
+
+def read_prompts_file(path: Path, defaults: Mapping[str, Any] | None = None) -> list[PromptRow]:
+    """Rows of a prompts file: CSV, Parquet or JSON (a list of objects), told by its ending.
+
+    Args:
+        path: The file.
+        defaults: Values of columns that a row leaves empty.
+
+    Raises:
+        UsageError: If it is missing, of another kind, empty or broken; names file, row and remedy.
+    """
+    try:
+        table = _table(path)
+    except (OSError, ValueError) as error:
+        if isinstance(error, UsageError):
+            raise
+        msg = f"prompts file {path} cannot be read: {error}"
+        raise UsageError(msg) from error
+    if not isinstance(table, list) or not table or not all(isinstance(row, dict) for row in table):
+        msg = f"prompts file {path} holds no rows; give at least one prompt"
+        raise UsageError(msg)
+    return [prompt_row(row, number, defaults) for number, row in enumerate(table, start=1)]
+
+
+def prompts_of_image(
+    path: Path, image: Path, geometry: VolumeGeometry, mode: PromptMode
+) -> dict[int, list[SlicePrompt]]:
+    """What a prompts file asks of one image, slice by slice; every object to be drawn is a prompt of its own.
+
+    Rows of other images are left out: those whose `case_id` is not the image's name. Where the file speaks of one case
+    only, or of none, it is this one.
+
+    Raises:
+        UsageError: If the file is broken, does not speak of this image, or a row does not fit it.
+    """
+    name = image.name.removesuffix(".gz").rpartition(".")[0] or image.name
+    rows = read_prompts_file(path, {"case_id": name, **({"slice": 0} if geometry.shape_zyx[0] == 1 else {})})
+    cases = list(dict.fromkeys(row.case_id for row in rows))
+    meant = cases[0] if len(cases) == 1 else next((one for one in cases if one in (name, slug_case_id(name))), None)
+    if meant is None:
+        msg = (
+            f"{path} has prompts for {len(cases)} cases, none of them {name!r}: {', '.join(cases[:5])}; name this "
+            "image in the column case_id, or leave out the other rows"
+        )
+        raise UsageError(msg)
+    for number, row in enumerate(rows, start=1):
+        if row.case_id == meant:
+            validate_rows([row], geometry, first_number=number)
+    own = objects_apart([row for row in rows if row.case_id == meant], mode)
+    return slice_prompts(own, geometry.shape_zyx[1:])
+
+
+def _table(path: Path) -> list[Mapping[str, Any]]:
+    ending = path.suffix.lower()
+    if ending == ".parquet":
+        rows: list[Mapping[str, Any]] = pq.read_table(path).to_pylist()
+        return rows
+    if ending == ".json":
+        listed: list[Mapping[str, Any]] = json.loads(path.read_text(encoding="utf-8-sig"))
+        return listed
+    if ending == ".csv":
+        with path.open(encoding="utf-8-sig", newline="") as handle:
+            return list(csv.DictReader(handle))
+    msg = f"{path} is neither .csv, .parquet nor .json; write the prompts as one of them"
+    raise UsageError(msg)
