@@ -22,15 +22,18 @@ def navigate() -> None:
     show_css()
     cases = _page(page_cases.show, "Cases", "cases", "imagesmode")
     to_case = partial(_open_case, cases)
+    board = _page(page_leaderboard.show, "Leaderboard", "start", "leaderboard", default=True)
     chosen = st.navigation(
         [
-            _page(page_leaderboard.show, "Leaderboard", "leaderboard", "leaderboard", default=True),
+            board,
             _page(partial(page_compare.show, to_case), "Compare", "compare", "compare_arrows"),
             cases,
             _page(page_runs.show, "Runs", "runs", "history"),
             _page(partial(page_failures.show, to_case), "Failures", "failures", "report"),
             _page(page_try.show, "Try", "try", "draw"),
             _page(page_sql.show, "SQL", "sql", "database"),
+            # Streamlit serves the first page at the root alone; people type its name like that of any other.
+            st.Page(partial(st.switch_page, board), title="Leaderboard", url_path="leaderboard", visibility="hidden"),
         ],
         position="top",
     )

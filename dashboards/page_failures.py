@@ -9,14 +9,14 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from dashboards import queries
+from dashboards.failure_kinds import with_kinds
 from dashboards.page_parts import accepted_cases, chart, colours, heading, store
 from dashboards.style import colour_of, styled
 from storage.comparison_words import short_prompt
 from storage.store_layout import StoreLayout
 
-_INGEST = "ingest"
 _LONGEST = 60
-_FEW = 12
+_MOST_BARS = 12
 
 
 def show(open_case: Callable[[str, str], None]) -> None:
@@ -26,9 +26,9 @@ def show(open_case: Callable[[str, str], None]) -> None:
     if failures.empty:
         st.success("Every planned case has a score.", icon=":material/check:")
         return
-    failures["label"] = failures["label"].fillna(_INGEST)
+    failures = with_kinds(failures)
     groups = (
-        failures.groupby(["status", "reason"], dropna=False)
+        failures.groupby(["status", "kind"])
         .agg(
             times=("case_id", "size"),
             cases=("case_id", "nunique"),
@@ -38,13 +38,18 @@ def show(open_case: Callable[[str, str], None]) -> None:
         .reset_index()
         .sort_values("times", ascending=False, ignore_index=True)
     )
-    chart(_reasons_figure(failures, list(groups["reason"])), key="reasons")
-    st.markdown("**Reasons** (select one to narrow the list below)")
-    picked: Any = st.dataframe(groups, hide_index=True, on_select="rerun", selection_mode="single-row", key="reason")
+    chart(_reasons_figure(failures, list(dict.fromkeys(groups["kind"]))[:_MOST_BARS]), key="reasons")
+    st.markdown("**Reasons** (select one to narrow the list below; … stands for names and numbers that differ)")
+    picked: Any = st.dataframe(
+        groups, hide_index=True, on_select="rerun", selection_mode="single-row", key="reason",
+        column_config={"kind": st.column_config.TextColumn("reason", width="large")},
+        height=min(38 + 35 * len(groups), 300),
+    )  # fmt: skip
     if picked.selection.rows:
-        reason = groups.iloc[picked.selection.rows[0]]["reason"]
-        failures = failures[failures["reason"] == reason].reset_index(drop=True)
-    st.markdown("**Cases** (select one to see it)")
+        chosen_kind = groups.iloc[picked.selection.rows[0]]
+        failures = failures[(failures["kind"] == chosen_kind["kind"]) & (failures["status"] == chosen_kind["status"])]
+        failures = failures.reset_index(drop=True)
+    st.markdown(f"**Cases** ({len(failures):,}; select one to see it)")
     table = failures[["cohort", "case_id", "label", "prompt", "status", "reason", "source", "finished_at"]].copy()
     table["prompt"] = table["prompt"].map(short_prompt, na_action="ignore")
     chosen: Any = st.dataframe(
@@ -60,27 +65,29 @@ def show(open_case: Callable[[str, str], None]) -> None:
         st.warning(f"{row['case_id']} was rejected at ingest, so no volume is stored. Source: {row['source']}")
 
 
-def _reasons_figure(failures: pd.DataFrame, reasons: list[str]) -> go.Figure:
+def _reasons_figure(failures: pd.DataFrame, kinds: list[str]) -> go.Figure:
+    """The most frequent kinds of reasons, coloured by the weights that met them."""
     figure = go.Figure()
     shown = colours()
+    failures = failures[failures["kind"].isin(kinds)]
     for label, part in failures.groupby("label", sort=False):
-        counts = part["reason"].value_counts()
+        counts = part["kind"].value_counts()
         figure.add_bar(
-            y=[_short(reason) for reason in counts.index], x=counts.to_numpy(), orientation="h", name=str(label),
+            y=[_short(kind) for kind in counts.index], x=counts.to_numpy(), orientation="h", name=str(label),
             marker={"color": colour_of(str(label), shown)}, hovertemplate="%{x} times<extra>%{fullData.name}</extra>",
         )  # fmt: skip
-    order = list(dict.fromkeys(_short(reason) for reason in reasons))[::-1]
+    order = list(dict.fromkeys(_short(kind) for kind in kinds))[::-1]
+    longest = int(failures["kind"].value_counts().max())
     figure.update_layout(barmode="stack", bargap=0.35)
     figure.update_yaxes(categoryorder="array", categoryarray=order)
     figure.update_xaxes(
-        title="case-and-run pairs (count)", rangemode="tozero", dtick=1 if len(failures) <= _FEW else None
+        title="case-and-run pairs (count)", rangemode="tozero", dtick=1 if longest <= _MOST_BARS else None
     )
     return styled(figure, height=min(140 + 34 * len(order), 600))
 
 
-def _short(reason: str) -> str:
-    text = str(reason)
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+def _short(kind: str) -> str:
+    return kind if len(kind) <= _LONGEST else kind[: _LONGEST - 1] + "…"
 
 
 def _joined(values: pd.Series) -> str:

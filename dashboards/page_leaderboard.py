@@ -11,6 +11,7 @@ from dashboards import queries
 from dashboards.figures import cost_figure, leaderboard_figure
 from dashboards.inter_rater import inter_rater_scores
 from dashboards.page_parts import accepted_cases, chart, colours, heading, leaderboard, nothing_yet, pick, store
+from dashboards.protocol_effect import EXPLAINED, NO_PRESET_RUN, STEPS, protocol_sentences, steps_of_split
 from dashboards.style import METRIC_NAMES
 from storage.comparison_words import short_prompt
 from storage.store_layout import StoreLayout
@@ -110,22 +111,17 @@ def _table(rows: pd.DataFrame, metric: str) -> None:
 def _show_protocol(cohort: str, split: str | None) -> None:
     """What of a published number is protocol."""
     st.markdown("**How much is protocol**: Dice, ours and as the published Medical-SAM3 toolkit counts it")
-    steps = _protocol_steps(str(store().root), cohort)
-    steps = steps[steps["split"] == split] if isinstance(split, str) else steps[steps["split"].isna()]
+    steps = steps_of_split(_protocol_steps(str(store().root), cohort), split)
     if steps.empty:
-        nothing_yet("No run of the published protocol.", "Add `--preset medical-sam3-v1` to a benchmark.")
+        nothing_yet("No run that can be read by the published protocol.", NO_PRESET_RUN)
         return
-    columns = {
-        "kind": "prompt", "ours": "our protocol", "settings": "its settings", "formulas": "its denominators",
-        "published": "both: as published", "n": "rows in its mean",
-    }  # fmt: skip
-    numbers = {text: st.column_config.NumberColumn(format="%.3f") for text in list(columns.values())[1:5]}
+    for sentence in protocol_sentences(steps, cohort)[:2]:
+        st.markdown(sentence)
+    columns = {"kind": "prompt", **STEPS, "n": "rows in its mean"}
+    numbers = {text: st.column_config.NumberColumn(format="%.3f") for text in STEPS.values()}
     table = steps.drop(columns="split").rename(columns={"label": "weights", **columns})
     st.dataframe(table, hide_index=True, column_config=numbers, height=min(38 + 35 * len(table), 300))
-    st.caption(
-        "It keeps the one instance with the highest score above 0.1, leaves out cases without the structure and drops "
-        "boxes that get no mask; docs/metrics.md has its formulas."
-    )
+    st.caption(EXPLAINED if steps["published"].notna().any() else f"{EXPLAINED} {NO_PRESET_RUN}")
 
 
 def _second_rater(cohort: str, metric: str) -> dict[str, float]:

@@ -10,7 +10,7 @@ from dashboards.case_viewer import case_picture
 from dashboards.page_parts import accepted_cases, colours, heading, nothing_yet, pick, show_errors, store
 from dashboards.style import colour_of
 from dashboards.trials import TrialAnswer, TrialPrompt, TrialSegmenter, load_trial_segmenter, weights_names
-from dashboards.uploads import UPLOAD_SUFFIXES, UploadedImage, read_upload
+from dashboards.uploads import READABLE, UploadedImage, read_upload
 from dashboards.viewer_figure import add_box, add_outline, add_points, make_selectable, slice_figure
 from medsam3_core.errors import Medsam3Error
 
@@ -60,7 +60,7 @@ def _choose_case() -> tuple[NDArray[np.uint8], tuple[float, float], str] | None:
 
 
 def _choose_upload() -> tuple[NDArray[np.uint8], tuple[float, float], str] | None:
-    file = st.file_uploader("PNG, JPEG, TIFF, BMP, NIfTI or DICOM", UPLOAD_SUFFIXES)
+    file = st.file_uploader(READABLE)
     if file is None:
         return None
     with show_errors():

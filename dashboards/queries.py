@@ -141,7 +141,8 @@ def protocol_steps(store: StoreLayout, cohort: str) -> pd.DataFrame:
     """How a mean Dice changes from our protocol to the published one, per weights, prompt kind and structure.
 
     `ours` has our settings and denominators, `settings` the preset's settings and our denominators, `formulas` our
-    settings and the toolkit's denominators, `published` both; NULL where there is no such run.
+    settings and the toolkit's denominators, `published` both; NULL where there is no such run. Every run of ours has
+    the toolkit's denominators too, so that this step is known without a run of the preset.
     """
     return _ask(
         store,
@@ -156,8 +157,9 @@ def protocol_steps(store: StoreLayout, cohort: str) -> pd.DataFrame:
             max(dice_mean_failures_as_zero) FILTER (NOT is_preset AND settings_id = $ours) AS ours,
             max(dice_mean_failures_as_zero) FILTER (is_preset) AS settings,
             max(theirs) FILTER (NOT is_preset AND settings_id = $ours) AS formulas,
-            max(theirs) FILTER (is_preset) AS published, max(n) FILTER (is_preset) AS n
-        FROM runs_of_both GROUP BY ALL HAVING published IS NOT NULL ORDER BY structure, label, kind""",
+            max(theirs) FILTER (is_preset) AS published, coalesce(max(n) FILTER (is_preset), max(n)) AS n
+        FROM runs_of_both WHERE is_preset OR settings_id = $ours
+        GROUP BY ALL HAVING published IS NOT NULL OR formulas IS NOT NULL ORDER BY structure, label, kind""",
         cohort=cohort,
         ours=InferenceSettings().settings_id,
     )

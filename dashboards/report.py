@@ -10,8 +10,18 @@ import pandas as pd
 from dashboards import queries
 from dashboards.comparison_figures import difference_figure, forest_figure, paired_scatter
 from dashboards.figures import cost_figure, leaderboard_figure
+from dashboards.protocol_effect import EXPLAINED, NO_PRESET_RUN, protocol_figure, protocol_sentences, steps_of_split
 from dashboards.report_cases import case_gallery
-from dashboards.report_html import failure_table, leaderboard_table, notes, page, plot, protocol_table, section
+from dashboards.report_html import (
+    failure_table,
+    leaderboard_table,
+    notes,
+    page,
+    plot,
+    protocol_steps_table,
+    protocol_table,
+    section,
+)
 from dashboards.style import weights_colours
 from dashboards.summary_words import summary_sentences
 from medsam3_core.errors import UsageError
@@ -41,7 +51,7 @@ def write_report(store: StoreLayout, out: Path) -> Path:
     comparisons = list(_comparisons(store, board))
     body = [
         section("Summary", notes(summary_sentences(board, cohorts, failures, comparisons), tag="p")),
-        *_leaderboard_sections(board, colours),
+        *_leaderboard_sections(store, board, colours),
         *(_comparison_section(item, colours) for item in comparisons),
         section("Best and worst cases", case_gallery(store, board, colours)),
         section("Failures", failure_table(failures)),
@@ -54,7 +64,8 @@ def write_report(store: StoreLayout, out: Path) -> Path:
     return out
 
 
-def _leaderboard_sections(board: pd.DataFrame, colours: Mapping[str, str]) -> Iterator[str]:
+def _leaderboard_sections(store: StoreLayout, board: pd.DataFrame, colours: Mapping[str, str]) -> Iterator[str]:
+    steps = {cohort: queries.protocol_steps(store, cohort) for cohort in dict.fromkeys(board["cohort"])}
     for (cohort, split), rows in board.groupby(["cohort", "split"], sort=False, dropna=False):
         name = f"Leaderboard: {cohort}, {f'split {split}' if isinstance(split, str) else 'all cases'}"
         yield section(
@@ -64,7 +75,19 @@ def _leaderboard_sections(board: pd.DataFrame, colours: Mapping[str, str]) -> It
             leaderboard_table(rows, colours),
             "<h3>What it costs</h3>",
             plot(cost_figure(rows, _METRIC, colours)),
+            *_protocol_parts(steps_of_split(steps[cohort], split), str(cohort), colours),
         )
+
+
+def _protocol_parts(steps: pd.DataFrame, cohort: str, colours: Mapping[str, str]) -> Iterator[str]:
+    """How much of the numbers above is protocol; nothing where no run can be read by the published one."""
+    if steps.empty:
+        return
+    yield "<h3>How much is protocol</h3>"
+    yield notes(protocol_sentences(steps, cohort), tag="p")
+    yield plot(protocol_figure(steps, colours))
+    yield protocol_steps_table(steps, colours)
+    yield notes([EXPLAINED] if steps["published"].notna().all() else [EXPLAINED, NO_PRESET_RUN])
 
 
 def _comparisons(store: StoreLayout, board: pd.DataFrame) -> Iterator[Comparison]:

@@ -8,6 +8,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from dashboards.failure_kinds import with_kinds
+from dashboards.protocol_effect import STEPS
 from dashboards.style import ACCENT, FONT, GRID, INK, MUTED, colour_of
 from storage.comparison_words import short_prompt
 
@@ -99,8 +101,10 @@ def failure_table(failures: pd.DataFrame) -> str:
     if failures.empty:
         return "<p>None: every planned case has a score.</p>"
     cells = []
-    groups = failures.assign(label=failures["label"].fillna("ingest")).groupby(["status", "reason"], dropna=False)
-    for (status, reason), part in sorted(groups, key=lambda item: -len(item[1])):
+    for (status, kind), part in sorted(
+        with_kinds(failures).groupby(["status", "kind"]), key=lambda item: -len(item[1])
+    ):
+        reason = kind if len(set(part["reason"])) > 1 else part["reason"].iloc[0] or kind
         names = list(dict.fromkeys(part["cohort"] + "/" + part["case_id"]))
         more = f" and {len(names) - _MOST_FAILED_CASES} more" if len(names) > _MOST_FAILED_CASES else ""
         cells.append(
@@ -109,6 +113,19 @@ def failure_table(failures: pd.DataFrame) -> str:
              html.escape(", ".join(names[:_MOST_FAILED_CASES]) + more)]
         )  # fmt: skip
     return _table(("status", "reason", "times", "weights", "cases"), cells)
+
+
+def protocol_steps_table(steps: pd.DataFrame, colours: Mapping[str, str]) -> str:
+    """Dice by our protocol, after each step, and as published."""
+    cells = [
+        [html.escape(row["structure"]),
+         f"<span class='dot' style='background:{colour_of(row['label'], colours)}'></span>{html.escape(row['label'])}",
+         html.escape(row["kind"]), *(_number(row[step]) for step in STEPS),
+         _number(row["published"] - row["ours"], "+.3f"), _whole(row["n"])]
+        for row in steps.to_dict("records")
+    ]  # fmt: skip
+    header = ("structure", "weights", "prompt", *STEPS.values(), "is protocol", "rows in its mean")
+    return _table(header, cells, right_from=3)
 
 
 def protocol_table(

@@ -2,30 +2,36 @@
 
 import importlib
 import os
-import sys
 from pathlib import Path
 
 from dashboards.style import ACCENT, INK
 from storage.store_layout import StoreLayout
 
 STORE_VARIABLE = "MEDSAM3_STORE"
+PAGE_PATHS = ("leaderboard", "compare", "cases", "runs", "failures", "try", "sql")
+"""Addresses of the pages; the first one is served at the root too."""
+
 _SLOW_TO_IMPORT = (
     "dashboards.comparison_figures", "dashboards.figures", "dashboards.queries", "dashboards.viewer_figure",
     "storage.sql_guard",
 )  # fmt: skip
 _OPTIONS = {
     "server.address": "127.0.0.1",
-    "server.headless": "true",
+    "server.headless": True,
     "server.fileWatcherType": "none",
-    "server.maxUploadSize": "1024",
-    "browser.gatherUsageStats": "false",
+    "server.maxUploadSize": 1024,
+    "browser.gatherUsageStats": False,
     "client.toolbarMode": "minimal",
-    "client.showErrorLinks": "false",
-    "global.developmentMode": "false",
+    "client.showErrorLinks": False,
+    "global.developmentMode": False,
     "theme.base": "light",
     "theme.primaryColor": ACCENT,
     "theme.textColor": INK,
 }
+_SERVER_OF_THE_PAGE = "<script>window.__streamlit = {BACKEND_BASE_URL: window.location.origin}</script>"
+"""Streamlit guesses from a page's address where its server is, and each wrong guess is an error in the console."""
+
+_NOT_KEPT = {"Cache-Control": "no-cache"}
 
 
 def serve(store: StoreLayout, port: int) -> None:
@@ -33,8 +39,12 @@ def serve(store: StoreLayout, port: int) -> None:
     os.environ[STORE_VARIABLE] = str(store.root)
     for module in _SLOW_TO_IMPORT:
         importlib.import_module(module)  # so that the first visitor does not wait for it
-    from streamlit.web import cli
+    from starlette.responses import HTMLResponse
+    from starlette.routing import Route
+    from streamlit import App
+    from streamlit.file_util import get_static_dir
 
-    options = [f"--{name}={value}" for name, value in {**_OPTIONS, "server.port": str(port)}.items()]
-    sys.argv = ["streamlit", "run", str(Path(__file__).with_name("app.py")), *options]
-    cli.main()
+    frame = Path(get_static_dir(), "index.html").read_text(encoding="utf-8")
+    told = frame.replace("<head>", f"<head>{_SERVER_OF_THE_PAGE}", 1)
+    routes = [Route(f"/{path}", lambda _: HTMLResponse(told, headers=_NOT_KEPT)) for path in PAGE_PATHS]
+    App(Path(__file__).with_name("app.py"), routes=routes).run(config={**_OPTIONS, "server.port": port})

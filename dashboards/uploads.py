@@ -14,7 +14,9 @@ from medsam3_core.intensity import IntensityPolicy, as_rgb, to_uint8
 from storage.readers.nifti_files import read_nifti
 from storage.readers.pixel_files import read_image
 
-UPLOAD_SUFFIXES = ["png", "jpg", "jpeg", "bmp", "tif", "tiff", "nii", "gz", "dcm"]
+READABLE = "PNG, JPEG, BMP, TIFF, NIfTI (.nii, .nii.gz) or DICOM"
+_PIXELS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+_DICOM_MARK = slice(128, 132)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,13 +45,15 @@ class UploadedImage:
 
 
 def read_upload(name: str, content: bytes) -> UploadedImage:
-    """Read PNG, JPEG, BMP, TIFF, NIfTI or one DICOM file.
+    """Read PNG, JPEG, BMP, TIFF, NIfTI or one DICOM file; the latter under any name, as scanners write them.
 
     Raises:
         CaseDataError: If the file is damaged; the message names the upload.
         UsageError: If its kind is not known.
     """
     suffix = "".join(Path(name).suffixes[-2:]).lower() if name.lower().endswith(".gz") else Path(name).suffix.lower()
+    if content[_DICOM_MARK] == b"DICM":
+        suffix = ".dcm"
     with tempfile.TemporaryDirectory(prefix="medsam3-upload-") as folder:
         path = Path(folder) / f"upload{suffix}"
         path.write_bytes(content)
@@ -67,10 +71,10 @@ def _read(path: Path, suffix: str) -> UploadedImage:
         return UploadedImage(volume.voxels, (y, x), "percentile:0.5,99.5")
     if suffix in (".dcm", ""):
         return _read_dicom(path)
-    if suffix in (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"):
+    if suffix in _PIXELS:
         pixels = read_image(path).voxels
         return UploadedImage(pixels, (1.0, 1.0), "identity" if pixels.dtype == np.uint8 else "percentile:0.5,99.5")
-    msg = f"cannot read files that end in {suffix!r}; choose among {', '.join(UPLOAD_SUFFIXES)}"
+    msg = f"cannot read files that end in {suffix!r}; choose a file that is {READABLE}"
     raise UsageError(msg)
 
 

@@ -1,16 +1,23 @@
+import io
+import os
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
 
+import nibabel as nib
+import numpy as np
 import pytest
+from PIL import Image
 
+from dashboards.serve import PAGE_PATHS
 from storage.parquet_tables import write_rows
 from storage.run_ledger import utc_now
 from storage.run_planning import BenchmarkRequest
 from storage.store_layout import open_store
 from storage.table_schemas import CASES
+from tests.archives.written_dicom import ct_slices
 from tests.chromium import Watched, browser, needs_chromium
 from tests.small_store import benchmark_here, ingest_here
 
@@ -19,6 +26,7 @@ CHART = ".js-plotly-plot .main-svg"
 SLICE = ".js-plotly-plot image"
 FIRST_SLICE = f"document.querySelector('{SLICE}')?.getAttribute('href')"
 HANG_MS = 60_000
+RESTS = "document.querySelector('[data-testid=stApp]')?.dataset.testScriptState === 'notRunning'"
 REASON = "reference lies elsewhere than its image"
 
 
@@ -37,12 +45,19 @@ def results(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def address(results):
+def scratch(tmp_path_factory):
+    """Where the server puts its temporary files."""
+    return tmp_path_factory.mktemp("scratch")
+
+
+@pytest.fixture(scope="module")
+def address(results, scratch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     call = [sys.executable, "-m", "dashboards", "serve", "--store", str(results.root), "--port", str(port)]
-    server = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    environment = {**os.environ, "TMPDIR": str(scratch)}
+    server = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
     try:
         wait_for(f"http://127.0.0.1:{port}/_stcore/health", server)
         yield f"http://127.0.0.1:{port}"
@@ -113,6 +128,22 @@ def test_a_page_opens_with_its_charts_and_without_errors(page, name, shows):
     assert page.get_by_test_id("stException").count() == 0
 
 
+@pytest.mark.parametrize("path", PAGE_PATHS)
+def test_every_page_has_an_address_of_its_own(chromium, address, path):
+    watched = Watched()
+    context = chromium.new_context()
+    page = context.new_page()
+    watched.watch(page)
+    page.goto(f"{address}/{path}")
+    page.locator("h3").get_by_text(path, exact=False).first.wait_for(timeout=HANG_MS)
+    page.wait_for_function(RESTS, timeout=HANG_MS)
+    assert page.get_by_test_id("stException").count() == 0
+    assert page.get_by_text("Page not found").count() == 0
+    context.close()
+    assert not watched.errors
+    assert not watched.external
+
+
 def test_leaderboard_names_denominators_and_units(page):
     go_to(page, "Leaderboard")
     page.get_by_text("scored of planned").wait_for()
@@ -143,17 +174,71 @@ def test_a_drawn_box_is_segmented_by_two_weights(page):
 
 def test_weights_that_cannot_take_points_say_so(page):
     go_to(page, "Try")
-    page.get_by_text("Point inside").click()
     page.wait_for_selector(".js-plotly-plot .nsewdrag")
-    asked = page.get_by_text("points: 1 inside")
-    for _ in range(20):  # a click counts once the plot of the point tool has replaced that of the box tool
-        click_on(page, 0.3, 0.45)
-        page.wait_for_timeout(2000)
-        if asked.count():
-            break
-    asked.wait_for()
+    draw_until_asked(page, "Point inside", "points: 1 inside")
     page.get_by_role("button", name="Segment").click()
     page.get_by_test_id("stAlert").first.wait_for()
+
+
+def uploads():
+    """One file of each kind, as name, content, its rows and columns, and whether it has slices."""
+    disc = np.hypot(*np.mgrid[-40:40, -48:48]) < 20
+    sink = io.BytesIO()
+    Image.fromarray(np.where(disc, 220, 30).astype(np.uint8)).save(sink, "PNG")
+    stack = np.repeat(np.where(disc, 900.0, 0.0)[..., None], 3, axis=2).astype(np.float32)
+    volume = nib.Nifti1Image(stack.swapaxes(0, 1), np.diag([1.0, 1.0, 3.0, 1.0]))
+    dicom = io.BytesIO()
+    ct_slices(1)[0].save_as(dicom, enforce_file_format=True)
+    return {"photo.png": (sink.getvalue(), False), "scan.nii": (volume.to_bytes(), True),
+            "IM0001": (dicom.getvalue(), False)}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", uploads())
+def test_an_upload_is_drawn_on_and_answered_and_nothing_of_it_is_kept(page, results, scratch, name):
+    before = files_below(results.root), files_below(scratch)
+    content, has_slices = uploads()[name]
+    go_to(page, "Try")
+    page.get_by_text("An upload").click()
+    page.locator("input[type=file]").set_input_files({"name": name, "mimeType": "", "buffer": content})
+    page.get_by_text(name).first.wait_for()
+    page.wait_for_selector(".js-plotly-plot .nsewdrag")
+    assert page.get_by_role("slider", name="Slice z (index)").count() == has_slices
+    draw_until_asked(page, "Box", "Asked: box x")
+    page.get_by_role("button", name="Segment").click()
+    page.get_by_text("best score").nth(1).wait_for()
+    draw_until_asked(page, "Point inside", "points: 1 inside, 0 outside")
+    page.get_by_text("A case of the store").click()
+    page.get_by_role("combobox", name="Case").first.wait_for()
+    page.wait_for_function(RESTS)
+    assert (files_below(results.root), files_below(scratch)) == before
+
+
+def test_an_upload_that_cannot_be_read_is_named(page):
+    go_to(page, "Try")
+    page.get_by_text("An upload").click()
+    page.locator("input[type=file]").set_input_files({"name": "notes.txt", "mimeType": "", "buffer": b"hello"})
+    page.get_by_text("cannot read files that end in '.txt'").wait_for()
+    page.get_by_text("A case of the store").click()
+
+
+def files_below(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def draw_until_asked(page, tool, expected):
+    """Drawing counts once the plot of this tool has replaced that of the one before."""
+    page.get_by_text(tool, exact=True).click()
+    asked = page.get_by_text(expected)
+    for _ in range(20):
+        page.wait_for_function(RESTS)
+        if tool == "Box":
+            drag_over(page, 0.25, 0.25, 0.6, 0.65)
+        else:
+            click_on(page, 0.5, 0.5)
+        page.wait_for_timeout(1500)
+        if asked.count():
+            return
+    asked.wait_for()
 
 
 def test_sql_answers_a_select_and_refuses_all_else(page):
@@ -170,15 +255,25 @@ def test_a_failure_is_grouped_by_its_reason(page):
     assert REASON in page.inner_text(".js-plotly-plot >> nth=0")
 
 
+def frame_of_slice(page):
+    """Where the slice is drawn; a plot that is being replaced has no place for a moment."""
+    for _ in range(100):
+        page.wait_for_selector(".js-plotly-plot .nsewdrag")
+        if frame := page.locator(".js-plotly-plot .nsewdrag").first.bounding_box():
+            return frame
+        page.wait_for_timeout(200)
+    raise TimeoutError("no slice")
+
+
 def click_on(page, across, down):
-    frame = page.locator(".js-plotly-plot .nsewdrag").first.bounding_box()
+    frame = frame_of_slice(page)
     page.mouse.move(frame["x"] + frame["width"] * across, frame["y"] + frame["height"] * down)
     page.wait_for_timeout(300)
     page.mouse.click(frame["x"] + frame["width"] * across, frame["y"] + frame["height"] * down)
 
 
 def drag_over(page, left, top, right, bottom):
-    frame = page.locator(".js-plotly-plot .nsewdrag").first.bounding_box()
+    frame = frame_of_slice(page)
     page.mouse.move(frame["x"] + frame["width"] * left, frame["y"] + frame["height"] * top)
     page.mouse.down()
     page.mouse.move(frame["x"] + frame["width"] * right, frame["y"] + frame["height"] * bottom, steps=8)

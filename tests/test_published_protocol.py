@@ -5,6 +5,9 @@ import math
 import pytest
 from click.testing import CliRunner
 
+from dashboards import queries
+from dashboards.protocol_effect import protocol_sentences
+from dashboards.report import write_report
 from flows.cli import cli
 from medsam3_core.errors import UsageError
 from medsam3_core.inference_settings import InferenceSettings
@@ -108,6 +111,44 @@ def test_the_preset_is_one_box_round_all_foreground_the_single_best_mask_and_a_t
 def test_what_contradicts_a_preset_is_refused(name, prompts, settings, message):
     with pytest.raises(UsageError, match=message):
         apply_preset(name, prompts, settings)
+
+
+def store_run_both_ways(store):
+    """Dice 0.5, 0.9 and a missed box by our settings; 0.7, 0.9 and a missed box, which is dropped, by the preset's."""
+    ours = InferenceSettings().settings_id
+    for run, settings_id, first in (("ours", ours, 500), ("theirs", SETTINGS, 700)):
+        store.run(run, prompt="box:jitter=0,per=auto,slices=all", prompt_id=run, settings_id=settings_id)
+        for case, shared in (("c1", first), ("c2", 900)):
+            row = counts(tp=shared, fp=1000 - shared, fn=1000 - shared)
+            store.scored(run, case, shared / 1000, **row)
+        store.scored(run, "c3", 0.0, **counts(tp=0, fp=0, fn=1000))
+    return store
+
+
+def test_the_steps_from_our_protocol_to_the_published_one_are_told_apart(store):
+    steps = queries.protocol_steps(store_run_both_ways(store).layout, "hearts")
+    (row,) = steps.to_dict("records")
+    assert (row["ours"], row["settings"]) == (pytest.approx(1.4 / 3), pytest.approx(1.6 / 3))
+    assert (row["formulas"], row["published"], row["n"]) == (pytest.approx(0.7), pytest.approx(0.8), 2)
+    assert protocol_sentences(steps, "hearts") == [
+        "Of the mean Dice of net under box prompts on hearts, +0.333 is protocol: 0.467 by ours, 0.800 as the "
+        "published toolkit counts (its settings +0.067, its denominators +0.233 alone)."
+    ]
+
+
+def test_without_a_run_of_the_preset_the_denominators_alone_are_shown(store):
+    store.run("ours", prompt="text:slices=all", settings_id=InferenceSettings().settings_id)
+    store.scored("ours", "c1", 0.5, **counts(tp=500, fp=500, fn=500))
+    (row,) = queries.protocol_steps(store.layout, "hearts").to_dict("records")
+    assert (row["ours"], row["formulas"]) == (0.5, 0.5)
+    assert math.isnan(row["published"])
+
+
+def test_the_report_shows_how_much_is_protocol(store, tmp_path):
+    text = write_report(store_run_both_ways(store).layout, tmp_path / "report.html").read_text()
+    assert "How much is protocol" in text
+    assert "+0.333 is protocol" in text
+    assert "both: as published" in text
 
 
 def test_the_command_line_plans_the_runs_of_the_preset(phantom_run):

@@ -10,6 +10,7 @@ from dashboards.trials import TrialPrompt, load_trial_segmenter, weights_names
 from dashboards.uploads import read_upload
 from medsam3_core.errors import CaseDataError, UnsupportedPromptError, UsageError
 from storage.store_layout import StoreLayout
+from tests.archives.written_dicom import SPACING, ct_slices, stored_voxels
 
 
 def png_bytes(pixels):
@@ -37,8 +38,17 @@ def test_a_broken_file_is_named_as_the_person_knows_it():
 
 
 def test_an_unknown_kind_of_file_is_refused():
-    with pytest.raises(UsageError, match=r"cannot read files that end in '\.txt'; choose among png"):
+    with pytest.raises(UsageError, match=r"cannot read files that end in '\.txt'; choose a file that is PNG"):
         read_upload("notes.txt", b"hello")
+
+
+@pytest.mark.parametrize("name", ["scan.dcm", "IM0001", "1.2.840.113"])
+def test_a_dicom_file_is_rescaled_and_shown_through_its_own_window_under_any_name(name):
+    sink = io.BytesIO()
+    ct_slices(1, WindowCenter=40, WindowWidth=400)[0].save_as(sink, enforce_file_format=True)
+    upload = read_upload(name, sink.getvalue())
+    assert (upload.depth, upload.spacing_yx, upload.window) == (1, SPACING, "ct:40.0,400.0")
+    assert upload.voxels[0].tolist() == (stored_voxels(1)[0].astype(float) - 1024).tolist()
 
 
 def test_nothing_uploaded_is_left_on_disk(tmp_path, monkeypatch):

@@ -1,0 +1,31 @@
+"""Reasons of failures that differ only in what they name, as one: `cannot open …: no such file`."""
+
+import re
+
+import pandas as pd
+
+_NAMED = re.compile(
+    r"""
+    '[^']*' | "[^"]*"                    # what stands in quotes
+    | (?<![\w/.])(?:\.{0,2}/|[A-Za-z]:\\)[^\s:;,'")]+   # a path
+    | (?<![\w.])[-+]?\d+(?:[.,:]\d+)*(?:e[-+]?\d+)?(?![\w])   # a number, a time
+    """,
+    re.VERBOSE,
+)
+_GAPS = re.compile(r"…(?:[\s,x*]*…)+")
+
+
+def kind_of_reason(reason: str | None, case_id: str) -> str:
+    """The reason with names, paths and numbers left out."""
+    text = reason or "no reason was recorded"
+    nameless = re.sub(rf"(?<!\w){re.escape(case_id)}(?!\w)", "…", text)
+    return _GAPS.sub("…", _NAMED.sub("…", nameless))
+
+
+def with_kinds(failures: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `queries.failures` with the column `kind`; weights of rejected cases are called ingest."""
+    kinds = [
+        kind_of_reason(reason if isinstance(reason, str) else None, case)
+        for reason, case in zip(failures["reason"], failures["case_id"], strict=True)
+    ]
+    return failures.assign(kind=kinds, label=failures["label"].fillna("ingest"))

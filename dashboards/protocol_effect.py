@@ -1,0 +1,87 @@
+"""How much of a number is protocol: Dice by ours, and step by step as the published Medical-SAM3 toolkit counts it."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from dashboards.style import GRID, axis_title, colour_of, styled
+
+STEPS = {
+    "ours": "our protocol",
+    "settings": "its settings",
+    "formulas": "its denominators",
+    "published": "both: as published",
+}
+"""Columns of `queries.protocol_steps` and what they are called."""
+
+EXPLAINED = (
+    "Its settings: the one instance with the highest score above 0.1. Its denominators: cases without the structure "
+    "are left out and boxes that get no mask are dropped. docs/metrics.md has its formulas."
+)
+NO_PRESET_RUN = "Its settings were not run: add `--preset medical-sam3-v1` to a benchmark."
+_SYMBOLS = ("circle", "triangle-up", "square", "diamond-open")
+_SMALL = 0.0005
+
+
+def steps_of_split(steps: pd.DataFrame, split: object) -> pd.DataFrame:
+    """Rows of one split; cases without splits have none."""
+    found = steps[steps["split"] == split] if isinstance(split, str) else steps[steps["split"].isna()]
+    return found.reset_index(drop=True)
+
+
+def mean_steps(steps: pd.DataFrame) -> pd.DataFrame:
+    """Means over the structures that every step of the row has, per weights and kind of prompt."""
+    whole = steps.dropna(subset=["ours", "published"])
+    means = whole.groupby(["label", "kind"], sort=False)[list(STEPS)].mean()
+    return means.assign(structures=whole.groupby(["label", "kind"], sort=False).size()).reset_index()
+
+
+def protocol_sentences(steps: pd.DataFrame, cohort: str) -> list[str]:
+    """One sentence per weights and kind of prompt that were run both ways, the largest effect first."""
+    means = mean_steps(steps)
+    told = []
+    for row in sorted(means.to_dict("records"), key=lambda row: -abs(row["published"] - row["ours"])):
+        effect = row["published"] - row["ours"]
+        whose = f"the mean Dice of {row['label']} under {row['kind']} prompts on {cohort}"
+        if abs(effect) < _SMALL:
+            told.append(
+                f"Nothing of {whose} is protocol: {row['ours']:.3f} by ours and as the published toolkit counts."
+            )
+            continue
+        parts = [
+            f"{STEPS[step]} {row[step] - row['ours']:+.3f}" for step in ("settings", "formulas") if pd.notna(row[step])
+        ]
+        alone = f" ({', '.join(parts)} alone)" if parts else ""
+        told.append(
+            f"Of {whose}, {effect:+.3f} is protocol: {row['ours']:.3f} by ours, {row['published']:.3f} as the "
+            f"published toolkit counts{alone}."
+        )
+    return told
+
+
+def protocol_figure(steps: pd.DataFrame, colours: Mapping[str, str]) -> go.Figure:
+    """One line per weights, kind of prompt and structure from ours to as published, with the steps between.
+
+    Args:
+        steps: Rows of one cohort and split.
+        colours: From `weights_colours`.
+    """
+    figure = go.Figure()
+    rows = steps.to_dict("records")[::-1]
+    names = [f"{row['structure']}: {row['label']}, {row['kind']}" for row in rows]
+    for row, name in zip(rows, names, strict=True):
+        values = [row[step] for step in STEPS if pd.notna(row[step])]
+        figure.add_scatter(
+            x=[min(values), max(values)], y=[name, name], mode="lines", showlegend=False, hoverinfo="skip",
+            line={"color": GRID, "width": 5},
+        )  # fmt: skip
+    shades = [colour_of(row["label"], colours) for row in rows]
+    for (step, title), symbol in zip(STEPS.items(), _SYMBOLS, strict=True):
+        figure.add_scatter(
+            x=[row[step] for row in rows], y=names, mode="markers", name=title,
+            marker={"symbol": symbol, "size": 10, "color": shades, "line": {"width": 1.5, "color": shades}},
+            hovertemplate="%{y}<br>" + title + ": %{x:.3f}<extra></extra>",
+        )  # fmt: skip
+    figure.update_xaxes(title=axis_title("dice"), range=[-0.02, 1.02])
+    return styled(figure, height=min(130 + 24 * len(rows), 900))
