@@ -1,13 +1,13 @@
 """`make full`: checkpoints of the real size through everything a user does with them, killed and resumed on the way.
 
-    python -m benchmarks.full [--folder DIR] [--part weights|fundus|ct] [--tiny] [--data DIR]
+    python -m benchmarks.full [--folder DIR] [--part weights|fundus|ct|ct-text|segment] [--tiny] [--data DIR]
 
 Writes 840-million-parameter checkpoints (seeded, untrained) in the released and the bare layout into a folder outside
 the repository and adds them. Then, with both: predicts on CHASE_DB1 with every kind of prompt, benchmarks two images,
 kills the benchmark in between, resumes it, and benchmarks other prompts with warm encodings. Then the abdominal CT, at
-504 pixels: a box on one slice followed by the tracker, killed and resumed, a text on every slice that shows the liver,
-and `segment`. Prints a log with wall times and the highest resident memory of all processes of a step. `--part`
-(repeated) runs parts of it on a folder that is kept.
+504 pixels: a box on one slice followed by the tracker, killed and resumed, a text on every slice that shows the liver
+with the encodings of before, and `segment`. Prints a log with wall times and the highest resident memory of all
+processes of a step. `--part` (repeated) runs parts of it on a folder that is kept.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from storage.sql_guard import run_sql
 from storage.store_layout import StoreLayout
 
 ROOT = Path(__file__).parents[1]
-PARTS = ("weights", "fundus", "ct")
+PARTS = ("weights", "fundus", "ct", "ct-text", "segment")
 _POLL_SECONDS = 0.2
 _FIRST_DONE_LIMIT_SECONDS = 3600
 
@@ -55,7 +55,8 @@ class FullRun:
 
     def run(self, parts: Sequence[str]) -> None:
         """Parts in order; the first step that ends otherwise than it should ends the run with exit code 1."""
-        for name, part in {"weights": self._weights, "fundus": self._fundus, "ct": self._computed_tomography}.items():
+        steps = (self._weights, self._fundus, self._follow, self._text, self._segment)
+        for name, part in zip(PARTS, steps, strict=True):
             if name in parts:
                 part()
 
@@ -140,30 +141,39 @@ class FullRun:
         )
         return run_sql(self.store, query).to_pylist()
 
-    def _computed_tomography(self) -> None:
-        source = str(self.data / "ct_abdomen")
-        step = self._flows("ingest", source, "--cohort", "ct")
-        self._say("ingest CT", step)
-        if step.code != 0:
-            sys.exit(f"ingest CT: exit code {step.code}\n{step.err}")
-        size = () if self.tiny else ("--set", "resolution=504")
-        liver = ("--cohort", "ct", "--structure", "liver", "--split", "all", *size)
-        key = ("benchmark", *liver, "--weights", "released", "--prompt", "box:slices=key", "--cache-encodings", "2GB")
+    @property
+    def _ct(self) -> str:
+        return str(self.data / "ct_abdomen")
+
+    @property
+    def _half(self) -> tuple[str, ...]:
+        return () if self.tiny else ("--set", "resolution=504")
+
+    def _follow(self) -> None:
+        self._medsam3("ingest CT", "ingest", self._ct, "--cohort", "ct")
+        key = (*self._on_liver(), "--prompt", "box:slices=key")
         before = self._encodings()
         self._killed("after three slices", lambda: self._encodings() >= before + 3, *key)
         self._medsam3("benchmark CT resumed: key slice and tracker", *key)
-        text = ("benchmark", *liver, "--weights", "bare", "--prompt", "text:slices=reference")
-        self._medsam3("benchmark CT, text, bare", *text)
+
+    def _text(self) -> None:
+        before = self._encodings()
+        words = (*self._on_liver(), "--prompt", "text:slices=reference")
+        self._medsam3("benchmark CT, text, warm encodings", *words)
+        print(f"    {self._encodings() - before} slices encoded, all others came from the cache")
+
+    def _segment(self) -> None:
         out = self.folder / "segmented"
-        if self._flows("segment", "--help").code != 0:
-            print("segment CT: SKIPPED, this version has no such command")
-            return
-        words = ("segment", source, "--weights", "bare", "--text", "liver", "--out", str(out), *size)
+        words = ("segment", self._ct, "--weights", "bare", "--text", "liver", "--out", str(out), *self._half)
         self._medsam3("segment CT by text, bare", *words)
         written = sorted(path.name for path in out.rglob("*") if path.is_file())
         print(f"    {len(written)} files written: {', '.join(written[:4])}")
         if not written:
             sys.exit("segment wrote nothing")
+
+    def _on_liver(self) -> tuple[str, ...]:
+        cases = ("--cohort", "ct", "--structure", "liver", "--split", "all", *self._half)
+        return ("benchmark", *cases, "--weights", "released", "--cache-encodings", "2GB")
 
     def _encodings(self) -> int:
         return len(list(self.store.encodings().glob("??/*.npy")))

@@ -1,9 +1,11 @@
 """What encode-once, precision and blocked attention are worth, and what the system costs around a segmenter.
 
-    python -m benchmarks.segmenter [--tiny] [--folder DIR] [--rounds N]
+    python -m benchmarks.segmenter [--part NAME] [--resolution 504] [--tiny] [--folder DIR] [--rounds N]
 
 Full-size architecture, seeded untrained weights, this machine. `--tiny` shows that it runs; its ratios mean nothing.
-What is compared runs in turns. Checkpoints and a store in the folder are taken as they are.
+What is compared runs in turns. Checkpoints and a store in the folder are taken as they are, so that the parts can run
+one by one: `system`, `cache` (on the store of `system`), `once`, `precision`, `golden`, `attention`, `gpu`. At half the
+resolution the encoder has a quarter of the tokens: a machine that is shared gets through in minutes.
 """
 
 import argparse
@@ -36,15 +38,14 @@ from medsam3_core.sam3.tokenizer import TextTokenizer
 from medsam3_core.volume_segmentation import segment_volume
 from storage.case_volumes import open_case_volume
 from storage.checkpoints import open_segmenter
-from storage.run_planning import BenchmarkRequest, plan_benchmark
-from storage.store_layout import open_store
+from storage.run_planning import BenchmarkRequest, WorkGroup, plan_benchmark
+from storage.store_layout import StoreLayout, open_store
 from storage.weights_registry import add_weights
 
 WORDS = ("vessel", "optic disc", "polyp", "liver", "kidney", "spleen", "tumour", "nucleus")
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "bare" / "checkpoint.safetensors"
 IMAGES, SIDE = 4, 512
-AUTO = InferenceSettings()
-FP32 = InferenceSettings(dtype=Dtype.FP32)
+PARTS = ("system", "cache", "once", "precision", "golden", "attention", "gpu")
 TEXTS = [SlicePrompt("structure", text=word) for word in WORDS]
 
 Rgb = NDArray[np.uint8]
@@ -53,92 +54,187 @@ Rgb = NDArray[np.uint8]
 def main() -> None:
     """Write the weights, then measure part by part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", action="append", choices=PARTS, help="only this; repeat for several")
+    parser.add_argument("--resolution", type=int, default=0, help="side in pixels  [default: that of the weights]")
     parser.add_argument("--tiny", action="store_true", help="small weights, for a quick run")
     parser.add_argument("--folder", type=Path, help="where checkpoints and store go  [default: a temporary folder]")
     parser.add_argument("--rounds", type=int, default=2, help="how often what is compared is done in turns")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="medsam3-segmenter-") as temporary:
-        folder = arguments.folder or Path(temporary)
-        size = ["--tiny"] if arguments.tiny else []
-        weights = folder / BARE
-        if not weights.is_file():
-            subprocess.run([sys.executable, "-m", "benchmarks.full_weights", str(folder), *size], check=True)
-        precision = Sam3Segmenter.precision(open_segmenter(weights), AUTO)
-        print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, default precision {precision}")
-        system_over_bare(folder / "store", weights)
-        warm_cache(folder / "store")
-        encode_once(weights, arguments.rounds)
-        default_precision(weights, arguments.rounds)
-        blocked_attention(weights, arguments.rounds)
-        accelerator(weights)
-
-
-def encode_once(weights: Path, rounds: int) -> None:
-    """One image with eight prompts: encoded once, and once per prompt."""
-    segmenter, image = warm(open_segmenter(weights), AUTO), picture(0)
-    once, each = interleaved(
-        rounds,
-        lambda: segmenter.segment(segmenter.encode([image], AUTO)[0], TEXTS, AUTO),
-        lambda: [segmenter.segment(segmenter.encode([image], AUTO)[0], [one], AUTO) for one in TEXTS],
-    )
-    say("8 prompts: encode once over once per prompt", once, each, "at least 3.5")
-
-
-def default_precision(weights: Path, rounds: int) -> None:
-    """One prompt in the default precision and in fp32, and how far the masks differ on the golden model."""
-    fast, exact = (warm(open_segmenter(weights), settings) for settings in (AUTO, FP32))
-    image = picture(0)
-    if fast.precision(AUTO) == exact.precision(FP32):
-        print("1 prompt: the default precision of this machine is fp32 (no bf16 instructions): ratio 1 by definition")
-    else:
-        found = interleaved(rounds, lambda: answer(fast, image, AUTO), lambda: answer(exact, image, FP32))
-        say("1 prompt: default precision over fp32", *found, "at least 1.7")
-    if not GOLDEN.is_file():
-        print("mask IoU against fp32: no golden model beside the repository")
-        return
-    segmenter = open_segmenter(GOLDEN)
-    ious: list[float] = []
-    for number in range(4):
-        # All queries, so that both precisions speak of the same masks.
-        one, other = (
-            _all_masks(segmenter, picture(number), InferenceSettings(dtype=dtype, threshold=0.0))
-            for dtype in (Dtype.MIXED, Dtype.FP32)
+        bench = Bench(
+            arguments.folder or Path(temporary), InferenceSettings(resolution=arguments.resolution), arguments.rounds
         )
-        ious += [float((a & b).sum() / max(1, (a | b).sum())) for a, b in zip(one, other, strict=True)]
-    print(f"mask IoU of mixed against fp32 on the golden model: mean {np.mean(ious):.3f} (at least 0.97)")
+        parts = arguments.part or PARTS
+        if parts != ["golden"]:
+            bench.write_weights(tiny=arguments.tiny)
+        for part in PARTS:
+            if part in parts:
+                getattr(bench, part)()
 
 
-def blocked_attention(weights: Path, rounds: int) -> None:
-    """The encoder in the default precision with our attention and with that of transformers."""
-    if not bf16_is_fast("cpu"):
-        print("blocked attention: not used on this CPU, which has no bf16 instructions")
-        return
-    image, ours = picture(0), network.use_blocked_attention
-    blocked = warm(open_segmenter(weights), AUTO)
-    network.use_blocked_attention = lambda _trunk: None
-    plain = warm(open_segmenter(weights), AUTO)
-    network.use_blocked_attention = ours
-    found = interleaved(rounds, lambda: blocked.encode([image], AUTO), lambda: plain.encode([image], AUTO))
-    say("encoder: blocked attention over sdpa", *found, "at least 1.2")
+class Bench:
+    """The parts, on one folder of weights and store.
+
+    Args:
+        folder: Where checkpoints and store lie.
+        settings: Of every part: default precision, and the resolution that is asked for.
+        rounds: How often what is compared is done in turns.
+    """
+
+    def __init__(self, folder: Path, settings: InferenceSettings, rounds: int) -> None:
+        self.weights, self.store = folder / BARE, folder / "segmenter-store"
+        self.folder, self.settings, self.rounds = folder, settings, rounds
+
+    def write_weights(self, *, tiny: bool) -> None:
+        """Write the checkpoints unless they are there, and say what machine this is."""
+        if not self.weights.is_file():
+            size = ["--tiny"] if tiny else []
+            subprocess.run([sys.executable, "-m", "benchmarks.full_weights", str(self.folder), *size], check=True)
+        segmenter = open_segmenter(self.weights)
+        side = segmenter.weights.architecture.at(self.settings.resolution).resolution
+        print(
+            f"{torch.get_num_threads()} threads, torch {torch.__version__}, default precision "
+            f"{segmenter.precision(self.settings)}, {side} x {side} pixels",
+            flush=True,
+        )
+
+    def segmenter(self, settings: InferenceSettings | None = None, device: str = "cpu") -> Sam3Segmenter:
+        """One that has its network built and its first pass behind it."""
+        segmenter = open_segmenter(self.weights, device)
+        answer(segmenter, picture(1), settings or self.settings)
+        return segmenter
+
+    def system(self) -> None:
+        """Four images through flow, Dask, scores and store, over encode and segment alone; both build a network."""
+        store = open_store(self.store)
+        source = f"phantom:fundus,cases={IMAGES},size=1x{SIDE}x{SIDE}"
+        words = ["-m", "flows", "ingest", source, "--cohort", "small", "--store", str(self.store)]
+        subprocess.run([sys.executable, *words], check=True)
+        add_weights(store, "seeded", self.weights)
+        request = BenchmarkRequest(("small",), ("seeded",), ("box",), self._settings(), split="all")
+        group = plan_benchmark(store, request).groups[0]
+        if not group.pending:
+            print(f"{IMAGES} images: they are in the store already; remove {self.store} to measure again")
+            return
+        work = _work_of(store, group)
+        before = self._bare_loop(work)
+        system, startup = self._timed_flow("box")
+        bare = (before + self._bare_loop(work)) / 2  # one loop before and one behind: a busy machine hits both
+        print(
+            f"{IMAGES} images: system {system:.2f} s, bare loop {bare:.2f} s: {system / bare:.3f} (at most 1.05); "
+            f"start-up {startup:.1f} s apart",
+            flush=True,
+        )
+
+    def cache(self) -> None:
+        """One more prompt policy on an empty cache of encodings, and another one on the cache that it filled."""
+        shutil.rmtree(open_store(self.store).encodings(), ignore_errors=True)
+        jitter = time.time() % 0.1  # policies that no run before has answered
+        cold, _ = self._timed_flow(f"box:jitter={jitter:.6f}", cache="4GB")
+        warm, _ = self._timed_flow(f"box:jitter={jitter + 0.1:.6f}", cache="4GB")
+        say("one more policy: warm cache of encodings over a cold one", warm, cold, "at least 4")
+
+    def once(self) -> None:
+        """One image with eight prompts: encoded once, and once per prompt."""
+        segmenter, image, settings = self.segmenter(), picture(0), self.settings
+        once, each = interleaved(
+            self.rounds,
+            lambda: segmenter.segment(segmenter.encode([image], settings)[0], TEXTS, settings),
+            lambda: [segmenter.segment(segmenter.encode([image], settings)[0], [one], settings) for one in TEXTS],
+        )
+        say("8 prompts: encode once over once per prompt", once, each, "at least 3.5")
+
+    def precision(self) -> None:
+        """One prompt in the default precision and in fp32."""
+        exact = replace(self.settings, dtype=Dtype.FP32)
+        if Sam3Segmenter.precision(open_segmenter(self.weights), self.settings) == str(Dtype.FP32):
+            print(
+                "1 prompt: the default precision of this machine is fp32 (no bf16 instructions): ratio 1 by definition"
+            )
+            return
+        one, other, image = self.segmenter(), self.segmenter(exact), picture(0)
+        found = interleaved(self.rounds, lambda: answer(one, image, self.settings), lambda: answer(other, image, exact))
+        say("1 prompt: default precision over fp32", *found, "at least 1.7")
+
+    def golden(self) -> None:
+        """How far masks in mixed precision differ from those in fp32 on the golden model."""
+        if not GOLDEN.is_file():
+            print("mask IoU against fp32: no golden model beside the repository")
+            return
+        segmenter = open_segmenter(GOLDEN)
+        ious: list[float] = []
+        for number in range(4):
+            # All queries, so that both precisions speak of the same masks.
+            one, other = (
+                _all_masks(segmenter, picture(number), InferenceSettings(dtype=dtype, threshold=0.0))
+                for dtype in (Dtype.MIXED, Dtype.FP32)
+            )
+            ious += [float((a & b).sum() / max(1, (a | b).sum())) for a, b in zip(one, other, strict=True)]
+        print(f"mask IoU of mixed against fp32 on the golden model: mean {np.mean(ious):.3f} (at least 0.97)")
+
+    def attention(self) -> None:
+        """The encoder in the default precision with our attention and with that of transformers."""
+        if not bf16_is_fast("cpu"):
+            print("blocked attention: not used on this CPU, which has no bf16 instructions")
+            return
+        image, ours = picture(0), network.use_blocked_attention
+        blocked = self.segmenter()
+        network.use_blocked_attention = lambda _trunk: None
+        plain = self.segmenter()
+        network.use_blocked_attention = ours
+        found = interleaved(
+            self.rounds, lambda: blocked.encode([image], self.settings), lambda: plain.encode([image], self.settings)
+        )
+        say("encoder: blocked attention over sdpa", *found, "at least 1.2")
+
+    def gpu(self) -> None:
+        """Images per second through encode and segment in batches, over a bare loop on tensors on the device."""
+        if not torch.cuda.is_available():
+            print("images per second on a GPU: none here")
+            return
+        segmenter = self.segmenter(device="cuda:0")
+        images, built = [picture(number) for number in range(32)], segmenter._loaded.network_for(self.settings)
+        heads = TextEncoder(built, TextTokenizer())
+        query = [concept_query(TEXTS[0], (SIDE, SIDE))]
+        pixels = [prepare_slice(image, built.architecture.resolution) for image in images]
+        on_device = [replace(one, pixels=one.pixels.to(built.device, built.precision.encoder)) for one in pixels]
+
+        def bare() -> None:
+            with torch.no_grad():
+                for start in range(0, len(images), 8):
+                    for encoding in encode_prepared(built, on_device[start : start + 8]):
+                        detect(built, detector_features(built, encoding), query, heads)
+            torch.cuda.synchronize()
+
+        def system() -> None:
+            geometry = VolumeGeometry.pixel_grid((len(images), SIDE, SIDE))
+            prompts = {"run": dict.fromkeys(range(len(images)), TEXTS[:1])}
+            settings = {"run": self.settings}
+            segment_volume(segmenter, lambda z, _window: images[z], geometry, prompts, settings, ["structure"])
+
+        ours, loop = interleaved(3, system, bare)
+        print(f"GPU: {32 / ours:.1f} images/s, bare loop {32 / loop:.1f}: {loop / ours:.2f} (at least 0.9)")
+
+    def _settings(self) -> tuple[str, ...]:
+        return (f"resolution={self.settings.resolution}",) if self.settings.resolution else ()
+
+    def _bare_loop(self, work: list[tuple[Rgb, list[SlicePrompt]]]) -> float:
+        segmenter = open_segmenter(self.weights)
+        started = time.perf_counter()
+        for image, prompts in work:
+            segmenter.segment(segmenter.encode([image], self.settings)[0], prompts, self.settings)
+        return time.perf_counter() - started
+
+    def _timed_flow(self, policy: str, cache: str = "") -> tuple[float, float]:
+        """Seconds of the streams of a benchmark by one worker, and of everything around them."""
+        words = ["-m", "benchmarks.timed_flow", str(self.store), "seeded", "1", policy, cache, *self._settings()]
+        answered = subprocess.run([sys.executable, *words], check=True, capture_output=True, text=True)
+        stream, startup = (float(word) for word in answered.stdout.split()[-4:-2])
+        return stream, startup
 
 
-def warm_cache(folder: Path) -> None:
-    """One more prompt policy on an empty cache of encodings, and another one on the cache that this one filled."""
-    shutil.rmtree(open_store(folder).encodings(), ignore_errors=True)
-    cold, _ = timed_flow(folder, "box:jitter=0.1", cache=True)
-    warm_seconds, _ = timed_flow(folder, "box:jitter=0.2", cache=True)
-    say("one more policy: warm cache of encodings over a cold one", warm_seconds, cold, "at least 4")
-
-
-def system_over_bare(folder: Path, weights: Path) -> None:
-    """Four images through flow, Dask, scores and store, over encode and segment alone; both build the network once."""
-    store = open_store(folder)
-    source = f"phantom:fundus,cases={IMAGES},size=1x{SIDE}x{SIDE}"
-    subprocess.run(
-        [sys.executable, "-m", "flows", "ingest", source, "--cohort", "small", "--store", str(folder)], check=True
-    )
-    add_weights(store, "seeded", weights)
-    group = plan_benchmark(store, BenchmarkRequest(("small",), ("seeded",), ("box",), split="all")).groups[0]
+def _work_of(store: StoreLayout, group: WorkGroup) -> list[tuple[Rgb, list[SlicePrompt]]]:
+    """Images and prompts of a planned benchmark, as a bare loop takes them."""
     (run,) = group.runs.values()
     work = []
     for planned in group.pending:
@@ -150,69 +246,13 @@ def system_over_bare(folder: Path, weights: Path) -> None:
         ).rows
         image = np.ascontiguousarray(np.moveaxis(volume.slice(0), 0, 2))
         work.append((image, slice_prompts(rows, volume.geometry.shape_zyx[1:])[0]))
-    before = _bare_loop(weights, work)
-    system, startup = timed_flow(folder, "box")
-    bare = (before + _bare_loop(weights, work)) / 2  # one loop before and one behind: a busy machine hits both
-    print(
-        f"{IMAGES} images: system {system:.2f} s, bare loop {bare:.2f} s: {system / bare:.3f} (at most 1.05); "
-        f"start-up {startup:.1f} s apart"
-    )
-
-
-def timed_flow(folder: Path, policy: str, *, cache: bool = False) -> tuple[float, float]:
-    """Seconds of the streams of a benchmark by one worker, and of everything around them."""
-    words = ["-m", "benchmarks.timed_flow", str(folder), "seeded", "1", policy, *(["4GB"] if cache else [])]
-    answered = subprocess.run([sys.executable, *words], check=True, capture_output=True, text=True)
-    stream, startup = (float(word) for word in answered.stdout.split()[-4:-2])
-    return stream, startup
-
-
-def accelerator(weights: Path) -> None:
-    """Images per second through encode and segment in batches, over a bare loop on tensors that lie on the device."""
-    if not torch.cuda.is_available():
-        print("images per second on a GPU: none here")
-        return
-    segmenter = warm(open_segmenter(weights, "cuda:0"), AUTO)
-    images, built = [picture(number) for number in range(32)], segmenter._loaded.network_for(AUTO)
-    heads = TextEncoder(built, TextTokenizer())
-    query = [concept_query(TEXTS[0], (SIDE, SIDE))]
-    pixels = [prepare_slice(image, built.architecture.resolution) for image in images]
-    on_device = [replace(one, pixels=one.pixels.to(built.device, built.precision.encoder)) for one in pixels]
-
-    def bare() -> None:
-        with torch.no_grad():
-            for start in range(0, len(images), 8):
-                for encoding in encode_prepared(built, on_device[start : start + 8]):
-                    detect(built, detector_features(built, encoding), query, heads)
-        torch.cuda.synchronize()
-
-    def system() -> None:
-        geometry = VolumeGeometry.pixel_grid((len(images), SIDE, SIDE))
-        prompts = {"run": dict.fromkeys(range(len(images)), TEXTS[:1])}
-        segment_volume(segmenter, lambda z, _window: images[z], geometry, prompts, {"run": AUTO}, ["structure"])
-
-    ours, loop = interleaved(3, system, bare)
-    print(f"GPU: {32 / ours:.1f} images/s, bare loop {32 / loop:.1f}: {loop / ours:.2f} (at least 0.9)")
-
-
-def _bare_loop(weights: Path, work: list[tuple[Rgb, list[SlicePrompt]]]) -> float:
-    segmenter = open_segmenter(weights)
-    started = time.perf_counter()
-    for image, prompts in work:
-        segmenter.segment(segmenter.encode([image], AUTO)[0], prompts, AUTO)
-    return time.perf_counter() - started
+    return work
 
 
 def picture(seed: int) -> Rgb:
     """A fundus phantom, shape (y, x, 3)."""
     voxels = phantom_case(PhantomKind.FUNDUS, seed, shape_zyx=(1, SIDE, SIDE)).voxels
     return np.ascontiguousarray(np.moveaxis(voxels[:, 0], 0, 2))
-
-
-def warm(segmenter: Sam3Segmenter, settings: InferenceSettings) -> Sam3Segmenter:
-    """The same segmenter with its network built and its first pass behind it."""
-    answer(segmenter, picture(1), settings)
-    return segmenter
 
 
 def answer(segmenter: Sam3Segmenter, image: Rgb, settings: InferenceSettings) -> None:

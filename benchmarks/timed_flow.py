@@ -13,7 +13,7 @@ from flows.environment import prepare_environment  # noqa: E402 - the clock star
 prepare_environment()
 
 
-def main(store: str, weights: str, workers: str, policy: str = "box", cache: str = "") -> None:
+def main(store: str, weights: str, workers: str, policy: str = "box", cache: str = "", *settings: str) -> None:
     """Run it once; start-up is everything that is not the stream and not the closing publication."""
     from flows.benchmark import benchmark_cohorts
     from flows.clusters import dask_workers, parse_cluster, workers_starting
@@ -34,7 +34,14 @@ def main(store: str, weights: str, workers: str, policy: str = "box", cache: str
 
         note_idle()
         summary = benchmark_cohorts(
-            store, ["small"], [weights], [policy], split="all", cluster=cluster, cache_encodings=cache
+            store,
+            ["small"],
+            [weights],
+            [policy],
+            list(settings),
+            split="all",
+            cluster=cluster,
+            cache_encodings=cache,
         )
     total = time.perf_counter() - STARTED
     print(summary.stream_seconds, total - summary.stream_seconds, summary.peak_rss_bytes, max(idle))
