@@ -17,7 +17,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +24,12 @@ from pathlib import Path
 import psutil
 
 from benchmarks.full_weights import BARE, RELEASED
+from benchmarks.watching import Watch
 from storage.sql_guard import run_sql
 from storage.store_layout import StoreLayout
 
 ROOT = Path(__file__).parents[1]
 PARTS = ("weights", "fundus", "ct", "ct-text", "segment")
-_POLL_SECONDS = 0.2
 _FIRST_DONE_LIMIT_SECONDS = 3600
 
 
@@ -111,7 +110,7 @@ class FullRun:
             [sys.executable, "-m", "flows", *words], cwd=ROOT, env=self._environment, start_new_session=True,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        watch = _Watch(process.pid)
+        watch = Watch(process.pid)
         while process.poll() is None and not reached():
             watch.look()
             if watch.seconds > _FIRST_DONE_LIMIT_SECONDS:
@@ -193,7 +192,7 @@ class FullRun:
             process = subprocess.Popen(
                 [sys.executable, *words], cwd=ROOT, env=self._environment, stdout=out, stderr=err, text=True
             )
-            watch = _Watch(process.pid)
+            watch = Watch(process.pid)
             while process.poll() is None:
                 watch.look()
             out.seek(0)
@@ -204,37 +203,6 @@ class FullRun:
         print(f"{name}: {step.seconds:.1f} s, peak {step.peak_bytes / 1e9:.2f} GB, exit code {step.code}", flush=True)
         for line in step.err.strip().splitlines()[:6]:
             print(f"    {line}")
-
-
-class _Watch:
-    """Wall time and peak memory of a process and all that it started."""
-
-    def __init__(self, pid: int) -> None:
-        self._root = psutil.Process(pid)
-        self._started = time.perf_counter()
-        self.peak = 0
-        self.seen: set[psutil.Process] = set()
-
-    @property
-    def seconds(self) -> float:
-        """Since it began."""
-        return time.perf_counter() - self._started
-
-    def look(self) -> None:
-        """Take the memory of this moment into account, then wait a little."""
-        total = 0
-        try:
-            family = [self._root, *self._root.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            family = []
-        self.seen.update(family)
-        for process in family:
-            try:
-                total += process.memory_info().rss
-            except psutil.NoSuchProcess:
-                continue
-        self.peak = max(self.peak, total)
-        time.sleep(_POLL_SECONDS)
 
 
 def main() -> None:

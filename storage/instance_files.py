@@ -102,9 +102,10 @@ def write_structures(target: Path, image: InputImage, prediction: VolumePredicti
         labels, own = prediction.labels(name), prediction.confidence(name)
         offset = len(scores) - 1
         scores = np.concatenate([scores, own])
-        numbers = np.where(labels > 0, labels.astype(np.int32) + offset, 0)
-        taken = (labels > 0) & ((volume == 0) | (scores[numbers] > scores[volume]))
-        volume[taken] = numbers[taken]
+        for drawn, before in zip(labels, volume, strict=True):  # by slice: numbers and scores take more than labels
+            numbers = np.where(drawn > 0, drawn.astype(np.int32) + offset, 0)
+            taken = (drawn > 0) & ((before == 0) | (scores[numbers] > scores[before]))
+            before[taken] = numbers[taken]
     write_label_map(target, image, volume)
     return int(volume.any(axis=(1, 2)).sum())
 

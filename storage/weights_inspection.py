@@ -49,9 +49,7 @@ def inspect_location(name: str, location: str, base: str | None = None, locate: 
         sha256=weights_sha256(path, base_path),
         path=str(path),
         layout=str(report.layout),
-        capabilities=Capabilities(
-            text=True, box=True, interactive=weights.interactive, propagation=weights.propagates
-        ),
+        capabilities=Capabilities(text=True, box=True, interactive=weights.interactive, propagation=weights.propagates),
         parameters=report.parameters,
         source=location,
         revision=_revision(location, path),

@@ -62,7 +62,7 @@ class Sam3Segmenter:
 
     @property
     def capabilities(self) -> Capabilities:
-        """Text and boxes always; points and masks where the weights have a tracker, propagation if its memory learned."""
+        """Text and boxes always; points and masks where there is a tracker, propagation if its memory learned."""
         weights = self.weights
         return Capabilities(text=True, box=True, interactive=weights.interactive, propagation=weights.propagates)
 
@@ -164,7 +164,8 @@ class Sam3Segmenter:
             UsageError: If a prompt lies outside the volume or its slice, or slices are encoded in tiles.
         """
         if not self.capabilities.propagation:
-            msg = f"{self.weights.source} has no trained tracker to propagate with; use the released sam3.pt or slices=all"
+            source = self.weights.source
+            msg = f"{source} has no trained tracker to propagate with; use the released sam3.pt or slices=all"
             raise UnsupportedPromptError(msg)
 
         def checked(z: int) -> SliceEncoding:

@@ -1,0 +1,87 @@
+"""What a volume costs in memory beside the model: a CT of 512 x 512 x 600 against one of two slices.
+
+    python -m benchmarks.volume_memory [--slices N] [--side N] [--way NAME] [--folder DIR]
+
+Everything is done twice, with two slices and with all: `ingest`, `benchmark` with a text on every slice and with a box
+on one slice that the tracker follows, and `predict` of a NIfTI file. What the largest process of a command needs for
+two slices (libraries, model, one slice in flight) is what stands beside the volume; the rest is the volume's. The small
+architecture, untrained: the size of the model falls out of the difference.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from benchmarks.watching import Watch
+from medsam3_core.phantoms import PhantomKind, phantom_case
+from storage.checkpoints import write_untrained
+
+LIMIT_BYTES = 4e9
+WAYS = ("ingest", "text", "key", "predict")
+_FEW = 2
+
+
+def main() -> None:
+    """Measure both sizes and print the differences."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--slices", type=int, default=600)
+    parser.add_argument("--side", type=int, default=512, help="rows and columns of a slice")
+    parser.add_argument("--way", action="append", choices=WAYS, help="only this; repeat for several")
+    parser.add_argument("--folder", type=Path, help="for the stores; kept  [default: a temporary one]")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="medsam3-memory-") as temporary:
+        folder = arguments.folder or Path(temporary)
+        weights = folder / "weights"
+        if not weights.is_dir():
+            write_untrained(weights, tracker=True)
+        few = _peaks(folder, weights, _FEW, arguments.side, arguments.way or WAYS)
+        many = _peaks(folder, weights, arguments.slices, arguments.side, arguments.way or WAYS)
+    for way, peak in many.items():
+        beside = peak - few[way]
+        print(
+            f"{way}: {few[way] / 1e9:.2f} GB with {_FEW} slices, {peak / 1e9:.2f} GB with {arguments.slices}: "
+            f"{beside / 1e9:.2f} GB for the volume ({'within' if beside <= LIMIT_BYTES else 'OVER'} 4 GB)"
+        )
+
+
+def _peaks(folder: Path, weights: Path, depth: int, side: int, ways: Sequence[str]) -> dict[str, int]:
+    """Resident memory of the largest process of each command, in bytes."""
+    store = folder / f"store-{depth}"
+    source = f"phantom:ct,cases=1,size={depth}x{side}x{side}"
+    benchmark = ("benchmark", "--cohort", "ct", "--weights", "small", "--split", "all", "--structure", "liver")
+    peaks = {"ingest": _peak(store, "ingest", source, "--cohort", "ct")}
+    _peak(store, "weights", "add", "small", str(weights))
+    if "text" in ways:
+        peaks["text"] = _peak(store, *benchmark, "--prompt", "text", "--cluster", "local:1")
+    if "key" in ways:
+        peaks["key"] = _peak(store, *benchmark, "--prompt", "box:slices=key", "--cluster", "local:1")
+    if "predict" in ways:
+        image = folder / f"ct-{depth}.nii"
+        voxels = phantom_case(PhantomKind.CT, 0, shape_zyx=(depth, side, side)).voxels
+        nib.save(nib.Nifti1Image(np.ascontiguousarray(voxels.T), np.eye(4)), image)
+        out = folder / f"labels-{depth}.nii.gz"
+        peaks["predict"] = _peak(store, "predict", str(image), "--weights", "small", "--text", "a", "--out", str(out))
+    return {way: peak for way, peak in peaks.items() if way in ways}
+
+
+def _peak(store: Path, *words: str) -> int:
+    environment = {**os.environ, "MEDSAM3_STORE": str(store)}
+    process = subprocess.Popen([sys.executable, "-m", "flows", *words], env=environment, stdout=subprocess.DEVNULL)
+    watch = Watch(process.pid)
+    while process.poll() is None:
+        watch.look()
+    if process.returncode != 0:
+        sys.exit(f"medsam3 {' '.join(words)}: exit code {process.returncode}")
+    print(f"    medsam3 {words[0]}, {watch.seconds:.0f} s", flush=True)
+    return watch.largest
+
+
+if __name__ == "__main__":
+    main()
