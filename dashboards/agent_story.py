@@ -9,6 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboards import queries
+from dashboards.figures import series_name
 from dashboards.page_parts import store
 
 _SIGNS = {
@@ -33,9 +34,8 @@ def show_story(cohort: str, case_id: str) -> None:
         told: list[dict[str, Any]] = [
             {str(key): value for key, value in row.items()} for row in events.to_dict("records")
         ]
-        with st.expander(
-            f"{structure}: {first['label']}, {first['settings']}. {ending(told)}", expanded=len(traces) < 20
-        ):
+        who = series_name(first["label"], first["prompt"], first["settings"], None)
+        with st.expander(f"**{structure}** by {who}: {_safe(ending(told))}", expanded=len(traces) < 20):
             st.markdown(
                 "\n\n".join(f"{_SIGNS[row['kind']]} {_safe(line)}" for row, line in zip(told, story(told), strict=True))
             )

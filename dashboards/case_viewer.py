@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dashboards import queries
 from dashboards.figures import series_name
-from dashboards.page_parts import case_scores, colours, runs_of_case, store
+from dashboards.page_parts import case_scores, colours, runs_of_case, show_errors, store
 from dashboards.pictures import CasePicture, fullest_slice, open_case_picture, open_case_prediction, predicted_mask
 from dashboards.style import PROMPT_COLOUR, REFERENCE_COLOUR, colour_of
 from dashboards.viewer_figure import add_outline, add_prompts, add_reference, slice_figure
@@ -28,6 +28,11 @@ def show_viewer(case: pd.Series, case_id: str, structure: str | None) -> None:
         case_id: Case.
         structure: Structure that is looked at first, or None for all.
     """
+    with show_errors():  # a fragment shows its errors itself: the page round it never sees them
+        _show_case(case, case_id, structure)
+
+
+def _show_case(case: pd.Series, case_id: str, structure: str | None) -> None:
     picture = case_picture(str(store().root), case["cohort"], case_id, int(case["ndim"]))
     depth, height, width = picture.geometry.shape_zyx
     spacing = " x ".join(f"{value:.3g}" for value in picture.geometry.spacing_zyx)

@@ -9,8 +9,9 @@ import plotly.graph_objects as go
 from dashboards.style import INK, MUTED, axis_title, colour_of, styled
 from storage.comparison_words import short_prompt
 
-_SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
+_SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star", "hexagon", "triangle-down", "x", "pentagon")
 _ROW, _SPREAD = 26, 0.7
+_MOST_NAMED = 4
 
 
 def leaderboard_figure(
@@ -26,7 +27,7 @@ def leaderboard_figure(
     """
     structures = list(dict.fromkeys(rows["structure"]))[::-1]
     series = _groups(rows, "label", "prompt", "settings", "rater")
-    prompts = list(dict.fromkeys(rows["prompt"]))
+    symbols = _symbols(rows)
     several_raters = len(set(rows["rater"])) > 1
     figure = go.Figure()
     for place, ((label, prompt, settings, rater), part) in enumerate(series):
@@ -41,7 +42,7 @@ def leaderboard_figure(
             },
             mode="markers",
             name=series_name(label, prompt, settings, rater if several_raters else None),
-            marker={"color": colour_of(label, colours), "size": 9, "symbol": _SYMBOLS[prompts.index(prompt) % 6]},
+            marker={"color": colour_of(label, colours), "size": 9, "symbol": symbols[prompt, settings]},
             customdata=part[["structure", f"{metric}_low", f"{metric}_high", "present", "scored", "planned", "failed"]],
             hovertemplate="<b>%{customdata[0]}</b> %{x:.3f} [%{customdata[1]:.3f} %{customdata[2]:.3f}]<br>mean over "
             "%{customdata[3]} cases that hold it<br>%{customdata[4]} of %{customdata[5]} scored, %{customdata[6]} "
@@ -74,17 +75,18 @@ def _add_rater_line(figure: go.Figure, band: int, value: float, *, first: bool) 
 def cost_figure(rows: pd.DataFrame, metric: str, colours: Mapping[str, str]) -> go.Figure:
     """Quality against cost: the mean over structures against the seconds per case of the same run."""
     figure = go.Figure()
+    symbols, few = _symbols(rows), len(set(rows["run_id"])) <= _MOST_NAMED
     for (label, prompt, settings, _), part in _groups(rows, "label", "prompt", "settings", "run_id"):
         figure.add_scatter(
             x=[part["seconds_per_case"].iloc[0]],
             y=[part[f"{metric}_mean"].mean()],
-            mode="markers+text",
+            mode="markers+text" if few else "markers",
             text=[short_prompt(prompt)],
             textposition="bottom center",
             cliponaxis=False,
             textfont={"color": MUTED, "size": 11},
             name=series_name(label, prompt, settings, None),
-            marker={"color": colour_of(label, colours), "size": 13},
+            marker={"color": colour_of(label, colours), "size": 12, "symbol": symbols[prompt, settings]},
             hovertemplate="%{y:.3f} at %{x:.3g} s per case<extra>%{fullData.name}</extra>",
         )
     unit = rows["distance_unit"].dropna()
@@ -108,6 +110,7 @@ def _log_step(seconds: pd.Series) -> str | int:
 def history_figure(rows: pd.DataFrame, colours: Mapping[str, str]) -> go.Figure:
     """Mean Dice of one cohort over the versions of each weights, in the order in which they were finished."""
     figure = go.Figure()
+    symbols = _symbols(rows, "settings_id")
     for (weights, prompt, settings), part in _groups(rows, "weights", "prompt", "settings_id"):
         ordered = part.sort_values("weights_version")
         labels = [name if version == 1 else f"{name}@{version}" for name, version in
@@ -118,7 +121,11 @@ def history_figure(rows: pd.DataFrame, colours: Mapping[str, str]) -> go.Figure:
             mode="lines+markers",
             name=f"{weights}, {short_prompt(prompt)}",
             line={"color": MUTED, "width": 1},
-            marker={"size": 11, "color": [colour_of(label, colours) for label in labels]},
+            marker={
+                "size": 11,
+                "color": [colour_of(label, colours) for label in labels],
+                "symbol": symbols[prompt, settings],
+            },
             customdata=pd.DataFrame({"label": labels, "n": ordered["n"], "failed": ordered["failed"]}),
             hovertemplate="<b>%{customdata[0]}</b> %{y:.3f}<br>n = %{customdata[1]}, failed %{customdata[2]}"
             f"<extra>{short_prompt(prompt)}, settings {settings[:6]}</extra>",
@@ -134,6 +141,12 @@ def series_name(label: str, prompt: str, settings: str, rater: str | None) -> st
     parts += [settings] if settings != "default" else []
     parts += [f"rater {rater}"] if rater not in (None, "reference") and rater == rater else []
     return ", ".join(parts)
+
+
+def _symbols(rows: pd.DataFrame, settings: str = "settings") -> dict[tuple[str, str], str]:
+    """One symbol per prompts and settings, in the order in which they first appear."""
+    asked = dict.fromkeys(zip(rows["prompt"], rows[settings], strict=True))
+    return {key: _SYMBOLS[place % len(_SYMBOLS)] for place, key in enumerate(asked)}
 
 
 def _groups(rows: pd.DataFrame, *keys: str) -> list[tuple[Any, pd.DataFrame]]:

@@ -37,8 +37,17 @@ def show() -> None:
     if len(found) > _MOST_ROWS:
         st.caption(f"The first {_MOST_ROWS:,} of {len(found):,} rows; search or choose a structure to see others.")
     case_id, structure = _chosen(found, event.selection.rows, cases)
+    _show_failures(scores[(scores["case_id"] == case_id) & (scores["status"] != "scored")])
     show_viewer(cases.set_index("case_id").loc[case_id], case_id, structure)
     show_story(cohort, case_id)
+
+
+def _show_failures(rows: pd.DataFrame) -> None:
+    """Under which weights the case has no score, and why."""
+    for (status, reason), part in rows.groupby(["status", "reason"], sort=False, dropna=False):
+        names = [series_name(row["label"], row["prompt"], row["settings"], None) for row in part.to_dict("records")]
+        case_id, under = part["case_id"].iloc[0], "; ".join(dict.fromkeys(names))
+        st.warning(f"{case_id}: {status} under {under}: {reason}", icon=":material/report:")
 
 
 def _take_over_target() -> None:

@@ -76,14 +76,18 @@ def _show_numbers(items: list[StructureComparison], base: str, new: str) -> None
             base: [one.base_mean for one in found], new: [one.new_mean for one in found],
             "difference": [one.difference for one in found],
             "95 %": ["" if one.low is None else f"{one.low:+.3f} to {one.high:+.3f}" for one in found],
-            "p (Holm)": [item.adjusted_p for item in items], "effect": [one.rank_biserial for one in found],
+            "p (Holm)": [_p_value(item.adjusted_p) for item in items], "effect": [one.rank_biserial for one in found],
             "better / equal / worse": [f"{one.wins} / {one.ties} / {one.losses}" for one in found],
             "verdict": [str(item.verdict) for item in items],
         }
     )  # fmt: skip
-    form = {name: st.column_config.NumberColumn(format="%.3f") for name in (base, new, "difference", "p (Holm)")}
+    form = {name: st.column_config.NumberColumn(format="%.3f") for name in (base, new, "difference")}
     form["effect"] = st.column_config.NumberColumn("effect (rank-biserial)", format="%+.2f")
     st.dataframe(table, hide_index=True, column_config=form, height=min(38 + 35 * len(table), 420))
+
+
+def _p_value(p: float | None) -> str:
+    return "no test" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _show_worst(found: Comparison, open_case: Callable[[str, str, str], None]) -> None:

@@ -52,6 +52,7 @@ def show(open_case: Callable[[str, str], None]) -> None:
     st.markdown(f"**Cases** ({len(failures):,}; select one to see it)")
     table = failures[["cohort", "case_id", "label", "prompt", "status", "reason", "source", "finished_at"]].copy()
     table["prompt"] = table["prompt"].map(short_prompt, na_action="ignore")
+    table[["prompt", "source"]] = table[["prompt", "source"]].fillna("")
     chosen: Any = st.dataframe(
         table, hide_index=True, on_select="rerun", selection_mode="single-row", key="failed_case",
         column_config={"case_id": "case", "label": "weights",

@@ -44,13 +44,14 @@ def show() -> None:
     chart(leaderboard_figure(rows, metric, shown, raters), key="board")
     st.markdown("**Numbers and denominators**")
     _table(rows, metric)
-    cost, protocol = st.columns(2, gap="medium")
+    cost, protocol = st.columns([2, 3], gap="medium")
     with cost:
         st.markdown("**Quality against cost**")
         if rows[[f"{metric}_mean", "seconds_per_case"]].dropna().empty:
             nothing_yet("No scored case yet.", "The cost is shown when a run has finished some.")
         else:
             chart(cost_figure(rows, metric, shown), key="cost")
+            st.caption("Colours and symbols as above.")
     with protocol:
         _show_protocol(str(rows["cohort"].iloc[0]), rows["split"].iloc[0])
     notes = ["Prompts marked with \\* are made from the reference (privileged)."] if rows["privileged"].any() else []
@@ -91,6 +92,7 @@ def _table(rows: pd.DataFrame, metric: str) -> None:
             "structure": rows["structure"],
             "weights": rows["label"],
             "prompt": rows["prompt"].map(short_prompt) + stars,
+            **({"settings": rows["settings"]} if (rows["settings"] != "default").any() else {}),
             f"{name}{unit}": rows[f"{metric}_mean"],
             "95 %": [_interval(row, metric) for row in rows.to_dict("records")],
             **({"failures as 0": rows[as_zero]} if as_zero in rows else {}),
@@ -110,15 +112,17 @@ def _table(rows: pd.DataFrame, metric: str) -> None:
 
 def _show_protocol(cohort: str, split: str | None) -> None:
     """What of a published number is protocol."""
-    st.markdown("**How much is protocol**: Dice, ours and as the published Medical-SAM3 toolkit counts it")
+    st.markdown("**How much is protocol**: Dice by ours and as published")
     steps = steps_of_split(_protocol_steps(str(store().root), cohort), split)
     if steps.empty:
-        nothing_yet("No run that can be read by the published protocol.", NO_PRESET_RUN)
+        nothing_yet(
+            "No run was counted as the published toolkit does.", "Add `--preset medical-sam3-v1` to a benchmark."
+        )
         return
     for sentence in protocol_sentences(steps, cohort)[:2]:
         st.markdown(sentence)
     columns = {"kind": "prompt", **STEPS, "n": "rows in its mean"}
-    numbers = {text: st.column_config.NumberColumn(format="%.3f") for text in STEPS.values()}
+    numbers = {text: st.column_config.NumberColumn(format="%.3f", width=92) for text in STEPS.values()}
     table = steps.drop(columns="split").rename(columns={"label": "weights", **columns})
     st.dataframe(table, hide_index=True, column_config=numbers, height=min(38 + 35 * len(table), 300))
     st.caption(EXPLAINED if steps["published"].notna().any() else f"{EXPLAINED} {NO_PRESET_RUN}")

@@ -5,7 +5,7 @@ import streamlit as st
 
 from dashboards.page_parts import heading, store
 from medsam3_core.errors import UsageError
-from storage import table_schemas
+from storage.catalog_docs import VIEW_SUMMARIES, column_meaning
 from storage.catalog_views import TABLE_MACROS
 from storage.sql_guard import run_sql, view_columns
 
@@ -20,11 +20,6 @@ _EXAMPLES = {
     "Volume error": "SELECT structure, weights, median(volume_error) AS bias, count(*) AS n\n"
     "FROM scores WHERE \"empty\" = 'none' GROUP BY ALL ORDER BY structure, weights",
 }
-_DESCRIBED = {
-    "cases": table_schemas.CASES, "prompts": table_schemas.PROMPTS, "runs": table_schemas.RUNS,
-    "plan": table_schemas.PLAN, "outcomes": table_schemas.OUTCOMES, "scores": table_schemas.SCORES,
-    "measurements": table_schemas.MEASUREMENTS,
-}  # fmt: skip
 
 
 def show() -> None:
@@ -72,21 +67,15 @@ def _show_schema() -> None:
     st.markdown("**Views**")
     for view, columns in _columns().items():
         with st.expander(view):
+            st.caption(VIEW_SUMMARIES[view])
             st.dataframe(columns, hide_index=True)
     st.caption("Table macro: " + ", ".join(f"`{macro}('BASE', 'NEW')`" for macro in TABLE_MACROS))
 
 
 @st.cache_data(show_spinner=False)
 def _columns() -> dict[str, list[dict[str, str]]]:
-    """Columns of every view with type and, where a table has it, what it means."""
-    found = {}
-    for view, columns in view_columns().items():
-        texts = _texts(_DESCRIBED.get(view))
-        found[view] = [{"column": name, "type": kind.lower(), "meaning": texts.get(name, "")} for name, kind in columns]
-    return found
-
-
-def _texts(schema: pa.Schema | None) -> dict[str, str]:
-    if schema is None:
-        schema = table_schemas.RUNS
-    return {field.name: (field.metadata or {}).get(b"description", b"").decode() for field in schema}
+    """Columns of every view with type and meaning."""
+    return {
+        view: [{"column": name, "type": kind.lower(), "meaning": column_meaning(view, name)} for name, kind in columns]
+        for view, columns in view_columns().items()
+    }

@@ -32,7 +32,7 @@ _SCHEMAS = {
     "traces": table_schemas.TRACES,
     "agreement": AGREEMENT,
 }
-_SUMMARIES = {
+VIEW_SUMMARIES = {
     "cases": "One row per case of every cohort: the newest, accepted or rejected with its reason.",
     "prompts": "Prompts made from the cases as they are now.",
     "runs": "One row per run: what was run on what.",
@@ -125,7 +125,9 @@ def write_catalog_docs(checkout: Path) -> Path:
 
 def _section(con: duckdb.DuckDBPyConnection, view: str) -> str:
     columns = con.execute(f"DESCRIBE {view}").fetchall()
-    return _table(f"## {view}", _SUMMARIES[view], [(row[0], row[1], _describe(view, row[0])) for row in columns])
+    return _table(
+        f"## {view}", VIEW_SUMMARIES[view], [(row[0], row[1], column_meaning(view, row[0])) for row in columns]
+    )
 
 
 def _compare_section(con: duckdb.DuckDBPyConnection) -> str:
@@ -135,7 +137,9 @@ def _compare_section(con: duckdb.DuckDBPyConnection) -> str:
         "version with a run. Paired by cohort, case, rater, structure, prompt_id and settings_id; a row is here when "
         "both have one, scored or not."
     )
-    return _table("## compare(base, new)", text, [(row[0], row[1], _describe("compare", row[0])) for row in columns])
+    return _table(
+        "## compare(base, new)", text, [(row[0], row[1], column_meaning("compare", row[0])) for row in columns]
+    )
 
 
 def _table(title: str, text: str, rows: list[tuple[str, str, str]]) -> str:
@@ -144,7 +148,8 @@ def _table(title: str, text: str, rows: list[tuple[str, str, str]]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _describe(view: str, column: str) -> str:
+def column_meaning(view: str, column: str) -> str:
+    """What a column of a view holds."""
     schema = _SCHEMAS.get(view)
     if schema is not None and column in schema.names:
         return _of_schema(schema, column)

@@ -5,18 +5,22 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import suppress
 
 import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 from dashboards.serve import PAGE_PATHS
+from storage.catalog import connect
+from storage.metric_columns import METRICS
 from storage.parquet_tables import write_rows
 from storage.run_ledger import utc_now
 from storage.run_planning import BenchmarkRequest
 from storage.store_layout import open_store
-from storage.table_schemas import CASES
+from storage.table_schemas import CASES, OUTCOMES, SCORES
 from tests.archives.written_dicom import ct_slices
 from tests.chromium import Watched, browser, needs_chromium
 from tests.small_store import benchmark_here, ingest_here
@@ -28,6 +32,7 @@ FIRST_SLICE = f"document.querySelector('{SLICE}')?.getAttribute('href')"
 HANG_MS = 60_000
 RESTS = "document.querySelector('[data-testid=stApp]')?.dataset.testScriptState === 'notRunning'"
 REASON = "reference lies elsewhere than its image"
+FAILED = "no memory for 3 slices"
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +46,20 @@ def results(tmp_path_factory):
                 "reason": REASON, "case_digest": "x", "raters": [], "structures": [], "in_training": [],
                 "source": "ct_broken", "ingested_at": utc_now()}  # fmt: skip
     write_rows(layout.cases("ct"), [rejected], CASES)
+    fail_a_case(layout)
     return layout
+
+
+def fail_a_case(layout):
+    """One case that failed when it was tried again, after everything else."""
+    with connect(layout, "scores") as con:
+        query = "SELECT * FROM scores WHERE cohort = 'fundus' AND weights = 'baseline:box' ORDER BY case_id LIMIT 1"
+        (row,) = con.sql(query).to_arrow_table().to_pylist()
+    ended = {"status": "failed", "reason": FAILED, "attempt": "again", "finished_at": utc_now()}
+    nothing = dict.fromkeys((*METRICS, "empty", "confidence", "reference_volume", "prediction_volume", "volume_error"))
+    write_rows(layout.scores(row["run_id"]), [row | nothing | ended], SCORES)
+    outcome = {name: row[name] for name in ("run_id", "case_id", "case_digest")}
+    write_rows(layout.outcomes(row["run_id"]), [outcome | ended], OUTCOMES)
 
 
 @pytest.fixture(scope="module")
@@ -253,6 +271,21 @@ def test_a_failure_is_grouped_by_its_reason(page):
     go_to(page, "Failures")
     page.wait_for_selector(CHART)
     assert REASON in page.inner_text(".js-plotly-plot >> nth=0")
+
+
+def test_one_click_leads_from_a_failure_to_its_case_and_the_reason(page):
+    go_to(page, "Failures")
+    page.wait_for_function(RESTS)
+    cases = page.locator("[data-testid='stDataFrame']").nth(1)
+    cases.scroll_into_view_if_needed()
+    for _ in range(6):  # a table takes clicks once it is drawn
+        place = cases.bounding_box()
+        page.mouse.click(place["x"] + 15, place["y"] + 35 + 17)
+        with suppress(PlaywrightTimeout):
+            page.wait_for_url("**/cases", timeout=10_000)
+            break
+    page.get_by_text(f"fundus_000: failed under baseline:box, box: {FAILED}").wait_for()
+    page.wait_for_selector(SLICE)
 
 
 def frame_of_slice(page):
