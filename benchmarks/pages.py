@@ -5,7 +5,8 @@
 Starts `medsam3 dashboard` on a store (without --store on one that `medsam3 demo` makes) and drives Debian's chromium.
 `first chart` is from the address to the first drawn chart in a new tab with an empty cache, on a server that has just
 started; `again` is the same page opened from the menu. An interaction ends when the page shows the change and the
-server has nothing more to do. Worst of the rounds. Screenshots go to --out.
+server has nothing more to do. Worst of the rounds. CPU seconds are those of server and browser together, on whatever
+core: on a shared machine they say more than the clock. Screenshots go to --out.
 """
 
 import argparse
@@ -17,9 +18,13 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from benchmarks.chromium import Watched, browser
 
@@ -31,6 +36,14 @@ _ANSWER = "[data-testid='stDataFrame']"
 _IDLE = "document.querySelector('[data-testid=stApp]')?.dataset.testScriptState === 'notRunning'"
 _DRAWING = "[...document.querySelectorAll('.js-plotly-plot')].map(plot => plot.innerHTML.length + ':' + plot.innerText)"
 _HANG_MS = 120_000
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Seconds on the clock, and of the processors in server and browser."""
+
+    wall: float
+    cpu: float
 
 
 def main() -> None:
@@ -48,15 +61,13 @@ def main() -> None:
 
 def measure(store: Path, out: Path, rounds: int) -> None:
     """Open all pages, interact with each, keep the worst times."""
-    watched, waits = Watched(), dict[str, list[float]]()
+    watched, waits = Watched(), dict[str, list[Wait]]()
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     for place in range(rounds):
-        started = time.perf_counter()
-        with _served(store) as address, browser() as chromium:
-            waits.setdefault("server answers", []).append(time.perf_counter() - started)
+        with _served(store, waits) as address, browser() as chromium:
             for path, name in zip(PAGES, NAMES, strict=True):
                 with _tab(chromium, watched) as page:
-                    wait = _timed(lambda page=page, path=path: _open(page, f"{address}/{path}"))
+                    wait = _timed(partial(_open, page, f"{address}/{path}"))
                     waits.setdefault(f"{name}: first chart", []).append(wait)
                     if place == 0:
                         _settle(page)
@@ -68,7 +79,7 @@ def measure(store: Path, out: Path, rounds: int) -> None:
     _report(waits, watched)
 
 
-def _interactions(page: Any) -> Iterator[tuple[str, float]]:
+def _interactions(page: Any) -> Iterator[tuple[str, Wait]]:
     """One or two things that people do on each page."""
     yield "Leaderboard: another metric", _timed(lambda: _choose(page, "Metric", 1))
     yield "Leaderboard: another cohort", _timed(lambda: _choose(page, "Cohort", 1))
@@ -88,7 +99,7 @@ def _interactions(page: Any) -> Iterator[tuple[str, float]]:
     yield "SQL: an example is answered", _timed(lambda: _answered(page))
 
 
-def _opened(page: Any, name: str) -> Iterator[tuple[str, float]]:
+def _opened(page: Any, name: str) -> Iterator[tuple[str, Wait]]:
     def go() -> None:
         page.get_by_role("link", name=name, exact=True).click()
         page.wait_for_selector(f"h3:has-text('{name}')")
@@ -156,10 +167,21 @@ def _answered(page: Any) -> None:
     _rerun(page, lambda: None)
 
 
-def _timed(act: Callable[[], object]) -> float:
-    started = time.perf_counter()
+def _timed(act: Callable[[], object]) -> Wait:
+    started, worked = time.perf_counter(), _cpu_seconds()
     act()
-    return time.perf_counter() - started
+    return Wait(time.perf_counter() - started, _cpu_seconds() - worked)
+
+
+def _cpu_seconds() -> float:
+    """Of this process and all that it has started and that still runs."""
+    own = psutil.Process()
+    total = 0.0
+    for process in (own, *own.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
 
 
 def _settle(page: Any) -> None:
@@ -187,7 +209,7 @@ def _tab(chromium: Any, watched: Watched) -> Iterator[Any]:
 
 
 @contextmanager
-def _served(store: Path) -> Iterator[str]:
+def _served(store: Path, waits: dict[str, list[Wait]]) -> Iterator[str]:
     """The dashboard as people start it, on a free port; ends with the block."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -196,15 +218,19 @@ def _served(store: Path) -> Iterator[str]:
     server = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         address = f"http://127.0.0.1:{port}"
-        while not _answers(f"{address}/_stcore/health"):
-            if server.poll() is not None:
-                msg = f"the dashboard ended with {server.returncode}; run it by hand: {' '.join(call)}"
-                raise SystemExit(msg)
-            time.sleep(0.1)
+        waits.setdefault("server answers", []).append(_timed(lambda: _wait_for(server, address)))
         yield address
     finally:
         server.terminate()
         server.wait(30)
+
+
+def _wait_for(server: subprocess.Popen[bytes], address: str) -> None:
+    while not _answers(f"{address}/_stcore/health"):
+        if server.poll() is not None:
+            msg = f"the dashboard ended with {server.returncode}; run `medsam3 dashboard` to see why"
+            raise SystemExit(msg)
+        time.sleep(0.1)
 
 
 def _answers(address: str) -> bool:
@@ -220,12 +246,12 @@ def _demo(store: Path) -> Path:
     return store
 
 
-def _report(waits: dict[str, list[float]], watched: Watched) -> None:
-    for what, seconds in waits.items():
+def _report(waits: dict[str, list[Wait]], watched: Watched) -> None:
+    for what, found in waits.items():
         limit = FIRST_CHART_SECONDS if "first chart" in what else INTERACTION_SECONDS
-        missed = "" if max(seconds) <= limit or what.startswith("server") else f", above {limit:g} s"
-        listed = ", ".join(f"{value:.2f}" for value in seconds)
-        print(f"{what}: {max(seconds):.2f} s ({listed}){missed}")
+        worst, cpu = max(wait.wall for wait in found), min(wait.cpu for wait in found)
+        missed = "" if worst <= limit or what.startswith("server") else f", above {limit:g} s"
+        print(f"{what}: {worst:.2f} s, {cpu:.2f} s CPU{missed}")
     print(f"console errors: {watched.errors or 0}; requests to other hosts: {watched.external or 0}")
 
 

@@ -33,10 +33,19 @@ _ROWS_PER_GROUP = 122_880  # the engine's own unit of parallel work
 FEW_FILES = 64
 """A run with no more score files than that is left as its workers wrote it: queries do not feel them."""
 
+MUCH_BYTES = 16_000_000
+"""About 100,000 rows: from there on the leaderboard is felt, unless compaction has kept its groups."""
+
 
 def runs_to_compact(store: StoreLayout, *, more_files_than: int = FEW_FILES) -> list[str]:
-    """Runs whose scores stand in so many files that queries feel it."""
-    return [run for run in run_ids(store) if len(table_files(store.scores(run))) > more_files_than]
+    """Runs whose scores stand in so many files, or are so many, that queries feel it."""
+    return [run for run in run_ids(store) if _is_felt(table_files(store.scores(run)), more_files_than)]
+
+
+def _is_felt(files: Sequence[Path], more_files_than: int) -> bool:
+    if is_compacted(list(files)):
+        return False
+    return len(files) > more_files_than or sum(file.stat().st_size for file in files) > MUCH_BYTES
 
 
 def tidy_scores(store: StoreLayout, written: Sequence[str]) -> None:

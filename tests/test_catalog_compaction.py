@@ -94,6 +94,14 @@ def test_compacted_run_is_left_alone(store):
     assert runs_to_compact(store.layout, more_files_than=1) == []
 
 
+def test_few_files_are_compacted_where_they_hold_many_rows(store, monkeypatch):
+    assert runs_to_compact(store.layout) == []
+    monkeypatch.setattr(score_compaction, "MUCH_BYTES", 1000)
+    assert runs_to_compact(store.layout) == ["run1"]
+    compact_scores(store.layout, "run1")
+    assert runs_to_compact(store.layout) == []
+
+
 def test_writer_during_compaction_is_noticed_and_nothing_changes(store, monkeypatch):
     def write_meanwhile(*arguments):
         store.score("run1", "c5", 0.9)
