@@ -121,8 +121,8 @@ def _show_protocol(cohort: str, split: str | None) -> None:
         return
     for sentence in protocol_sentences(steps, cohort)[:2]:
         st.markdown(sentence)
-    columns = {"kind": "prompt", **STEPS, "n": "rows in its mean"}
-    numbers = {text: st.column_config.NumberColumn(format="%.3f", width=92) for text in STEPS.values()}
+    columns = {"kind": "prompt", **STEPS, "n": "rows"}
+    numbers = {text: st.column_config.NumberColumn(format="%.3f") for text in STEPS.values()}
     table = steps.drop(columns="split").rename(columns={"label": "weights", **columns})
     st.dataframe(table, hide_index=True, column_config=numbers, height=min(38 + 35 * len(table), 300))
     st.caption(EXPLAINED if steps["published"].notna().any() else f"{EXPLAINED} {NO_PRESET_RUN}")

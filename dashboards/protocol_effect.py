@@ -8,10 +8,10 @@ import plotly.graph_objects as go
 from dashboards.style import GRID, axis_title, colour_of, styled
 
 STEPS = {
-    "ours": "our protocol",
+    "ours": "ours",
     "settings": "its settings",
     "formulas": "its denominators",
-    "published": "both: as published",
+    "published": "as published",
 }
 """Columns of `queries.protocol_steps` and what they are called."""
 

@@ -148,7 +148,7 @@ def test_the_report_shows_how_much_is_protocol(store, tmp_path):
     text = write_report(store_run_both_ways(store).layout, tmp_path / "report.html").read_text()
     assert "How much is protocol" in text
     assert "+0.333 is protocol" in text
-    assert "both: as published" in text
+    assert "as published" in text
 
 
 def test_the_command_line_plans_the_runs_of_the_preset(phantom_run):
