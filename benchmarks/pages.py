@@ -35,7 +35,7 @@ _CHART = ".js-plotly-plot .main-svg"
 _ANSWER = "[data-testid='stDataFrame']"
 _IDLE = "document.querySelector('[data-testid=stApp]')?.dataset.testScriptState === 'notRunning'"
 _DRAWING = "[...document.querySelectorAll('.js-plotly-plot')].map(plot => plot.innerHTML.length + ':' + plot.innerText)"
-_HANG_MS = 120_000
+_HANG_MS, _POLL_MS = 120_000, 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ def _opened(page: Any, name: str) -> Iterator[tuple[str, Wait]]:
     def go() -> None:
         page.get_by_role("link", name=name, exact=True).click()
         page.wait_for_selector(f"h3:has-text('{name}')")
-        page.wait_for_function(_IDLE)
+        page.wait_for_function(_IDLE, polling=_POLL_MS)
         if name != "SQL" and not page.get_by_test_id("stAlert").count():
             page.wait_for_selector(_CHART)
 
@@ -129,8 +129,10 @@ def _redrawn(page: Any, act: Callable[[], object]) -> None:
     """Act, then wait until a chart differs and the server rests."""
     before = page.evaluate(_DRAWING)
     act()
-    page.wait_for_function(f"before => JSON.stringify({_DRAWING}) !== before", arg=_json(page, before))
-    page.wait_for_function(_IDLE)
+    page.wait_for_function(
+        f"before => JSON.stringify({_DRAWING}) !== before", arg=_json(page, before), polling=_POLL_MS
+    )
+    page.wait_for_function(_IDLE, polling=_POLL_MS)
 
 
 def _json(page: Any, value: object) -> str:
@@ -141,7 +143,7 @@ def _json(page: Any, value: object) -> str:
 def _rerun(page: Any, act: Callable[[], object]) -> None:
     act()
     page.wait_for_timeout(60)
-    page.wait_for_function(_IDLE)
+    page.wait_for_function(_IDLE, polling=_POLL_MS)
 
 
 def _draw_box(page: Any) -> None:
@@ -158,7 +160,7 @@ def _draw_box(page: Any) -> None:
 def _segment(page: Any) -> None:
     page.get_by_role("button", name="Segment").click()
     page.get_by_text("best score").nth(1).wait_for()
-    page.wait_for_function(_IDLE)
+    page.wait_for_function(_IDLE, polling=_POLL_MS)
 
 
 def _answered(page: Any) -> None:
@@ -185,7 +187,7 @@ def _cpu_seconds() -> float:
 
 
 def _settle(page: Any) -> None:
-    page.wait_for_function(_IDLE)
+    page.wait_for_function(_IDLE, polling=_POLL_MS)
     page.wait_for_timeout(700)
 
 

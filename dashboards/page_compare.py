@@ -7,7 +7,16 @@ import pandas as pd
 import streamlit as st
 
 from dashboards.comparison_figures import difference_figure, forest_figure, paired_scatter
-from dashboards.page_parts import chart, colour_chips, colours, heading, nothing_yet, pick, store
+from dashboards.page_parts import (
+    KEPT_SECONDS,
+    chart,
+    colour_chips,
+    colours,
+    heading,
+    nothing_yet,
+    pick,
+    store_key,
+)
 from dashboards.style import METRIC_NAMES
 from storage.comparison import Comparison, ComparisonRequest, StructureComparison, comparable_weights, compare_weights
 from storage.comparison_words import comparison_notes, comparison_sentences, short_prompt
@@ -17,7 +26,7 @@ from storage.store_layout import StoreLayout
 def show(open_case: Callable[[str, str, str], None]) -> None:
     """The page; `open_case` leads to the viewer."""
     heading("Compare", "Paired by case, structure and prompt; failures counted; tested on one number per patient.")
-    names = _names(str(store().root))
+    names = _names(*store_key())
     if not names:
         nothing_yet("No two weights share a cohort and prompts yet.", "Benchmark several on the same cohort.")
         return
@@ -30,7 +39,7 @@ def show(open_case: Callable[[str, str, str], None]) -> None:
         cohort = pick("Cohort", names[base][new], "cohort")
     with metric_box:
         metric = pick("Metric", list(METRIC_NAMES), "metric", format_func=lambda name: METRIC_NAMES[name].name)
-    found = _compare(str(store().root), base, new, cohort, metric)
+    found = _compare(*store_key(), base, new, cohort, metric)
     _show_verdict(found)
     prompts = list(dict.fromkeys((item.prompt, item.settings) for item in found.structures))
     prompt, settings = prompts[0]
@@ -111,8 +120,8 @@ def _show_worst(found: Comparison, open_case: Callable[[str, str, str], None]) -
         open_case(row["cohort"], row["case_id"], row["structure"])
 
 
-@st.cache_data(ttl=10, show_spinner=False)
-def _names(root: str) -> dict[str, dict[str, list[str]]]:
+@st.cache_data(ttl=KEPT_SECONDS, show_spinner=False)
+def _names(root: str, state: int) -> dict[str, dict[str, list[str]]]:
     """BASE to NEW to the cohorts that both were run on; either order."""
     names: dict[str, dict[str, list[str]]] = {}
     for row in comparable_weights(StoreLayout(Path(root))).to_dict("records"):
@@ -122,8 +131,8 @@ def _names(root: str) -> dict[str, dict[str, list[str]]]:
     return names
 
 
-@st.cache_data(ttl=30, show_spinner="Comparing ...")
-def _compare(root: str, base: str, new: str, cohort: str, metric: str) -> Comparison:
+@st.cache_data(ttl=KEPT_SECONDS, show_spinner="Comparing ...")
+def _compare(root: str, state: int, base: str, new: str, cohort: str, metric: str) -> Comparison:
     return compare_weights(StoreLayout(Path(root)), ComparisonRequest(base, new, (cohort,), None, (metric,)))
 
 

@@ -10,7 +10,14 @@ import streamlit as st
 
 from dashboards import queries
 from dashboards.failure_kinds import with_kinds
-from dashboards.page_parts import accepted_cases, chart, colours, heading, store
+from dashboards.page_parts import (
+    KEPT_SECONDS,
+    accepted_cases,
+    chart,
+    colours,
+    heading,
+    store_key,
+)
 from dashboards.style import colour_of, styled
 from storage.comparison_words import short_prompt
 from storage.store_layout import StoreLayout
@@ -22,7 +29,7 @@ _MOST_BARS = 12
 def show(open_case: Callable[[str, str], None]) -> None:
     """The page; `open_case` leads to the viewer."""
     heading("Failures", "Every planned case ends as a score or here; none of these is in a mean.")
-    failures = _failures(str(store().root))
+    failures = _failures(*store_key())
     if failures.empty:
         st.success("Every planned case has a score.", icon=":material/check:")
         return
@@ -95,6 +102,6 @@ def _joined(values: pd.Series) -> str:
     return ", ".join(dict.fromkeys(values))
 
 
-@st.cache_data(ttl=10, show_spinner=False)
-def _failures(root: str) -> pd.DataFrame:
+@st.cache_data(ttl=KEPT_SECONDS, show_spinner=False)
+def _failures(root: str, state: int) -> pd.DataFrame:
     return queries.failures(StoreLayout(Path(root)))

@@ -10,7 +10,18 @@ import streamlit as st
 from dashboards import queries
 from dashboards.figures import cost_figure, leaderboard_figure
 from dashboards.inter_rater import inter_rater_scores
-from dashboards.page_parts import accepted_cases, chart, colours, heading, leaderboard, nothing_yet, pick, store
+from dashboards.page_parts import (
+    KEPT_SECONDS,
+    accepted_cases,
+    chart,
+    colours,
+    heading,
+    leaderboard,
+    nothing_yet,
+    pick,
+    store,
+    store_key,
+)
 from dashboards.protocol_effect import EXPLAINED, NO_PRESET_RUN, STEPS, protocol_sentences, steps_of_split
 from dashboards.style import METRIC_NAMES
 from storage.comparison_words import short_prompt
@@ -113,7 +124,7 @@ def _table(rows: pd.DataFrame, metric: str) -> None:
 def _show_protocol(cohort: str, split: str | None) -> None:
     """What of a published number is protocol."""
     st.markdown("**How much is protocol**: Dice by ours and as published")
-    steps = steps_of_split(_protocol_steps(str(store().root), cohort), split)
+    steps = steps_of_split(_protocol_steps(*store_key(), cohort), split)
     if steps.empty:
         nothing_yet(
             "No run was counted as the published toolkit does.", "Add `--preset medical-sam3-v1` to a benchmark."
@@ -142,8 +153,8 @@ def _agreement(root: str, cases: pd.DataFrame) -> pd.DataFrame:
     return inter_rater_scores(StoreLayout(Path(root)), cases)
 
 
-@st.cache_data(ttl=30, show_spinner=False)
-def _protocol_steps(root: str, cohort: str) -> pd.DataFrame:
+@st.cache_data(ttl=KEPT_SECONDS, show_spinner=False)
+def _protocol_steps(root: str, state: int, cohort: str) -> pd.DataFrame:
     return queries.protocol_steps(StoreLayout(Path(root)), cohort)
 
 

@@ -14,11 +14,12 @@ from dashboards import queries
 from dashboards.serve import STORE_VARIABLE
 from dashboards.style import GRID, MUTED, weights_colours
 from medsam3_core.errors import Medsam3Error
+from storage.catalog_sources import tables_state
 from storage.run_folders import broken_runs
 from storage.store_layout import StoreLayout, existing_store
 
-_FRESH_SECONDS = 10
-"""How long an answer may be shown again: a benchmark may be writing, and clicking must stay fast."""
+KEPT_SECONDS = 600
+"""How long an answer is kept at most; it is asked anew as soon as a table of the store has changed."""
 
 _CSS = f"""<style>
 .block-container {{ padding-top: 4.2rem; max-width: 1320px; }}
@@ -90,53 +91,54 @@ def nothing_yet(what: str, remedy: str) -> None:
 
 def colours() -> dict[str, str]:
     """One colour per weights."""
-    return weights_colours(_labels(_root()))
+    return weights_colours(_labels(*store_key()))
 
 
 def leaderboard() -> pd.DataFrame:
     """See `queries.leaderboard`."""
-    return _leaderboard(_root())
+    return _leaderboard(*store_key())
 
 
 def accepted_cases() -> pd.DataFrame:
     """See `queries.accepted_cases`."""
-    return _cases(_root())
+    return _cases(*store_key())
 
 
 def case_scores(cohort: str) -> pd.DataFrame:
     """See `queries.case_scores`."""
-    return _scores(_root(), cohort)
+    return _scores(*store_key(), cohort)
 
 
 def runs_of_case(cohort: str, case_id: str) -> pd.DataFrame:
     """See `queries.runs_of_case`."""
-    return _runs_of_case(_root(), cohort, case_id)
+    return _runs_of_case(*store_key(), cohort, case_id)
 
 
-def _root() -> str:
-    return str(store().root)
+def store_key() -> tuple[str, int]:
+    """The store, and a number that changes with its tables: by these two, answers are kept between clicks."""
+    return str(store().root), tables_state(store())
 
 
-@st.cache_data(ttl=_FRESH_SECONDS, show_spinner=False)
-def _labels(root: str) -> list[str]:
+@st.cache_data(ttl=KEPT_SECONDS, show_spinner=False)
+def _labels(root: str, state: int) -> list[str]:
     return queries.weights_labels(StoreLayout(Path(root)))
 
 
-@st.cache_data(ttl=_FRESH_SECONDS, show_spinner=False)
-def _leaderboard(root: str) -> pd.DataFrame:
+@st.cache_data(ttl=KEPT_SECONDS, show_spinner=False)
+def _leaderboard(root: str, state: int) -> pd.DataFrame:
     return queries.leaderboard(StoreLayout(Path(root)))
 
 
-@st.cache_data(ttl=_FRESH_SECONDS, show_spinner=False)
-def _cases(root: str) -> pd.DataFrame:
+@st.cache_data(ttl=KEPT_SECONDS, show_spinner=False)
+def _cases(root: str, state: int) -> pd.DataFrame:
     return queries.accepted_cases(StoreLayout(Path(root)))
 
 
-@st.cache_data(ttl=_FRESH_SECONDS, show_spinner=False)
-def _scores(root: str, cohort: str) -> pd.DataFrame:
+@st.cache_data(ttl=KEPT_SECONDS, show_spinner=False)
+def _scores(root: str, state: int, cohort: str) -> pd.DataFrame:
     return queries.case_scores(StoreLayout(Path(root)), cohort)
 
 
-@st.cache_data(ttl=_FRESH_SECONDS, show_spinner=False)
-def _runs_of_case(root: str, cohort: str, case_id: str) -> pd.DataFrame:
+@st.cache_data(ttl=KEPT_SECONDS, show_spinner=False)
+def _runs_of_case(root: str, state: int, cohort: str, case_id: str) -> pd.DataFrame:
     return queries.runs_of_case(StoreLayout(Path(root)), cohort, case_id)

@@ -9,7 +9,15 @@ import streamlit as st
 
 from dashboards import queries
 from dashboards.figures import history_figure
-from dashboards.page_parts import chart, colours, heading, nothing_yet, pick, store
+from dashboards.page_parts import (
+    KEPT_SECONDS,
+    chart,
+    colours,
+    heading,
+    nothing_yet,
+    pick,
+    store_key,
+)
 from storage.comparison_words import short_prompt
 from storage.store_layout import StoreLayout
 
@@ -17,7 +25,7 @@ from storage.store_layout import StoreLayout
 def show() -> None:
     """The page."""
     heading("Runs", "One run is one set of weights, prompts, settings and code on one cohort.")
-    runs, history = _runs(str(store().root))
+    runs, history = _runs(*store_key())
     if runs.empty:
         nothing_yet("No runs yet.", "Start one with `medsam3 benchmark`.")
         return
@@ -63,7 +71,7 @@ def _show_run(run: pd.Series) -> None:
     )  # fmt: skip
 
 
-@st.cache_data(ttl=10, show_spinner=False)
-def _runs(root: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+@st.cache_data(ttl=KEPT_SECONDS, show_spinner=False)
+def _runs(root: str, state: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     layout = StoreLayout(Path(root))
     return queries.runs(layout), queries.history(layout)

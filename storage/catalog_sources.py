@@ -148,6 +148,15 @@ def table_folders(store: StoreLayout) -> list[Path]:
     return folders
 
 
+def tables_state(store: StoreLayout) -> int:
+    """A number that changes when a table gets or loses a file: what was read while it stays is still true.
+
+    Looks at folders alone, one call of the system for each.
+    """
+    folders = [*table_folders(store), *(store.scores(run) for run in run_ids(store))]
+    return hash(tuple((str(folder), folder.stat().st_mtime_ns) for folder in folders if folder.is_dir()))
+
+
 def is_compacted(files: list[Path]) -> bool:
     """Whether these files of a generation are what compaction leaves: one file of this name."""
     return [file.name for file in files] == [COMPACTED_FILE]

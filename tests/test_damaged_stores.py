@@ -1,6 +1,7 @@
 """Stores that are not whole: half-written, damaged, from a newer version, or written at this moment."""
 
 import threading
+import time
 
 import pyarrow.parquet as pq
 import pytest
@@ -9,6 +10,7 @@ from click.testing import CliRunner
 from flows.cli import cli
 from medsam3_core.errors import StoreError
 from storage.catalog import catalog_is_current, connect, publish_catalog
+from storage.catalog_sources import tables_state
 from storage.parquet_tables import read_table, table_files
 from storage.run_folders import broken_runs
 from storage.table_schemas import OUTCOMES
@@ -127,6 +129,23 @@ def test_answers_do_not_depend_on_the_published_catalog(store, damage):
     assert ask(store, "SELECT count(*) AS n FROM scores").stdout == "n\n4\n"
     publish_catalog(store.layout)
     assert catalog_is_current(store.layout)
+
+
+def test_the_state_of_the_tables_changes_with_every_file_and_not_without(store):
+    seen = [tables_state(store.layout), tables_state(store.layout)]
+    assert seen[0] == seen[1]
+    for write in (
+        lambda: store.outcome("run1", "c1", attempt="a2"),
+        lambda: store.score("run1", "c1", 0.4),
+        lambda: store.case("c3"),
+        lambda: store.run("run3"),
+        lambda: store.plan("run3", "c3"),
+    ):
+        time.sleep(0.02)  # file systems keep times in ticks
+        write()
+        seen.append(tables_state(store.layout))
+    assert len(set(seen[1:-2])) == 4
+    assert seen[-1] != seen[-3]
 
 
 def test_a_missing_store_says_how_to_make_one(tmp_path):
