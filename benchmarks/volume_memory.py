@@ -2,13 +2,14 @@
 
     python -m benchmarks.volume_memory [--slices N] [--side N] [--way NAME] [--folder DIR]
 
-Everything is done twice, with two slices and with all: `ingest`, `benchmark` with a text on every slice and with a box
-on one slice that the tracker follows, and `predict` of a NIfTI file. What the largest process of a command needs for
-two slices (libraries, model, one slice in flight) is what stands beside the volume; the rest is the volume's. The small
-architecture, untrained: the size of the model falls out of the difference.
+Everything is done twice, with two slices and with all: `ingest` of a NIfTI file (a phantom, repeated along z),
+`benchmark` with a text on every slice and with a box on one slice that the tracker follows, and `predict`. What the
+largest process of a command needs for two slices (libraries, model, one slice in flight) is what stands beside the
+volume; the rest is the volume's. The small architecture, untrained: the size of the model falls out of the difference.
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from storage.checkpoints import write_untrained
 LIMIT_BYTES = 4e9
 WAYS = ("ingest", "text", "key", "predict")
 _FEW = 2
+_DRAWN = 12
 
 
 def main() -> None:
@@ -53,22 +55,32 @@ def main() -> None:
 
 def _peaks(folder: Path, weights: Path, depth: int, side: int, ways: Sequence[str]) -> dict[str, int]:
     """Resident memory of the largest process of each command, in bytes."""
-    store = folder / f"store-{depth}"
-    source = f"phantom:ct,cases=1,size={depth}x{side}x{side}"
-    benchmark = ("benchmark", "--cohort", "ct", "--weights", "small", "--split", "all", "--structure", "liver")
-    peaks = {"ingest": _peak(store, "ingest", source, "--cohort", "ct")}
+    store, source = folder / f"store-{depth}", folder / f"source-{depth}"
+    _write_source(source, depth, side)
+    peaks = {"ingest": _peak(store, "ingest", str(source), "--cohort", "ct")}
     _peak(store, "weights", "add", "small", str(weights))
+    benchmark = ("benchmark", "--cohort", "ct", "--weights", "small", "--split", "all", "--structure", "liver")
+    one_worker = ("--cluster", "local:1")
     if "text" in ways:
-        peaks["text"] = _peak(store, *benchmark, "--prompt", "text", "--cluster", "local:1")
+        peaks["text"] = _peak(store, *benchmark, "--prompt", "text", *one_worker)
     if "key" in ways:
-        peaks["key"] = _peak(store, *benchmark, "--prompt", "box:slices=key", "--cluster", "local:1")
+        peaks["key"] = _peak(store, *benchmark, "--prompt", "box:slices=key", *one_worker)
     if "predict" in ways:
-        image = folder / f"ct-{depth}.nii"
-        voxels = phantom_case(PhantomKind.CT, 0, shape_zyx=(depth, side, side)).voxels
-        nib.save(nib.Nifti1Image(np.ascontiguousarray(voxels.T), np.eye(4)), image)
-        out = folder / f"labels-{depth}.nii.gz"
+        image, out = source / "images" / "ct.nii", folder / f"labels-{depth}.nii.gz"
         peaks["predict"] = _peak(store, "predict", str(image), "--weights", "small", "--text", "a", "--out", str(out))
     return {way: peak for way, peak in peaks.items() if way in ways}
+
+
+def _write_source(source: Path, depth: int, side: int) -> None:
+    """A volume of any depth from a few slices of a phantom, with its reference."""
+    drawn = phantom_case(PhantomKind.CT, 0, shape_zyx=(_DRAWN, side, side))
+    repeats = -(-depth // _DRAWN)
+    for name, voxels in (("images", drawn.voxels), ("masks", drawn.references[0].voxels)):
+        (source / name).mkdir(parents=True, exist_ok=True)
+        stacked = np.tile(voxels, (repeats, 1, 1))[:depth]
+        nib.save(nib.Nifti1Image(np.ascontiguousarray(stacked.T), np.eye(4)), source / name / "ct.nii")
+    names = {str(entry.value): entry.structure for entry in drawn.references[0].entries}
+    (source / "labels.json").write_text(json.dumps({"labels": names}))
 
 
 def _peak(store: Path, *words: str) -> int:
