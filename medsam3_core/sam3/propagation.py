@@ -124,6 +124,7 @@ class _Track:
         self._index = index
         self._prompt = prompt
         self._session = TrackerSession(network.device, count)
+        self._notes: tuple[str, ...] = ()
         config = self._tracker.config
         self._look_back = max(config.num_maskmem, config.max_object_pointers_in_encoder)
 
@@ -141,7 +142,8 @@ class _Track:
         output = self._tracker(session, frame_idx=z, reverse=reverse)
         self._forget(z, reverse=reverse)
         logit = float(output.object_score_logits.reshape(-1)[0])
-        return TrackedSlice(self._index, z, output.pred_masks[0, 0], logit, encoding.shape_yx, encoding.fallbacks)
+        notes = (*encoding.fallbacks, *self._notes)
+        return TrackedSlice(self._index, z, output.pred_masks[0, 0], logit, encoding.shape_yx, notes)
 
     def _add_prompt(self, shape_yx: tuple[int, int]) -> None:
         session, prompt = self._session, self._prompt.prompt
@@ -154,6 +156,9 @@ class _Track:
             mask = torch.from_numpy(np.asarray(prompt.masks[0].mask, dtype=np.float32))
             session.add_mask_inputs(index, self.start, mask[None, None])
         else:
+            count = len(objects[0].labels)
+            if count > _MAX_POINTS:
+                self._notes = (f"points-capped:{prompt.structure}:{count}>{_MAX_POINTS}",)
             session.add_point_inputs(index, self.start, _points(objects[0]))
         session.obj_with_new_inputs = [_OBJECT]
 
