@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medsam3_core.scoring import PROTOCOL_VERSION
+from medsam3_core.protocol_version import PROTOCOL_VERSION
 from storage import table_schemas
 from storage.atomic_write import write_json
 from storage.catalog_sources import COMPACTED_FILE

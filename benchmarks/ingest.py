@@ -30,7 +30,8 @@ prepare_environment()
 import zarr  # noqa: E402 - the environment comes first
 from zarr.storage import MemoryStore  # noqa: E402
 
-from flows.clusters import dask_workers, parse_cluster  # noqa: E402
+from flows.cluster_settings import parse_cluster  # noqa: E402
+from flows.clusters import dask_workers  # noqa: E402
 from medsam3_core.cases import CaseVolume  # noqa: E402
 from medsam3_core.geometry import VolumeGeometry  # noqa: E402
 from medsam3_core.structures import LabelEntry, LabelMap  # noqa: E402

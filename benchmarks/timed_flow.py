@@ -15,15 +15,20 @@ prepare_environment()
 
 def main(store: str, weights: str, workers: str, policy: str = "box", cache: str = "", *settings: str) -> None:
     """Run it once; start-up is everything that is not the stream and not the closing publication."""
-    from flows.benchmark import benchmark_cohorts
-    from flows.clusters import dask_workers, parse_cluster, workers_starting
-    from flows.prefect_session import prefect_session
+    from flows.cluster_settings import parse_cluster
+    from flows.worker_forking import begin_forking
     from storage.store_layout import open_store
     from storage.weights_registry import find_weights
-    from tasks.segmenter_plugin import SegmenterPlugin
 
     cluster = f"local:{workers}"
     found = find_weights(open_store(Path(store)), weights)
+    begin_forking(parse_cluster(cluster), [found])
+
+    from flows.benchmark import benchmark_cohorts
+    from flows.clusters import dask_workers, workers_starting
+    from flows.prefect_session import prefect_session
+    from tasks.segmenter_plugin import SegmenterPlugin
+
     with workers_starting(parse_cluster(cluster), [found]), prefect_session():
         idle: list[int] = []
 

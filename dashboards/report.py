@@ -25,7 +25,7 @@ from dashboards.report_html import (
 from dashboards.style import weights_colours
 from dashboards.summary_words import summary_sentences
 from medsam3_core.errors import UsageError
-from medsam3_core.scoring import PROTOCOL_VERSION
+from medsam3_core.protocol_version import PROTOCOL_VERSION
 from storage.atomic_write import read_json, replacing
 from storage.comparison import Comparison, ComparisonRequest, compare_weights
 from storage.comparison_words import comparison_notes, comparison_sentences

@@ -10,10 +10,11 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.agent_options import endpoint_settings, require_plan_allowed, with_site_model
-from flows.clusters import Workers, dask_workers, named_cluster
+from flows.clusters import Workers, dask_workers
 from flows.console import say
 from flows.deployed import store_of
 from flows.progress import reporting
+from flows.settings import named_cluster
 from flows.telling import note
 from medsam3_core.cases import CaseStatus
 from storage.catalog import publish_catalog

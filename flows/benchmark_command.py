@@ -5,6 +5,8 @@ from pathlib import Path
 
 from flows.agent_options import require_plan_allowed
 from flows.console import say
+from flows.settings import named_cluster
+from flows.worker_forking import begin_forking
 from storage.encoding_cache import parse_size
 from storage.run_estimates import Estimate, estimate_plan, total_seconds
 from storage.run_planning import BenchmarkPlan, BenchmarkRequest
@@ -15,7 +17,6 @@ from storage.store_layout import existing_store, open_store
 def show_plan(root: Path, request: BenchmarkRequest, cluster: str = "local") -> int:
     """Say what would be computed and how long that took before; exit code 0."""
     from flows.cluster_kinds import worker_count
-    from flows.clusters import named_cluster
 
     store = existing_store(root)
     plan = plan_requests(store, completed_requests(store, request))
@@ -98,12 +99,15 @@ def run_benchmark(root: Path, request: BenchmarkRequest, cluster: str, cache_enc
 
 
 def _compute(root: Path, request: BenchmarkRequest, plan: BenchmarkPlan, cluster: str, cache_encodings: str) -> int:
+    weights = [group.weights for group in plan.groups if group.pending]
+    settings = named_cluster(cluster, root)
+    begin_forking(settings, weights)  # it imports beside the imports that follow
+
     from flows.benchmark import benchmark_cohorts
-    from flows.clusters import named_cluster, workers_starting
+    from flows.clusters import workers_starting
     from flows.prefect_session import prefect_session
 
-    weights = [group.weights for group in plan.groups if group.pending]
-    with workers_starting(named_cluster(cluster, root), weights), prefect_session():
+    with workers_starting(settings, weights), prefect_session():
         summary = benchmark_cohorts(
             str(root),
             list(request.cohorts),

@@ -12,8 +12,9 @@ from flows.dashboard_process import write_report
 from flows.deployed import store_of
 from flows.event_storms import answer_for_waiting_runs
 from flows.notifications import notify
-from flows.settings import Settings, read_settings
+from flows.settings import Settings, named_cluster, read_settings
 from flows.telling import tell
+from flows.worker_forking import begin_forking
 from medsam3_core.errors import Medsam3Error
 from storage.comparison import Comparison, ComparisonRequest, compare_weights
 from storage.run_planning import BenchmarkRequest
@@ -47,6 +48,7 @@ def benchmark_new_weights(
     """
     layout = store_of(store)
     settings = read_settings(layout.root)
+    begin_forking(named_cluster(cluster, layout.root), [], model=True)  # it imports while events are waited for
     answer_for_waiting_runs({"weights": weights, "store": store}, quiet_seconds=quiet_seconds)
     new = find_weights(layout, weights)
     if new_sha256 and new_sha256 != new.sha256:

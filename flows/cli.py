@@ -32,6 +32,11 @@ def cli() -> None:
 @click.option("--cases", type=click.IntRange(min=4), default=10, show_default=True, help="Phantom cases per cohort.")
 def demo(store: Path, cases: int) -> None:
     """Run the main job on embedded phantoms and weights: ingest, benchmark, leaderboard."""
+    from flows.cluster_settings import parse_cluster
+    from flows.worker_forking import begin_forking
+
+    begin_forking(parse_cluster("local"), [], model=True)  # it imports beside the imports that follow
+
     from flows.demo import run_demo
 
     sys.exit(run_demo(store, cases))
@@ -90,12 +95,18 @@ def ingest(
     if cohort is None or output is not None:
         msg = "--cohort is missing" if cohort is None else "--format is for --check"
         raise click.UsageError(msg)
-    from flows.clusters import named_cluster, workers_starting
+    from flows.settings import named_cluster
+    from flows.worker_forking import begin_forking
+
+    settings = named_cluster(cluster, store)
+    begin_forking(settings, [])  # it imports beside the imports that follow
+
+    from flows.clusters import workers_starting
     from flows.console import say
     from flows.ingest import ingest_cohort
     from flows.prefect_session import prefect_session
 
-    with workers_starting(named_cluster(cluster, store), []), prefect_session():
+    with workers_starting(settings, []), prefect_session():
         summary = ingest_cohort(
             str(store), source, cohort, reader, str(recipe) if recipe else None, split, limit or 0, cluster
         )

@@ -6,16 +6,19 @@ import subprocess
 from collections.abc import Sequence
 from typing import Any
 
+import dask
 import psutil
 from distributed import LocalCluster, Nanny, Scheduler, SpecCluster
 
 from flows.cluster_settings import ClusterKind, ClusterSettings
+from flows.worker_forking import begin_forking, forks
 from medsam3_core.errors import UsageError
 from storage.weights import Weights
 
 _BYTES_PER_PARAMETER = 6
 _WORKER_BASE_BYTES = 1_500_000_000
 _LOOPBACK = "127.0.0.1"
+_METHOD = "distributed.worker.multiprocessing-method"
 # None would serve it on port 8787 of every interface; a free loopback port without pages serves nobody.
 _NO_DASHBOARD = f"{_LOOPBACK}:0"
 
@@ -41,10 +44,13 @@ def make_cluster(settings: ClusterSettings, weights: Sequence[Weights]) -> Any:
             n_workers=count, threads_per_worker=1, processes=False, memory_limit=None, dashboard_address=None,
             resources=dict(settings.resources) or None,
         )  # fmt: skip
+    begin_forking(settings, weights)
+    dask.config.set({_METHOD: "forkserver" if forks(settings) else dask.config.get(_METHOD)})
     return LocalCluster(
         n_workers=count,
         threads_per_worker=1,
         processes=True,
+        env=dict(os.environ),  # a forked worker has the environment of the process that it was forked from
         memory_limit=settings.memory_limit,
         host=_LOOPBACK,
         dashboard_address=_NO_DASHBOARD,
@@ -79,6 +85,7 @@ def gpu_cluster(settings: ClusterSettings) -> SpecCluster:
         }
         for device in devices
     }
+    dask.config.set({_METHOD: "spawn"})
     options = {"host": _LOOPBACK, "dashboard": False, "dashboard_address": _NO_DASHBOARD}
     return SpecCluster(workers=workers, scheduler={"cls": Scheduler, "options": options})
 

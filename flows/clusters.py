@@ -12,31 +12,23 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from distributed import Client, Worker, WorkerPlugin
 
 from flows.cluster_kinds import make_cluster, scale, workers_wanted
 from flows.cluster_preflight import PreflightError, allow_failures, check_versions, seeing_store
-from flows.cluster_settings import ClusterKind, ClusterSettings, parse_cluster
+from flows.cluster_settings import ClusterKind, ClusterSettings
 from flows.console import say
 from flows.kubernetes_cluster import kubernetes_scheduler
-from flows.settings import read_settings
+from flows.worker_forking import begin_forking
 from flows.worker_keeper import keeping_workers
 from medsam3_core.errors import Medsam3Error, UsageError
 from storage.store_layout import StoreLayout
 from storage.weights import Weights
 
-__all__ = ["Workers", "dask_workers", "named_cluster", "parse_cluster", "workers_starting"]
-
 _STARTS = 3
 _OF_THIS_MACHINE = (ClusterKind.LOCAL, ClusterKind.THREADS, ClusterKind.GPU)
-
-
-def named_cluster(name: str, store_root: Path | str) -> ClusterSettings:
-    """A cluster by name, as `parse_cluster` and the settings file of this store have it."""
-    return parse_cluster(name, read_settings(store_root).clusters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +123,7 @@ def workers_starting(settings: ClusterSettings, weights: Sequence[Weights]) -> I
     if _early.get() is not None:
         yield
         return
+    begin_forking(settings, weights)
     with ExitStack() as stack, ThreadPoolExecutor(max_workers=1, thread_name_prefix="early-cluster") as executor:
         token = _early.set(executor.submit(_start_warm, stack, settings, list(weights)))
         try:

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from flows.benchmark_command import run_benchmark
-from flows.clusters import parse_cluster, workers_starting
+from flows.cluster_settings import parse_cluster
+from flows.clusters import workers_starting
 from flows.console import say
 from flows.ingest import ingest_cohort
 from flows.prefect_session import prefect_session

@@ -8,17 +8,17 @@ from pathlib import Path
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.clusters import Workers, dask_workers, named_cluster
+from flows.clusters import Workers, dask_workers
 from flows.console import say
 from flows.deployed import store_of
 from flows.progress import reporting
+from flows.settings import named_cluster
 from storage.catalog import publish_catalog
 from storage.ingest_planning import IngestPlan, finish_ingest, plan_ingest
 from storage.store_layout import StoreLayout
 from tasks.batch_stream import BatchSizer, StreamCounts, StreamHooks, run_stream
 from tasks.breadcrumbs import BreadcrumbFolder
-from tasks.ingest_cases import IngestBatch, PendingCase
-from tasks.recovery import unfinished_ingest
+from tasks.ingest_cases import IngestBatch, PendingCase, unfinished_ingest
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,11 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.agent_options import require_run_allowed, with_site_model
 from flows.benchmark import record_rejected, segment_shard, shards_of
-from flows.clusters import Workers, dask_workers, named_cluster
+from flows.clusters import Workers, dask_workers
 from flows.console import say
 from flows.ingest import convert_cases
 from flows.progress import reporting
+from flows.settings import named_cluster
 from storage.catalog import publish_catalog
 from storage.ingest_planning import IngestPlan, finish_ingest, plan_ingest
 from storage.readers.listed_cases import cases_of_source

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from flows.agent_options import require_run_allowed
 from flows.console import say
+from flows.settings import named_cluster
+from flows.worker_forking import begin_forking
 from storage.readers.registry import find_reader
 from storage.segment_planning import SegmentRequest, reader_for_segmenting, run_of_request
 from storage.store_layout import open_store
@@ -13,14 +15,17 @@ def run_segment(
     root: Path, request: SegmentRequest, out: Path, form: str, reader: str, cluster: str, *, anonymous: bool
 ) -> int:
     """Run the flow, print where the answers lie; exit code 0, or 1 if a case has no released segmentation."""
-    from flows.clusters import named_cluster, workers_starting
-    from flows.prefect_session import prefect_session
-    from flows.segment import segment_source
-
     find_reader(request.source, reader_for_segmenting(request.source, reader))  # refused before anything starts
     run, _ = run_of_request(open_store(root), request)
     require_run_allowed(root, run)
-    with workers_starting(named_cluster(cluster, root), [run.weights]), prefect_session():
+    settings = named_cluster(cluster, root)
+    begin_forking(settings, [run.weights])  # it imports beside the imports that follow
+
+    from flows.clusters import workers_starting
+    from flows.prefect_session import prefect_session
+    from flows.segment import segment_source
+
+    with workers_starting(settings, [run.weights]), prefect_session():
         summary = segment_source(
             str(root),
             request.source,

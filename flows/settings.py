@@ -43,6 +43,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from flows.cluster_settings import ClusterSettings, parse_cluster
 from medsam3_core.agent.chat import Price
 from medsam3_core.errors import UsageError
 from storage.agent_endpoint import KEY_VARIABLE
@@ -200,3 +201,8 @@ def read_settings(store_root: Path | str) -> Settings:
         found = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
         msg = f"settings {path}: {found}"
         raise UsageError(msg) from error
+
+
+def named_cluster(name: str, store_root: Path | str) -> ClusterSettings:
+    """A cluster by name, as `parse_cluster` and the settings file of this store have it."""
+    return parse_cluster(name, read_settings(store_root).clusters)

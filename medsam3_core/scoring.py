@@ -26,9 +26,6 @@ from medsam3_core.metrics import centreline, instances, overlap, surface
 from medsam3_core.metrics.mask_pairs import MaskPair, require_masks
 from medsam3_core.structures import Structure
 
-PROTOCOL_VERSION = "1"
-"""Version of the metrics and of the empty-mask policy; a score of another version is computed again."""
-
 _MM3_PER_ML = 1000.0
 
 

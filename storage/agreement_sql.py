@@ -1,6 +1,6 @@
 """SQL of `agreement` and `inter_rater`: how far people agree, on the cases as they are now."""
 
-from medsam3_core.scoring import PROTOCOL_VERSION
+from medsam3_core.protocol_version import PROTOCOL_VERSION
 from storage.catalog_sources import CatalogSources, quoted
 from storage.scores_sql import newest_sql
 

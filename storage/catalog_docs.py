@@ -15,7 +15,6 @@ from storage.catalog import connect
 from storage.catalog_sources import sql_type
 from storage.catalog_views import PUBLIC_VIEWS
 from storage.metric_columns import DISTANCES, METRICS
-from storage.rater_agreement import AGREEMENT
 from storage.store_layout import StoreLayout
 
 DOCS_PATH = Path("docs") / "catalog.md"
@@ -30,7 +29,7 @@ _SCHEMAS = {
     "scores": table_schemas.SCORES,
     "measurements": table_schemas.MEASUREMENTS,
     "traces": table_schemas.TRACES,
-    "agreement": AGREEMENT,
+    "agreement": table_schemas.AGREEMENT,
 }
 VIEW_SUMMARIES = {
     "cases": "One row per case of every cohort: the newest, accepted or rejected with its reason.",

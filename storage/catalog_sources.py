@@ -15,7 +15,6 @@ import pyarrow as pa
 
 from storage import table_schemas
 from storage.parquet_tables import table_files
-from storage.rater_agreement import AGREEMENT
 from storage.run_folders import run_ids
 from storage.store_layout import StoreLayout
 
@@ -108,7 +107,7 @@ def catalog_sources(store: StoreLayout, *, live: bool, only_run: str | None = No
         outcomes=relation(table_schemas.OUTCOMES, outcomes),
         measurements=relation(table_schemas.MEASUREMENTS, measurements),
         traces=relation(table_schemas.TRACES, _files([store.traces(run) for run in runs], live=live)),
-        agreement=relation(AGREEMENT, agreement),
+        agreement=relation(table_schemas.AGREEMENT, agreement),
         plan_distinct=relation(table_schemas.PLAN, plan_one),
         plan=relation(table_schemas.PLAN, plan_many),
         scores_compacted=relation(table_schemas.SCORES, compacted),

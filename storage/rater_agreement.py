@@ -4,41 +4,15 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-import pyarrow as pa
-
 from medsam3_core.cases import CaseVolume
+from medsam3_core.protocol_version import PROTOCOL_VERSION
 from medsam3_core.recipes import Recipe
-from medsam3_core.scoring import PROTOCOL_VERSION, score_structure
+from medsam3_core.scoring import score_structure
 from storage.parquet_tables import write_rows
 from storage.store_layout import StoreLayout
+from storage.table_schemas import AGREEMENT
 
 _METRICS = ("dice", "iou", "nsd", "hd95", "assd", "cldice", "instance_f1", "pq")
-_MEANINGS = {
-    "cohort": "cohort",
-    "case_id": "case",
-    "case_digest": "digest of the case that was compared",
-    "structure": "structure",
-    "rater": "whose reference is taken as true",
-    "other_rater": "whose reference is compared with it",
-    "empty": "none, both, reference or prediction (the other rater): which mask is empty",
-    "dice": "Dice of the two references",
-    "iou": "intersection over union",
-    "nsd": "normalised surface Dice at the structure's tolerance",
-    "hd95": "95th percentile Hausdorff distance, in distance_unit",
-    "assd": "average symmetric surface distance, in distance_unit",
-    "cldice": "centreline Dice of tubular structures",
-    "instance_f1": "at IoU 0.5",
-    "pq": "panoptic quality",
-    "distance_unit": "mm or px",
-    "protocol": "version of metrics and empty-mask policy",
-}
-AGREEMENT = pa.schema(
-    [
-        pa.field(name, pa.float64() if name in _METRICS else pa.string(), metadata={"description": text})
-        for name, text in _MEANINGS.items()
-    ],
-    metadata={"table": "agreement", "schema_version": "1"},
-)
 
 
 def agreement_rows(

@@ -17,8 +17,8 @@ from typing import Any
 from medsam3_core.cases import CaseStatus
 from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.prompt_policies import PromptPolicy
+from medsam3_core.protocol_version import PROTOCOL_VERSION
 from medsam3_core.run_specs import RunSpec
-from medsam3_core.scoring import PROTOCOL_VERSION
 from storage.atomic_write import write_json
 from storage.cohorts import CaseRef, as_row
 from storage.parquet_tables import statuses_of, write_rows

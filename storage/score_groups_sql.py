@@ -8,7 +8,7 @@ the attempts that are current, the digests, splits, patients and structures of t
 protocol, and this file (`GROUPS_VERSION`). Else they are computed from the rows.
 """
 
-from medsam3_core.scoring import PROTOCOL_VERSION
+from medsam3_core.protocol_version import PROTOCOL_VERSION
 from storage.catalog_sources import CatalogSources, quoted
 from storage.metric_columns import METRICS
 from storage.scores_sql import fresh_scores_sql

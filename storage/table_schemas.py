@@ -284,3 +284,24 @@ TRACES = _schema(
     ("seconds", pa.float64(), "time it took"),
     ("images", pa.list_(pa.string()), "SHA-256 of every picture that was sent"),
 )
+
+AGREEMENT = _schema(
+    "agreement",
+    ("cohort", pa.string(), "cohort"),
+    ("case_id", pa.string(), "case"),
+    ("case_digest", pa.string(), "digest of the case that was compared"),
+    ("structure", pa.string(), "structure"),
+    ("rater", pa.string(), "whose reference is taken as true"),
+    ("other_rater", pa.string(), "whose reference is compared with it"),
+    ("empty", pa.string(), "none, both, reference or prediction (the other rater): which mask is empty"),
+    ("dice", pa.float64(), "Dice of the two references"),
+    ("iou", pa.float64(), "intersection over union"),
+    ("nsd", pa.float64(), "normalised surface Dice at the structure's tolerance"),
+    ("hd95", pa.float64(), "95th percentile Hausdorff distance, in distance_unit"),
+    ("assd", pa.float64(), "average symmetric surface distance, in distance_unit"),
+    ("cldice", pa.float64(), "centreline Dice of tubular structures"),
+    ("instance_f1", pa.float64(), "at IoU 0.5"),
+    ("pq", pa.float64(), "panoptic quality"),
+    ("distance_unit", pa.string(), "mm or px"),
+    ("protocol", pa.string(), "version of metrics and empty-mask policy"),
+)

@@ -1,6 +1,7 @@
 """Ingest: read a case from its source, prove it, write it to the store, return its row."""
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from medsam3_core.digests import digest_json
 from medsam3_core.errors import CaseDataError
 from medsam3_core.recipes import Recipe
 from storage.case_volumes import write_case_volume
-from storage.cohorts import write_cases
+from storage.cohorts import committed_cases, write_cases
 from storage.fingerprints import fingerprint_row, write_fingerprints
 from storage.rater_agreement import agreement_rows, write_agreement
 from storage.readers.registry import layout_of
@@ -124,6 +125,14 @@ class IngestBatch:
             "source_fingerprint": case.fingerprint,
             "ingested_at": utc_now(),
         }
+
+
+def unfinished_ingest(
+    store: StoreLayout, cohort: str, batch_id: str, cases: Sequence[PendingCase]
+) -> tuple[list[PendingCase], dict[str, int]]:
+    """Cases without a row of this batch, whose worker died, and how the others ended."""
+    committed = committed_cases(store, cohort, batch_id)
+    return [case for case in cases if case.case_id not in committed], dict(Counter(committed.values()))
 
 
 @dataclass

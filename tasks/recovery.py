@@ -4,11 +4,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from storage.cohorts import committed_cases
 from storage.run_ledger import committed_outcomes
 from storage.run_planning import PlannedCase
 from storage.store_layout import StoreLayout
-from tasks.ingest_cases import PendingCase
 
 
 def unfinished_runs(
@@ -23,11 +21,3 @@ def unfinished_runs(
         for case in cases
     ]
     return [case for case in left if case.run_ids or case.rescore_ids], dict(statuses)
-
-
-def unfinished_ingest(
-    store: StoreLayout, cohort: str, batch_id: str, cases: Sequence[PendingCase]
-) -> tuple[list[PendingCase], dict[str, int]]:
-    """Cases without a row of this batch, and how the others ended."""
-    committed = committed_cases(store, cohort, batch_id)
-    return [case for case in cases if case.case_id not in committed], dict(Counter(committed.values()))

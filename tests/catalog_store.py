@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from medsam3_core.scoring import PROTOCOL_VERSION
+from medsam3_core.protocol_version import PROTOCOL_VERSION
 from storage import table_schemas
 from storage.atomic_write import write_json
 from storage.parquet_tables import write_rows

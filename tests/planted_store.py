@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from medsam3_core.scoring import PROTOCOL_VERSION
+from medsam3_core.protocol_version import PROTOCOL_VERSION
 from storage.parquet_tables import write_rows
 from storage.run_ledger import utc_now
 from storage.store_layout import StoreLayout

@@ -6,7 +6,8 @@ import pytest
 
 from medsam3_core.errors import CaseDataError
 from medsam3_core.geometry import LengthUnit, VolumeGeometry
-from medsam3_core.scoring import PROTOCOL_VERSION, EmptyMask, StructureScore, VolumeUnit, score_structure
+from medsam3_core.protocol_version import PROTOCOL_VERSION
+from medsam3_core.scoring import EmptyMask, StructureScore, VolumeUnit, score_structure
 from medsam3_core.structures import Structure
 
 SHAPE = (6, 8, 10)

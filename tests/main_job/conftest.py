@@ -138,7 +138,11 @@ def worker_processes(process: subprocess.Popen[str]) -> list[psutil.Process]:
     children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
     for child in children:
         with suppress(psutil.NoSuchProcess):  # ended meanwhile, or not yet fetched by its parent
-            if "multiprocessing.spawn" in " ".join(child.cmdline()):
+            words = " ".join(child.cmdline())
+            forked = (
+                "multiprocessing.forkserver" in words and child.ppid() != process.pid
+            )  # not what they are forked from
+            if forked or "multiprocessing.spawn" in words:
                 workers.append(child)
     return sorted(workers, key=lambda child: child.create_time())
 

@@ -14,7 +14,8 @@ import pytest
 from distributed import Client
 
 from flows.cluster_preflight import PreflightError
-from flows.clusters import dask_workers, parse_cluster
+from flows.cluster_settings import parse_cluster
+from flows.clusters import dask_workers
 from medsam3_core.errors import UsageError
 from storage.store_layout import open_store
 from tests.main_job.conftest import Medsam3, Started, rows, wait_until
