@@ -1,5 +1,6 @@
 """The flow that new weights start: their stale runs, the comparison with the version before, an answer that is told."""
 
+from contextlib import suppress
 from dataclasses import replace
 
 from prefect import flow
@@ -15,10 +16,10 @@ from flows.notifications import notify
 from flows.settings import Settings, named_cluster, read_settings
 from flows.telling import tell
 from flows.worker_forking import begin_forking
-from medsam3_core.errors import Medsam3Error
+from medsam3_core.errors import Medsam3Error, UsageError
 from storage.comparison import Comparison, ComparisonRequest, compare_weights
 from storage.run_planning import BenchmarkRequest
-from storage.standing_benchmarks import only_rescoring, previous_version, requests_following
+from storage.standing_benchmarks import only_rescoring, plan_requests, previous_version, requests_following
 from storage.store_layout import StoreLayout
 from storage.weights import Weights
 from storage.weights_registry import find_weights
@@ -48,7 +49,7 @@ def benchmark_new_weights(
     """
     layout = store_of(store)
     settings = read_settings(layout.root)
-    begin_forking(named_cluster(cluster, layout.root), [], model=True)  # it imports while events are waited for
+    _begin_workers(layout, weights, cluster)
     answer_for_waiting_runs({"weights": weights, "store": store}, quiet_seconds=quiet_seconds)
     new = find_weights(layout, weights)
     if new_sha256 and new_sha256 != new.sha256:
@@ -63,6 +64,17 @@ def benchmark_new_weights(
         raise
     publish_answer(settings, answer)
     return (Failed if answer.regression else Completed)(message=answer.verdict, data=answer.verdict)
+
+
+def _begin_workers(store: StoreLayout, name: str, cluster: str) -> None:
+    """Let workers import while further events are waited for, if there will be something to compute."""
+    requests = requests_following(store, name)
+    with suppress(UsageError):  # said when it is planned in earnest
+        pending = (
+            [group.weights for group in plan_requests(store, requests).groups if group.pending] if requests else []
+        )
+        if pending:
+            begin_forking(named_cluster(cluster, store.root), pending)
 
 
 def _answer(

@@ -7,13 +7,13 @@ can fall behind the new driver's look at what is done.
 """
 
 import fcntl
-import os
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from medsam3_core.errors import StoreError
+from storage.file_locks import holding
 from storage.store_layout import StoreLayout
 
 
@@ -34,7 +34,7 @@ def writing(store: StoreLayout, run_ids: Sequence[str]) -> Iterator[str]:
     token = uuid.uuid4().hex
     with ExitStack() as locks:
         for run_id in sorted(set(run_ids)):
-            locks.enter_context(_lock(store.writer_lock(run_id), run_id))
+            locks.enter_context(holding(store.writer_lock(run_id), f"run {run_id} is being written"))
         for run_id in set(run_ids):
             _take_over(store.writer_token(run_id), token)
         yield token
@@ -55,22 +55,6 @@ def committing(store: StoreLayout, run_id: str, token: str) -> Iterator[None]:
         if handle.read() != token:
             msg = f"another process has taken over run {run_id}; this one leaves it alone"
             raise SupersededError(msg)
-        yield
-
-
-@contextmanager
-def _lock(path: Path, run_id: str) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            handle.seek(0)
-            msg = f"run {run_id} is being written by process {handle.read().strip() or '?'}; wait for it or stop it"
-            raise StoreError(msg) from None
-        handle.truncate(0)
-        handle.write(str(os.getpid()))
-        handle.flush()
         yield
 
 
