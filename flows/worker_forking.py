@@ -5,12 +5,14 @@ forkserver imports them once, in a process that starts no thread of ours and rea
 Prefect and waits for its server; workers then start within a fraction of a second and share the memory of the imports.
 
 CUDA does not survive a fork once it is initialised, and an import may do that: where there is an accelerator, and on
-other systems than Linux, workers are spawned and import for themselves.
+other systems than Linux, workers are spawned and import for themselves. Dask's own variable
+`DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD=spawn` asks for that everywhere.
 """
 
 import multiprocessing
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing import forkserver
@@ -22,6 +24,8 @@ from storage.weights import Weights
 _WORK, _MODEL = "flows.forked_imports", "storage.checkpoints"
 _CHOSEN_BY_THE_USER = "DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD"
 _ACCELERATORS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg")
+# A socket lies below it, whose whole path may have 107 bytes.
+_LONGEST_TEMPORARY = 70
 # What Dask sets before it spawns a worker, because libraries read it while they are loaded.
 _NUMERICS = {
     "MALLOC_TRIM_THRESHOLD_": "65536",
@@ -38,6 +42,7 @@ def forks(settings: ClusterSettings) -> bool:
         and sys.platform == "linux"
         and _CHOSEN_BY_THE_USER not in os.environ
         and not any(Path(device).exists() for device in _ACCELERATORS)
+        and len(os.fsencode(tempfile.gettempdir())) <= _LONGEST_TEMPORARY
     )
 
 
