@@ -74,6 +74,7 @@ def measure(store: Path, out: Path, rounds: int) -> None:
                         _picture(page, out / f"{name.lower()}.png")
             with _tab(chromium, watched) as page:
                 _open(page, f"{address}/")
+                _settle(page)
                 for what, seconds in _interactions(page):
                     waits.setdefault(what, []).append(seconds)
     _report(waits, watched)
