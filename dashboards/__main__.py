@@ -8,7 +8,7 @@ import click
 from medsam3_core.errors import Medsam3Error
 from storage.store_layout import existing_store
 
-_store = click.option("--store", type=click.Path(path_type=Path), required=True, help="Folder of the store.")
+_store = click.option("--store", required=True, help="Folder of the store, or s3://bucket/prefix.")
 
 
 @click.group()
@@ -19,7 +19,7 @@ def main() -> None:
 @main.command()
 @_store
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="File to write.")
-def report(store: Path, out: Path) -> None:
+def report(store: str, out: Path) -> None:
     """Write the report; its path is the answer."""
     from dashboards.report import write_report
     from storage.run_folders import broken_runs
@@ -33,7 +33,7 @@ def report(store: Path, out: Path) -> None:
 @main.command()
 @_store
 @click.option("--port", type=int, default=8501, show_default=True)
-def serve(store: Path, port: int) -> None:
+def serve(store: str, port: int) -> None:
     """Serve the dashboard on 127.0.0.1 until interrupted."""
     from dashboards.serve import serve as run
 

@@ -1,7 +1,6 @@
 """Compare: is NEW better than BASE, where, by how much, and on which cases not."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pandas as pd
 import streamlit as st
@@ -20,6 +19,7 @@ from dashboards.page_parts import (
 from dashboards.style import METRIC_NAMES
 from storage.comparison import Comparison, ComparisonRequest, StructureComparison, comparable_weights, compare_weights
 from storage.comparison_words import comparison_notes, comparison_sentences, short_prompt
+from storage.locations import location
 from storage.store_layout import StoreLayout
 
 
@@ -124,7 +124,7 @@ def _show_worst(found: Comparison, open_case: Callable[[str, str, str], None]) -
 def _names(root: str, state: int) -> dict[str, dict[str, list[str]]]:
     """BASE to NEW to the cohorts that both were run on; either order."""
     names: dict[str, dict[str, list[str]]] = {}
-    for row in comparable_weights(StoreLayout(Path(root))).to_dict("records"):
+    for row in comparable_weights(StoreLayout(location(root))).to_dict("records"):
         cohorts = row["cohorts"].split(", ")
         names.setdefault(row["base"], {})[row["new"]] = cohorts
         names.setdefault(row["new"], {})[row["base"]] = cohorts
@@ -133,7 +133,7 @@ def _names(root: str, state: int) -> dict[str, dict[str, list[str]]]:
 
 @st.cache_data(ttl=KEPT_SECONDS, show_spinner="Comparing ...")
 def _compare(root: str, state: int, base: str, new: str, cohort: str, metric: str) -> Comparison:
-    return compare_weights(StoreLayout(Path(root)), ComparisonRequest(base, new, (cohort,), None, (metric,)))
+    return compare_weights(StoreLayout(location(root)), ComparisonRequest(base, new, (cohort,), None, (metric,)))
 
 
 def _plain(name: str) -> str:

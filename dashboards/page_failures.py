@@ -1,7 +1,6 @@
 """Failures: why cases have no score, grouped by reason, one click from the case."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -20,6 +19,7 @@ from dashboards.page_parts import (
 )
 from dashboards.style import colour_of, styled
 from storage.comparison_words import short_prompt
+from storage.locations import location
 from storage.store_layout import StoreLayout
 
 _LONGEST = 60
@@ -104,4 +104,4 @@ def _joined(values: pd.Series) -> str:
 
 @st.cache_data(ttl=KEPT_SECONDS, show_spinner=False)
 def _failures(root: str, state: int) -> pd.DataFrame:
-    return queries.failures(StoreLayout(Path(root)))
+    return queries.failures(StoreLayout(location(root)))

@@ -1,7 +1,6 @@
 """Leaderboard: means with intervals and denominators, and what they cost."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -25,6 +24,7 @@ from dashboards.page_parts import (
 from dashboards.protocol_effect import EXPLAINED, NO_PRESET_RUN, STEPS, protocol_sentences, steps_of_split
 from dashboards.style import METRIC_NAMES
 from storage.comparison_words import short_prompt
+from storage.locations import location
 from storage.store_layout import StoreLayout
 
 _ALL = "all cases"
@@ -150,12 +150,12 @@ def _second_rater(cohort: str, metric: str) -> dict[str, float]:
 
 @st.cache_data(ttl=600, show_spinner="Scoring the second rater ...")
 def _agreement(root: str, cases: pd.DataFrame) -> pd.DataFrame:
-    return inter_rater_scores(StoreLayout(Path(root)), cases)
+    return inter_rater_scores(StoreLayout(location(root)), cases)
 
 
 @st.cache_data(ttl=KEPT_SECONDS, show_spinner=False)
 def _protocol_steps(root: str, state: int, cohort: str) -> pd.DataFrame:
-    return queries.protocol_steps(StoreLayout(Path(root)), cohort)
+    return queries.protocol_steps(StoreLayout(location(root)), cohort)
 
 
 def _interval(row: Mapping[Any, Any], metric: str) -> str:

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -15,6 +14,7 @@ from dashboards.serve import STORE_VARIABLE
 from dashboards.style import GRID, MUTED, weights_colours
 from medsam3_core.errors import Medsam3Error
 from storage.catalog_sources import tables_state
+from storage.locations import location
 from storage.run_folders import broken_runs
 from storage.store_layout import StoreLayout, existing_store
 
@@ -33,7 +33,7 @@ _CHART = {"displaylogo": False, "modeBarButtonsToRemove": ["lasso2d", "select2d"
 
 def store() -> StoreLayout:
     """The store that the dashboard was started on."""
-    return existing_store(Path(os.environ.get(STORE_VARIABLE, "medsam3-store")))
+    return existing_store(os.environ.get(STORE_VARIABLE, "medsam3-store"))
 
 
 def show_css() -> None:
@@ -121,24 +121,24 @@ def store_key() -> tuple[str, int]:
 
 @st.cache_data(ttl=KEPT_SECONDS, show_spinner=False)
 def _labels(root: str, state: int) -> list[str]:
-    return queries.weights_labels(StoreLayout(Path(root)))
+    return queries.weights_labels(StoreLayout(location(root)))
 
 
 @st.cache_data(ttl=KEPT_SECONDS, show_spinner=False)
 def _leaderboard(root: str, state: int) -> pd.DataFrame:
-    return queries.leaderboard(StoreLayout(Path(root)))
+    return queries.leaderboard(StoreLayout(location(root)))
 
 
 @st.cache_data(ttl=KEPT_SECONDS, show_spinner=False)
 def _cases(root: str, state: int) -> pd.DataFrame:
-    return queries.accepted_cases(StoreLayout(Path(root)))
+    return queries.accepted_cases(StoreLayout(location(root)))
 
 
 @st.cache_data(ttl=KEPT_SECONDS, show_spinner=False)
 def _scores(root: str, state: int, cohort: str) -> pd.DataFrame:
-    return queries.case_scores(StoreLayout(Path(root)), cohort)
+    return queries.case_scores(StoreLayout(location(root)), cohort)
 
 
 @st.cache_data(ttl=KEPT_SECONDS, show_spinner=False)
 def _runs_of_case(root: str, state: int, cohort: str, case_id: str) -> pd.DataFrame:
-    return queries.runs_of_case(StoreLayout(Path(root)), cohort, case_id)
+    return queries.runs_of_case(StoreLayout(location(root)), cohort, case_id)

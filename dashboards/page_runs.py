@@ -1,7 +1,6 @@
 """Runs: what was computed with which weights, settings and code, and how weights changed over versions."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -19,6 +18,7 @@ from dashboards.page_parts import (
     store_key,
 )
 from storage.comparison_words import short_prompt
+from storage.locations import location
 from storage.store_layout import StoreLayout
 
 
@@ -73,5 +73,5 @@ def _show_run(run: pd.Series) -> None:
 
 @st.cache_data(ttl=KEPT_SECONDS, show_spinner=False)
 def _runs(root: str, state: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    layout = StoreLayout(Path(root))
+    layout = StoreLayout(location(root))
     return queries.runs(layout), queries.history(layout)

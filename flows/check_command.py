@@ -20,7 +20,9 @@ from flows.table_print import stdout_console
 from medsam3_core.cases import CaseSource
 from medsam3_core.recipes import Recipe
 from storage.case_checks import CaseCheck
+from storage.locations import absolute, is_remote, location
 from storage.preflight import Preflight, conclude
+from storage.pseudonyms import require_key_outside
 from storage.readers.registry import find_reader
 from storage.store_layout import StoreLayout
 from tasks.check_cases import check_cases
@@ -55,6 +57,8 @@ class CheckWords:
 def run_check(words: CheckWords, store: Path) -> int:
     """Check a source and print the answer; 1 if anything was found, else 0."""
     started = time.perf_counter()
+    if not is_remote(store):
+        require_key_outside(store)
     preflight = check_source(words, StoreLayout(store) if (store / "cohorts").is_dir() else None)
     seconds = time.perf_counter() - started
     if words.output == "json":
@@ -72,8 +76,8 @@ def check_source(words: CheckWords, store: StoreLayout | None) -> Preflight:
         UsageError: If source, reader or recipe are wrong, as for `ingest`.
     """
     layout, recipe = find_reader(words.source, words.reader, words.recipe)
-    root = words.source if words.source.startswith("phantom:") else str(Path(words.source).resolve())
-    cases = layout.list_cases(Path(root), recipe)
+    root = words.source if words.source.startswith("phantom:") else absolute(words.source)
+    cases = layout.list_cases(location(root), recipe)
     cases = [replace(case, split=words.split) for case in cases] if words.split else cases
     cases = cases[: words.limit] if words.limit else cases
     checks: list[CaseCheck] = []

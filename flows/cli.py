@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from flows.cli_options import FAILED_CASES, INTERRUPTED, WRONG_USAGE, CommandWithExamples, store_option
+from flows.cli_options import FAILED_CASES, INTERRUPTED, WRONG_USAGE, CommandWithExamples, LocationType, store_option
 from flows.cli_results import RESULT_COMMANDS
 from flows.cli_train import train
 from flows.cli_upkeep import prune, watch
@@ -97,7 +97,9 @@ def ingest(
         raise click.UsageError(msg)
     from flows.settings import named_cluster
     from flows.worker_forking import begin_forking
+    from storage.store_layout import open_store
 
+    open_store(store)  # refused before anything starts
     settings = named_cluster(cluster, store)
     begin_forking(settings, [])  # it imports beside the imports that follow
 
@@ -258,7 +260,7 @@ def predict(
 @click.option("--text", "texts", multiple=True, help="Structure to look for; repeat for several.")
 @click.option("--prompt", default="text", show_default=True, help="text, or agent: --text is a request in your words.")
 @click.option("--prompts", type=click.Path(path_type=Path), metavar="FILE", help="Prompts as CSV, Parquet or JSON.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the segmentations.")
+@click.option("--out", type=LocationType(), required=True, help="Folder for the segmentations, or s3://.")
 @click.option("--format", "form", type=click.Choice(["nifti", "dicom-seg", "zarr"]), default="nifti", show_default=True)
 @click.option("--reader", default="auto", show_default=True, help="Recipe or layout by name.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Inference setting; repeat for several.")

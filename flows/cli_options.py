@@ -2,8 +2,11 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import click
+
+from storage.locations import location
 
 FAILED_CASES, WRONG_USAGE, REGRESSION, INTERRUPTED = 1, 2, 3, 130
 
@@ -20,11 +23,21 @@ class CommandWithExamples(click.Command):
                 formatter.write(f"  {line.strip()}\n")
 
 
+class LocationType(click.ParamType):
+    """A folder, or the path of an object store."""
+
+    name = "location"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Path:
+        """A path that can be read and joined, wherever it lies."""
+        return location(value)
+
+
 def store_option(command: click.decorators.FC) -> click.decorators.FC:
     """`--store DIR`, the same everywhere."""
     return click.option(
         "--store",
-        type=click.Path(path_type=Path),
+        type=LocationType(),
         default=lambda: os.environ.get("MEDSAM3_STORE", "medsam3-store"),
-        help="Folder of the store.  [default: $MEDSAM3_STORE, else ./medsam3-store]",
+        help="Folder of the store, or s3://bucket/prefix.  [default: $MEDSAM3_STORE, else ./medsam3-store]",
     )(command)

@@ -2,12 +2,12 @@
 
 import importlib.metadata
 import os
-from pathlib import Path
 
 from prefect import runtime
 
 from flows.console import say
 from medsam3_core.errors import UsageError
+from storage.locations import location
 from storage.store_layout import StoreLayout, open_store
 
 STORE_VARIABLE = "MEDSAM3_STORE"
@@ -25,7 +25,7 @@ def store_of(parameter: str) -> StoreLayout:
     if not named:
         msg = f"which store? give the parameter `store`, or start the worker with {STORE_VARIABLE} set"
         raise UsageError(msg)
-    root = Path(named)
+    root = location(named)
     if deployed() and not root.is_absolute():
         msg = f"store {named!r} is relative to wherever the worker runs; give an absolute path"
         raise UsageError(msg)

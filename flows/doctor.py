@@ -20,6 +20,7 @@ from flows.table_print import stdout_console
 from medsam3_core.errors import Medsam3Error, WeightsError
 from storage.catalog_sources import cohort_names
 from storage.cohorts import read_cohort
+from storage.locations import is_remote
 from storage.store_layout import StoreLayout, open_store
 from storage.weights_registry import registered_weights, require_unchanged
 
@@ -114,6 +115,9 @@ def check_memory(store_root: Path) -> Iterator[Finding]:
 
 def check_store(store_root: Path) -> Iterator[Finding]:
     """Store writable, disk free."""
+    if is_remote(store_root):
+        yield Finding("store", Grade.OK, f"{open_store(store_root).root} is writable")
+        return
     if store_root.exists():
         open_store(store_root)
         facts = f"{store_root} is writable"

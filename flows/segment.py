@@ -15,8 +15,8 @@ from flows.ingest import convert_cases
 from flows.progress import reporting
 from flows.settings import named_cluster
 from storage.catalog import publish_catalog
-from storage.ingest_planning import IngestPlan, finish_ingest, plan_ingest
-from storage.readers.listed_cases import cases_of_source
+from storage.ingest_planning import IngestPlan, finish_ingest, plan_ingest, unchanged_sources
+from storage.locations import location
 from storage.release_ledger import unreleased, write_summary
 from storage.released_exports import ReleaseForm
 from storage.run_ledger import Run
@@ -79,7 +79,7 @@ def segment_source(
         cluster: Cluster by name.
         policy: How texts are asked: `text`, or by the `agent` as requests.
     """
-    layout, target = open_store(Path(store)), Path(out).resolve()
+    layout, target = open_store(store), location(out).resolve()
     prompts_file = Path(prompts) if prompts else None
     chosen = with_site_model(layout.root, [policy], settings or ())
     request = SegmentRequest(source, weights, tuple(texts or ()), prompts_file, chosen, limit, retry, policy)
@@ -128,7 +128,7 @@ def export_cases(
     pending = unreleased(store, run, form, out)
     if not pending:
         return StreamCounts()
-    sources = cases_of_source(ingest.source_root, ingest.cohort.recipe) if form is ReleaseForm.DICOM_SEG else {}
+    sources = unchanged_sources(store, ingest) if form is ReleaseForm.DICOM_SEG else {}
     cases = [PendingExport(case, attempt, sources.get(case.case_id)) for case, attempt in pending]
     name = f"{run.weights.name}@{run.weights.version}"
     work = ExportBatch(

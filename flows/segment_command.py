@@ -15,8 +15,9 @@ def run_segment(
     root: Path, request: SegmentRequest, out: Path, form: str, reader: str, cluster: str, *, anonymous: bool
 ) -> int:
     """Run the flow, print where the answers lie; exit code 0, or 1 if a case has no released segmentation."""
+    store = open_store(root)
     find_reader(request.source, reader_for_segmenting(request.source, reader))  # refused before anything starts
-    run, _ = run_of_request(open_store(root), request)
+    run, _ = run_of_request(store, request)
     require_run_allowed(root, run)
     settings = named_cluster(cluster, root)
     begin_forking(settings, [run.weights])  # it imports beside the imports that follow

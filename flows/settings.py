@@ -31,7 +31,8 @@
     [maintenance]
     encodings = "20GB"                # size to which the cache of slice encodings is trimmed
 
-The file is the one that `MEDSAM3_SETTINGS` names, else `medsam3.toml` beside the store; without it all is default.
+The file is the one that `MEDSAM3_SETTINGS` names, else `medsam3.toml` beside the store (of an object
+store: in the working folder); without it all is default.
 """
 
 import os
@@ -47,6 +48,7 @@ from flows.cluster_settings import ClusterSettings, parse_cluster
 from medsam3_core.agent.chat import Price
 from medsam3_core.errors import UsageError
 from storage.agent_endpoint import KEY_VARIABLE
+from storage.locations import is_remote, location
 
 VARIABLE = "MEDSAM3_SETTINGS"
 FILE_NAME = "medsam3.toml"
@@ -177,7 +179,10 @@ class Settings:
 def settings_file(store_root: Path | str) -> Path:
     """Where the settings of a store are, whether the file exists or not."""
     named = os.environ.get(VARIABLE)
-    return Path(named) if named else Path(store_root).absolute().parent / FILE_NAME
+    if named:
+        return Path(named)
+    root = location(store_root)
+    return (Path.cwd() if is_remote(root) else root.absolute().parent) / FILE_NAME
 
 
 def read_settings(store_root: Path | str) -> Settings:

@@ -1,9 +1,13 @@
-"""No half-written file under a final name: write beside, flush, rename. Leftovers start with `.tmp-` and are swept."""
+"""No half-written file under a final name: write beside, flush, rename. Leftovers start with `.tmp-` and are swept.
+
+In an object store the scratch file lies on this machine and is put under its final name in one request.
+"""
 
 import errno
 import json
 import os
 import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -12,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from medsam3_core.errors import StoreError
+from storage.locations import connection_errors, is_remote, remove_remote, upload
 
 TEMPORARY_PREFIX = ".tmp-"
 
@@ -23,7 +28,7 @@ _OF_THE_STORE = frozenset(
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """Yield a scratch path beside `target` (a file or a folder to be made); rename it into place on success.
+    """Yield a scratch path of this machine (a file or a folder to be made); it becomes `target` on success.
 
     A file replaces an older one at once. A folder that exists is renamed aside first, so there is a moment without
     either: folders are therefore written once and only replaced when their source has changed.
@@ -31,18 +36,52 @@ def replacing(target: Path) -> Iterator[Path]:
     Raises:
         StoreError: If the disk is full or the folder cannot be written; the target is as it was.
     """
+    if is_remote(target):
+        with _uploading(target) as scratch:
+            yield scratch
+        return
     scratch = target.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:8]}-{target.name}")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        yield scratch
-        _put_in_place(scratch, target)
+        with store_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            yield scratch
+            _put_in_place(scratch, target)
+    finally:
+        remove(scratch)
+
+
+@contextmanager
+def store_errors(target: Path) -> Iterator[None]:
+    """Say of a full disk or a folder that cannot be written what a person can do about it.
+
+    Raises:
+        StoreError: In place of the error of the system.
+    """
+    try:
+        yield
     except OSError as error:
         if error.errno in _OF_THE_STORE:
             msg = f"cannot write {target}: {error.strerror}; free the disk or choose another --store, then run again"
             raise StoreError(msg) from error
         raise
-    finally:
-        _remove(scratch)
+
+
+@contextmanager
+def _uploading(target: Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="medsam3-", ignore_cleanup_errors=True) as folder:
+        scratch = Path(folder) / target.name
+        refused: tuple[type[Exception], ...] = (PermissionError, *connection_errors())
+        try:
+            yield scratch
+            upload(scratch, target)
+        except refused as error:
+            msg = f"cannot write {target}: {error}; give access to it or choose another --store, then run again"
+            raise StoreError(msg) from error
+        except OSError as error:
+            if error.errno in _OF_THE_STORE - {errno.EEXIST}:
+                msg = f"cannot write {scratch} for {target}: {error.strerror}; free the disk or set TMPDIR"
+                raise StoreError(msg) from error
+            raise
 
 
 def write_json(target: Path, value: Any) -> None:
@@ -69,10 +108,12 @@ def sweep_leftovers(folder: Path, *, older_than_seconds: float) -> int:
 
     Younger ones may belong to a process that is writing now and stay.
     """
+    if is_remote(folder):  # nothing is written beside
+        return 0
     limit = time.time() - older_than_seconds
     leftovers = [path for path in folder.rglob(f"{TEMPORARY_PREFIX}*") if path.stat().st_mtime < limit]
     for path in leftovers:
-        _remove(path)
+        remove(path)
     return len(leftovers)
 
 
@@ -86,8 +127,11 @@ def _put_in_place(scratch: Path, target: Path) -> None:
         os.replace(scratch, target)
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir():
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all that is in it; nothing happens where there is none."""
+    if is_remote(path):
+        remove_remote(path)
+    elif path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
         with suppress(FileNotFoundError, NotADirectoryError):

@@ -15,6 +15,7 @@ from medsam3_core.findings import Finding, FindingKind
 from medsam3_core.perceptual_hash import perceptual_hash
 from medsam3_core.recipes import Recipe
 from medsam3_core.structures import LabelMap
+from storage.readers.case_reading import read_case
 from storage.readers.protocol import Layout
 from storage.readers.source_files import open_source
 
@@ -68,7 +69,7 @@ def check_case(layout: Layout, source: Path, case: CaseSource, recipe: Recipe) -
     if case.reject_reason:
         return _unusable(case, case.reject_kind, case.reject_reason)
     try:
-        volume = layout.read_case(source, case, recipe)
+        volume = read_case(layout, source, case, recipe)
     except CaseDataError as error:
         if _is_same_file(source, case):
             return _unusable(case, FindingKind.REFERENCE_IS_IMAGE, _same_message(case))

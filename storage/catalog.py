@@ -9,6 +9,7 @@ from storage.atomic_write import replacing
 from storage.catalog_sources import catalog_sources, quoted, table_folders
 from storage.catalog_views import catalog_statements
 from storage.parquet_tables import written_by_newer
+from storage.query_engine import open_engine, snapshot
 from storage.run_folders import run_ids
 from storage.store_layout import StoreLayout
 from storage.table_schemas import newer_version
@@ -27,7 +28,8 @@ def connect(store: StoreLayout, naming: str | None = None) -> duckdb.DuckDBPyCon
         StoreError: If a table that is read for it is damaged or from a newer medsam3; names the file. Other questions
             are answered all the same.
     """
-    con = duckdb.connect(":memory:", config={"python_enable_replacements": "false"})
+    store = snapshot(store)
+    con = open_engine(store, python_enable_replacements="false")
     try:
         con.execute("SET parquet_metadata_cache = true")  # the views name the same files many times
         _make_views(con, store, live=False, naming=naming)
@@ -46,6 +48,7 @@ def connect(store: StoreLayout, naming: str | None = None) -> duckdb.DuckDBPyCon
 
 def lock_to_tables(con: duckdb.DuckDBPyConnection, store: StoreLayout) -> None:
     """Take from a connection all access but to the table folders of the store, for good."""
+    store = snapshot(store)
     folders = ", ".join(quoted(str(folder.resolve())) for folder in table_folders(store))
     files = ", ".join(quoted(str(store.run_json(run).resolve())) for run in run_ids(store))
     con.execute(f"SET allowed_directories = [{folders}]")
@@ -65,9 +68,9 @@ def publish_catalog(store: StoreLayout) -> Path:
     Raises:
         StoreError: If a table is not of this version or the disk refuses.
     """
-    target = store.catalog()
+    target, store = store.catalog(), snapshot(store)
     try:
-        with replacing(target) as scratch, duckdb.connect(str(scratch)) as con:
+        with replacing(target) as scratch, open_engine(store, scratch) as con:
             _make_views(con, store, live=True)
             con.execute(f"CREATE VIEW internal.published AS SELECT {quoted(_published_from(store))} AS folders")
     except duckdb.Error as error:
@@ -80,8 +83,9 @@ def catalog_is_current(store: StoreLayout) -> bool:
     """Whether `catalog.duckdb` is there and names the folders that the store has now, where it lies now."""
     if not store.catalog().is_file():
         return False
+    store = snapshot(store)
     try:
-        with duckdb.connect(str(store.catalog()), read_only=True) as con:
+        with open_engine(store, store.catalog(), read_only=True) as con:
             found = con.execute("SELECT folders FROM internal.published").fetchone()
     except duckdb.Error:
         return False

@@ -14,6 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from storage import table_schemas
+from storage.locations import is_remote
 from storage.parquet_tables import table_files
 from storage.run_folders import run_ids
 from storage.store_layout import StoreLayout
@@ -150,9 +151,11 @@ def table_folders(store: StoreLayout) -> list[Path]:
 def tables_state(store: StoreLayout) -> int:
     """A number that changes when a table gets or loses a file: what was read while it stays is still true.
 
-    Looks at folders alone, one call of the system for each.
+    Looks at folders alone, one call of the system for each; an object store lists their files.
     """
     folders = [*table_folders(store), *(store.scores(run) for run in run_ids(store))]
+    if is_remote(store.root):
+        return hash(tuple((str(folder), *(file.name for file in table_files(folder))) for folder in folders))
     return hash(tuple((str(folder), folder.stat().st_mtime_ns) for folder in folders if folder.is_dir()))
 
 

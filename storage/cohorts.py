@@ -1,11 +1,13 @@
 """Cohorts in the store: what they are (`cohort.json`) and their cases (Parquet, newest row per case wins)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Any, Self
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from medsam3_core.cases import CaseStatus
 from medsam3_core.digests import digest_json
@@ -15,6 +17,9 @@ from storage.atomic_write import read_json, write_json
 from storage.parquet_tables import read_table, statuses_of, write_rows
 from storage.store_layout import StoreLayout
 from storage.table_schemas import CASES
+
+_ROWS_AT_ONCE = 50_000
+_STATUSES = {str(status): status for status in CaseStatus}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +98,7 @@ def write_cohort(store: StoreLayout, cohort: Cohort) -> None:
             )
             raise UsageError(msg)
         cohort = replace(cohort, sources=tuple(dict.fromkeys((*known.sources, *cohort.sources))))
-    frame = latest_cases(store, cohort.name)
+    frame = latest_cases(store, cohort.name, ["case_digest"])
     write_json(
         path,
         {
@@ -147,11 +152,37 @@ def committed_cases(store: StoreLayout, cohort: str, name: str) -> dict[str, str
     return statuses_of(store.cases(cohort), name, CASES)
 
 
-def latest_cases(store: StoreLayout, cohort: str) -> pd.DataFrame:
-    """Newest row of every case, sorted by case_id, with the columns of `table_schemas.CASES`."""
-    frame: pd.DataFrame = read_table(store.cases(cohort), CASES).to_pandas()
+def latest_cases(store: StoreLayout, cohort: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Newest row of every case, sorted by case_id, with some or all columns of `table_schemas.CASES`."""
+    wanted = list(dict.fromkeys(("case_id", "ingested_at", *columns))) if columns else None
+    frame: pd.DataFrame = read_table(store.cases(cohort), CASES, columns=wanted).to_pandas()
     newest = frame.sort_values("ingested_at", kind="stable").drop_duplicates("case_id", keep="last")
     return newest.sort_values("case_id").reset_index(drop=True)
+
+
+def latest_case_refs(store: StoreLayout, cohort: str) -> list[CaseRef]:
+    """Newest row of every case as `CaseRef`, sorted by case_id: the way to a million of them in little memory."""
+    names = [item.name for item in fields(CaseRef)]
+    table = read_table(store.cases(cohort), CASES, columns=[*names, "ingested_at"])
+    table = table.append_column("row", pa.array(range(table.num_rows), pa.int64()))
+    order = [(name, "ascending") for name in ("case_id", "ingested_at", "row")]
+    table = table.take(pc.sort_indices(table, order))
+    found: list[CaseRef] = []
+    shared: dict[Any, Any] = {}
+    for batch in table.select(names).to_batches(_ROWS_AT_ONCE):
+        columns = {name: batch.column(name).to_pylist() for name in names}
+        for name in ("cohort", "split", "modality", "reason"):
+            columns[name] = [shared.setdefault(value, value) for value in columns[name]]
+        for name in ("raters", "in_training"):
+            columns[name] = [shared.setdefault(key, key) for value in columns[name] for key in (tuple(value or ()),)]
+        columns["status"] = [_STATUSES[value] for value in columns["status"]]
+        for values in zip(*columns.values(), strict=True):
+            case = CaseRef(*values)
+            if found and found[-1].case_id == case.case_id:
+                found[-1] = case
+            else:
+                found.append(case)
+    return found
 
 
 def case_refs(frame: pd.DataFrame) -> list[CaseRef]:

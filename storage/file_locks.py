@@ -1,4 +1,4 @@
-"""One process at a time: a lock that the kernel releases when its process dies, however it dies."""
+"""One process at a time: a lock that the kernel releases when its process dies, or a lease in an object store."""
 
 import fcntl
 import os
@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from medsam3_core.errors import StoreError
+from storage.atomic_write import store_errors
+from storage.locations import is_remote
+from storage.object_leases import leasing
 
 
 @contextmanager
@@ -21,15 +24,21 @@ def holding(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
     Raises:
         StoreError: If another process holds it; names the process.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as handle:
+    if is_remote(path):
+        with leasing(path, what, wait=wait):
+            yield
+        return
+    with store_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = path.open("a+")
+    with opened as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             handle.seek(0)
             msg = f"{what} by process {handle.read().strip() or '?'}; wait for it or stop it"
             raise StoreError(msg) from None
-        handle.truncate(0)
-        handle.write(str(os.getpid()))
-        handle.flush()
+        with store_errors(path):
+            handle.truncate(0)
+            os.write(handle.fileno(), str(os.getpid()).encode())
         yield

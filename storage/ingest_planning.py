@@ -1,6 +1,5 @@
 """What an ingest has to do: list the source, leave out what is in the store unchanged."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +9,9 @@ from medsam3_core.digests import digest_json
 from medsam3_core.errors import UsageError
 from storage.cohorts import Cohort, latest_cases, write_cohort
 from storage.ingest_journal import close_journal, note_listed, vanished
-from storage.readers.registry import find_reader
+from storage.locations import absolute, location
+from storage.readers.registry import find_reader, layout_of
+from storage.readers.source_files import listed_once, stamps_of
 from storage.store_layout import StoreLayout, check_name
 from storage.training_marks import mark_known_cases
 
@@ -32,6 +33,7 @@ class IngestPlan:
     unchanged: int
 
 
+@listed_once()
 def plan_ingest(
     store: StoreLayout,
     source: str,
@@ -54,8 +56,8 @@ def plan_ingest(
     if split is not None:
         check_name("split", split)
     layout, recipe = find_reader(source, reader, recipe_file)
-    root = source if source.startswith("phantom:") else str(Path(source).resolve())
-    listed = layout.list_cases(Path(root), recipe)
+    root = source if source.startswith("phantom:") else absolute(source)
+    listed = layout.list_cases(location(root), recipe)
     if not listed:
         msg = f"{source} holds no case of the layout {recipe.layout!r}; check the folder or choose another --reader"
         raise UsageError(msg)
@@ -65,9 +67,12 @@ def plan_ingest(
         listed = [replace(case, references={}) for case in listed if case.image]
     named = Cohort(cohort, recipe, (root,))
     write_cohort(store, named)
-    rows = latest_cases(store, cohort).to_dict("records")
-    known = {row["case_id"]: (row["status"], row["source_root"], row["source_fingerprint"]) for row in rows}
-    trained = {row["case_id"]: tuple(row["in_training"]) for row in rows if len(row["in_training"])}
+    rows = latest_cases(store, cohort, ["status", "source_root", "source_fingerprint", "in_training"])
+    facts = zip(rows["status"], rows["source_root"], rows["source_fingerprint"], strict=True)
+    known = dict(zip(rows["case_id"], facts, strict=True))
+    trained = {
+        case: tuple(names) for case, names in zip(rows["case_id"], rows["in_training"], strict=True) if len(names)
+    }
     pending, unchanged = [], 0
     gone = vanished(store, cohort, root, {case.case_id for case in listed} | known.keys())
     for case in (*_without_foreign(listed, known, root), *gone):
@@ -86,6 +91,23 @@ def finish_ingest(store: StoreLayout, plan: IngestPlan) -> None:
     write_cohort(store, plan.cohort)
     mark_known_cases(store, plan.cohort.name, {case.case_id for case, _ in plan.pending})
     close_journal(store, plan.cohort.name)
+
+
+def unchanged_sources(store: StoreLayout, plan: IngestPlan) -> dict[str, CaseSource]:
+    """Case id to its files, for cases whose files are still those that were read: no image of others may be named.
+
+    Cases were listed without references, as for segmenting.
+    """
+    recipe, root = plan.cohort.recipe, plan.source_root
+    read = latest_cases(store, plan.cohort.name, ["source_fingerprint"])
+    known = dict(zip(read["case_id"], read["source_fingerprint"], strict=True))
+    listed = layout_of(recipe).list_cases(location(root), recipe)
+    cases = [replace(case, references={}) for case in listed]
+    return {
+        case.case_id: case
+        for case in cases
+        if known.get(case.case_id) == _fingerprint(root, case, recipe.case_part_digest)
+    }
 
 
 def _without_foreign(
@@ -107,12 +129,5 @@ def _without_foreign(
 def _fingerprint(root: str, case: CaseSource, recipe_digest: str) -> str:
     """Digest of names, sizes and times of the source files and of the recipe: changes when the case must be read."""
     files = (*case.image, *(name for names in case.references.values() for name in names))
-    facts = []
-    for name in files:
-        path = os.path.join(root, name)
-        try:
-            status = os.stat(path)
-            facts.append([name, status.st_size, status.st_mtime_ns])
-        except OSError:
-            facts.append([name, -1, -1])
+    facts = [list(stamp) for stamp in stamps_of(location(root), files)]
     return digest_json([facts, dict(case.extra), case.split, case.patient_id, recipe_digest])

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from medsam3_core.errors import StoreError
 from storage.atomic_write import replacing
+from storage.locations import is_remote, read_contents
 from storage.table_schemas import SCHEMA_VERSION, newer_version
 
 
@@ -40,6 +41,30 @@ def write_rows(folder: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schem
     return target
 
 
+def write_columns(
+    folder: Path, columns: Mapping[str, Sequence[Any]], constants: Mapping[str, Any], schema: pa.Schema
+) -> Path:
+    """Write whole columns as one new file of a table folder, for tables too long for a dictionary per row.
+
+    Args:
+        folder: Folder of the table; made if absent.
+        columns: Columns of equal length.
+        constants: Columns that have one value in all rows.
+        schema: One of `storage.table_schemas`, with exactly these columns.
+    """
+    rows = len(next(iter(columns.values())))
+    arrays = [
+        pa.array(columns[field.name], field.type)
+        if field.name in columns
+        else pa.repeat(pa.scalar(constants[field.name], field.type), rows)
+        for field in schema
+    ]
+    target = folder / f"{uuid.uuid4().hex}.parquet"
+    with replacing(target) as scratch:
+        pq.write_table(pa.table(arrays, schema=schema), scratch, compression="zstd")
+    return target
+
+
 def read_table(folder: Path, schema: pa.Schema, *, columns: Sequence[str] | None = None) -> pa.Table:
     """All rows of a table folder with the columns of `schema` (NULL where an older file lacks one).
 
@@ -49,12 +74,21 @@ def read_table(folder: Path, schema: pa.Schema, *, columns: Sequence[str] | None
         StoreError: If a file is not Parquet, has a column of another type or was written by a newer medsam3; names it.
     """
     wanted = pa.schema([schema.field(name) for name in columns]) if columns else schema
-    return _concat((read_file(path, wanted) for path in table_files(folder)), wanted)
+    files = table_files(folder)
+    if is_remote(folder):
+        contents = zip(files, read_contents(files), strict=True)
+        return _concat((_read(path, pa.BufferReader(content), wanted) for path, content in contents), wanted)
+    return _concat((read_file(path, wanted) for path in files), wanted)
 
 
 def table_files(folder: Path) -> list[Path]:
     """Finished files of a table folder, sorted; scratch files of writers are left out."""
-    return sorted(folder.glob("[!.]*.parquet")) if folder.is_dir() else []
+    if not is_remote(folder):
+        return sorted(folder.glob("[!.]*.parquet")) if folder.is_dir() else []
+    try:
+        return sorted(path for path in folder.iterdir() if path.suffix == ".parquet" and not path.name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def read_file(path: Path, wanted: pa.Schema) -> pa.Table:
@@ -63,11 +97,16 @@ def read_file(path: Path, wanted: pa.Schema) -> pa.Table:
     Raises:
         StoreError: If it is damaged, has a column of another type or was written by a newer medsam3.
     """
+    return _read(path, pa.BufferReader(path.read_bytes()) if is_remote(path) else path, wanted)
+
+
+def _read(path: Path, content: Path | pa.BufferReader, wanted: pa.Schema) -> pa.Table:
     try:
-        present = pq.read_schema(path)
-        if newer := newer_version((present.metadata or {}).get(b"schema_version")):
-            raise StoreError(written_by_newer(str(path), newer))
-        table = pq.read_table(path, columns=[name for name in wanted.names if name in present.names], partitioning=None)
+        with pq.ParquetFile(content) as file:
+            present = file.schema_arrow
+            if newer := newer_version((present.metadata or {}).get(b"schema_version")):
+                raise StoreError(written_by_newer(str(path), newer))
+            table = file.read(columns=[name for name in wanted.names if name in present.names])
         for field in wanted:
             if field.name not in present.names:
                 table = table.append_column(field, pa.nulls(table.num_rows, field.type))

@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from medsam3_core.cases import CaseSource
@@ -12,6 +12,7 @@ from medsam3_core.recipes import Recipe
 from storage.case_checks import CaseCheck
 from storage.duplicate_images import find_duplicates
 from storage.fingerprints import Fingerprint, known_fingerprints
+from storage.locations import absolute, location
 from storage.source_inventory import SourceInventory, take_inventory
 from storage.store_layout import StoreLayout
 
@@ -113,8 +114,8 @@ def conclude(
         checks: One check per case.
         store: A store whose cohorts are searched for the same images; None for none. It is only read.
     """
-    root = source if source.startswith("phantom:") else str(Path(source).resolve())
-    files = take_inventory(Path(source), cases, recipe)
+    root = source if source.startswith("phantom:") else absolute(source)
+    files = take_inventory(location(source), cases, recipe)
     known = known_fingerprints(store, but_not_from=root) if store is not None else []
     findings = [finding for check in checks for finding in check.findings]
     findings += find_duplicates(checks, known)

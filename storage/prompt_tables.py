@@ -1,8 +1,10 @@
 """Prompts in the store: made once per cohort and policy, shared by all weights and settings."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
+
+import pyarrow as pa
 
 from medsam3_core.prompt_policies import PromptPolicy
 from medsam3_core.prompt_rows import PromptRow, RowKind
@@ -11,16 +13,19 @@ from storage.parquet_tables import read_file, rows_of_cases, table_files, write_
 from storage.store_layout import StoreLayout
 from storage.table_schemas import PROMPTS
 
+_KEYS = pa.schema([PROMPTS.field("case_id"), PROMPTS.field("case_digest")])
 _COLUMNS = tuple(name for name in PromptRow.__dataclass_fields__)
 
 
-def index_prompts(store: StoreLayout, cohort: str, prompt_id: str) -> dict[tuple[str, str], str]:
-    """Which file holds the prompts of (case_id, case_digest), for all cases that have some."""
+def index_prompts(
+    store: StoreLayout, cohort: str, prompt_id: str, wanted: Collection[str]
+) -> dict[tuple[str, str], str]:
+    """Which file holds the prompts of (case_id, case_digest), for those of the wanted cases that have some."""
     index: dict[tuple[str, str], str] = {}
     for path in table_files(store.prompts(cohort, prompt_id)):
-        table = read_file(path, PROMPTS)
+        table = read_file(path, _KEYS)
         pairs = zip(table["case_id"].to_pylist(), table["case_digest"].to_pylist(), strict=True)
-        index.update(dict.fromkeys(pairs, path.name))
+        index.update(dict.fromkeys((pair for pair in pairs if pair[0] in wanted), path.name))
     return index
 
 

@@ -41,9 +41,8 @@ def load_key(*, outside: Path | None = None) -> bytes:
         UsageError: If it cannot be read or made, is too short, or lies in `outside`; names the file.
     """
     path = key_file()
-    if outside is not None and path.resolve().is_relative_to(outside.resolve()):
-        msg = f"the patients' key {path} lies inside {outside}; move it out and name it in {VARIABLE}"
-        raise UsageError(msg)
+    if outside is not None:
+        require_key_outside(outside)
     try:
         if not path.exists():
             _make(path)
@@ -55,6 +54,18 @@ def load_key(*, outside: Path | None = None) -> bytes:
         msg = f"the patients' key {path} has {len(key)} bytes; at least {_SHORTEST_KEY_BYTES} random ones are needed"
         raise UsageError(msg)
     return key
+
+
+def require_key_outside(folder: Path) -> None:
+    """Refuse a store that the key lies in, or would be made in: who has the store must not have the key.
+
+    Raises:
+        UsageError: Names key and folder.
+    """
+    path = key_file()
+    if path.resolve().is_relative_to(folder.resolve()):
+        msg = f"the patients' key {path} lies inside {folder}; move it out and name it in {VARIABLE}"
+        raise UsageError(msg)
 
 
 def _make(path: Path) -> None:

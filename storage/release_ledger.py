@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 from medsam3_core.cases import CaseStatus
 from storage.atomic_write import replacing, write_json
 from storage.catalog import connect
-from storage.cohorts import CaseRef, case_refs, latest_cases
+from storage.cohorts import CaseRef, latest_case_refs, latest_cases
+from storage.locations import location
 from storage.parquet_tables import read_table, write_rows
 from storage.run_ledger import Run, utc_now
 from storage.store_layout import StoreLayout
@@ -42,12 +43,10 @@ def write_releases(store: StoreLayout, run_id: str, name: str, rows: Sequence[Ma
 
 def unreleased(store: StoreLayout, run: Run, form: str, out: Path) -> list[tuple[CaseRef, str]]:
     """Segmented cases whose newest prediction is not in `out`, with the attempt that made it."""
-    refs = {case.case_id: case for case in case_refs(latest_cases(store, run.cohort))}
-    there = {
-        (row["case_id"], row["attempt"])
-        for row in read_table(store.exports(run.run_id), EXPORTS).to_pylist()
-        if row["format"] == form and row["path"] and Path(row["path"]).parent == out and Path(row["path"]).exists()
-    }
+    refs = {case.case_id: case for case in latest_case_refs(store, run.cohort)}
+    released = [row for row in read_table(store.exports(run.run_id), EXPORTS).to_pylist() if row["format"] == form]
+    written = [(row, location(row["path"])) for row in released if row["path"]]
+    there = {(row["case_id"], row["attempt"]) for row, path in written if path.parent == out and path.exists()}
     segmented = [row for row in _outcomes(store, run) if row[1] == CaseStatus.SEGMENTED]
     return [(refs[case_id], attempt) for case_id, _, _, attempt in segmented if (case_id, attempt) not in there]
 
@@ -57,11 +56,10 @@ def write_summary(store: StoreLayout, run: Run, form: str, out: Path) -> dict[st
     facts = {row["case_id"]: row for row in latest_cases(store, run.cohort).to_dict("records")}
     releases: dict[tuple[str, str], dict[str, Any]] = {}
     for row in read_table(store.exports(run.run_id), EXPORTS).sort_by("released_at").to_pylist():
-        if row["format"] == form and (row["path"] is None or Path(row["path"]).parent == out):
+        if row["format"] == form and (row["path"] is None or location(row["path"]).parent == out):
             releases[row["case_id"], row["attempt"]] = row
     counts: dict[str, int] = {}
     outcomes = {case_id: (status, reason, attempt) for case_id, status, reason, attempt in _outcomes(store, run)}
-    out.mkdir(parents=True, exist_ok=True)
     with replacing(out / MANIFEST) as scratch, scratch.open("w", newline="", encoding="utf-8") as handle:
         table = csv.writer(handle)
         table.writerow(_COLUMNS)

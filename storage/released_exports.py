@@ -22,6 +22,7 @@ from storage.atomic_write import replacing
 from storage.case_volumes import StoredVolume
 from storage.dicom_segmentation_writing import write_segmentation
 from storage.exports import merge_structures, nifti_image
+from storage.locations import local_copy
 from storage.prediction_volumes import StoredPrediction, open_prediction
 from storage.readers.dicom_segmentations import read_segmentation
 from storage.zarr_arrays import open_group
@@ -157,7 +158,7 @@ def _nifti(item: ToRelease, prediction: StoredPrediction, scratch: Path) -> _Wri
 
 def _zarr(item: ToRelease, prediction: StoredPrediction, scratch: Path) -> _Written:
     """The prediction as a folder that any OME-Zarr reader opens: one label image per structure, which may overlap."""
-    with zipfile.ZipFile(item.prediction_file) as archive:
+    with local_copy(item.prediction_file) as file, zipfile.ZipFile(file) as archive:
         archive.extractall(scratch)
     copy = StoredPrediction(open_group(scratch))
     if any(not np.array_equal(copy.labels(name), prediction.labels(name)) for name in prediction.structures):
@@ -168,7 +169,10 @@ def _zarr(item: ToRelease, prediction: StoredPrediction, scratch: Path) -> _Writ
 
 
 def _dicom(item: ToRelease, prediction: StoredPrediction, scratch: Path) -> _Written:
-    if item.case is None or item.case.extra.get("kind") != "dicom":
+    if item.case is None:
+        msg = "its source files are gone or have changed since they were read; run the same command again"
+        raise CaseDataError(msg)
+    if item.case.extra.get("kind") != "dicom":
         msg = "the source is no DICOM series, so there is nothing that a DICOM segmentation could refer to; use nifti"
         raise CaseDataError(msg)
     masks = {name: prediction.labels(name) > 0 for name in item.structures}

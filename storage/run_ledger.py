@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +21,7 @@ from medsam3_core.protocol_version import PROTOCOL_VERSION
 from medsam3_core.run_specs import RunSpec
 from storage.atomic_write import write_json
 from storage.cohorts import CaseRef, as_row
-from storage.parquet_tables import statuses_of, write_rows
+from storage.parquet_tables import statuses_of, write_columns, write_rows
 from storage.shipped_weights import shipped_training_digests
 from storage.store_layout import StoreLayout
 from storage.table_schemas import MEASUREMENTS, OUTCOMES, PLAN, SCORES
@@ -105,17 +105,16 @@ def write_run(store: StoreLayout, run: Run) -> None:
     )
 
 
-def write_plan(store: StoreLayout, run: Run, rows: Sequence[tuple[str, str | None, str]]) -> None:
-    """Add (case_id, rater, structure) to what is planned."""
-    now = utc_now()
-    write_rows(
-        store.plan(run.run_id),
-        [
-            {"run_id": run.run_id, "case_id": case, "rater": rater, "structure": structure, "planned_at": now}
-            for case, rater, structure in rows
-        ],
-        PLAN,
-    )
+def write_plan(store: StoreLayout, run: Run, rows: Iterable[tuple[str, str | None, str]]) -> None:
+    """Add (case_id, rater, structure) to what is planned, as one file; none where there is nothing to add."""
+    columns: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
+    for row in rows:
+        for column, value in zip(columns, row, strict=True):
+            column.append(value)
+    case_ids, raters, structures = columns
+    if case_ids:
+        added = {"case_id": case_ids, "rater": raters, "structure": structures}
+        write_columns(store.plan(run.run_id), added, {"run_id": run.run_id, "planned_at": utc_now()}, PLAN)
 
 
 def write_outcomes(

@@ -1,8 +1,9 @@
 """From a request to runs, and from a run to the cases that are still to do."""
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
+from itertools import chain
 
 from duckdb import DuckDBPyConnection
 
@@ -13,12 +14,11 @@ from medsam3_core.inference_settings import InferenceSettings, Merge, PromptMode
 from medsam3_core.prompt_policies import PromptedSlices, PromptKind, PromptPolicy
 from storage.atomic_write import read_json
 from storage.catalog import connect
-from storage.cohorts import CaseRef, Cohort, case_refs, latest_cases, read_cohort
-from storage.parquet_tables import read_table
+from storage.cohorts import CaseRef, Cohort, latest_case_refs, read_cohort
 from storage.prompt_tables import index_prompts
+from storage.resume_scan import NOTHING, Pairs, fresh_pairs, planned_pairs, predicted_pairs
 from storage.run_ledger import Run, write_plan, write_run
 from storage.store_layout import StoreLayout
-from storage.table_schemas import OUTCOMES, SCORES
 from storage.weights import Weights
 from storage.weights_registry import find_weights, registered_weights
 
@@ -48,6 +48,10 @@ class BenchmarkRequest:
     retry: bool = False
 
 
+NO_FILES: Mapping[str, str] = {}
+"""Shared by all cases without stored prompts."""
+
+
 @dataclass(frozen=True, slots=True)
 class PlannedCase:
     """A case with the runs that still want it.
@@ -62,7 +66,7 @@ class PlannedCase:
     case: CaseRef
     run_ids: tuple[str, ...]
     rescore_ids: tuple[str, ...] = ()
-    prompt_files: Mapping[str, str] = field(default_factory=dict)
+    prompt_files: Mapping[str, str] = field(default_factory=lambda: NO_FILES)
 
     @property
     def case_id(self) -> str:
@@ -144,22 +148,18 @@ def plan_benchmark(store: StoreLayout, request: BenchmarkRequest) -> BenchmarkPl
 def record_plan(store: StoreLayout, group: WorkGroup) -> None:
     """Write run files and what is newly planned, before any work begins."""
     with connect(store, "scores plan") as connection:
-        for run in group.runs.values():
+        for run_id, run in group.runs.items():
             write_run(store, run)
-            known = set(
-                connection.execute(
-                    "SELECT case_id, rater, structure FROM plan WHERE run_id = ?", [run.run_id]
-                ).fetchall()
+            known = planned_pairs(connection, run)
+            wanted = (
+                (planned.case_id, rater, structure)
+                for planned in chain(group.pending, group.rejected)
+                if run_id in planned.run_ids or run_id in planned.rescore_ids
+                for rater, structure in sorted(
+                    wanted_pairs(planned.case, run) - known.get(planned.case_id, NOTHING), key=str
+                )
             )
-            wanted = [
-                row
-                for planned in (*group.pending, *group.rejected)
-                if run.run_id in (*planned.run_ids, *planned.rescore_ids)
-                for row in _plan_rows(planned.case, run)
-                if row not in known
-            ]
-            if wanted:
-                write_plan(store, run, wanted)
+            write_plan(store, run, wanted)
 
 
 def select_cases(store: StoreLayout, cohort: Cohort, split: str | None, limit: int) -> list[CaseRef]:
@@ -168,7 +168,7 @@ def select_cases(store: StoreLayout, cohort: Cohort, split: str | None, limit: i
     Raises:
         UsageError: If the cohort has no such split or no case.
     """
-    cases = case_refs(latest_cases(store, cohort.name))
+    cases = latest_case_refs(store, cohort.name)
     splits = sorted({case.split for case in cases if case.split})
     if split is None:
         split = "test" if "test" in splits else "all"
@@ -266,67 +266,52 @@ def _work_group(
     *,
     retry: bool,
 ) -> WorkGroup:
-    todo: dict[str, list[str]] = defaultdict(list)
-    rescore: dict[str, list[str]] = defaultdict(list)
+    states = [(run, run.run_id, *_state(store, connection, run, cases, retry=retry)) for run in runs]
+    left: list[tuple[CaseRef, tuple[str, ...], tuple[str, ...]]] = []
+    shared: dict[tuple[str, ...], tuple[str, ...]] = {}
     fresh = 0
-    for run in runs:
-        started = store.run_json(run.run_id).exists()
-        done = _fresh_scores(connection, run, retry=retry) if started else {}
-        predicted = _stored_predictions(store, run) if started else {}
-        for case in cases:
-            wanted = {(rater, structure) for _, rater, structure in _plan_rows(case, run)}
-            if wanted <= done.get(case.case_id, set()):
+    for case in cases:
+        todo, rescore = [], []
+        for run, run_id, done, predicted in states:
+            wanted = wanted_pairs(case, run)
+            if wanted <= done.get(case.case_id, NOTHING):
                 fresh += 1
-            elif wanted <= predicted.get((case.case_id, case.case_digest), set()):
-                rescore[case.case_id].append(run.run_id)
+            elif wanted <= predicted.get((case.case_id, case.case_digest), NOTHING):
+                rescore.append(run_id)
             else:
-                todo[case.case_id].append(run.run_id)
-    prompt_index = {run.prompt_id: index_prompts(store, cohort.name, run.prompt_id) for run in runs}
-    planned = [
-        PlannedCase(
-            case,
-            tuple(todo.get(case.case_id, ())),
-            tuple(rescore.get(case.case_id, ())),
-            {
-                prompt_id: index[case.case_id, case.case_digest]
-                for prompt_id, index in prompt_index.items()
-                if (case.case_id, case.case_digest) in index
-            },
-        )
-        for case in cases
-        if case.case_id in todo or case.case_id in rescore
-    ]
+                todo.append(run_id)
+        if todo or rescore:
+            first, second = tuple(todo), tuple(rescore)
+            left.append((case, shared.setdefault(first, first), shared.setdefault(second, second)))
+    pending = {case.case_id for case, _, _ in left}
+    prompts = {run.prompt_id: index_prompts(store, cohort.name, run.prompt_id, pending) for run in runs}
+    planned = [PlannedCase(case, todo, rescore, _prompt_files(prompts, case)) for case, todo, rescore in left]
     usable = tuple(item for item in planned if item.case.status is CaseStatus.ACCEPTED)
     rejected = tuple(item for item in planned if item.case.status is not CaseStatus.ACCEPTED)
     return WorkGroup(cohort, runs[0].weights, {run.run_id: run for run in runs}, usable, rejected, fresh)
 
 
-def _fresh_scores(connection: DuckDBPyConnection, run: Run, *, retry: bool) -> dict[str, set[tuple[str, str]]]:
-    """Fresh (rater, structure) per case; with `retry` only those that have a score."""
-    found: dict[str, set[tuple[str, str]]] = defaultdict(set)
-    rows = connection.execute(
-        "SELECT case_id, rater, structure, status FROM scores WHERE run_id = ?", [run.run_id]
-    ).fetchall()
-    for case_id, rater, structure, status in rows:
-        if status == CaseStatus.SCORED or not retry:
-            found[case_id].add((rater, structure))
-    return found
+def _state(
+    store: StoreLayout, connection: DuckDBPyConnection, run: Run, cases: Sequence[CaseRef], *, retry: bool
+) -> tuple[dict[str, Pairs], dict[tuple[str, str], Pairs]]:
+    """What is fresh, and what only wants new scores."""
+    if not store.run_json(run.run_id).exists():
+        return {}, {}
+    done = fresh_pairs(connection, run, retry=retry)
+    whole = {case.case_id for case in cases if wanted_pairs(case, run) <= done.get(case.case_id, NOTHING)}
+    return done, predicted_pairs(store, run, whole)
 
 
-def _stored_predictions(store: StoreLayout, run: Run) -> dict[tuple[str, str], set[tuple[str, str]]]:
-    """(case_id, case_digest) to the (rater, structure) that the newest attempt scored, under whatever protocol."""
-    outcomes = read_table(store.outcomes(run.run_id), OUTCOMES, columns=["case_id", "attempt", "status", "finished_at"])
-    newest = outcomes.sort_by([("finished_at", "ascending"), ("attempt", "ascending")])
-    attempts = dict(zip(newest["case_id"].to_pylist(), newest["attempt"].to_pylist(), strict=True))
-    columns = ["case_id", "case_digest", "attempt", "rater", "structure", "status"]
-    found: dict[tuple[str, str], set[tuple[str, str]]] = defaultdict(set)
-    for row in read_table(store.scores(run.run_id), SCORES, columns=columns).to_pylist():
-        if row["status"] == CaseStatus.SCORED and attempts.get(row["case_id"]) == row["attempt"]:
-            found[row["case_id"], row["case_digest"]].add((row["rater"], row["structure"]))
-    return found
+def _prompt_files(prompts: Mapping[str, Mapping[tuple[str, str], str]], case: CaseRef) -> Mapping[str, str]:
+    key = (case.case_id, case.case_digest)
+    return {prompt_id: index[key] for prompt_id, index in prompts.items() if key in index} or NO_FILES
 
 
-def _plan_rows(case: CaseRef, run: Run) -> list[tuple[str, str | None, str]]:
-    if run.measures:
-        return [(case.case_id, None, structure) for structure in run.structures]
-    return [(case.case_id, rater, structure) for rater in case.raters or ("reference",) for structure in run.structures]
+def wanted_pairs(case: CaseRef, run: Run) -> Pairs:
+    """What a run wants of a case: every structure, of every rater or, where it only measures, of none."""
+    return _wanted(() if run.measures else case.raters or ("reference",), run.structures)
+
+
+@cache
+def _wanted(raters: tuple[str, ...], structures: tuple[str, ...]) -> Pairs:
+    return frozenset((rater, structure) for rater in raters or (None,) for structure in structures)

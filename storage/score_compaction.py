@@ -4,7 +4,6 @@ A generation is written aside and appears by one rename. Readers that began befo
 generation, which therefore stays for a grace period. The caller holds the run's writer lock: nobody else writes scores.
 """
 
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +14,13 @@ import pyarrow.parquet as pq
 
 from medsam3_core.errors import StoreError
 from storage import table_schemas
-from storage.atomic_write import replacing
+from storage.atomic_write import remove, replacing
 from storage.catalog import catalog_is_current, publish_catalog
 from storage.catalog_sources import COMPACTED_FILE, catalog_sources, groups_folder, is_compacted
 from storage.catalog_views import catalog_statements
+from storage.locations import is_remote
 from storage.parquet_tables import table_files
+from storage.query_engine import open_engine
 from storage.run_folders import run_ids
 from storage.scores_sql import lasting_scores_sql
 from storage.store_layout import StoreLayout
@@ -94,7 +95,7 @@ def sweep_generations(store: StoreLayout, *, older_than_seconds: float = GRACE_S
     if replaced and store.catalog().exists() and not catalog_is_current(store):
         publish_catalog(store)
     for folder in replaced:
-        shutil.rmtree(folder)
+        remove(folder)
     return len(replaced)
 
 
@@ -106,9 +107,15 @@ def replaced_generations(store: StoreLayout, *, older_than_seconds: float = GRAC
 
 def _replaced_generations(store: StoreLayout, run_id: str, limit: float) -> list[Path]:
     newest = store.scores(run_id)
-    if not newest.is_dir() or newest.stat().st_mtime > limit:
+    if not newest.is_dir() or _appeared(newest) > limit:
         return []
     return sorted(folder for folder in newest.parent.glob("gen-*") if folder != newest)
+
+
+def _appeared(generation: Path) -> float:
+    """When a generation appeared: a folder knows it, of an object store the tables do."""
+    parts = table_files(generation) if is_remote(generation) else [generation]
+    return max((part.stat().st_mtime for part in parts), default=time.time())
 
 
 def _write_lasting_scores(store: StoreLayout, run_id: str, target: Path) -> None:
@@ -117,7 +124,7 @@ def _write_lasting_scores(store: StoreLayout, run_id: str, target: Path) -> None
     query = f"SELECT * FROM ({rows}) ORDER BY case_id, rater, structure, protocol"
     try:
         with (
-            duckdb.connect(":memory:") as con,
+            open_engine(store) as con,
             pq.ParquetWriter(target, table_schemas.SCORES, compression="zstd") as writer,
         ):
             for batch in con.sql(query).to_arrow_reader(_ROWS_PER_GROUP):
@@ -135,7 +142,7 @@ def keep_groups(store: StoreLayout, run_id: str, folder: Path) -> None:
     """
     query = "SELECT * FROM internal.score_groups"
     try:
-        with duckdb.connect(":memory:") as con:
+        with open_engine(store) as con:
             for statement in catalog_statements(catalog_sources(store, live=False, only_run=run_id), naming=query):
                 con.execute(statement)
             groups = con.sql(query).to_arrow_table()

@@ -16,7 +16,8 @@ from medsam3_core.prompt_policies import PromptKind, PromptPolicy
 from medsam3_core.prompt_rows import PromptRow
 from medsam3_core.structures import Structure
 from storage.catalog import connect
-from storage.cohorts import CaseRef, case_refs, latest_cases, read_cohort
+from storage.cohorts import CaseRef, latest_case_refs, latest_cases, read_cohort
+from storage.locations import absolute
 from storage.prompt_tables import index_prompts, write_prompts
 from storage.prompts_file import read_prompts_file
 from storage.readers.label_index import structure_slug
@@ -69,7 +70,7 @@ class SegmentRequest:
     @property
     def cohort(self) -> str:
         """Name of the cohort: the same source is the same cohort, whatever is asked of it."""
-        root = self.source if self.source.startswith("phantom:") else str(Path(self.source).resolve())
+        root = self.source if self.source.startswith("phantom:") else absolute(self.source)
         return f"segment-{hashlib.sha256(root.encode()).hexdigest()[:12]}"
 
 
@@ -129,13 +130,12 @@ def plan_segment(store: StoreLayout, request: SegmentRequest, run: Run, rows: Se
     known = read_cohort(store, request.cohort)
     asked = tuple(Structure(name, text) for name, text in run.texts)
     cohort = replace(known, recipe=replace(known.recipe, structures=asked))
-    frame = latest_cases(store, request.cohort)
-    cases = case_refs(frame)
+    cases = latest_case_refs(store, request.cohort)
     cases = cases[: request.limit] if request.limit else cases
     if request.prompts is not None:
-        cases = _with_prompts(store, run, cases, rows, frame.to_dict("records"))
+        cases = _with_prompts(store, run, cases, rows, latest_cases(store, request.cohort).to_dict("records"))
     done = _done(store, run, retry=request.retry)
-    index = index_prompts(store, run.cohort, run.prompt_id)
+    index = index_prompts(store, run.cohort, run.prompt_id, {case.case_id for case in cases} - done)
     planned = [
         PlannedCase(
             case,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from medsam3_core.cases import CaseSource
 from medsam3_core.recipes import Recipe
+from storage.locations import is_remote
 from storage.readers.source_files import (
     ARRAY_SUFFIXES,
     IMAGE_SUFFIXES,
@@ -61,6 +62,8 @@ def _suffix(name: str) -> str:
 
 
 def _system(source: Path) -> int:
+    if is_remote(source):
+        return 0
     return sum(
         sum(not is_visible(name) for name in names) + sum(not is_visible(name) for name in folders)
         for _, folders, names in os.walk(source)

@@ -6,6 +6,9 @@
     catalog.duckdb
 
 `<aa>` spreads cases over 256 folders: the first two hex digits of the SHA-256 of the case_id.
+
+The root may be `s3://bucket/prefix`. What belongs to a store and is not shared (the catalog's file, caches, the weights
+that come with the product) then lies in a folder of this machine, see `storage.locations.cache_folder`.
 """
 
 import hashlib
@@ -16,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medsam3_core.errors import StoreError, UsageError
+from storage.locations import cache_folder, connection_errors, is_remote, location
+from storage.pseudonyms import require_key_outside
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _GENERATION = re.compile(r"gen-(\d{4,})")
@@ -42,6 +47,11 @@ class StoreLayout:
     """Paths below one root folder."""
 
     root: Path
+
+    @property
+    def own_folder(self) -> Path:
+        """Folder of this machine for what need not be shared: the store itself where it is one."""
+        return cache_folder(self.root) if is_remote(self.root) else self.root
 
     def cohorts(self) -> Path:
         """Folder of all cohorts."""
@@ -106,10 +116,18 @@ class StoreLayout:
 
     def built_in_weights(self, name: str) -> tuple[Path, Path]:
         """Folder of weights that come with the product, and the file with what is known about them."""
-        return self.weights() / "built-in" / name, self.weights() / "built-in" / f"{name}.json"
+        folder = self.own_folder / "weights" / "built-in"
+        return folder / name, folder / f"{name}.json"
 
     def training(self, training_id: str) -> Path:
-        """Folder of one training run: configuration, manifest, checkpoints, log, curves, weights."""
+        """Folder of one training run: configuration, manifest, checkpoints, log, curves, weights.
+
+        Raises:
+            UsageError: If the store is an object store: checkpoints are written by libraries that know folders alone.
+        """
+        if is_remote(self.root):
+            msg = f"training writes checkpoints into a folder, and the store is {self.root}; give a --store on a disk"
+            raise UsageError(msg)
         return self.root / "training" / check_name("training", training_id)
 
     def runs(self) -> Path:
@@ -159,20 +177,20 @@ class StoreLayout:
     def scores(self, run_id: str) -> Path:
         """Folder of the newest generation of score tables (generation 0 where there is none yet)."""
         folder = self.run(run_id) / "scores"
-        found = [entry for entry in folder.iterdir() if _GENERATION.fullmatch(entry.name)] if folder.is_dir() else []
+        found = [entry for entry in folder.glob("gen-*") if _GENERATION.fullmatch(entry.name)]
         return max(found, key=lambda entry: int(entry.name[4:]), default=folder / "gen-0000")
 
     def catalog(self) -> Path:
         """The DuckDB file of views."""
-        return self.root / "catalog.duckdb"
+        return self.own_folder / "catalog.duckdb"
 
     def report(self, name: str) -> Path:
         """A report that a triggered benchmark wrote."""
-        return self.root / "reports" / f"{check_name('report', name)}.html"
+        return self.own_folder / "reports" / f"{check_name('report', name)}.html"
 
     def encodings(self) -> Path:
         """Cache of slice encodings; deleting it loses time and nothing else."""
-        return self.root / "encodings"
+        return self.own_folder / "encodings"
 
     def breadcrumbs(self) -> Path:
         """Folder where running batches note the case in hand; empty when nothing runs."""
@@ -191,12 +209,17 @@ class StoreLayout:
         return self.root / ".locks" / f"run-{check_name('run', run_id)}.token"
 
 
-def open_store(root: Path) -> StoreLayout:
+def open_store(root: Path | str) -> StoreLayout:
     """The store at `root`, created if absent and proved writable.
 
     Raises:
         StoreError: If the folder cannot be made or written; names it.
+        UsageError: If it is neither a folder nor on `s3://`, or the key of patients' pseudonyms lies in it.
     """
+    root = location(root)
+    if is_remote(root):
+        return _open_remote(root)
+    require_key_outside(root)
     probe = root / f".writable-{uuid.uuid4().hex[:8]}"
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -208,13 +231,35 @@ def open_store(root: Path) -> StoreLayout:
     return StoreLayout(root)
 
 
-def existing_store(root: Path) -> StoreLayout:
+def _open_remote(root: Path) -> StoreLayout:
+    probe = root / f".writable-{uuid.uuid4().hex[:8]}"
+    unreachable: tuple[type[Exception], ...] = (OSError, *connection_errors())
+    try:
+        probe.write_bytes(b"")
+        probe.unlink()
+    except unreachable as error:
+        msg = (
+            f"store {root} is not writable ({error}); does the bucket exist, and do AWS_ACCESS_KEY_ID, AWS_PROFILE or "
+            "the machine's role, and AWS_ENDPOINT_URL, give access to it?"
+        )
+        raise StoreError(msg) from error
+    return StoreLayout(root)
+
+
+def existing_store(root: Path | str) -> StoreLayout:
     """The store at `root`, for reading.
 
     Raises:
-        StoreError: If there is none; says how to make one.
+        StoreError: If there is none or it cannot be reached; says how to make one.
+        UsageError: If it is neither a folder nor on `s3://`.
     """
-    if not (root / "cohorts").is_dir():
+    root = location(root)
+    try:
+        found = (root / "cohorts").is_dir()
+    except connection_errors() as error:
+        msg = f"store {root} cannot be reached: {error}"
+        raise StoreError(msg) from error
+    if not found:
         msg = f"no store at {root}; make one with: medsam3 ingest SOURCE --cohort NAME --store {root}"
         raise StoreError(msg)
     return StoreLayout(root)

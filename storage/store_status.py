@@ -4,12 +4,14 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from storage.atomic_write import TEMPORARY_PREFIX
 from storage.catalog import connect
 from storage.catalog_sources import cohort_names
 from storage.cohorts import read_cohort
+from storage.locations import file_system, is_remote, object_key
 from storage.store_layout import StoreLayout
 
 _COHORTS_SQL = """
@@ -98,7 +100,7 @@ def read_status(store: StoreLayout) -> StoreStatus:
         runs = tuple(RunStatus(*row) for row in connection.execute(_RUNS_SQL).fetchall())
     cohorts = tuple(_cohort(store, name, splits) for name in cohort_names(store) if store.cohort_json(name).exists())
     files = size = leftovers = 0
-    for name, is_file, number in _entries(str(store.root)):
+    for name, is_file, number in _objects(store.root) if is_remote(store.root) else _entries(str(store.root)):
         files, size = files + is_file, size + number
         leftovers += name.startswith(TEMPORARY_PREFIX)
     return StoreStatus(cohorts, runs, files, size, leftovers)
@@ -113,6 +115,11 @@ def _cohort(store: StoreLayout, name: str, rows: list[tuple[Any, ...]]) -> Cohor
         {row[1]: row[2] + row[3] for row in own},
         read_cohort(store, name).recipe.licence,
     )
+
+
+def _objects(root: Path) -> Iterator[tuple[str, bool, int]]:
+    for key, facts in file_system(root).find(object_key(root), detail=True).items():
+        yield key.rpartition("/")[2], True, facts["size"]
 
 
 def _entries(folder: str) -> Iterator[tuple[str, bool, int]]:

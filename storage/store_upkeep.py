@@ -5,16 +5,16 @@ replaced, encodings beyond a size. Compaction of scores takes the writer lock of
 left alone.
 """
 
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from medsam3_core.errors import StoreError
-from storage.atomic_write import TEMPORARY_PREFIX
+from storage.atomic_write import TEMPORARY_PREFIX, remove
 from storage.catalog import publish_catalog
 from storage.encoding_cache import CacheSettings, trim_cache
+from storage.locations import is_remote
 from storage.score_compaction import compact_scores, replaced_generations, runs_to_compact, sweep_generations
 from storage.store_layout import StoreLayout
 from storage.writer_lock import writing
@@ -58,7 +58,7 @@ def prune_store(
     freed = sum(_size(path) for path in (*leftovers, *generations, *encodings))
     if not dry_run:
         for path in leftovers:
-            _remove(path)
+            remove(path)
         sweep_generations(store)
         if encodings_size is not None:
             trim_cache(CacheSettings(store.encodings(), encodings_size))
@@ -87,7 +87,8 @@ def compact_store(store: StoreLayout, *, more_files_than: int) -> Upkeep:
 
 
 def _leftovers(store: StoreLayout, limit: float) -> Iterator[Path]:
-    yield from (path for path in store.root.rglob(f"{TEMPORARY_PREFIX}*") if _changed(path) < limit)
+    if not is_remote(store.root):  # an object store has none: what is not whole has no name there
+        yield from (path for path in store.root.rglob(f"{TEMPORARY_PREFIX}*") if _changed(path) < limit)
     if store.breadcrumbs().is_dir():
         yield from (path for path in store.breadcrumbs().iterdir() if _changed(path) < limit)
 
@@ -109,6 +110,8 @@ def _encodings_beyond(store: StoreLayout, size: int | None) -> list[Path]:
 def _changed(path: Path) -> float:
     """When a file was last changed; now where it has just been taken away."""
     try:
+        if is_remote(path):
+            return max((item.stat().st_mtime for item in (path, *path.rglob("*")) if item.is_file()), default=0.0)
         return path.stat().st_mtime
     except FileNotFoundError:
         return time.time()
@@ -117,10 +120,3 @@ def _changed(path: Path) -> float:
 def _size(path: Path) -> int:
     files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.exists())
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

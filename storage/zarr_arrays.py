@@ -5,6 +5,7 @@ smaller; label maps compress best with plain zstd. One chunk is one slice, one s
 a shard must be written in one go.
 """
 
+import io
 import json
 import zipfile
 from collections.abc import Sequence
@@ -16,10 +17,12 @@ import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import Store
 from zarr.codecs import BloscCodec, ZstdCodec
-from zarr.storage import LocalStore, MemoryStore, ZipStore
+from zarr.core.buffer import Buffer, cpu
+from zarr.storage import FsspecStore, LocalStore, MemoryStore, ZipStore
 
 from medsam3_core.errors import DamagedFileError
 from storage.atomic_write import replacing
+from storage.locations import file_system, is_remote, object_key
 from storage.ngff_metadata import NGFF_VERSION
 
 LARGEST_UNSCALED_SIDE = 256
@@ -70,11 +73,25 @@ def open_group(path: Path) -> zarr.Group:
         DamagedFileError: If it is absent or damaged; names it.
     """
     try:
-        store: Store = ZipStore(path, mode="r") if path.suffix == ".ozx" else LocalStore(path, read_only=True)
-        return zarr.open_group(store, mode="r")
+        return zarr.open_group(_store_of(path), mode="r")
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, zarr.errors.BaseZarrError) as error:
         msg = f"cannot open {path}: {error}; ingest or segment the case again"
         raise DamagedFileError(msg) from error
+
+
+def _store_of(path: Path) -> Store:
+    """A zip of an object store is fetched whole, by one request; of a folder there, each chunk as it is asked for."""
+    if not is_remote(path):
+        return ZipStore(path, mode="r") if path.suffix == ".ozx" else LocalStore(path, read_only=True)
+    if path.suffix == ".ozx":
+        with zipfile.ZipFile(io.BytesIO(path.read_bytes())) as archive:
+            content: dict[str, Buffer] = {
+                name: cpu.Buffer.from_bytes(archive.read(name)) for name in archive.namelist()
+            }
+        return MemoryStore(content, read_only=True)
+    client = file_system(path)
+    parallel = type(client)(*client.storage_args, **client.storage_options | {"asynchronous": True})
+    return FsspecStore(parallel, path=object_key(path), read_only=True)
 
 
 def _write(group: zarr.Group, name: str, voxels: NDArray[Any], compressor: Any) -> None:

@@ -1,15 +1,17 @@
 """Breadcrumbs: a running batch notes the case in hand in a file, so that a dead worker can be blamed on one case.
 
 Without them a batch that dies blames all its cases, and tasks merely queued on a dying worker are blamed too. The
-folder must be one that driver and workers share.
+folder must be one that driver and workers share; in an object store a note is one small object.
 """
 
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from storage.atomic_write import remove, store_errors
+from storage.locations import is_remote
 
 BETWEEN_CASES = "*"
 """What the breadcrumb of a batch says while no case is in hand (a case_id never starts with a star)."""
@@ -28,7 +30,7 @@ class BreadcrumbFolder:
 
     def remove(self) -> None:
         """Remove the folder at the end of a stream, with the notes of batches that were cancelled."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove(self.folder)
 
     def drop(self, batch_id: str) -> None:
         """Forget a finished batch."""
@@ -40,19 +42,29 @@ class Breadcrumb:
 
     def __init__(self, folder: BreadcrumbFolder, batch_id: str) -> None:
         self._path = folder.folder / batch_id
+        self._file: int | None = None
 
     def __enter__(self) -> Self:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        if is_remote(self._path):
+            self.at(BETWEEN_CASES)
+            return self
+        with store_errors(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         self.at(BETWEEN_CASES)
         return self
 
     def at(self, case_id: str) -> None:
         """Note that this case begins now; `BETWEEN_CASES` when none is in hand."""
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, case_id.encode(), 0)
+        if self._file is None:
+            self._path.write_text(case_id, encoding="utf-8")
+            return
+        with store_errors(self._path):
+            os.ftruncate(self._file, 0)
+            os.pwrite(self._file, case_id.encode(), 0)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self._file)
+        if self._file is not None:
+            os.close(self._file)

@@ -1,15 +1,15 @@
 """Preflight: read cases of a source and say what is found; writes nothing."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from medsam3_core.cases import CaseSource
 from medsam3_core.recipes import Recipe
 from storage.case_checks import CaseCheck, check_case
+from storage.locations import location
 from storage.readers.registry import layout_of
 
 
 def check_cases(source_root: str, recipe: Recipe, cases: Sequence[CaseSource]) -> list[CaseCheck]:
     """One check per case, in their order; trouble with the data ends in the check."""
     layout = layout_of(recipe)
-    return [check_case(layout, Path(source_root), case, recipe) for case in cases]
+    return [check_case(layout, location(source_root), case, recipe) for case in cases]

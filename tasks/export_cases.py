@@ -12,6 +12,7 @@ from medsam3_core.cases import CaseSource
 from medsam3_core.errors import CaseDataError
 from storage.case_volumes import open_case_volume
 from storage.cohorts import CaseRef
+from storage.locations import local_copies, location
 from storage.release_ledger import release_row, write_releases
 from storage.released_exports import ReleaseError, ReleaseForm, ToRelease, release
 from storage.store_layout import StoreLayout
@@ -79,6 +80,11 @@ class ExportBatch:
 
     def row(self, pending: PendingExport) -> dict[str, Any]:
         """Write one case; trouble with it ends in its row, trouble with the disk is raised."""
+        files = pending.source.image if pending.source is not None else ()
+        with local_copies(location(self.source_root), files, missing_ok=True) as source:
+            return self._row(pending, source)
+
+    def _row(self, pending: PendingExport, source: Path) -> dict[str, Any]:
         case = pending.case
         item = ToRelease(
             case.case_id,
@@ -87,7 +93,7 @@ class ExportBatch:
             self.structures,
             self.texts,
             self.weights,
-            Path(self.source_root),
+            source,
             pending.source,
             self.anonymous,
         )

@@ -4,7 +4,6 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -16,7 +15,9 @@ from medsam3_core.recipes import Recipe
 from storage.case_volumes import write_case_volume
 from storage.cohorts import committed_cases, write_cases
 from storage.fingerprints import fingerprint_row, write_fingerprints
+from storage.locations import location
 from storage.rater_agreement import agreement_rows, write_agreement
+from storage.readers.case_reading import read_case
 from storage.readers.registry import layout_of
 from storage.run_ledger import utc_now
 from storage.store_layout import StoreLayout
@@ -78,7 +79,7 @@ class IngestBatch:
         try:
             if source.reject_reason:
                 raise CaseDataError(source.reject_reason)
-            volume = layout_of(self.recipe).read_case(Path(self.source_root), source, self.recipe)
+            volume = read_case(layout_of(self.recipe), location(self.source_root), source, self.recipe)
             if not volume.references:
                 _require_no_promised_reference(source)
         except CaseDataError as error:

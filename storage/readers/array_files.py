@@ -2,6 +2,7 @@
 
 import ast
 import io
+import math
 import pickle
 import zipfile
 import zlib
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.io.matlab import MatReadError
 
 from medsam3_core.errors import UnreadableFileError
+from storage.readers.size_limits import require_fitting
 from storage.readers.source_files import open_source
 
 _UNREADABLE = (
@@ -34,6 +36,7 @@ _UNREADABLE = (
     pickle.UnpicklingError,
     UnicodeDecodeError,
 )
+_MATLAB_BYTES = 8  # of a number, at most
 _PLAIN_PICKLE = {
     ("numpy._core.multiarray", "_reconstruct"),
     ("numpy._core.multiarray", "scalar"),
@@ -118,26 +121,47 @@ def _read(path: Path, key: str) -> NDArray[Any] | None:
                     if f"{key}.npy" not in archive.namelist():
                         return None
                     with archive.open(f"{key}.npy") as member:
-                        return np.lib.format.read_array(member, allow_pickle=False)
+                        return _read_numpy(path, member)
             case "npy":
-                return np.lib.format.read_array(file, allow_pickle=False)
+                return _read_numpy(path, file)
             case "h5":
                 with h5py.File(file, "r") as content:
-                    return np.asarray(content[key]) if key in content else None
+                    return _read_dataset(path, content, key)
             case _:
-                return _read_matlab(file, key)
+                return _read_matlab(path, file, key)
 
 
-def _read_matlab(file: IO[bytes], key: str) -> NDArray[Any] | None:
+def _read_numpy(path: Path, file: IO[bytes]) -> NDArray[Any]:
+    """An array in numpy's own format, once its header promises no more than fits."""
+    version = np.lib.format.read_magic(file)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read_header(file)
+    require_fitting(str(path), math.prod(shape) * dtype.itemsize)
+    file.seek(0)
+    return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _read_dataset(path: Path, content: h5py.File, key: str) -> NDArray[Any] | None:
+    if key not in content:
+        return None
+    require_fitting(str(path), int(getattr(content[key], "nbytes", 0)))
+    return np.asarray(content[key])
+
+
+def _read_matlab(path: Path, file: IO[bytes], key: str) -> NDArray[Any] | None:
     """MATLAB 5 by scipy; MATLAB 7.3 files are HDF5 with the axes the other way round."""
     if file.read(8) == b"MATLAB 7":
         file.seek(0)
         with h5py.File(file, "r") as groups:
-            return np.asarray(groups[key]).T if key in groups else None
+            found = _read_dataset(path, groups, key)
+            return None if found is None else found.T
     file.seek(0)
     content: Any = io.BytesIO(file.read())
-    found = scipy.io.loadmat(content, variable_names=[key])
-    return np.asarray(found[key]) if key in found else None
+    declared = [math.prod(shape) * _MATLAB_BYTES for name, shape, _ in scipy.io.whosmat(content) if name == key]
+    require_fitting(str(path), max(declared, default=0))
+    content.seek(0)
+    arrays = scipy.io.loadmat(content, variable_names=[key])
+    return np.asarray(arrays[key]) if key in arrays else None
 
 
 def _kind(path: Path) -> str:

@@ -11,12 +11,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import pydicom
 from pydicom.dataset import Dataset
+from upath import UPath
 
 from medsam3_core.series_geometry import SeriesFault, SlicePlace
+from storage.locations import is_remote
 from storage.pseudonyms import Pseudonyms, identity_words
 from storage.readers.dicom_elements import (
     PREAMBLE,
@@ -30,6 +32,7 @@ from storage.readers.dicom_elements import (
 from storage.readers.source_files import read_range
 
 _FIRST_BYTES = 1 << 14
+_BLOCK_BYTES = 1 << 20
 _SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 _DIRECTORY = "1.2.840.10008.1.3.10"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
@@ -327,6 +330,9 @@ def parse_without_pixels(path: Path) -> Dataset:
             msg = "deflated data set unpacks to more than 1 GB"
             raise ValueError(msg)
         return pydicom.dcmread(io.BytesIO(whole), stop_before_pixels=True, force=True)
+    if is_remote(path):
+        with cast("UPath", path).open("rb", block_size=_BLOCK_BYTES) as file:
+            return pydicom.dcmread(file, stop_before_pixels=True, force=True)
     return pydicom.dcmread(path, stop_before_pixels=True, force=True, defer_size=1 << 20)
 
 

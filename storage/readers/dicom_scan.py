@@ -3,15 +3,18 @@
 import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
+from storage.locations import is_remote
 from storage.pseudonyms import Pseudonyms
-from storage.readers.dicom_headers import DicomHeader, read_headers
+from storage.readers.dicom_headers import DicomHeader, read_header, read_headers
 
 _FEW = 4000
 """Files that one process reads in about the time that others need to start."""
 _CHUNK = 500
+_REQUESTS_AT_ONCE = 32
 
 
 def scan_headers(
@@ -25,6 +28,10 @@ def scan_headers(
         pseudonyms: For patients, and paths that name them.
         processes: How many to use; 0 chooses by files and cores.
     """
+    if is_remote(root):  # it is the latency that takes the time
+        with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
+            yield from zip(files, pool.map(partial(_read_one, root, pseudonyms), files), strict=True)
+        return
     count = processes or (min(os.cpu_count() or 1, 16) if len(files) > _FEW else 1)
     chunks = [files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK)]
     if count < 2 or multiprocessing.current_process().daemon:
@@ -36,3 +43,7 @@ def scan_headers(
         answers = pool.map(read_headers, [root] * len(chunks), chunks, [pseudonyms] * len(chunks))
         for chunk, headers in zip(chunks, answers, strict=True):
             yield from zip(chunk, headers, strict=True)
+
+
+def _read_one(root: Path, pseudonyms: Pseudonyms, file: str) -> DicomHeader | None:
+    return read_header(root, file, pseudonyms)

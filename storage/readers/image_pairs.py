@@ -17,7 +17,14 @@ from storage.readers.pairing import guess_patterns, pair_files, raters_in_order,
 from storage.readers.parameters import ImagePairParameters, parameters_of
 from storage.readers.pixel_files import Pixels, read_image
 from storage.readers.recognition import explaining_recipes
-from storage.readers.source_files import ARRAY_SUFFIXES, IMAGE_SUFFIXES, naming, visible_files, without_companions
+from storage.readers.source_files import (
+    ARRAY_SUFFIXES,
+    IMAGE_SUFFIXES,
+    naming,
+    open_source,
+    visible_files,
+    without_companions,
+)
 from storage.readers.source_tables import with_pixel_sizes, with_splits_and_patients
 
 _DEEP_MODES = ("I", "F")
@@ -101,7 +108,7 @@ def check_window(pixels: Pixels, recipe: Recipe, path: Path) -> None:
 def _is_deep(path: Path) -> bool:
     """Whether an image has more than 8 bits a channel, by its header; False for files that cannot be opened."""
     try:
-        with Image.open(path) as image:
+        with open_source(path) as file, Image.open(file) as image:
             return image.mode.startswith(_DEEP_MODES)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return False

@@ -137,7 +137,7 @@ def _found_case(source: Path, key: str, images: list[str], masks: list[str], mas
     if len(images) != 1:
         kind = FindingKind.REJECTED if images else FindingKind.MISSING_IMAGE
         reason = f"{key} has {len(images)} images {images[:3]}; exactly one is expected"
-    elif not (source / key / mask_folder).is_dir():
+    elif not masks and not (source / key / mask_folder).is_dir():
         kind = FindingKind.MISSING_REFERENCE
         reason = f"{images[0]}: the folder {key}/{mask_folder} is missing; add it (empty if there is no instance)"
     references = {} if reason and not masks else {_RATER: tuple(masks)}

@@ -1,12 +1,11 @@
 """The cases of a source by id, for who needs its files again after ingest."""
 
-from pathlib import Path
-
 from medsam3_core.cases import CaseSource
 from medsam3_core.recipes import Recipe
+from storage.locations import location
 from storage.readers.registry import layout_of
 
 
 def cases_of_source(root: str, recipe: Recipe) -> dict[str, CaseSource]:
     """Case id to its files, as the source lists them now."""
-    return {case.case_id: case for case in layout_of(recipe).list_cases(Path(root), recipe)}
+    return {case.case_id: case for case in layout_of(recipe).list_cases(location(root), recipe)}

@@ -39,6 +39,7 @@ class Msd:
     """Engine of the layout `msd`."""
 
     name = "msd"
+    beside = (INDEX_FILE,)
 
     def recognise(self, source: Path) -> Recipe | None:
         """The built-in recipe for the name in `dataset.json`, else one derived from it; None without labels in it.

@@ -4,6 +4,7 @@ The voxels are those of the file with `scl_slope` and `scl_inter` applied, never
 metres or micrometres, the geometry is in millimetres while the NIfTI affine stays as stored.
 """
 
+import math
 import struct
 import zlib
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from medsam3_core.errors import CaseDataError, UnreadableFileError
 from medsam3_core.geometry import VolumeGeometry
+from storage.readers.size_limits import require_fitting
 from storage.readers.source_files import naming
 
 _UNREADABLE = (
@@ -60,6 +62,7 @@ def read_nifti(path: Path, *, channel: int | None = None) -> NiftiVolume:
     """
     try:
         image: Any = nib.load(path, mmap=False)  # type: ignore[call-arg, unused-ignore]
+        require_fitting(str(path), math.prod(image.shape) * image.get_data_dtype().itemsize)
         stored = np.asanyarray(image.dataobj)
     except _UNREADABLE as error:
         reason = " ".join(str(error).split()) or type(error).__name__

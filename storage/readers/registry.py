@@ -4,6 +4,7 @@ from pathlib import Path
 
 from medsam3_core.errors import UsageError
 from medsam3_core.recipes import Recipe
+from storage.locations import location
 from storage.readers.archive import Archive
 from storage.readers.arrays import Arrays
 from storage.readers.bids import Bids
@@ -15,6 +16,7 @@ from storage.readers.nifti_pairs import NiftiPairs
 from storage.readers.phantom import PREFIX, Phantom, PhantomSource
 from storage.readers.polygon_xml import PolygonXml
 from storage.readers.protocol import Layout, NamesStructures
+from storage.readers.source_files import listed_once
 from storage.recipe_files import builtin_recipes, load_recipe
 
 AUTO = "auto"
@@ -41,6 +43,7 @@ def reader_names() -> list[str]:
     return [AUTO, *LAYOUTS, *builtin_recipes()]
 
 
+@listed_once()
 def find_reader(source: str, reader: str = AUTO, recipe_file: Path | None = None) -> tuple[Layout, Recipe]:
     """The engine and the recipe for a source.
 
@@ -57,7 +60,7 @@ def find_reader(source: str, reader: str = AUTO, recipe_file: Path | None = None
         msg = f"unknown reader {reader!r}; choose one of {', '.join(reader_names())}"
         raise UsageError(msg)
     _check_source(source)
-    path = Path(source)
+    path = location(source)
     if recipe_file is not None:
         recipe = load_recipe(recipe_file)
         if reader not in (AUTO, recipe.layout, recipe.name):
@@ -104,7 +107,7 @@ def _check_source(source: str) -> None:
     if source.startswith(PREFIX):
         PhantomSource.parse(source)
         return
-    path = Path(source)
+    path = location(source)
     if not path.exists():
         msg = f"source {source} does not exist; give a folder or a phantom such as phantom:ct"
         raise UsageError(msg)

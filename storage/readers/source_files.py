@@ -1,16 +1,20 @@
 """What lies in a source folder, as relative paths in sorted order."""
 
 import gzip
+import hashlib
 import os
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from medsam3_core.errors import CaseDataError
+from storage.locations import file_system, is_remote, object_key
+from storage.object_ranges import read_object_range
 
 _PLAIN_IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm")
 IMAGE_SUFFIXES = (*_PLAIN_IMAGES, *(f"{suffix}.gz" for suffix in (".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".bmp")))
@@ -22,7 +26,10 @@ _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A regular file of a source: path relative to it, with `/`; size in bytes; time of its last change in ns."""
+    """A regular file of a source: path relative to it, with `/`; size in bytes; time of its last change in ns.
+
+    Of an object the last number is made of its ETag, which tells more than a time in whole seconds.
+    """
 
     name: str
     size: int
@@ -36,6 +43,9 @@ def walk_files(source: Path) -> Iterator[SourceFile]:
     pipes, sockets and devices, which would block who opens them. Linked folders are followed, but every real folder is
     walked once, so that links in a circle end.
     """
+    if is_remote(source):
+        yield from _listed_objects(source).values()
+        return
     walked: set[tuple[int, int]] = set()
     waiting, links = [""], deque[str]()  # links last: a folder keeps the name that it has without them
     while waiting or links:
@@ -69,8 +79,62 @@ def visible_files(source: Path, suffixes: tuple[str, ...]) -> list[str]:
     return sorted(file.name for file in walk_files(source) if file.name.lower().endswith(suffixes))
 
 
+_listings: ContextVar[dict[Path, Mapping[str, SourceFile]] | None] = ContextVar("listings", default=None)
+
+
+@contextmanager
+def listed_once() -> Iterator[None]:
+    """Within this block an object store is asked once what a source holds: many layouts look before one takes it."""
+    if _listings.get() is not None:
+        yield
+        return
+    token = _listings.set({})
+    try:
+        yield
+    finally:
+        _listings.reset(token)
+
+
+def _listed_objects(source: Path) -> Mapping[str, SourceFile]:
+    known = _listings.get()
+    if known is not None and source in known:
+        return known[source]
+    base = object_key(source)
+    found: dict[str, SourceFile] = {}
+    for key, facts in file_system(source).find(base, detail=True).items():
+        name = key.removeprefix(f"{base}/")
+        if all(is_visible(part) for part in name.split("/")) and not key.endswith("/"):
+            found[name] = SourceFile(name, facts["size"], _stamp(facts))
+    if known is not None:
+        known[source] = found
+    return found
+
+
+def _stamp(facts: Mapping[str, Any]) -> int:
+    text = f"{facts.get('ETag', '')} {facts.get('LastModified', '')}"
+    return int(hashlib.sha256(text.encode()).hexdigest()[:12], 16)
+
+
+def stamps_of(source: Path, names: Iterable[str]) -> list[tuple[str, int, int]]:
+    """Name, size and time of change of some files of a source; -1 and -1 for those that are not there."""
+    if is_remote(source):
+        objects = _listed_objects(source)
+        found = [(name, objects.get(name)) for name in names]
+        return [(name, file.size, file.changed_ns) if file else (name, -1, -1) for name, file in found]
+    stamps = []
+    for name in names:
+        try:
+            status = os.stat(os.path.join(source, name))
+            stamps.append((name, status.st_size, status.st_mtime_ns))
+        except OSError:
+            stamps.append((name, -1, -1))
+    return stamps
+
+
 def read_range(path: Path, start: int, length: int) -> tuple[bytes, int]:
     """Some bytes of a file, fewer where it ends before, and the size of the whole file."""
+    if is_remote(path):
+        return read_object_range(path, start, length)
     with path.open("rb") as handle:
         if start:
             handle.seek(start)
@@ -108,7 +172,7 @@ def open_source(path: Path) -> IO[bytes]:
         OSError: If it cannot be opened.
     """
     if path.name.lower().endswith(".gz"):
-        return cast("IO[bytes]", gzip.open(path, "rb"))
+        return cast("IO[bytes]", gzip.open(path.open("rb") if is_remote(path) else path, "rb"))
     return path.open("rb")
 
 

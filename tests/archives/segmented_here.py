@@ -1,11 +1,11 @@
 """Segment a source in this process: the same units of work, without Prefect or Dask."""
 
 import uuid
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from storage.ingest_planning import finish_ingest, plan_ingest
-from storage.readers.listed_cases import cases_of_source
+from storage.ingest_planning import finish_ingest, plan_ingest, unchanged_sources
 from storage.release_ledger import unreleased, write_summary
 from storage.released_exports import ReleaseForm
 from storage.run_ledger import Run
@@ -20,9 +20,18 @@ from tasks.segment_cases import SegmentBatch
 
 
 def segment_here(
-    store: StoreLayout, request: SegmentRequest, out: Path, form: str = "nifti", *, anonymous: bool = False
+    store: StoreLayout,
+    request: SegmentRequest,
+    out: Path,
+    form: str = "nifti",
+    *,
+    anonymous: bool = False,
+    meanwhile: Callable[[], object] = lambda: None,
 ) -> tuple[Run, dict[str, int], int]:
-    """Segment and release; the run, how cases ended, and how many were segmented by this call."""
+    """Segment and release; the run, how cases ended, and how many were segmented by this call.
+
+    `meanwhile` is called between the two.
+    """
     crumbs = BreadcrumbFolder(store.breadcrumbs() / "here")
     run, rows = run_of_request(store, request)
     kind = reader_for_segmenting(request.source)
@@ -35,7 +44,8 @@ def segment_here(
     if group.pending:
         segment = SegmentBatch(store, group.cohort.recipe, group.runs, partial(load_segmenter, run.weights, "cpu"))
         segment(_attempt(), crumbs, group.pending)
-    sources = cases_of_source(ingest.source_root, ingest.cohort.recipe)
+    meanwhile()
+    sources = unchanged_sources(store, ingest)
     export = ExportBatch(
         store, run.run_id, run.structures, dict(run.texts), f"{run.weights.name}@1", ingest.source_root,
         ReleaseForm(form), out, anonymous,

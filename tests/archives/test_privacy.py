@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.cli import cli
 from medsam3_core.errors import UsageError
 from storage.cohorts import latest_cases
 from storage.pseudonyms import load_key
@@ -97,3 +98,23 @@ def test_no_name_from_outside_leaves_the_store(store: StoreLayout, name: str) ->
     path = store.volume("cohort", slug_case_id(name), zipped=False)
     assert path.resolve().is_relative_to(store.root.resolve())
     assert path.parent.parent == store.cohort("cohort") / "volumes"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["ingest", "archive", "--cohort", "c"],
+        ["ingest", "archive", "--check"],
+        ["segment", "archive", "--weights", "baseline:box", "--prompts", "p.csv", "--out", "out"],
+    ],
+)
+def test_no_command_makes_or_uses_a_key_inside_its_store(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "store"
+    save(tmp_path / "archive", planted_slices())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MEDSAM3_KEY_FILE", str(store / "keys" / "patients.key"))
+    with pytest.raises(UsageError, match=r"patients\.key lies inside .*store; move it out"):
+        cli.main([*words, "--store", str(store)], standalone_mode=False)
+    assert not (store / "keys").exists()

@@ -145,6 +145,29 @@ def test_what_is_done_is_not_done_again_and_what_changed_is(archive: tuple, stor
     assert run_sql(store, "SELECT count(*) AS n FROM measurements").to_pylist() == [{"n": 2}]
 
 
+@pytest.mark.parametrize("what", ["vanished", "changed"])
+def test_nothing_refers_to_instances_that_are_not_those_that_were_segmented(
+    archive: tuple, store: StoreLayout, tmp_path: Path, what: str
+) -> None:
+    source, slices = archive
+    file = source / "ct" / "0"
+    content = file.read_bytes()
+
+    def spoil() -> None:
+        file.unlink()
+        if what == "changed":
+            slices[0].SOPInstanceUID = slices[0].file_meta.MediaStorageSOPInstanceUID = "1.2.3.4"
+            slices[0].save_as(file, enforce_file_format=True)
+
+    asked = request(source, tmp_path)
+    _, counts, done = segment_here(store, asked, tmp_path / "out", "dicom-seg", meanwhile=spoil)
+    assert (counts, done) == ({"unreleased": 1}, 1)
+    assert "are gone or have changed since they were read" in (tmp_path / "out" / "manifest.csv").read_text()
+    assert not list((tmp_path / "out").glob("*.dcm"))
+    file.write_bytes(content)
+    assert segment_here(store, asked, tmp_path / "out", "dicom-seg")[1] == {"segmented": 1}
+
+
 def test_every_case_of_an_archive_is_accounted_for(store: StoreLayout, tmp_path: Path) -> None:
     source = tmp_path / "archive"
     save(source / "good", ct_slices(4))

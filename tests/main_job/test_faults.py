@@ -29,6 +29,7 @@ class NoteCases:
 
     folder: Path
     killers: frozenset[str] = frozenset()
+    eaters: frozenset[str] = frozenset()
     error: type[Exception] | None = None
     seconds: float = 0.0
 
@@ -40,6 +41,10 @@ class NoteCases:
                 crumb.at(case.case_id)
                 if case.case_id in self.killers:
                     os._exit(9)
+                eaten = []
+                while case.case_id in self.eaters and len(eaten) < 40:  # 2 GB, if nobody stops it
+                    eaten.append(bytearray(b"1" * 50_000_000))
+                    time.sleep(0.05)
                 time.sleep(self.seconds)
                 (self.folder / case.case_id).touch()
         return BatchReport({"scored": len(cases)}, 0.01)
@@ -67,6 +72,22 @@ def _run(client: Client, work: NoteCases, crumbs: Path, count: int) -> tuple[Str
         hooks=StreamHooks(lambda case, reason: poisoned.append(f"{case.case_id}: {reason}")),
     )
     return counts, poisoned
+
+
+def test_a_case_beyond_the_memory_limit_is_named_as_such_and_the_machine_lives(tmp_path: Path) -> None:
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        LocalCluster(
+            n_workers=1, threads_per_worker=1, dashboard_address=None, host="127.0.0.1", memory_limit="900MB"
+        ) as cluster,
+        Client(cluster, set_as_default=False) as small,
+    ):
+        work = NoteCases(tmp_path, eaters=frozenset({"case003"}))
+        counts, poisoned = _run(small, work, tmp_path / "crumbs", 6)
+    (sentence,) = poisoned
+    assert sentence.startswith("case003: killed its worker 2 times by exceeding its memory limit; raise memory_limit")
+    assert {path.name for path in tmp_path.glob("case*")} == {f"case{index:03d}" for index in (0, 1, 2, 4, 5)}
+    assert counts.done == 6
 
 
 def test_cases_that_kill_their_worker_are_found_and_nobody_else_is_blamed(client: Client, tmp_path: Path) -> None:

@@ -1,0 +1,168 @@
+"""Locks in an object store, which has none: an object that one holder keeps renewing.
+
+Taken by a conditional PUT, which the store lets one of many win. A holder renews its object every few seconds; one
+that has not been renewed for `LEASE_SECONDS` of the store's own clock is dead and may be taken over, again by a
+conditional PUT. A holder of this machine whose process is gone is taken over at once. A holder that was taken over
+(a machine that slept) finds out at its next renewal; until then the token of `storage.writer_lock` keeps its workers
+from committing.
+"""
+
+import json
+import os
+import platform
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from medsam3_core.errors import StoreError
+from storage.locations import file_system, object_key
+
+LEASE_SECONDS = 60.0
+"""A holder that was not heard of for so long is dead; longer than any pause of a living driver."""
+_RENEW_SECONDS = 10.0
+_ASK_AGAIN_SECONDS = 1.0
+_REFUSED = ("pre-condition", "PreconditionFailed", "ConditionalRequestConflict")
+"""How the answer to a conditional PUT that did not hold reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    holder: dict[str, Any]
+    etag: str
+    seconds_ago: float
+
+
+@contextmanager
+def leasing(path: Path, what: str, *, wait: bool = False) -> Iterator[bool]:
+    """Hold a lease for the length of a block.
+
+    Args:
+        path: The object.
+        what: What is being done under the lease, for the message: `run abc is being written`.
+        wait: Whether to wait for another holder rather than fail.
+
+    Yields:
+        Whether it was taken over from a holder that died.
+
+    Raises:
+        StoreError: If another process holds it; names the process, its machine and when it was last heard of.
+    """
+    lease = _Lease(path)
+    while (other := lease.take()) is not None:
+        if not wait:
+            msg = (
+                f"{what} by process {other.holder.get('pid', '?')} on {other.holder.get('machine', '?')}, last heard "
+                f"of {other.seconds_ago:.0f} s ago; wait for it or stop it (a dead one is replaced after "
+                f"{LEASE_SECONDS:.0f} s)"
+            )
+            raise StoreError(msg)
+        time.sleep(_ASK_AGAIN_SECONDS)
+    stop = threading.Event()
+    renewing = threading.Thread(target=lease.keep, args=(stop,), name="medsam3-lease", daemon=True)
+    renewing.start()
+    try:
+        yield lease.was_taken_over
+    finally:
+        stop.set()
+        renewing.join()
+        lease.release()
+
+
+class _Lease:
+    def __init__(self, path: Path) -> None:
+        self._client = file_system(path)
+        bucket, key, _ = self._client.split_path(object_key(path))
+        self._place = {"Bucket": bucket, "Key": key}
+        self._body = json.dumps(_this_process()).encode()
+        self._etag = ""
+        self.was_taken_over = False
+
+    def take(self) -> _Found | None:
+        """Take it if it is free or its holder is dead; else the holder."""
+        if self._put(IfNoneMatch="*"):
+            return None
+        found = self._look()
+        if found is None:  # released meanwhile
+            return None if self._put(IfNoneMatch="*") else self._look() or _Found({}, "", 0.0)
+        if found.seconds_ago < LEASE_SECONDS and not _is_gone(found.holder):
+            return found
+        if self._put(IfMatch=found.etag):
+            self.was_taken_over = True
+            return None
+        return found
+
+    def keep(self, stop: threading.Event) -> None:
+        """Renew until told to stop, or until somebody else has taken over; an unreachable store is asked again."""
+        while not stop.wait(_RENEW_SECONDS):
+            with suppress(OSError):
+                if not self._put(IfMatch=self._etag) and not self._is_ours():
+                    return
+
+    def release(self) -> None:
+        """Give it back, unless somebody else has taken over."""
+        with suppress(OSError):  # it ends by itself
+            if self._is_ours():
+                self._client.call_s3("delete_object", **self._place)
+
+    def _is_ours(self) -> bool:
+        found = self._look()
+        if found is None or found.holder != json.loads(self._body):
+            return False
+        self._etag = found.etag
+        return True
+
+    def _put(self, **condition: str) -> bool:
+        try:
+            answer = self._client.call_s3("put_object", **self._place, Body=self._body, **condition)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError) and not any(word in str(error) for word in _REFUSED):
+                raise
+            return False
+        self._etag = answer["ETag"]
+        return True
+
+    def _look(self) -> _Found | None:
+        """Who holds it, with the store's own reckoning of time."""
+        try:
+            head = self._client.call_s3("head_object", **self._place)
+            body = self._client.cat_file(f"{self._place['Bucket']}/{self._place['Key']}")
+        except FileNotFoundError:
+            return None
+        now = parsedate_to_datetime(head["ResponseMetadata"]["HTTPHeaders"]["date"])
+        changed: datetime = head["LastModified"]
+        return _Found(json.loads(body), head["ETag"], max(0.0, (now - changed).total_seconds()))
+
+
+def _this_process() -> dict[str, Any]:
+    return {"machine": platform.node(), "space": _process_space(), "pid": os.getpid(), "since": _since(os.getpid())}
+
+
+def _is_gone(holder: dict[str, Any]) -> bool:
+    """Whether a holder was a process of this machine (and container) and does not run any more."""
+    if not holder.get("space") or holder.get("space") != _process_space():
+        return False
+    return bool(_since(int(holder["pid"])) != holder["since"])
+
+
+def _process_space() -> str:
+    """Where process numbers mean what they mean here: this boot of this machine, this container."""
+    with suppress(OSError):
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+    return ""
+
+
+def _since(pid: int) -> float | None:
+    try:
+        return psutil.Process(pid).create_time()
+    except psutil.NoSuchProcess:
+        return None

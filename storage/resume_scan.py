@@ -1,0 +1,73 @@
+"""What of a run is done already, for a million cases: few objects per case, shared by all that look alike."""
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from duckdb import DuckDBPyConnection
+
+from medsam3_core.cases import CaseStatus
+from storage.parquet_tables import read_table
+from storage.run_ledger import Run
+from storage.store_layout import StoreLayout
+from storage.table_schemas import OUTCOMES, SCORES
+
+Pairs = frozenset[tuple[str | None, str]]
+"""Rater and structure of what was planned, scored or predicted."""
+NOTHING: Pairs = frozenset()
+_ROWS_AT_ONCE = 50_000
+
+
+def planned_pairs(connection: DuckDBPyConnection, run: Run) -> dict[str, Pairs]:
+    """What has been planned for each case."""
+    query = "SELECT case_id, rater, structure FROM plan WHERE run_id = ? ORDER BY case_id"
+    return _pairs_by_case(_rows(connection.sql(query, params=[run.run_id]).to_arrow_reader(_ROWS_AT_ONCE)))
+
+
+def fresh_pairs(connection: DuckDBPyConnection, run: Run, *, retry: bool) -> dict[str, Pairs]:
+    """What holds for each case as it is now; with `retry` only what has a score."""
+    query = f"""
+SELECT case_id, rater, structure FROM scores
+WHERE run_id = ? AND (status = '{CaseStatus.SCORED}' OR NOT ?) ORDER BY case_id"""
+    return _pairs_by_case(_rows(connection.sql(query, params=[run.run_id, retry]).to_arrow_reader(_ROWS_AT_ONCE)))
+
+
+def predicted_pairs(store: StoreLayout, run: Run, fresh: Collection[str]) -> dict[tuple[str, str], Pairs]:
+    """(case_id, case_digest) to what the newest attempt scored, under any protocol; without cases that are fresh."""
+    outcomes = read_table(store.outcomes(run.run_id), OUTCOMES, columns=["case_id", "attempt", "finished_at"])
+    outcomes = _of_cases(outcomes, lambda case_id: case_id not in fresh)
+    if not outcomes.num_rows:
+        return {}
+    newest = outcomes.sort_by([("finished_at", "ascending"), ("attempt", "ascending")])
+    attempts = dict(zip(newest["case_id"].to_pylist(), newest["attempt"].to_pylist(), strict=True))
+    columns = ["case_id", "case_digest", "attempt", "rater", "structure", "status"]
+    scores = read_table(store.scores(run.run_id), SCORES, columns=columns)
+    scores = scores.filter(pc.equal(scores["status"], str(CaseStatus.SCORED)))
+    found: dict[tuple[str, str], set[tuple[str | None, str]]] = {}
+    for row in _of_cases(scores, attempts.__contains__).to_pylist():
+        if attempts[row["case_id"]] == row["attempt"]:
+            found.setdefault((row["case_id"], row["case_digest"]), set()).add((row["rater"], row["structure"]))
+    return {key: frozenset(pairs) for key, pairs in found.items()}
+
+
+def _of_cases(table: pa.Table, wanted: Callable[[str], bool]) -> pa.Table:
+    names = [name for name in pc.unique(table["case_id"]).to_pylist() if wanted(name)]
+    return table.filter(pc.is_in(table["case_id"], value_set=pa.array(names, pa.string())))
+
+
+def _rows(reader: Any) -> Iterator[tuple[str, str | None, str]]:
+    for batch in reader:
+        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+
+
+def _pairs_by_case(rows: Iterable[tuple[str, str | None, str]]) -> dict[str, Pairs]:
+    """Of rows in order of case; cases with the same pairs share them."""
+    shared: dict[Pairs, Pairs] = {}
+    found: dict[str, Pairs] = {}
+    for case_id, group in groupby(rows, key=itemgetter(0)):
+        pairs = frozenset((rater, structure) for _, rater, structure in group)
+        found[case_id] = shared.setdefault(pairs, pairs)
+    return found
