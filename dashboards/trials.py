@@ -13,6 +13,7 @@ from medsam3_core.prompts import BoxPrompt, PointPrompt, SlicePrompt
 from medsam3_core.segmenters.baselines import BASELINES
 from medsam3_core.segmenters.protocol import Segmenter
 from storage.store_layout import StoreLayout
+from storage.shipped_weights import shipped_names
 from storage.weights_registry import UNTRAINED, find_weights, load_segmenter, registered_weights
 
 STRUCTURE = "structure"
@@ -95,10 +96,10 @@ class TrialSegmenter:
 
 
 def weights_names(store: StoreLayout) -> list[str]:
-    """What can be tried: baselines, the latest version of registered weights and the ones before it, untrained ones."""
+    """What can be tried: registered weights, the latest version first, then those that come with the product."""
     registered = sorted(registered_weights(store), key=lambda item: (item.name, -item.version))
     names = [item.name if item.version == 1 else f"{item.name}@{item.version}" for item in registered]
-    return [*names, *BASELINES, UNTRAINED]
+    return [*names, *reversed(shipped_names()), *BASELINES, UNTRAINED]
 
 
 def load_trial_segmenter(store: StoreLayout, name: str) -> TrialSegmenter:

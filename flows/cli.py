@@ -123,7 +123,7 @@ def ingest(
 
 @cli.command(
     cls=CommandWithExamples,
-    epilog="""medsam3 benchmark --cohort chase --weights baseline:box --weights tiny-untrained --prompt box
+    epilog="""medsam3 benchmark --cohort chase --weights baseline:box --weights tiny-medical --prompt box
     medsam3 benchmark --cohort chase --weights sam3 --prompt box:jitter=0.1 --set threshold=0.4 --split all
     medsam3 benchmark --cohort chase --weights sam3 --prompt text --cache-encodings 20GB
     medsam3 benchmark --cohort chase --weights sam3 --preset medical-sam3-v1

@@ -11,15 +11,14 @@ from flows.prefect_session import prefect_session
 from flows.table_print import stdout_console
 from storage.run_planning import BenchmarkRequest
 from storage.store_layout import StoreLayout
-from storage.weights_registry import UNTRAINED
 
 KINDS = ("fundus", "ct")
-WEIGHTS = ("baseline:box", "baseline:otsu", UNTRAINED)
+WEIGHTS = ("baseline:box", "baseline:otsu", "tiny-base", "tiny-medical")
 PROMPTS = ("text", "box", "box:jitter=0.1")
 
 
 def run_demo(store: Path, cases: int) -> int:
-    """Ingest a 2D and a 3D cohort, benchmark three segmenters under three prompt policies, say what to look at next.
+    """Ingest a 2D and a 3D cohort, benchmark two baselines and two small SAM3 under three prompt policies, say what to look at next.
 
     Running it again computes nothing and prints the same leaderboard.
 

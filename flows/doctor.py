@@ -176,7 +176,7 @@ def check_weights(store_root: Path) -> Iterator[Finding]:
     registered = registered_weights(StoreLayout(store_root))
     newest = {item.name: item.version for item in sorted(registered, key=lambda item: item.version)}
     if not registered:
-        yield Finding("weights", Grade.OK, "none registered; baselines and tiny-untrained are built in")
+        yield Finding("weights", Grade.OK, "none registered; baselines, tiny-base and tiny-medical are built in")
     for item in registered:
         named = f"{item.name}@{item.version}"
         try:

@@ -11,6 +11,7 @@ from rich.text import Text
 from flows.table_print import stdout_console
 from medsam3_core.prompt_policies import PromptPolicy
 from storage.catalog_queries import read_inter_rater, read_leaderboard
+from storage.shipped_weights import shipped_names
 from storage.store_layout import StoreLayout
 
 Row = Mapping[str, Any]
@@ -75,6 +76,11 @@ def leaderboard_notes(rows: Sequence[Row]) -> list[str]:
         notes.append("HD95 has no value where nothing was drawn.")
     if any("untrained" in row["weights"] for row in rows):
         notes.append("Untrained weights draw at random: they prove that the path works, nothing else.")
+    if small := sorted({row["weights"] for row in rows if row["weights"] in shipped_names()}):
+        notes.append(
+            f"{' and '.join(small)}: demo weights of 7 million parameters that come with medsam3, not for patients; "
+            "bring your own with `medsam3 weights add`."
+        )
     return notes
 
 

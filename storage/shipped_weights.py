@@ -1,6 +1,6 @@
 """Trained small SAM3 weights that come with the product, each a Hugging Face folder with its facts and model card.
 
-shipped_weights/<name>/model.safetensors, config.json, facts.json, trained_on.json, log.jsonl, README.md
+shipped_weights/<name>/weights/{model.safetensors, config.json}, facts.json, trained_on.json, log.jsonl, README.md
 """
 
 import shutil
@@ -17,7 +17,7 @@ from storage.store_layout import StoreLayout
 from storage.table_schemas import TRAINING
 
 SHIPPED = Path(__file__).with_name("shipped_weights")
-FACTS, TRAINED_ON, LOG = "facts.json", "trained_on.json", "log.jsonl"
+FACTS, TRAINED_ON, LOG, WEIGHTS = "facts.json", "trained_on.json", "log.jsonl", "weights"
 MOST_BYTES = 16 * 1024 * 1024
 """Weights that come with the product are at most as large."""
 
@@ -29,8 +29,13 @@ def shipped_names() -> tuple[str, ...]:
 
 
 def shipped_folder(name: str) -> Path:
-    """Folder of shipped weights."""
+    """Folder of shipped weights, with all that is known about them."""
     return SHIPPED / name
+
+
+def shipped_checkpoint(name: str) -> Path:
+    """The weights alone, in Hugging Face format; what their digest is over."""
+    return SHIPPED / name / WEIGHTS
 
 
 @cache
@@ -61,10 +66,9 @@ def ship(run_folder: Path, name: str, facts: dict[str, Any], target: Path = SHIP
         msg = f"{run_folder} holds {size} bytes of weights; at most {MOST_BYTES} are shipped: train with half: true"
         raise ValueError(msg)
     folder = target / name
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in ("weights/model.safetensors", "weights/config.json", "config.json", "log.jsonl", "curves.png"):
-        aim = "training_config.json" if file == "config.json" else Path(file).name
-        shutil.copyfile(run_folder / file, folder / aim)
+    (folder / WEIGHTS).mkdir(parents=True, exist_ok=True)
+    for file in ("weights/model.safetensors", "weights/config.json", "config.json", LOG, "curves.png"):
+        shutil.copyfile(run_folder / file, folder / ("training_config.json" if file == "config.json" else file))
     record = read_json(run_folder / "run.json")
     learned = {"cases": record["cases"], "data": record["data_digest"], **_digests(run_folder)}
     write_json(folder / TRAINED_ON, learned)

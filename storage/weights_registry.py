@@ -18,7 +18,7 @@ from medsam3_core.segmenters.baselines import BASELINES
 from medsam3_core.segmenters.protocol import Capabilities, Segmenter
 from storage.atomic_write import read_json, replacing, write_json
 from storage.file_locks import holding
-from storage.shipped_weights import FACTS, shipped_folder, shipped_names
+from storage.shipped_weights import FACTS, shipped_checkpoint, shipped_folder, shipped_names
 from storage.store_layout import StoreLayout, check_name
 from storage.weights import Weights
 
@@ -231,8 +231,7 @@ def _built_in(store: StoreLayout, name: str) -> Weights:
         note = "needs no weights: what the prompt alone is worth"
         return Weights(name, baseline.version, baseline.digest, None, "baseline", baseline.capabilities, note=note)
     if name in shipped_names():
-        shipped = shipped_folder(name)
-        return replace(_from_json(read_json(shipped / FACTS)), path=str(shipped.resolve()))
+        return replace(_from_json(read_json(shipped_folder(name) / FACTS)), path=str(shipped_checkpoint(name).resolve()))
     folder, facts = store.built_in_weights(name)
     if not facts.exists():
         from storage.checkpoints import write_untrained

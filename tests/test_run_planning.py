@@ -173,7 +173,7 @@ def test_the_same_name_twice_is_one_run(eyes: StoreLayout) -> None:
     ("change", "message"),
     [
         ({"cohorts": ("ears",)}, "unknown cohort 'ears'; known: eyes"),
-        ({"weights": ("sam9",)}, "unknown weights 'sam9'; known: baseline:box, baseline:otsu, tiny-untrained"),
+        ({"weights": ("sam9",)}, "unknown weights 'sam9'; known: baseline:box, baseline:otsu, tiny-"),
         ({"prompts": ("bax",)}, "unknown prompt policy 'bax'; the kinds are: text, box"),
         ({"settings": ("limit=1",)}, "unknown setting 'limit=1'; write key=value with one of: mode"),
         ({"structures": ("iris",)}, "unknown structure 'iris' in recipe 'phantom-fundus'; it has: vessel, optic_disc"),

@@ -15,6 +15,11 @@ _QUERIES = 100
 _POSITIONS = "position_embeddings"
 _BRANCH_ENDS = ("o_proj.weight", "out_proj.weight", "fc2.weight", "linear2.weight")
 """Last layers of residual branches: they start as whispers, so that the first signal is the picture itself."""
+_CROSS = ("cross_attn", "final_attn")
+"""Branches that bring the prompt to the picture: they speak up from the start."""
+_QUERY, _KEY, _FOCUS = "q_proj.weight", "k_proj.weight", 1.5
+"""Keys start as the queries: like attends to like, and a click to the place it points at, before anything is learned
+(mimetic initialisation, Trockman and Kolter, ICML 2023)."""
 _ANSWERS = (
     "mask_embedder.layers.2.weight",
     "box_head.layer3.weight",
@@ -106,6 +111,10 @@ def fresh_weights(architecture: Architecture, seed: int) -> Sam3Weights:
     for part, shapes in expected_shapes(architecture).items():
         for name, shape in sorted(shapes.items()):
             tensors[HUGGING_FACE_PREFIXES[part] + name] = _start(name, shape, random)
+    for name in tensors:
+        query = name.replace(_KEY, _QUERY)
+        if name.endswith(_KEY) and tensors[query].shape == tensors[name].shape:
+            tensors[name] = _FOCUS * tensors[query]
     for name in [name for name in tensors if name.endswith(_FOURIER)]:
         tensors[name] = tensors["tracker_model.shared_image_embedding.positional_embedding"]
     return match_weights(tensors, architecture, "fresh weights")
@@ -122,8 +131,9 @@ def _start(name: str, shape: torch.Size, random: np.random.Generator) -> torch.T
     if name.endswith(_POSITIONS):
         return 0.1 * noise
     if name.endswith(_TABLES):
-        return 0.5 * noise if name.startswith("text_encoder") else noise
-    scale = 0.1 if any(answer in name for answer in _ANSWERS) else 0.2 if name.endswith(_BRANCH_ENDS) else 1.0
+        return (0.5 if name.startswith("text_encoder") else 0.2 if "point_embed" in name else 1.0) * noise
+    whispers = name.endswith(_BRANCH_ENDS) and not any(cross in name for cross in _CROSS)
+    scale = 0.1 if any(answer in name for answer in _ANSWERS) else 0.2 if whispers else 1.0
     return scale * noise / math.sqrt(math.prod(shape[1:]))
 
 
