@@ -10,7 +10,7 @@ TEST_ENV := DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false HF_HUB_OFFLINE
 PORT ?= 4200
 STORE ?= $(or $(MEDSAM3_STORE),medsam3-store)
 
-.PHONY: demo test test-long lint types full server benchmarks clean
+.PHONY: demo test test-long lint types full weights server clean
 
 demo: $(VENV)/.installed
 	$(BIN)/medsam3 demo
@@ -31,6 +31,10 @@ types: $(VENV)/.installed-test
 
 full: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.full
+
+# The small weights once more, from their configurations: about an hour on two quiet cores.
+weights: $(VENV)/.installed
+	for config in tiny-base tiny-medical-start tiny-medical; do $(BIN)/medsam3 train $$config --store $(STORE) || exit 1; done
 
 server: $(VENV)/.installed
 	$(BIN)/python -m flows.server --port $(PORT) --home .prefect --store $(STORE)
