@@ -18,7 +18,7 @@ PROMPTS = ("text", "box", "box:jitter=0.1")
 
 
 def run_demo(store: Path, cases: int) -> int:
-    """Ingest a 2D and a 3D cohort, benchmark two baselines and two small SAM3 under three prompt policies, say what to look at next.
+    """Ingest a 2D and a 3D cohort, benchmark baselines and small SAM3 under three prompt policies, say what comes next.
 
     Running it again computes nothing and prints the same leaderboard.
 

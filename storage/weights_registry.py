@@ -231,9 +231,11 @@ def _built_in(store: StoreLayout, name: str) -> Weights:
         note = "needs no weights: what the prompt alone is worth"
         return Weights(name, baseline.version, baseline.digest, None, "baseline", baseline.capabilities, note=note)
     if name in shipped_names():
-        return replace(_from_json(read_json(shipped_folder(name) / FACTS)), path=str(shipped_checkpoint(name).resolve()))
-    folder, facts = store.built_in_weights(name)
-    if not facts.exists():
+        return replace(
+            _from_json(read_json(shipped_folder(name) / FACTS)), path=str(shipped_checkpoint(name).resolve())
+        )
+    folder, untrained = store.built_in_weights(name)
+    if not untrained.exists():
         from storage.checkpoints import write_untrained
 
         with replacing(folder) as scratch:
@@ -241,5 +243,5 @@ def _built_in(store: StoreLayout, name: str) -> Weights:
         note = "seeded and untrained: it exercises the model path, its scores mean nothing"
         from storage.weights_inspection import inspect_location
 
-        write_json(facts, asdict(replace(inspect_location(name, str(folder)), note=note)))
-    return replace(_from_json(read_json(facts)), path=str(folder.resolve()))
+        write_json(untrained, asdict(replace(inspect_location(name, str(folder)), note=note)))
+    return replace(_from_json(read_json(untrained)), path=str(folder.resolve()))
