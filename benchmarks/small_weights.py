@@ -37,16 +37,22 @@ class Question:
     label: str
     cohort: str
     prompt: str
-    settings: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ("threshold=0.2",)
     metric: str = "dice"
     target: float | None = None
 
 
-TILES = ("tiles=4", "merge=semantic")
+TILES = ("tiles=4", "merge=semantic", "threshold=0.2")
 QUESTIONS = (
     Question("hippocampus, text", "hippocampus", "text", target=0.85),
     Question("hippocampus, box", "hippocampus", "box", target=0.87),
-    Question("hippocampus, one central point", "hippocampus", "points:pos=1", target=0.78),
+    Question(
+        "hippocampus, one central point",
+        "hippocampus",
+        "points:pos=1",
+        ("mode=interactive", "threshold=0.2"),
+        target=0.78,
+    ),
     Question("fundus vessels, text, whole image", "chase", "text"),
     Question("fundus vessels, text, 4 x 4 tiles, semantic", "chase", "text", TILES, target=0.72),
     Question("nuclei, text", "dsb18", "text", target=0.80),
