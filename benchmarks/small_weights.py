@@ -37,12 +37,12 @@ class Question:
     label: str
     cohort: str
     prompt: str
-    settings: tuple[str, ...] = ("threshold=0.2",)
+    settings: tuple[str, ...] = ("threshold=0.05",)
     metric: str = "dice"
     target: float | None = None
 
 
-TILES = ("tiles=4", "merge=semantic", "threshold=0.2")
+TILES = ("tiles=4", "merge=semantic", "threshold=0.05")
 QUESTIONS = (
     Question("hippocampus, text", "hippocampus", "text", target=0.85),
     Question("hippocampus, box", "hippocampus", "box", target=0.87),
@@ -50,7 +50,7 @@ QUESTIONS = (
         "hippocampus, one central point",
         "hippocampus",
         "points:pos=1",
-        ("mode=interactive", "threshold=0.2"),
+        ("mode=interactive", "threshold=0.05"),
         target=0.78,
     ),
     Question("fundus vessels, text, whole image", "chase", "text"),

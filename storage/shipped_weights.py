@@ -73,6 +73,7 @@ def ship(run_folder: Path, name: str, facts: dict[str, Any], target: Path = SHIP
     learned = {"cases": record["cases"], "data": record["data_digest"], **_digests(run_folder)}
     write_json(folder / TRAINED_ON, learned)
     own = {"name": name, "version": 1, "path": None, "source": "", "training": record["training_id"]}
+    own["parents"] = record["parents"]
     write_json(folder / FACTS, facts | own)
     shipped_names.cache_clear()
     shipped_training_digests.cache_clear()
