@@ -96,10 +96,10 @@ class TrialSegmenter:
 
 
 def weights_names(store: StoreLayout) -> list[str]:
-    """What can be tried: registered weights, the latest version first, then those that come with the product."""
+    """What can be tried: registered weights, the latest version first, then what comes with the product."""
     registered = sorted(registered_weights(store), key=lambda item: (item.name, -item.version))
     names = [item.name if item.version == 1 else f"{item.name}@{item.version}" for item in registered]
-    return [*names, *reversed(shipped_names()), *BASELINES, UNTRAINED]
+    return [*names, *BASELINES, UNTRAINED, *reversed(shipped_names())]
 
 
 def load_trial_segmenter(store: StoreLayout, name: str) -> TrialSegmenter:
