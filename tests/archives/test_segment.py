@@ -39,7 +39,7 @@ def expected_masks(depth: int = 6) -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def archive(tmp_path: Path) -> tuple[Path, list[FileDataset]]:
-    slices = ct_slices(6, PatientName="Doe^Jane", PatientID="4711", PatientBirthDate="19610203")
+    slices = ct_slices(6, PatientName="Doe^Jane", PatientID="MRN-4711", PatientBirthDate="19610203")
     save(tmp_path / "archive" / "ct", slices, name=lambda z: f"{(z * 7) % 6}")
     return tmp_path / "archive", slices
 
@@ -82,7 +82,7 @@ def test_a_dicom_segmentation_reads_the_same_with_other_readers(
     plain = pydicom.dcmread(file)
     assert plain.SegmentationType == "BINARY"
     assert [item.SegmentLabel for item in plain.SegmentSequence] == ["liver", "cyst"]
-    assert (plain.StudyInstanceUID, plain.PatientID) == (slices[0].StudyInstanceUID, "4711")
+    assert (plain.StudyInstanceUID, plain.PatientID) == (slices[0].StudyInstanceUID, "MRN-4711")
     assert {item.SeriesInstanceUID for item in plain.ReferencedSeriesSequence} == {slices[0].SeriesInstanceUID}
     referred = {item.ReferencedSOPInstanceUID for item in plain.ReferencedSeriesSequence[0].ReferencedInstanceSequence}
     assert referred == set(uids)
@@ -94,7 +94,7 @@ def test_an_anonymous_segmentation_names_nobody(archive: tuple, store: StoreLayo
     segment_here(store, request(archive[0], tmp_path), tmp_path / "out", "dicom-seg", anonymous=True)
     (file,) = (tmp_path / "out").glob("*.dcm")
     content = file.read_bytes()
-    assert not any(word in content for word in (b"Doe", b"4711", b"19610203"))
+    assert not any(word in content for word in (b"Doe", b"MRN-4711", b"19610203"))
 
 
 def test_frames_of_a_multi_frame_source_are_referred_to_in_its_own_order(store: StoreLayout, tmp_path: Path) -> None:
