@@ -22,6 +22,7 @@ from storage.weights_registry import find_weights, is_location, load_segmenter, 
 from tasks.predict_image import PredictRecord, PredictRequest, check_request, predict_image, predict_volume
 
 _MOST_LISTED = 20
+_LONGEST = 80
 _HEADS = {
     "interactive": "interactive head, which points, masks and mode=interactive need",
     "text": "text encoder",
@@ -224,11 +225,15 @@ def _report(record: PredictRecord, image: InputImage, settings: InferenceSetting
     counted = f"{len(record.found)} instance{'' if len(record.found) == 1 else 's'}{where}"
     say(f"{counted} in {record.seconds:.1f} s on {record.device}, window {_window(image, settings)}")
     for number, (name, score) in enumerate(record.found[:_MOST_LISTED], start=1):
-        say(f"  {number}  {name}  {score:.3f}")
+        say(f"  {number}  {_short(name)}  {score:.3f}")
     if len(record.found) > _MOST_LISTED:
         say(f"  and {len(record.found) - _MOST_LISTED} more")
     for note in record.notes:
         say(f"note: {note}")
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 3]}..."
 
 
 def _window(image: InputImage, settings: InferenceSettings) -> str:

@@ -1,10 +1,13 @@
 """One image that a person gives: PNG, JPEG, TIFF, BMP or NIfTI, as slices that a segmenter can see."""
 
+import math
+import re
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -12,7 +15,7 @@ from PIL import Image
 from medsam3_core.errors import CaseDataError, UsageError
 from medsam3_core.geometry import VolumeGeometry
 from medsam3_core.intensity import IntensityPolicy, as_rgb, to_uint8
-from storage.readers.nifti_files import read_nifti
+from storage.readers.nifti_files import UNREADABLE, read_nifti
 from storage.readers.pixel_files import read_image
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -88,6 +91,7 @@ def read_input_image(path: Path) -> InputImage:
         raise UsageError(msg)
     name = path.name.lower()
     if name.endswith(VOLUMES):
+        _require_slices_fit(path)
         volume = read_nifti(path)
         return InputImage(path, volume.voxels, volume.geometry, volume.affine, _window(volume.voxels))
     if name.endswith(PICTURES):
@@ -105,19 +109,34 @@ def _window(voxels: NDArray[Any]) -> str:
 
 def _require_decodable(path: Path) -> None:
     """Look at the header alone: a picture of 400 million pixels would take gigabytes to decode."""
-    size: tuple[int, int] | None = None
     try:
         with warnings.catch_warnings(), Image.open(path) as image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            size = image.size
-    except Image.DecompressionBombError:
-        pass
+            _require_size(path, image.size)
+    except Image.DecompressionBombError as error:
+        pixels = next(iter(re.findall(r"\d+", str(error))), "too many")
+        raise _too_large(path, f"{pixels} pixels are") from error
     except (OSError, ValueError, SyntaxError):  # the reader says what is wrong with it
         return
-    if size is None or size[0] * size[1] > MOST_PIXELS:
-        shape = f"{size[0]} x {size[1]} pixels is" if size else "so many pixels is"
-        msg = f"{path}: {shape} over the limit of {MOST_PIXELS} pixels; cut it into pieces or shrink it"
-        raise CaseDataError(msg)
+
+
+def _require_slices_fit(path: Path) -> None:
+    try:
+        shape = nib.load(path).shape  # type: ignore[attr-defined, unused-ignore]
+    except UNREADABLE:  # the reader says what is wrong with it
+        return
+    if len(shape) >= 2:
+        _require_size(path, shape[:2])
+
+
+def _require_size(path: Path, size_xy: tuple[int, int]) -> None:
+    if math.prod(size_xy) > MOST_PIXELS:
+        raise _too_large(path, f"{size_xy[0]} x {size_xy[1]} pixels are")
+
+
+def _too_large(path: Path, shape: str) -> CaseDataError:
+    msg = f"{path}: {shape} over the limit of {MOST_PIXELS} pixels a slice; cut it into pieces or shrink it"
+    return CaseDataError(msg)
 
 
 def _listed() -> str:

@@ -450,10 +450,15 @@ def test_images_that_cannot_be_read_are_refused(medsam3: Medsam3, volume: Path, 
 
 
 def test_an_image_over_the_limit_is_refused_before_it_is_decoded(medsam3: Medsam3, tmp_path: Path) -> None:
-    for side in (9_000, 20_000):
+    words = ("--weights", "tiny-untrained", "--text", "a", "--out", tmp_path / "a.npz")
+    for side, said in ((9_000, "9000 x 9000 pixels"), (20_000, "400000000 pixels")):
         Image.new("1", (side, side)).save(tmp_path / "huge.png")
-        words = ("--weights", "tiny-untrained", "--text", "a", "--out", tmp_path / "a.npz")
-        assert "over the limit of 67108864 pixels" in medsam3("predict", tmp_path / "huge.png", *words, code=2).err
+        refused = medsam3("predict", tmp_path / "huge.png", *words, code=2).err
+        assert f"huge.png: {said} are over the limit of 67108864 pixels a slice; cut it into pieces" in refused
+    header = nib.Nifti1Image(np.zeros((1, 1, 1), np.uint8), np.eye(4)).header
+    header.set_data_shape((20_000, 20_000, 3))
+    (tmp_path / "huge.nii").write_bytes(header.binaryblock + bytes(4))  # no voxels: the header is all that is read
+    assert "huge.nii: 20000 x 20000 pixels are" in medsam3("predict", tmp_path / "huge.nii", *words, code=2).err
 
 
 def test_unknown_weights_are_refused_with_what_exists(medsam3: Medsam3, picture: Path, tmp_path: Path) -> None:

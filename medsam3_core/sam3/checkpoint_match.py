@@ -72,7 +72,8 @@ class MatchReport:
         msg = (
             f"{source}: {len(self.missing)} tensors are missing and {len(self.unexpected)} are unexpected "
             f"({self.layout} layout, {len(self.matched)} keys match):\n  {first}{more}\n"
-            "Give the whole checkpoint, and beside it the config.json of its architecture if it is not the released."
+            "Give the whole checkpoint, and beside it the config.json (and tracker_config.json, if it has a tracker) "
+            "of its architecture if that is not the released."
         )
         raise WeightsMismatchError(msg)
 
@@ -135,6 +136,7 @@ class _Ledger:
 
     def claim(self, part: Part, keys: list[PlacedKey], tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Rename the keys of one part and compare them with what the architecture expects."""
+        keys = self._without_rivals(keys, tensors)
         named = {key.name: tensors[key.source] for key in keys}
         found = named if self._layout is Layout.HUGGING_FACE else to_transformers(named, RULES[part])
         _share_tied(found)
@@ -154,6 +156,19 @@ class _Ledger:
         wanted = {name: tensor for name, tensor in found.items() if name in expected}
         self._parameters += sum(tensor.numel() for tensor in wanted.values())
         return wanted
+
+    def _without_rivals(self, keys: list[PlacedKey], tensors: Mapping[str, torch.Tensor]) -> list[PlacedKey]:
+        """Book keys that say the same tensor twice with other values: nobody knows which is meant."""
+        first: dict[str, PlacedKey] = {}
+        kept = []
+        for key in keys:
+            rival = first.setdefault(key.name, key)
+            one, other = tensors[rival.source], tensors[key.source]
+            if rival is key or (one.shape == other.shape and torch.equal(one, other)):
+                kept.append(key)
+            else:
+                self._unexpected.append(f"{key.source} (the same tensor as {rival.source}, with other values)")
+        return kept
 
     def report(self) -> MatchReport:
         return MatchReport(

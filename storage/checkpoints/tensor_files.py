@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from medsam3_core.errors import WeightsError
 
@@ -54,14 +55,23 @@ def _read_pickled(path: Path) -> dict[str, torch.Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         msg = (
-            f"{path}: holds pickled objects other than tensors, or is no checkpoint at all; such code is never run. "
-            "Save the state dict alone, best as safetensors"
+            f"{path}: holds pickled objects other than tensors{_foreign(path)}, or is no checkpoint at all; such code "
+            "is never run. Save the state dict alone, best as safetensors"
         )
         raise WeightsError(msg) from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
         msg = f"{path}: not a readable checkpoint ({_first_line(error)}); it is truncated or foreign: {_REMEDY}"
         raise WeightsError(msg) from error
     return _state_dict(content, path)
+
+
+def _foreign(path: Path) -> str:
+    """Names of pickled objects, read from the file without running it; empty where they cannot be told."""
+    try:
+        names = sorted(get_unsafe_globals_in_checkpoint(path))
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError, pickle.UnpicklingError):
+        return ""
+    return f" ({', '.join(names[:5])})" if names else ""
 
 
 def _state_dict(content: Any, path: Path) -> dict[str, torch.Tensor]:

@@ -22,7 +22,7 @@ from medsam3_core.geometry import VolumeGeometry
 from storage.readers.size_limits import require_fitting
 from storage.readers.source_files import naming
 
-_UNREADABLE = (
+UNREADABLE = (
     ImageFileError,
     HeaderDataError,
     OSError,
@@ -33,6 +33,7 @@ _UNREADABLE = (
     zlib.error,
     struct.error,
 )
+"""What nibabel raises for files that are damaged or no NIfTI."""
 _MILLIMETRES = {"meter": 1000.0, "micron": 0.001}
 
 
@@ -64,7 +65,7 @@ def read_nifti(path: Path, *, channel: int | None = None) -> NiftiVolume:
         image: Any = nib.load(path, mmap=False)  # type: ignore[call-arg, unused-ignore]
         require_fitting(str(path), math.prod(image.shape) * image.get_data_dtype().itemsize)
         stored = np.asanyarray(image.dataobj)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         msg = f"{path} cannot be read as NIfTI ({reason}); it may be truncated, copy or export it again"
         raise UnreadableFileError(msg) from error

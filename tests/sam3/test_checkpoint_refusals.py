@@ -1,5 +1,6 @@
 """What is not a whole, finite, code-free SAM3 checkpoint is refused, by name and with a remedy."""
 
+import argparse
 import json
 import pickle
 import shutil
@@ -60,6 +61,22 @@ def test_a_file_that_is_cut_off_is_refused(tmp_path, tiny_folder, official, tiny
     whole.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     with pytest.raises(WeightsError, match=r"truncated|no checkpoint at all"):
         read_weights(whole)
+
+
+def test_one_tensor_under_two_names_is_taken_only_if_both_say_the_same(tmp_path, official, tiny_bare):
+    key = "transformer.decoder.norm.bias"
+    twice = official | {f"module.{key}": official[key].clone()}
+    assert check_weights(save_beside_config(tmp_path / "same", twice, tiny_bare)).complete
+    twice[f"module.{key}"] += 1
+    file = save_beside_config(tmp_path / "other", twice, tiny_bare)
+    with pytest.raises(WeightsMismatchError, match=rf"module\.{key} \(the same tensor as {key}, with other values\)"):
+        read_weights(file)
+
+
+def test_pickled_objects_are_named(tmp_path, official):
+    torch.save({"model": official, "args": argparse.Namespace(epochs=3)}, tmp_path / "trained.pt")
+    with pytest.raises(WeightsError, match=r"other than tensors \(argparse\.Namespace\).*never run"):
+        read_weights(tmp_path / "trained.pt")
 
 
 class Bomb:
