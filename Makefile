@@ -34,7 +34,7 @@ full: $(VENV)/.installed
 
 # The small weights once more, from their configurations: about an hour on two quiet cores.
 weights: $(VENV)/.installed
-	for config in tiny-base tiny-medical-start tiny-medical-middle tiny-medical; do $(BIN)/medsam3 train $$config --store $(STORE) || exit 1; done
+	for config in tiny-base tiny-medical-start tiny-medical; do $(BIN)/medsam3 train $$config --store $(STORE) || exit 1; done
 
 server: $(VENV)/.installed
 	$(BIN)/python -m flows.server --port $(PORT) --home .prefect --store $(STORE)

@@ -29,6 +29,7 @@ def train(config: str, plan_only: bool, cluster: str, store: Path) -> None:
     from flows.train_plan import describe_plan
     from storage.store_layout import open_store
     from storage.training_configs import find_training_config, read_training_config
+    from tasks.train_weights import first_process
 
     layout = open_store(store)
     plan = read_training_config(find_training_config(config))
@@ -38,5 +39,5 @@ def train(config: str, plan_only: bool, cluster: str, store: Path) -> None:
         return
     with prefect_session():
         record = train_flow(str(layout.root), config, cluster)
-    for line in describe(record):
+    for line in describe(record) if first_process() else ():
         click.echo(line)

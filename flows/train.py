@@ -9,9 +9,10 @@ from prefect.cache_policies import NO_CACHE
 from flows.console import say
 from flows.deployed import store_of
 from flows.ingest import ingest_cohort
+from medsam3_core.errors import UsageError
 from storage.cohorts import cohort_names
 from storage.training_configs import find_training_config, read_training_config
-from tasks.train_weights import train_weights
+from tasks.train_weights import processes, train_weights
 
 
 @flow(name="train", flow_run_name="train-{config}")
@@ -27,6 +28,11 @@ def train_flow(store: str, config: str, cluster: str = "local") -> dict[str, Any
     plan = read_training_config(find_training_config(config))
     for cohort in plan.cohorts:
         if cohort.source is not None and cohort.cohort not in cohort_names(layout):
+            if processes() > 1:
+                msg = (
+                    f"cohort {cohort.cohort} is not in the store: ingest it before {processes()} processes train on it"
+                )
+                raise UsageError(msg)
             say(f"cohort {cohort.cohort} is not in the store yet; ingesting {cohort.source}")
             ingest_cohort(str(layout.root), cohort.source, cohort.cohort, cluster=cluster)
     return _train(str(layout.root), config)

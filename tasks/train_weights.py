@@ -59,8 +59,9 @@ def train_weights(store: StoreLayout, plan: TrainingPlan, say: Say) -> dict[str,
     run = open_run(store, plan, manifest.digest, base)
     if (known := finished(run)) is not None:
         return known
-    write_manifest(run.folder / "manifest", manifest)
-    write_json(run.folder / "balance.json", manifest.balance())
+    if first_process():
+        write_manifest(run.folder / "manifest", manifest)
+        write_json(run.folder / "balance.json", manifest.balance())
     if plan.threads:
         torch.set_num_threads(plan.threads)
     torch.set_flush_denormal(True)
@@ -68,8 +69,13 @@ def train_weights(store: StoreLayout, plan: TrainingPlan, say: Say) -> dict[str,
     checkpoint = last_checkpoint(run)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     model = load_best(trainer)
-    write_result(run, model.trainee.weights(), bare=plan.bare, dtype=_dtype_on_disk(plan))
-    return _register(store, plan, run, cohorts, trainer)
+    if first_process():
+        write_result(run, model.trainee.weights(), bare=plan.bare, dtype=_dtype_on_disk(plan))
+        _register(store, plan, run, cohorts, trainer)
+    trainer.accelerator.wait_for_everyone()
+    record = finished(run)
+    assert record is not None
+    return record
 
 
 def _dtype_on_disk(plan: TrainingPlan) -> torch.dtype:
@@ -88,7 +94,7 @@ def _trainer(
         questions.per_slice, questions.mix, questions.click_share, questions.clicks, questions.click_mix, plan.seed
     )
     groups = _groups(store, plan, cohorts, architecture.resolution)
-    stream = SampleStream(groups, sampling, plan.loop.steps * plan.loop.batch * plan.loop.accumulate * _processes())
+    stream = SampleStream(groups, sampling, plan.loop.steps * plan.loop.batch * plan.loop.accumulate * processes())
     collate = Collate(sampling, architecture.resolution, 4 * architecture.grid, weights.interactive, weights.vocabulary)
     cases = [validation_case(store, case, cohort.recipe) for cohort in cohorts for case in cohort.validation]
     every = plan.validation.every if cases else 0
@@ -140,7 +146,7 @@ def _validated(plan: TrainingPlan, cases: Sequence[ValidationCase], model: Super
 
 def _register(
     store: StoreLayout, plan: TrainingPlan, run: TrainingRun, cohorts: Sequence[TrainingCohort], trainer: Fit
-) -> dict[str, Any]:
+) -> None:
     """Into the registry with parents, configuration and data digest; its training cases are marked as such."""
     parents = () if run.base is None else (f"{run.base.name}@{run.base.version}:{run.base.sha256}",)
     inspected = inspect_weights(store, plan.name, run.weights)
@@ -165,7 +171,6 @@ def _register(
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     write_json(run.record, record)
-    return record
 
 
 class LogToRun(TrainerCallback):
@@ -184,6 +189,11 @@ class LogToRun(TrainerCallback):
                 write_curves(self._run.curves, read_log(self._run), self._run.folder.name)
 
 
-def _processes() -> int:
-    """Processes that train together, as accelerate's launcher says."""
+def processes() -> int:
+    """Processes that train together, as the launcher says."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def first_process() -> bool:
+    """Whether this is the one of them that writes, registers and speaks."""
+    return os.environ.get("RANK", "0") == "0"

@@ -1,9 +1,18 @@
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from medsam3_core.errors import UsageError
-from medsam3_core.training.optimiser import OptimiserPlan, Schedule, rate_factor, rate_of
+from medsam3_core.training.optimiser import (
+    OptimiserPlan,
+    Schedule,
+    fan_in_factor,
+    parameter_groups,
+    rate_factor,
+    rate_of,
+)
 from storage.training_configs import SHIPPED_CONFIGS, find_training_config, read_training_config
 
 GOOD = "name: mine\nbase: tiny-untrained\ncohorts: [{cohort: eyes}]\n"
@@ -52,6 +61,18 @@ def test_rates_fall_from_the_heads_down_through_the_trunk():
     assert [rate_of(f"trainee.detector.{name}", plan, 4) for name in names] == [1.0, 0.25, 0.5**5]
     assert rate_of("detector.vision_encoder.backbone.embeddings.position_embeddings", plan, 4) == 0.5
     assert rate_of("detector.text_encoder.x", plan, 4) == 0.1
+
+
+def test_a_weight_that_sums_many_inputs_learns_slower_in_proportion():
+    model = nn.ModuleDict(
+        {"conv": nn.Conv2d(64, 8, 3), "narrow": nn.Linear(16, 4), "query_embed": nn.Embedding(5, 512)}
+    )
+    plan = OptimiserPlan(rate=1.0, weight_decay=0.0, fan_in=64)
+    rates = {id(one): group["lr"] for group in parameter_groups(model, plan, 4) for one in group["params"]}
+    assert rates[id(model["conv"].weight)] == pytest.approx(1 / 9)
+    assert [rates[id(model[name].weight)] for name in ("narrow", "query_embed")] == [1.0, 1.0]
+    assert rates[id(model["conv"].bias)] == 1.0
+    assert fan_in_factor("conv.weight", torch.zeros(8, 576), OptimiserPlan()) == 1.0  # the official recipe has one rate
 
 
 @pytest.mark.parametrize("schedule", Schedule)

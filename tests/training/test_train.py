@@ -1,6 +1,9 @@
 """Training end to end on a tiny architecture and a handful of phantoms."""
 
+import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -168,3 +171,24 @@ def test_passes_in_bf16_learn_fp32_weights(store):
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
     assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
     assert any(not torch.equal(tensor, before[name]) for name, tensor in tensors.items())
+
+
+@pytest.mark.slow
+def test_two_processes_learn_together_and_one_of_them_registers(store, tmp_path):
+    config = tmp_path / "together.yaml"
+    config.write_text(f"""
+name: together
+base: {store.root / "base"}
+cohorts: [{{cohort: cells, validation: 1}}]
+loop: {{steps: 2, batch: 1, workers: 0, log_every: 1, save_every: 2}}
+questions: {{per_slice: 1, click_share: 0.5, clicks: 1}}
+half: false
+""")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launcher, "-m", "flows", "train", str(config), "--store", str(store.root)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("weights together@1") == 1
+    log = [json.loads(line) for line in next(store.root.glob("training/together-*/log.jsonl")).read_text().splitlines()]
+    assert [entry["step"] for entry in log if "loss" in entry] == [1, 2]
+    assert find_weights(store, "together").version == 1
