@@ -21,7 +21,7 @@ from storage.case_volumes import open_case_volume
 from storage.cohorts import Cohort, case_refs, latest_cases, read_cohort
 from storage.prediction_volumes import open_prediction
 from storage.store_layout import StoreLayout
-from tasks.segment_cases import SliceReader
+from tasks.slice_reader import SliceReader
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,66 @@
+"""What a batch of cases has to say, kept in memory and committed together at its end."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from medsam3_core.cases import CaseStatus
+from medsam3_core.prompt_rows import PromptRow
+from storage.agent_traces import write_traces
+from storage.cohorts import CaseRef
+from storage.prompt_tables import write_prompts
+from storage.run_ledger import Run, unscored_rows, write_measurements, write_outcomes
+from storage.store_layout import StoreLayout
+
+
+@dataclass
+class BatchLedger:
+    """Rows of one batch.
+
+    Attributes:
+        store: Where they go.
+        attempt: Name of this batch in them.
+        token: With which workers commit, see `storage.writer_lock`.
+        statuses: Cases by how they ended.
+        scores: Rows by run, as all that follow.
+        outcomes: One per case.
+        prompts: New ones by prompt id and case.
+        traces: Of the agent.
+        measurements: Of runs that measure.
+    """
+
+    store: StoreLayout
+    attempt: str
+    token: str
+    statuses: dict[str, int] = field(default_factory=dict)
+    scores: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    outcomes: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    prompts: dict[str, dict[CaseRef, Sequence[PromptRow]]] = field(default_factory=dict)
+    traces: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    measurements: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    def add(self, run_id: str, scores: list[dict[str, Any]], outcome: dict[str, Any] | None) -> None:
+        """Take the scores and, unless stored predictions were scored again, the outcome of a case."""
+        self.scores.setdefault(run_id, []).extend(scores)
+        if outcome is not None:
+            self.outcomes.setdefault(run_id, []).append(outcome)
+            self.statuses[outcome["status"]] = self.statuses.get(outcome["status"], 0) + 1
+
+    def unscored(self, runs: Sequence[Run], case: CaseRef, status: CaseStatus, reason: str) -> None:
+        """Say of a case that it has no scores, and why, for the runs that have no outcome of it yet."""
+        for run in runs:
+            finished = [row for row in self.outcomes.get(run.run_id, ()) if row["case_id"] == case.case_id]
+            if not finished:
+                self.add(run.run_id, *unscored_rows(run, case, self.attempt, status, reason))
+
+    def commit(self, runs: Mapping[str, Run]) -> None:
+        """Prompts and traces first, then scores and outcomes: what counts is written last."""
+        policies = {run.prompt_id: run.policy for run in runs.values()}
+        for prompt_id, prompts in self.prompts.items():
+            write_prompts(self.store, prompt_id, policies[prompt_id], prompts, self.attempt)
+        for run_id, rows in self.traces.items():
+            write_traces(self.store, run_id, self.attempt, rows)
+        for run_id, rows in self.measurements.items():
+            write_measurements(self.store, run_id, self.attempt, rows)
+        for run_id, rows in self.scores.items():
+            write_outcomes(self.store, run_id, self.attempt, rows, self.outcomes.get(run_id, ()), token=self.token)
