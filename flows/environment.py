@@ -18,6 +18,11 @@ _DEFAULTS = {
     "DASK_DISTRIBUTED__DEPLOY__LOST_WORKER_TIMEOUT": "120s",
     # Dask samples the stack of every task each 10 ms; nobody reads it without its dashboard.
     "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
+    # Nor its measurements of event loops (50 a second in scheduler, worker and nanny) and of the system: together more
+    # than half of what a driver spends while its workers work. Limits of memory are watched by other means.
+    "DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL": "1s",
+    "DASK_DISTRIBUTED__ADMIN__SYSTEM_MONITOR__INTERVAL": "5s",
+    "DASK_DISTRIBUTED__ADMIN__SYSTEM_MONITOR__DISK": "False",
     # What only deployments need costs CPU in the server that Prefect starts for one command; a server of one's own
     # is started with its own environment.
     "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",

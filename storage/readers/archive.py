@@ -63,7 +63,7 @@ class Archive:
         if not any(item.image for item in found):
             msg = f"{source} holds no DICOM, NIfTI or image file; give the folder that holds the archive"
             raise UsageError(msg)
-        return to_case_sources(found, recipe)
+        return to_case_sources(_told_apart(found), recipe)
 
     def read_case(self, source: Path, case: CaseSource, recipe: Recipe) -> CaseVolume:
         """Image and references, put on the grid of the image; messages do not name the patient."""
@@ -131,6 +131,14 @@ def _dicom_cases(listing: ArchiveListing) -> Iterator[FoundCase]:
         shown = {"shown": _hide(first.file, hidden)}
         reason = None if one.reason is None else _hide(one.reason, hidden)
         yield replace(found, reject_reason=reason, extra=extra | shown)
+
+
+def _told_apart(found: Sequence[FoundCase]) -> Iterator[FoundCase]:
+    """Of `a.nii.gz`, `a.png` and `a.jpg` beside each other the first is the case `a`, the others keep their suffix."""
+    taken: set[str] = set()
+    for item in sorted(found, key=lambda item: (item.key, item.origin)):
+        yield item if item.key not in taken else replace(item, key=item.extra["shown"])
+        taken.add(item.key)
 
 
 def _patient(series: DicomSeries) -> str | None:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain, islice
 from pathlib import Path
 from posixpath import basename, splitext
 
@@ -32,6 +33,7 @@ from storage.readers.source_files import (
 
 logger = logging.getLogger(__name__)
 
+_LOOKED_INTO = 50
 _DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".dic", ".ima", ".dc3", ".img", ""})
 _NO_IMAGES = frozenset(
     """
@@ -69,9 +71,15 @@ class ArchiveListing:
 
 
 def holds_dicom(source: Path) -> bool:
-    """Whether any file below a folder is DICOM; stops at the first, and looks into no file whose name tells."""
-    unclear = (source / file.name for file in walk_files(source) if _is_candidate(file.name))
-    return any(is_dicom(_first_bytes(path)) for path in unclear)
+    """Whether any file below a folder is DICOM; stops at the first.
+
+    Of the files that are named like something else only the first are looked into: a folder of a hundred thousand
+    pictures is no archive because one of them lies about its name.
+    """
+    names = [file.name for file in walk_files(source)]
+    unclear = [name for name in names if _is_candidate(name)]
+    named_otherwise = islice((name for name in names if not _is_candidate(name)), _LOOKED_INTO)
+    return any(is_dicom(_first_bytes(source / name)) for name in chain(unclear, named_otherwise))
 
 
 def list_archive(source: Path, pseudonyms: Pseudonyms) -> ArchiveListing:
@@ -82,16 +90,16 @@ def list_archive(source: Path, pseudonyms: Pseudonyms) -> ArchiveListing:
 @lru_cache(maxsize=1)
 def _list_archive(source: Path, pseudonyms: Pseudonyms, files: tuple[SourceFile, ...]) -> ArchiveListing:
     names = [file.name for file in files]
-    nifti = [name for name in names if name.lower().endswith(NIFTI_SUFFIXES)]
-    images = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
-    candidates = [name for name in names if _is_candidate(name)]
+    others: list[str] = []
     headers: list[DicomHeader] = []
     foreign: list[str] = []
     segmentations: list[SegmentationHeader] = []
     unread: Counter[str] = Counter()
-    for name, header in scan_headers(source, candidates, pseudonyms):
+    for name, header in scan_headers(source, names, pseudonyms):
         if header is None:
-            if _should_be_dicom(name):
+            if not _is_candidate(name):
+                others.append(name)
+            elif _should_be_dicom(name):
                 foreign.append(name)
             else:
                 unread[splitext(name)[1]] += 1
@@ -100,6 +108,8 @@ def _list_archive(source: Path, pseudonyms: Pseudonyms, files: tuple[SourceFile,
         elif header.kind is not HeaderKind.DIRECTORY:
             headers.append(header)
     _say_unread(unread)
+    nifti = [name for name in others if name.lower().endswith(NIFTI_SUFFIXES)]
+    images = [name for name in others if name.lower().endswith(IMAGE_SUFFIXES)]
     series = find_series(headers)
     labels_of, taken = match_references(source, series, segmentations, nifti)
     hidden = {pair for header in headers for pair in header.hidden}
@@ -110,7 +120,7 @@ def _list_archive(source: Path, pseudonyms: Pseudonyms, files: tuple[SourceFile,
         tuple(_paired([name for name in nifti if name not in taken], NIFTI_SUFFIXES)),
         tuple(_paired(images, IMAGE_SUFFIXES)),
         tuple(foreign),
-        _label_table(source, names),
+        _label_table(source, others),
         tuple(sorted(hidden, key=lambda pair: (-len(pair[0]), pair))),
     )
 
@@ -131,7 +141,7 @@ def _paired(files: Sequence[str], suffixes: tuple[str, ...]) -> list[FoundCase]:
 
 
 def _is_candidate(name: str) -> bool:
-    """Whether only the content can tell what a file is."""
+    """Whether the name leaves open what a file is; what is DICOM by its content is DICOM under any name."""
     low = basename(name).lower()
     if low.endswith((*NIFTI_SUFFIXES, *IMAGE_SUFFIXES)):
         return False

@@ -26,13 +26,18 @@ def only_volume(source: Path) -> CaseVolume:
 
 
 def test_slices_are_put_in_the_order_of_their_positions_under_any_name(tmp_path: Path) -> None:
-    save(tmp_path / "a", ct_slices(6), name=lambda z: ["zz", "a.b.1", "10", "9.dcm", "x y", "Ä"][z])
+    save(tmp_path / "a", ct_slices(6), name=lambda z: ["zz", "a.b.1", "10.nii.gz", "9.jpg", "x y.txt", "Ä"][z])
     volume = only_volume(tmp_path / "a")
     assert np.array_equal(volume.voxels, HOUNSFIELD)
     assert volume.voxels.dtype == np.int16
     assert volume.modality == "CT"
     expected = [[-0.5, 0, 0, 30], [0, -0.8, 0, 40], [0, 0, 2.5, 100], [0, 0, 0, 1]]
     assert np.allclose(volume.geometry.affine_nifti, expected)
+
+
+def test_an_archive_of_which_every_file_is_named_as_something_else_is_known_by_its_content(tmp_path: Path) -> None:
+    save(tmp_path / "a", ct_slices(6), name=lambda z: f"{z}.png")
+    assert np.array_equal(only_volume(tmp_path / "a").voxels, HOUNSFIELD)
 
 
 @pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless])
@@ -91,6 +96,17 @@ def test_nifti_and_images_without_dicom_are_an_archive_when_asked_for(tmp_path: 
     Image.fromarray(np.full((8, 9), 7, np.uint8)).save(tmp_path / "p3.png")
     layout, recipe = find_reader(str(tmp_path), "archive")
     assert [case.case_id[:2] for case in layout.list_cases(tmp_path, recipe)] == ["p2", "p3"]
+
+
+def test_files_that_differ_in_their_suffix_alone_are_cases_of_their_own(tmp_path: Path) -> None:
+    nib.save(nib.Nifti1Image(np.zeros((5, 6, 7), np.int16), np.eye(4)), tmp_path / "p.nii.gz")
+    for suffix in ("jpg", "png"):
+        Image.fromarray(np.full((8, 9), 7, np.uint8)).save(tmp_path / f"p.{suffix}")
+    layout, recipe = find_reader(str(tmp_path), "archive")
+    cases = layout.list_cases(tmp_path, recipe)
+    assert [(case.case_id, case.image[0], case.reject_reason) for case in cases] == [
+        ("p", "p.jpg", None), ("p.nii.gz", "p.nii.gz", None), ("p.png", "p.png", None)
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("axes", ["LAS", "RAS", "PIR"])
