@@ -17,6 +17,8 @@ _MARGIN, _LINE = 12, 26
 _WHITE, _GREY, _RED, _BACKGROUND = (255, 255, 255), (150, 150, 150), (255, 77, 77), (18, 18, 18)
 _MOST_LISTED = 12
 _RADIUS = 7
+_NUMBER = 22
+"""Room of a number in the picture, in pixels."""
 
 Rgb = NDArray[np.uint8]
 
@@ -62,9 +64,11 @@ def _filled(rgb: Rgb, answers: Sequence[PromptedInstances], view: SliceView) -> 
         tile[outline_of(large)] = colour
     numbered = Image.fromarray(tile.astype(np.uint8))
     pen = ImageDraw.Draw(numbered)
+    taken: list[tuple[float, float]] = []
     for number, mask in enumerate((mask for answer in answers for mask in answer.instances.masks), start=1):
         if mask.any():
-            place = _centre(view.turned(mask), view)
+            place = _beside(_centre(view.turned(mask), view), taken)
+            taken.append(place)
             pen.text(place, str(number), _WHITE, font_of(16), "mm", stroke_width=2, stroke_fill=(0, 0, 0))
     return np.asarray(numbered)
 
@@ -75,6 +79,15 @@ def _centre(mask: NDArray[np.generic], view: SliceView) -> tuple[float, float]:
     nearest = int(np.argmin((y - y.mean()) ** 2 + (x - x.mean()) ** 2))
     height, width = mask.shape
     return (float(x[nearest]) + 0.5) * view.size[0] / width, (float(y[nearest]) + 0.5) * view.size[1] / height
+
+
+def _beside(wanted: tuple[float, float], taken: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """The place itself, or the first one right of it where no other number stands."""
+    x, y = wanted
+    for other_x, other_y in sorted(taken):
+        if abs(x - other_x) < _NUMBER and abs(y - other_y) < _NUMBER:
+            x = other_x + _NUMBER
+    return x, y
 
 
 def _draw_prompt(pen: ImageDraw.ImageDraw, prompt: SlicePrompt, shape_yx: tuple[int, ...], view: SliceView) -> None:

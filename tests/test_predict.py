@@ -126,6 +126,15 @@ def test_a_slice_of_a_volume_becomes_a_label_map_with_the_affine_of_the_input(
     assert "window percentile:0.5,99.5" in done.err
 
 
+def test_numbers_of_instances_on_the_same_place_stand_side_by_side() -> None:
+    from storage.instance_overlay import _beside
+
+    taken: list[tuple[float, float]] = []
+    for wanted in ((50.0, 50.0), (49.0, 51.0), (90.0, 50.0), (50.0, 90.0)):
+        taken.append(_beside(wanted, taken))
+    assert taken == [(50.0, 50.0), (72.0, 51.0), (94.0, 50.0), (50.0, 90.0)]
+
+
 def test_a_picture_becomes_a_label_map_too(medsam3: Medsam3, picture: Path, tmp_path: Path) -> None:
     out = tmp_path / "labels.nii.gz"
     medsam3("predict", picture, "--weights", "baseline:box", "--box", "4,6,20,30", "--out", out)
