@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ def _server(folder: Path, store: StoreLayout, poll: float) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}/api"
     process = subprocess.Popen([sys.executable, "-m", "flows.server", *words], cwd=CHECKOUT, start_new_session=True)
     try:
-        _wait(lambda: process.poll() is not None or "started" in _text(folder / "prefect" / "worker.log"))
+        _wait(lambda: process.poll() is not None or _deployed(url))
         if process.poll() is not None:
             sys.exit("the server did not start")
         os.environ["PREFECT_API_URL"] = url
@@ -80,6 +80,13 @@ def _server(folder: Path, store: StoreLayout, poll: float) -> Iterator[str]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait()
+
+
+def _deployed(url: str) -> bool:
+    with suppress(httpx.HTTPError):
+        name = "benchmark-on-new-weights"
+        return httpx.get(f"{url}/deployments/name/{name}/{name}", timeout=60).is_success
+    return False
 
 
 def _first_benchmark(store: StoreLayout, folder: Path) -> None:

@@ -1,11 +1,15 @@
 """What a command needs from Prefect: nothing to set up, no second of waiting at the end, no server left behind."""
 
+import atexit
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from prefect.logging.handlers import APILogHandler
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from flows.private_server import PrivateServer
+from medsam3_core.errors import Medsam3Error
 
 
 @contextmanager
@@ -23,5 +27,12 @@ def prefect_session() -> Iterator[None]:
         yield
         return
     url = PrivateServer().api_url()
+    atexit.register(APILogHandler().flush)  # the last lines of the log are sent before that server ends
+    logging.getLogger("prefect.flow_runs").addFilter(_is_news)
     with temporary_settings({PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         yield
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a line of the log is more than the traceback of an error that the command itself says in a sentence."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], Medsam3Error)

@@ -120,11 +120,12 @@ class ServerParts:
             folder.mkdir(parents=True, exist_ok=True)
         say(f"starting Prefect at http://{HOST}:{place.port} (database and logs in {place.home})")
         server = self._launch("server", "server", "start", "--host", HOST, "--port", str(place.port))
-        self._wait_for(f"{place.url}/health", server)
-        self._once("work-pool", "create", POOL, "--type", "process", "--overwrite")
+        self._wait_for("server", server, f"{place.url}/health")
+        words = ("--pool", POOL, "--type", "process", "--limit", str(place.flow_runs))
+        worker = self._launch("worker", "worker", "start", *words)  # makes the pool where there is none
+        self._wait_for("worker", worker, f"{place.url}/work_pools/{POOL}")
         self._once("deploy", "--all", "--no-prompt")
         say(f"deployed all flows into {POOL}")
-        self._launch("worker", "worker", "start", "--pool", POOL, "--type", "process", "--limit", str(place.flow_runs))
 
     def wait(self) -> None:
         """Wait for a part to end by itself, which is none's business.
@@ -162,15 +163,16 @@ class ServerParts:
             msg = f"prefect {' '.join(words)} ended with code {done.returncode}:\n{done.stdout}{done.stderr}"
             raise ServerError(msg)
 
-    def _wait_for(self, url: str, server: subprocess.Popen[bytes]) -> None:
+    def _wait_for(self, name: str, process: subprocess.Popen[bytes], url: str) -> None:
+        """Wait until a part has done what makes this address answer."""
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline:
-            if server.poll() is not None:
+            if process.poll() is not None:
                 break
             with suppress(urllib.error.URLError, OSError), urllib.request.urlopen(url, timeout=5):
                 return
             time.sleep(0.2)
-        msg = f"the Prefect server did not start (code {server.poll()}); see {self._log('server')}"
+        msg = f"the {name} did not start (code {process.poll()}); see {self._log(name)}"
         raise ServerError(msg)
 
 

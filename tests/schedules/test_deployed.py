@@ -54,6 +54,7 @@ def test_every_deployment_names_a_flow_whose_parameters_are_explained(item: dict
     flow = getattr(importlib.import_module(module), name)
     for parameter, schema in flow.parameters.properties.items():
         assert len(schema.get("description", "")) > 10, f"{item['name']}: {parameter} is not explained"
+    assert "store" not in flow.parameters.required or item["parameters"]["store"] == ""  # type: ignore[index]
     assert item["work_pool"]["name"] == POOL  # type: ignore[index]
 
 

@@ -59,7 +59,6 @@ def test_worse_weights_fail_their_benchmark_and_better_ones_complete_it(site: Si
     state = site.ended(site.start("benchmark/benchmark", **asked, cluster="threads:1"))
     assert state["type"] == "COMPLETED", state
     assert attempts(site.store) == {("baseline:box", 1): 8, ("mine", 1): 16}
-    assert "1 weights looked at, 0 changed" in site.medsam3("watch", "--once")
 
     good = shutil.copyfile(weights / TENSORS, site.folder / TENSORS)
     make_worse(weights)
