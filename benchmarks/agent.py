@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.agent_phrases import PHRASES
+from benchmarks.agent_phrases import PHRASES, trained_texts
 from medsam3_core.agent.requests import read_request
 from medsam3_core.agent.session import AgentSession
 from medsam3_core.agent.strategy import AgentRun, answer_requests
@@ -81,7 +81,6 @@ def measure(weights: str, cases: int, hippocampus: str | None, store: Path) -> N
     """Print the table of one set of weights."""
     found = find_weights(StoreLayout(store), weights)
     segmenter = load_segmenter(found, "cpu")
-    trained = set()
     scores: dict[tuple[str, str, str], list[tuple[float, float]]] = defaultdict(list)
     for source in sources(cases, hippocampus):
         for case, recipe in held_out(source, cases):
@@ -92,17 +91,16 @@ def measure(weights: str, cases: int, hippocampus: str | None, store: Path) -> N
                 if not mask.any():
                     continue
                 structure = recipe.structure(name)
-                trained |= {structure.text.lower(), *(one.lower() for one in structure.synonyms)}
                 for phrase in (structure.text, *phrases):
                     (plain,) = session.segment_texts([phrase])
                     answer = answer_requests(session, {name: phrase}, AgentRun()).answers[name]
                     kind = "plain" if phrase == structure.text else "synonym"
                     pair = (dice(plain.labels() > 0, mask), dice(answer.labels > 0, mask))
                     scores[kind, f"{source.name}/{name}", phrase].append(pair)
-    report(weights, scores, trained)
+    report(weights, scores)
 
 
-def report(weights: str, scores: dict[tuple[str, str, str], list[tuple[float, float]]], trained: set[str]) -> None:
+def report(weights: str, scores: dict[tuple[str, str, str], list[tuple[float, float]]]) -> None:
     """One line per structure, then the means over phrases."""
     means = {key: np.mean(pairs, axis=0) for key, pairs in scores.items()}
     print(f"{weights}\n{'structure':32} {'phrases':>7} {'text':>7} {'rules':>7}")
@@ -116,6 +114,7 @@ def report(weights: str, scores: dict[tuple[str, str, str], list[tuple[float, fl
         print(
             f"mean over {len(rows)} {kind} phrases: text {text:.3f}, rules {rules:.3f}, difference {rules - text:+.3f}"
         )
+    trained = trained_texts()
     known = [key[2] for key in means if key[0] == "synonym" and key[2].lower() in trained]
     unread = [key[2] for key in means if read_request(key[2], reviewed_vocabulary()).term is None]
     print(f"phrases that weights were trained with: {known or 'none'}")

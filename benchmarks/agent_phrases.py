@@ -1,7 +1,15 @@
-"""Requests as people would write them, none of them a text that weights were trained with.
+"""Requests as people would write them, none of them a text that shipped weights were trained with (a test says so).
 
 Per source of cases and structure; `left` and `right` structures of phantoms are asked for with their side.
 """
+
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from storage.recipe_files import builtin_recipes
+from storage.training_configs import SHIPPED_CONFIGS
 
 PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
     "ct": {
@@ -68,15 +76,32 @@ PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
     "msd_hippocampus": {
         "anterior": (
             "caput hippocampi",
-            "head of the hippocampus",
+            "pars anterior hippocampi",
             "front part of the hippocampus",
-            "hippocampal head",
+            "front of the hippocampus",
         ),
         "posterior": (
             "cauda hippocampi",
-            "body and tail of the hippocampus",
+            "pars posterior hippocampi",
             "back of the hippocampus",
-            "hippocampal tail",
+            "rear part of the hippocampus",
         ),
     },
 }
+
+
+def trained_texts() -> frozenset[str]:
+    """Every text that shipped weights can have been trained with, of recipes and settings, in lower case."""
+    structures = [one for recipe in builtin_recipes().values() for one in recipe.structures]
+    texts = {text for one in structures for text in (one.name, one.text, *one.synonyms)}
+    for file in sorted(SHIPPED_CONFIGS.glob("*.yaml")):
+        texts |= set(_strings(yaml.safe_load(file.read_text("utf-8"))))
+    return frozenset(text.lower() for text in texts)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _strings(one)

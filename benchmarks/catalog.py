@@ -5,7 +5,8 @@
 Three parts. `leaderboard`: counts and means with their 95 % t intervals on patient means, per run and structure, from
 the rows and from the groups that compaction keeps; pandas groups a DataFrame of the columns that this takes,
 loading not counted, once with text columns and once with categories. `pairs`: the rows of two weights side by side and
-their differences. All must give the same
+their differences, over pandas twice: with the rows as the tables hold them, where it has to find the newest attempts
+and current cases as the catalog does, and with rows that the catalog has sorted out before. All must give the same
 numbers. `compaction`: 1,000 small files become one per run while three processes query; every answer must hold every
 row exactly once. Seconds are the best of three (pandas: one round); CPU seconds are of the whole process, for machines
 that are shared.
@@ -29,6 +30,7 @@ import pyarrow as pa
 from scipy import stats
 
 from benchmarks.catalog_store import N_RUNS, N_STRUCTURES, SyntheticRun, write_synthetic_store
+from medsam3_core.protocol_version import PROTOCOL_VERSION
 from storage.catalog import connect
 from storage.catalog_sources import groups_folder
 from storage.run_folders import run_ids
@@ -74,13 +76,18 @@ def measure_queries(root: Path, rows: int) -> None:
         _check_leaderboards(board[2], raw[2])
         pairs = best_of(lambda: con.sql(_PAIRS).to_arrow_table())
         arrow = _scores(con)
+        attempts, cases = _ledger(con)
     print(f"{arrow.num_rows:,} score rows, {N_RUNS} runs; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     for kind, categories in (("text columns", False), ("categories", True)):
         frame = arrow.to_pandas(strings_to_categorical=categories)
         pandas_board = best_of(lambda frame=frame: pandas_leaderboard(frame), rounds=1)
-        pandas_pairs = best_of(lambda frame=frame: pandas_pairs_of(frame), rounds=1)
+        ledger = [table.to_pandas(strings_to_categorical=False) for table in (attempts, cases)]
+        pandas_whole = best_of(lambda frame=frame, ledger=ledger: pandas_pairs_of(pandas_fresh(frame, *ledger)))
+        pandas_pairs = best_of(lambda frame=frame: pandas_pairs_of(frame))
         _report("leaderboard", board, pandas_board, kind)
-        _report("pairs", pairs, pandas_pairs, kind)
+        _report("pairs", pairs, pandas_whole, kind)
+        _report("pairs, pandas with fresh rows sorted out before", pairs, pandas_pairs, kind)
+        _check_pairs(pairs[2], pandas_whole[2])
         _check_leaderboards(board[2], pandas_board[2])
         _check_pairs(pairs[2], pandas_pairs[2])
         del frame
@@ -121,6 +128,17 @@ def pandas_pairs_of(frame: pd.DataFrame) -> pd.DataFrame:
     new = frame.loc[frame["weights"] == "weights-1", [*keys, "status", "dice"]]
     pairs = base.merge(new, on=keys, suffixes=("_base", "_new"))
     return pairs.assign(difference_dice=pairs["dice_new"] - pairs["dice_base"])
+
+
+def pandas_fresh(frame: pd.DataFrame, attempts: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
+    """What the catalog does before it pairs: rows of the newest attempts on cases as they are now, of two weights."""
+    rows = frame[frame["weights"].isin(["weights-0", "weights-1"]) & (frame["protocol"] == PROTOCOL_VERSION)]
+    wanted = attempts[attempts["run_id"].isin(rows["run_id"].unique())].sort_values(["finished_at", "attempt"])
+    newest = wanted.drop_duplicates(["run_id", "case_id"], keep="last")
+    now = cases.sort_values("ingested_at").drop_duplicates(["cohort", "case_id"], keep="last")
+    current = newest.merge(now.drop(columns="ingested_at"), on=["cohort", "case_id", "case_digest"])
+    found = current[["run_id", "case_id", "attempt", "patient_id", "split"]]
+    return rows.drop(columns=["patient_id", "split"]).merge(found, on=["run_id", "case_id", "attempt"])
 
 
 def measure_compaction(root: Path, files: int) -> None:
@@ -177,7 +195,16 @@ def best_of(work: Callable[[], Any], rounds: int = ROUNDS) -> tuple[float, float
 def _scores(con: duckdb.DuckDBPyConnection) -> pa.Table:
     columns = [*_KEYS, "patient_id", "status", "empty", "cohort", "case_id", "prompt", "prompt_id", "settings_id"]
     listed = ", ".join(f'"{name}"' for name in columns)
-    return con.sql(f"SELECT {listed}, weights, in_training, dice FROM scores").to_arrow_table()
+    return con.sql(f"SELECT {listed}, attempt, protocol, weights, in_training, dice FROM scores").to_arrow_table()
+
+
+def _ledger(con: duckdb.DuckDBPyConnection) -> tuple[pa.Table, pa.Table]:
+    """Attempts and cases, with what the freshness of a row depends on."""
+    attempts = """
+    SELECT o.run_id, r.cohort, o.case_id, o.attempt, o.case_digest, o.finished_at
+    FROM outcomes AS o JOIN runs AS r ON r.run_id = o.run_id"""
+    cases = "SELECT cohort, case_id, case_digest, patient_id, split, ingested_at FROM cases"
+    return con.sql(attempts).to_arrow_table(), con.sql(cases).to_arrow_table()
 
 
 def _report(name: str, ours: tuple[float, float, Any], theirs: tuple[float, float, Any], kind: str) -> None:

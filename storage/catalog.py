@@ -14,6 +14,8 @@ from storage.run_folders import run_ids
 from storage.store_layout import StoreLayout
 from storage.table_schemas import newer_version
 
+_RUNS_READ = "runs_read"  # every view needs the runs, some many times: a snapshot reads their small files once
+
 
 def connect(store: StoreLayout, naming: str | None = None) -> duckdb.DuckDBPyConnection:
     """A catalog of what the store holds now: in memory, so that nothing it does can change the store's tables.
@@ -101,6 +103,9 @@ def _make_views(con: duckdb.DuckDBPyConnection, store: StoreLayout, *, live: boo
     sources = catalog_sources(store, live=live)
     statements = catalog_statements(sources, naming=naming)
     _refuse_newer(con, sources.files_of(statements))
+    if not live and any(sources.runs in statement for statement in statements):
+        con.execute(f"CREATE TEMP TABLE {_RUNS_READ} AS {sources.runs}")
+        statements = [text.replace(sources.runs, f"SELECT * FROM {_RUNS_READ}") for text in statements]
     for statement in statements:
         con.execute(statement)
 

@@ -13,19 +13,28 @@ _CARRIED = (
 def compare_macro_sql(sources: CatalogSources) -> str:
     """The statement that makes the macro; `base` and `new` are `NAME` (its latest version with a run) or `NAME@N`.
 
-    Rows are paired by cohort, case, prompt_id and settings_id (one number, `pair_key`), structure and rater.
+    Runs are paired first (cohort, prompt_id, settings_id), then their cases, which gives each pair of cases a number;
+    the many rows are paired last, by that number, structure and rater.
     """
     others = ", ".join(f"b.{metric} AS base_{metric}, n.{metric} AS new_{metric}" for metric in METRICS[1:])
     return f"""
 CREATE OR REPLACE MACRO compare(base, new) AS TABLE
-WITH base_runs AS MATERIALIZED ({_runs_of("base")}), new_runs AS MATERIALIZED ({_runs_of("new")}),
-wanted AS (SELECT run_id FROM base_runs UNION SELECT run_id FROM new_runs),
-attempts AS MATERIALIZED (
-    SELECT a.*, dense_rank() OVER (ORDER BY r.cohort, a.case_id, r.prompt_id, r.settings_id) AS pair_key
-    FROM ({current_attempts_sql(sources, of_runs="wanted")}) AS a JOIN runs AS r ON r.run_id = a.run_id
+WITH run_pairs AS MATERIALIZED (
+    SELECT b.run_id AS base_run_id, n.run_id AS new_run_id, b.cohort
+    FROM ({_runs_of("base")}) AS b JOIN ({_runs_of("new")}) AS n
+    ON b.cohort = n.cohort AND b.prompt_id = n.prompt_id AND b.settings_id = n.settings_id
 ),
-fresh AS NOT MATERIALIZED ({fresh_scores_sql(sources, attempts="attempts", extra=("pair_key",))}),
-b AS ({_rows_of("base", "base_runs")}), n AS ({_rows_of("new", "new_runs")})
+wanted AS (SELECT base_run_id AS run_id FROM run_pairs UNION SELECT new_run_id FROM run_pairs),
+attempts AS MATERIALIZED ({current_attempts_sql(sources, of_runs="wanted")}),
+case_pairs AS MATERIALIZED (
+    SELECT row_number() OVER () AS pair_key, b.case_id, b.case_digest, b.split, b.patient_id,
+        b.run_id AS base_run_id, b.attempt AS base_attempt, n.run_id AS new_run_id, n.attempt AS new_attempt
+    FROM run_pairs AS r
+    JOIN attempts AS b ON b.run_id = r.base_run_id
+    JOIN attempts AS n ON n.run_id = r.new_run_id AND n.case_id = b.case_id
+),
+base_attempts AS ({_attempts_of("base")}), new_attempts AS ({_attempts_of("new")}),
+b AS ({_rows_of("base", sources)}), n AS ({_rows_of("new", sources)})
 SELECT b.cohort, b.split, b.case_id, b.patient_id, b.rater, b.structure, b.prompt, b.prompt_id, b.settings_id,
     b.status AS base_status, n.status AS new_status,
     coalesce(b.in_training, false) OR coalesce(n.in_training, false) AS in_training,
@@ -39,17 +48,24 @@ def _runs_of(weights: str) -> str:
     """The newest run per prompts and settings of the weights named by the parameter `weights`."""
     name, version = _name(weights), f"nullif(split_part({weights}, '@', 2), '')"
     return f"""
-    SELECT run_id FROM internal.numbered_runs AS r
+    SELECT r.run_id, r.cohort, r.prompt_id, r.settings_id FROM internal.numbered_runs AS r
     WHERE r.weights = {name} AND NOT r.superseded_of_prompt_id AND r.weights_version = coalesce(
         {version}::INTEGER, (SELECT max(latest.weights_version) FROM runs AS latest WHERE latest.weights = {name})
     )"""
 
 
-def _rows_of(weights: str, runs: str) -> str:
-    """Fresh scores of these runs; the name of the weights again, for it lets the engine skip files unread."""
-    columns = ", ".join(f's."{column}"' for column in (*_CARRIED, *METRICS))
+def _attempts_of(weights: str) -> str:
+    """Which rows of one side belong to a pair of cases."""
     return f"""
-    SELECT {columns} FROM fresh AS s WHERE s.weights = {_name(weights)} AND s.run_id IN (SELECT run_id FROM {runs})"""
+    SELECT {weights}_run_id AS run_id, case_id, {weights}_attempt AS attempt, case_digest, split, patient_id, pair_key
+    FROM case_pairs"""
+
+
+def _rows_of(weights: str, sources: CatalogSources) -> str:
+    """Fresh scores of one side; the name of the weights again, for it lets the engine skip files unread."""
+    columns = ", ".join(f's."{column}"' for column in (*_CARRIED, *METRICS))
+    fresh = fresh_scores_sql(sources, attempts=f"{weights}_attempts", extra=("pair_key",))
+    return f"SELECT {columns} FROM ({fresh}) AS s WHERE s.weights = {_name(weights)}"
 
 
 def _name(weights: str) -> str:

@@ -317,3 +317,8 @@ def test_run_json_with_more_keys_reads(store):
 
 def test_documentation_of_the_catalog_is_current():
     assert (ROOT / DOCS_PATH).read_text(encoding="utf-8") == catalog_markdown()
+
+
+def test_long_queries_draw_no_progress_bar_into_the_answer(tmp_path):
+    with connect(StoreLayout(tmp_path), "runs") as con:
+        assert con.execute("SELECT current_setting('enable_progress_bar')").fetchall() == [(False,)]

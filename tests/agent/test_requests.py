@@ -1,5 +1,6 @@
 import pytest
 
+from benchmarks.agent_phrases import PHRASES, trained_texts
 from medsam3_core.agent.requests import MOST_CHARACTERS, read_request
 from medsam3_core.agent.vocabulary import Side, Vocabulary, reviewed_vocabulary
 from medsam3_core.agent.vocabulary_types import Term
@@ -85,3 +86,10 @@ def test_an_empty_request_is_refused(words):
 def test_a_request_as_long_as_a_letter_is_refused():
     with pytest.raises(UsageError, match=f"at most {MOST_CHARACTERS} are read"):
         read("kidney " * 100)
+
+
+def test_measured_phrases_are_understood_and_none_of_them_was_a_text_of_training():
+    phrases = [phrase for structures in PHRASES.values() for listed in structures.values() for phrase in listed]
+    assert len(set(phrases)) == len(phrases) >= 60
+    assert not {phrase.lower() for phrase in phrases} & trained_texts()
+    assert not [phrase for phrase in phrases if read(phrase).term is None]
