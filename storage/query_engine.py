@@ -18,8 +18,8 @@ def open_engine(
     store: StoreLayout, file: Path | str = ":memory:", *, read_only: bool = False, **config: Any
 ) -> duckdb.DuckDBPyConnection:
     """A connection that can read the tables of this store wherever it lies; best of a `snapshot` of it."""
-    quiet: dict[str, Any] = {"enable_progress_bar": "false"}  # else long queries draw on stdout, which is the answer's
-    con = duckdb.connect(str(file), read_only=read_only, config=quiet | config)
+    con = duckdb.connect(str(file), read_only=read_only, config=config)
+    con.execute("SET enable_progress_bar = false")  # long queries drew on stdout, which is the answer's alone
     if is_remote(store.root):
         con.register_filesystem(SnapshotFileSystem(file_system(store.root)))
     return con
