@@ -1,5 +1,7 @@
 """The flow that trains weights: ingest what is missing, learn, register."""
 
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -63,3 +65,16 @@ def describe(record: dict[str, Any]) -> list[str]:
         f"folder  {Path(record['folder']).resolve()}",
         f"data    {record['data_digest'][:12]}, {sum(record['cases'].values())} cases",
     ]
+
+
+def _forget_hooks_of_prefect() -> None:
+    """In a forked child: do not wait for Prefect's services at the end; they live in the parent.
+
+    Prefect 3 resets its services in a child, but not the exit hooks that drain them, and these then fail: processes
+    that read training slices would end with code 1, and training with them.
+    """
+    hooks: list[Any] = getattr(threading, "_threading_atexits", [])
+    hooks[:] = [hook for hook in hooks if not str(getattr(hook.func, "__module__", "")).startswith("prefect.")]
+
+
+os.register_at_fork(after_in_child=_forget_hooks_of_prefect)

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from medsam3_core.sam3.tokenizer import TextTokenizer
 from medsam3_core.training.losses import LossWeights, box_losses, class_loss, mask_losses, presence_loss
-from medsam3_core.training.matching import match_one_to_one
+from medsam3_core.training.matching import Matches, match_one_to_one
 from medsam3_core.training.samples import TrainingPrompt
 from medsam3_core.training.trainee import ConceptAnswers
 
@@ -102,11 +102,11 @@ def boxes_of_masks(masks: NDArray[np.bool_]) -> NDArray[np.float32]:
 
 def concept_losses(answers: ConceptAnswers, batch: ConceptBatch, weights: LossWeights) -> Losses:
     """Every loss of the concept head, already weighted: class, presence and box on all layers, masks on the last."""
-    objects = float(max(1, len(batch.target_boxes)))
     losses: Losses = {}
     for layer in range(len(answers.logits)):
         logits, boxes = answers.logits[layer], answers.boxes_cxcywh[layer]
         matches = match_one_to_one(logits, boxes, batch.target_boxes, batch.counts)
+        objects = matched_divisors(matches, batch, weights)
         l1, giou = box_losses(boxes, batch.target_boxes, matches, objects)
         classes = class_loss(logits, boxes, batch.target_boxes, matches, batch.counts, weights)
         presence = presence_loss(answers.presence[layer], batch.counts)
@@ -124,6 +124,14 @@ def concept_losses(answers: ConceptAnswers, batch: ConceptBatch, weights: LossWe
     focal, dice = mask_losses(answers.semantic, batch.target_semantic, prompts, alpha=0.6)
     losses["semantic_focal"], losses["semantic_dice"] = weights.semantic_focal * focal, weights.semantic_dice * dice
     return losses
+
+
+def matched_divisors(matches: Matches, batch: ConceptBatch, weights: LossWeights) -> float | torch.Tensor:
+    """By what the losses of each matched object are divided, so that objects or prompts count alike."""
+    if not weights.prompts_alike:
+        return float(max(1, len(batch.target_boxes)))
+    counts = torch.tensor(batch.counts, dtype=torch.float32, device=matches.prompt.device)
+    return counts[matches.prompt] * (counts > 0).sum()
 
 
 def _covered(masks: NDArray[np.bool_], side: int) -> torch.Tensor:

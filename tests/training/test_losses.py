@@ -6,8 +6,9 @@ import torch
 from safetensors.torch import load_file
 
 from medsam3_core.training.box_overlap import corners_of, paired_iou
+from medsam3_core.training.concept_objective import ConceptBatch, matched_divisors
 from medsam3_core.training.losses import LossWeights, box_losses, class_loss, mask_losses, presence_loss
-from medsam3_core.training.matching import match_one_to_many, match_one_to_one
+from medsam3_core.training.matching import Matches, match_one_to_many, match_one_to_one
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="needs ../shared/golden, the official loss values")
@@ -78,3 +79,18 @@ def test_a_perfect_mask_costs_nothing_and_an_inverted_one_costs_all():
     sure = torch.where(wanted, 20.0, -20.0)
     assert all(float(loss) < 1e-3 for loss in mask_losses(sure, wanted, 1))
     assert float(mask_losses(-sure, wanted, 1)[1]) > 0.95
+
+
+def test_with_prompts_alike_a_crowd_counts_as_much_as_one_organ():
+    wanted = torch.tensor([[0.5, 0.5, 0.2, 0.2]]).repeat(5, 1)
+    found = wanted.repeat(2, 1, 1).clone()
+    found[0, 0, 0] += 0.3  # the only object of the first prompt is 0.3 off; the four of the second are right
+    counts = [1, 4]
+    prompt, query = torch.tensor([0, 1, 1, 1, 1]), torch.tensor([0, 0, 1, 2, 3])
+    matches = Matches(prompt, query, torch.arange(5))
+    nothing = torch.zeros(0)
+    masks = torch.zeros(5, 4, 4), torch.zeros(2, 4, 4)
+    batch = ConceptBatch(nothing, nothing, nothing, nothing, nothing, counts, wanted, *masks)
+    for alike, expected in ((True, 0.3 / 2), (False, 0.3 / 5)):
+        divisors = matched_divisors(matches, batch, LossWeights(prompts_alike=alike))
+        assert float(box_losses(found, wanted, matches, divisors)[0]) == pytest.approx(expected)

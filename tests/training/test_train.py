@@ -192,3 +192,20 @@ half: false
     log = [json.loads(line) for line in next(store.root.glob("training/together-*/log.jsonl")).read_text().splitlines()]
     assert [entry["step"] for entry in log if "loss" in entry] == [1, 2]
     assert find_weights(store, "together").version == 1
+
+
+def test_a_process_that_reads_slices_ends_well_beside_a_running_service_of_prefect():
+    program = """
+import multiprocessing, os
+import flows.train
+from prefect.logging.handlers import APILogWorker
+
+APILogWorker.instance()
+child = multiprocessing.get_context("fork").Process(target=int)
+child.start()
+child.join(60)
+print("ended with", child.exitcode, flush=True)
+os._exit(0)  # no server is there that the service could send its logs to
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert "ended with 0" in done.stdout, done.stderr[-2000:]
