@@ -3,6 +3,7 @@
 | fixture | what it is |
 |---|---|
 | `site` | server, pool, deployments and one worker for the module, with a hook that notes what it is told |
+| `starting_site` | the same while it starts: what a test needs in the store can be made meanwhile |
 """
 
 import json
@@ -117,7 +118,7 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def starting_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder, port = tmp_path_factory.mktemp("site"), free_port()
     store = open_store(folder / "store")
     hook = json.dumps([sys.executable, "-c", _HOOK, str(folder / "told.jsonl")])
@@ -133,12 +134,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             stderr=sink,
             start_new_session=True,
         )
-    site = Site(process, f"http://127.0.0.1:{port}/api", store, folder)
     try:
-        wait_for(lambda: process.poll() is not None or "ready" in log.read_text())
-        assert process.poll() is None, log.read_text()
-        parts = psutil.Process(process.pid).children(recursive=True)
-        yield site
+        yield Site(process, f"http://127.0.0.1:{port}/api", store, folder)
+        parts = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
@@ -146,6 +144,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     assert code == 0, log.read_text()
     _, alive = psutil.wait_procs(parts, timeout=10)
     assert not alive, "make server left processes behind"
+
+
+@pytest.fixture(scope="module")
+def site(starting_site: Site) -> Site:
+    process, log = starting_site.process, starting_site.folder / "site.log"
+    wait_for(lambda: process.poll() is not None or "ready" in log.read_text())
+    assert process.poll() is None, log.read_text()
+    return starting_site
 
 
 def _final(state: dict[str, Any]) -> dict[str, Any] | None:

@@ -24,13 +24,13 @@ QUIET_SECONDS = 10
 
 
 @pytest.fixture(scope="module")
-def weights(site: Site) -> Path:
+def weights(starting_site: Site) -> Path:
     """A folder of weights that draw something, registered as `mine`, and a cohort with a baseline's benchmark."""
-    folder = site.folder / "mine"
+    folder, store = starting_site.folder / "mine", starting_site.store
     write_untrained(folder)
-    ingest_here(site.store, "phantom:fundus,cases=8,size=64x64", "eyes")
-    benchmark_here(site.store, BenchmarkRequest(("eyes",), ("baseline:box",), ("box",), split="all"))
-    add_weights(site.store, "mine", folder)
+    ingest_here(store, "phantom:fundus,cases=8,size=64x64", "eyes")
+    benchmark_here(store, BenchmarkRequest(("eyes",), ("baseline:box",), ("box",), split="all"))
+    add_weights(store, "mine", folder)
     return folder
 
 
@@ -54,7 +54,7 @@ def triggered(site: Site, number: int) -> dict[str, str]:
     return site.ended(runs[number - 1]["id"])
 
 
-def test_worse_weights_fail_their_benchmark_and_better_ones_complete_it(site: Site, weights: Path) -> None:
+def test_worse_weights_fail_their_benchmark_and_better_ones_complete_it(weights: Path, site: Site) -> None:
     asked = {"cohorts": ["eyes"], "weights": ["mine"], "prompts": ["text", "box"], "split": "all"}
     state = site.ended(site.start("benchmark/benchmark", **asked, cluster="threads:1"))
     assert state["type"] == "COMPLETED", state
@@ -86,7 +86,7 @@ def test_worse_weights_fail_their_benchmark_and_better_ones_complete_it(site: Si
     assert all("file:///" in item["data"] for item in artifacts)
 
 
-def test_weights_that_cannot_be_loaded_raise_an_alert_and_start_nothing(site: Site, weights: Path) -> None:
+def test_weights_that_cannot_be_loaded_raise_an_alert_and_start_nothing(weights: Path, site: Site) -> None:
     known, told = len(site.runs("benchmark-on-new-weights")), len(site.told())
     content = (weights / TENSORS).read_bytes()
     (weights / TENSORS).write_bytes(content[:-5000])
@@ -107,7 +107,7 @@ def test_parameters_of_the_wrong_type_are_named_in_the_flow_run(site: Site) -> N
     assert "valid integer" in state["message"]
 
 
-def test_a_hundred_changes_in_a_minute_give_one_benchmark_of_the_last(site: Site, weights: Path) -> None:
+def test_a_hundred_changes_in_a_minute_give_one_benchmark_of_the_last(weights: Path, site: Site) -> None:
     add_weights(site.store, "idle", site.folder / "mine")
     before = len(site.runs("benchmark-on-new-weights"))
     now = datetime.now(UTC)
