@@ -18,7 +18,7 @@ from dashboards.page_parts import (
 )
 from dashboards.style import METRIC_NAMES
 from storage.comparison import Comparison, ComparisonRequest, StructureComparison, comparable_weights, compare_weights
-from storage.comparison_words import comparison_notes, comparison_sentences, short_prompt
+from storage.comparison_words import comparison_notes, comparison_sentences, is_tested, short_prompt
 from storage.locations import location
 from storage.store_layout import StoreLayout
 
@@ -52,9 +52,12 @@ def show(open_case: Callable[[str, str, str], None]) -> None:
 
 def _show_verdict(found: Comparison) -> None:
     sentences = comparison_sentences(found)
-    (st.error if found.regressions else st.success)(
-        sentences[0], icon=":material/trending_down:" if found.regressions else ":material/check:"
-    )
+    if found.regressions:
+        st.error(sentences[0], icon=":material/trending_down:")
+    elif is_tested(found):
+        st.success(sentences[0], icon=":material/check:")
+    else:
+        st.info(sentences[0], icon=":material/help:")
     for sentence in sentences[1:]:
         st.markdown(sentence)
 

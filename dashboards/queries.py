@@ -141,14 +141,15 @@ def protocol_steps(store: StoreLayout, cohort: str) -> pd.DataFrame:
     """How a mean Dice changes from our protocol to the published one, per weights, prompt kind and structure.
 
     `ours` has our settings and denominators, `settings` the preset's settings and our denominators, `formulas` our
-    settings and the toolkit's denominators, `published` both; NULL where there is no such run. Every run of ours has
-    the toolkit's denominators too, so that this step is known without a run of the preset.
+    settings and the toolkit's denominators, `published` both; NULL where there is no such run, or where the toolkit
+    drops every row. Every run of ours has the toolkit's denominators too, so that this step is known without a run of
+    the preset.
     """
     return _ask(
         store,
         f"""
         WITH runs_of_both AS (
-            SELECT l.*, v.is_preset, v.dice_mean AS theirs, v.n, split_part(l.prompt, ':', 1) AS kind
+            SELECT l.*, v.is_preset, v.dice_mean AS theirs, v.n, v.boxes_dropped, split_part(l.prompt, ':', 1) AS kind
             FROM leaderboard AS l JOIN medical_sam3_v1 AS v ON v.run_id = l.run_id AND v.structure = l.structure
                 AND v.split IS NOT DISTINCT FROM l.split
             WHERE l.cohort = $cohort AND (l.prompt LIKE 'text:%slices=all' OR l.prompt LIKE 'box:jitter=0,%slices=all')
@@ -159,7 +160,8 @@ def protocol_steps(store: StoreLayout, cohort: str) -> pd.DataFrame:
             max(theirs) FILTER (NOT is_preset AND settings_id = $ours) AS formulas,
             max(theirs) FILTER (is_preset) AS published, coalesce(max(n) FILTER (is_preset), max(n)) AS n
         FROM runs_of_both WHERE is_preset OR settings_id = $ours
-        GROUP BY ALL HAVING published IS NOT NULL OR formulas IS NOT NULL ORDER BY structure, label, kind""",
+        GROUP BY ALL HAVING published IS NOT NULL OR formulas IS NOT NULL OR sum(boxes_dropped) > 0
+        ORDER BY structure, label, kind""",
         cohort=cohort,
         ours=InferenceSettings().settings_id,
     )

@@ -15,8 +15,10 @@ def comparison_sentences(comparison: Comparison) -> list[str]:
     sentences = []
     if worse := by_verdict.get(Verdict.WORSE):
         sentences.append(f"REGRESSION: {new} is worse than {base} on {_named(worse)}.")
-    else:
+    elif is_tested(comparison):
         sentences.append(f"No regression of {new} against {base} is shown.")
+    else:
+        sentences.append(f"Nothing can be said about a regression of {new} against {base}: no structure was tested.")
     if within := by_verdict.get(Verdict.WITHIN_MARGIN):
         sentences.append(f"Worse, but within the margin: {_named(within)}.")
     if better := by_verdict.get(Verdict.BETTER):
@@ -31,6 +33,11 @@ def comparison_sentences(comparison: Comparison) -> list[str]:
     if empty := by_verdict.get(Verdict.NO_PAIRS):
         sentences.append(f"Nothing to compare on {_named(empty, numbers=False)}: no pair has a value.")
     return sentences
+
+
+def is_tested(comparison: Comparison) -> bool:
+    """Whether one structure at least has a verdict: a test, or pairs that are all equal."""
+    return any(item.verdict not in (Verdict.TOO_FEW, Verdict.NO_PAIRS) for item in comparison.structures)
 
 
 def comparison_notes(comparison: Comparison) -> list[str]:

@@ -144,6 +144,14 @@ def test_without_a_run_of_the_preset_the_denominators_alone_are_shown(store):
     assert math.isnan(row["published"])
 
 
+def test_weights_of_which_the_toolkit_drops_every_box_are_shown_with_no_rows(store):
+    store.run("ours", prompt="box:jitter=0,per=auto,slices=all", settings_id=InferenceSettings().settings_id)
+    store.scored("ours", "c1", 0.0, **counts(tp=0, fp=0, fn=1000))
+    (row,) = queries.protocol_steps(store.layout, "hearts").to_dict("records")
+    assert (row["ours"], row["n"]) == (0.0, 0)
+    assert math.isnan(row["formulas"])
+
+
 def test_the_report_shows_how_much_is_protocol(store, tmp_path):
     text = write_report(store_run_both_ways(store).layout, tmp_path / "report.html").read_text()
     assert "How much is protocol" in text
