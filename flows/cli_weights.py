@@ -33,19 +33,22 @@ def weights_list(store: Path) -> None:
 @click.argument("name")
 @click.argument("path")
 @click.option("--base", metavar="NAME|PATH", help="What a LoRA adapter was trained on.  [default: what it says]")
-@click.option("--licence", default="", help="Licence note, kept in the registry.")
+@click.option("--licence", default="", help="Licence note, kept in the registry.  [default: as the folder says]")
 @store_option
 def weights_add(name: str, path: str, base: str | None, licence: str, store: Path) -> None:
     """Register weights: every tensor must match the architecture, every value must be finite.
 
     PATH is a checkpoint file, a Hugging Face folder, a LoRA adapter, or hf://owner/name[@revision][/file].
     """
+    from flows.console import say
     from flows.weights_print import print_weights, say_match
     from storage.store_layout import open_store
     from storage.weights_registry import add_weights
 
     added = add_weights(open_store(store), name, path, licence=licence, base=base)
     say_match(added)
+    if not added.note:
+        say("no licence note: nothing beside the weights says one; give it with --licence")
     print_weights([added])
 
 

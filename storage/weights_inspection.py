@@ -10,6 +10,7 @@ from medsam3_core.segmenters.protocol import Capabilities
 from storage.checkpoints import read_weights, resolve, weights_sha256
 from storage.checkpoints.adapters import base_location, is_adapter, read_adapter
 from storage.checkpoints.hub import SCHEME
+from storage.checkpoints.licences import licence_beside
 from storage.weights import Weights
 
 Locate = Callable[[str], str]
@@ -51,6 +52,7 @@ def inspect_location(name: str, location: str, base: str | None = None, locate: 
         layout=str(report.layout),
         capabilities=Capabilities(text=True, box=True, interactive=weights.interactive, propagation=weights.propagates),
         parameters=report.parameters,
+        note=licence_beside(path),
         source=location,
         revision=_revision(location, path),
         base=None if base_path is None else str(base_path),

@@ -71,7 +71,7 @@ def add_weights(
         store: The store.
         name: Name to be.
         location: File, folder or `hf://` location; the commit of a repository is kept with it.
-        licence: Licence note.
+        licence: Licence note; by default what a model card or a licence file beside the weights says.
         base: Name or location of the weights that an adapter belongs to; by default what the adapter says.
 
     Raises:
@@ -82,7 +82,8 @@ def add_weights(
     if check_name("weights", name) in _BUILT_IN or name.startswith("tiny-"):
         msg = f"weights name {name!r} is built in; choose another"
         raise UsageError(msg)
-    return register_weights(store, replace(inspect_weights(store, name, location, base), note=licence))
+    inspected = inspect_weights(store, name, location, base)
+    return register_weights(store, replace(inspected, note=licence or inspected.note))
 
 
 def register_weights(store: StoreLayout, inspected: Weights) -> Weights:

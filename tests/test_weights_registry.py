@@ -68,6 +68,26 @@ def test_the_same_tensors_again_are_the_version_that_they_are(store: StoreLayout
     assert find_weights(store, "tiny@1").sha256 != find_weights(store, "tiny").sha256
 
 
+@pytest.mark.parametrize(
+    ("files", "words", "note"),
+    [
+        ({"README.md": "---\nlicense: other\nlicense_name: sam-license\n---\n# SAM"}, (), "sam-license"),
+        ({"README.md": "# license: no head", "LICENSE.txt": "\n# SAM License\nLast updated"}, (), "SAM License"),
+        ({"LICENSE": "SAM License"}, ("--licence", "by contract"), "by contract"),
+        ({}, (), ""),
+    ],
+)
+def test_the_licence_note_is_what_the_user_or_the_folder_says(
+    medsam3: Medsam3, folder: Path, tmp_path: Path, files: dict[str, str], words: tuple[str, ...], note: str
+) -> None:
+    shutil.copytree(folder, tmp_path / "own")
+    for name, text in files.items():
+        (tmp_path / "own" / name).write_text(text)
+    done = medsam3("weights", "add", "noted", tmp_path / "own", *words)
+    assert note in done.out
+    assert ("no licence note" in done.err) is not bool(note)
+
+
 def test_weights_that_do_not_match_are_refused_with_the_first_ten_keys(
     medsam3: Medsam3, store: StoreLayout, folder: Path, tmp_path: Path
 ) -> None:
