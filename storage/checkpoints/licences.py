@@ -17,7 +17,7 @@ def licence_beside(path: Path) -> str:
         path: Checkpoint file or folder.
     """
     folder = path if path.is_dir() else path.parent
-    said = dict(_FIELD.findall(_front_matter(_text(folder / _CARD))))
+    said: dict[str, str] = dict(_FIELD.findall(_front_matter(_text(folder / _CARD))))
     if found := said.get("license_name") or said.get("license"):
         return found[:_LONGEST]
     texts = (_text(folder / name) for name in _FILES)
