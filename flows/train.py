@@ -13,8 +13,6 @@ from flows.deployed import store_of
 from flows.ingest import ingest_cohort
 from medsam3_core.errors import UsageError
 from storage.cohorts import cohort_names
-from storage.training_configs import find_training_config, read_training_config
-from tasks.train_weights import processes, train_weights
 
 
 @flow(name="train", flow_run_name="train-{config}")
@@ -26,6 +24,10 @@ def train_flow(store: str, config: str, cluster: str = "local") -> dict[str, Any
         config: Configuration file, or the name of one that comes with the product.
         cluster: Cluster by name, for cohorts that are ingested first.
     """
+    # Both import torch, which who deploys all flows can do without.
+    from storage.training_configs import find_training_config, read_training_config
+    from tasks.train_weights import processes
+
     layout = store_of(store)
     plan = read_training_config(find_training_config(config))
     for cohort in plan.cohorts:
@@ -42,6 +44,9 @@ def train_flow(store: str, config: str, cluster: str = "local") -> dict[str, Any
 
 @task(name="train-weights", task_run_name="train-{config}", cache_policy=NO_CACHE)
 def _train(store: str, config: str) -> dict[str, Any]:
+    from storage.training_configs import find_training_config, read_training_config
+    from tasks.train_weights import train_weights
+
     plan = read_training_config(find_training_config(config))
     return train_weights(store_of(store), plan, _say_progress)
 
