@@ -208,8 +208,11 @@ def _ledger(con: duckdb.DuckDBPyConnection) -> tuple[pa.Table, pa.Table]:
 
 
 def _report(name: str, ours: tuple[float, float, Any], theirs: tuple[float, float, Any], kind: str) -> None:
-    ratio = theirs[0] / ours[0]
-    print(f"{name}: {ours[0]:.2f} s ({ours[1]:.2f} s CPU), pandas with {kind} {theirs[0]:.2f} s: {ratio:.1f} times")
+    wall, cpu = (theirs[part] / ours[part] for part in (0, 1))
+    print(
+        f"{name}: {ours[0]:.2f} s ({ours[1]:.2f} s CPU), pandas with {kind} {theirs[0]:.2f} s ({theirs[1]:.2f} s CPU): "
+        f"{wall:.1f} times ({cpu:.1f} by CPU)"
+    )
 
 
 def _check_leaderboards(ours: pd.DataFrame, theirs: pd.DataFrame) -> None:
