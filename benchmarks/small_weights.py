@@ -10,6 +10,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,14 +80,18 @@ def main() -> None:
     questions = [one for one in QUESTIONS if not options.cohort or one.cohort in options.cohort]
     with tempfile.TemporaryDirectory() as scratch:
         store = StoreLayout(options.store or Path(scratch) / "store")
-        for cohort in dict.fromkeys(one.cohort for one in questions):
-            if not (store.root / "cohorts" / cohort).is_dir():
-                source = PHANTOMS.get(cohort) or str(options.data / SOURCES[cohort])
-                _medsam3(store, "ingest", source, "--cohort", cohort)
+        ingest_missing(store, dict.fromkeys(one.cohort for one in questions), options.data)
         for cohort, settings in dict.fromkeys((one.cohort, one.settings) for one in questions):
             prompts = dict.fromkeys(one.prompt for one in questions if (one.cohort, one.settings) == (cohort, settings))
             _benchmark(store, cohort, settings, prompts, weights)
         _print(store, questions, (*BASELINES, *weights))
+
+
+def ingest_missing(store: StoreLayout, cohorts: Iterable[str], data: Path) -> None:
+    """Ingest what the store does not hold yet."""
+    for cohort in cohorts:
+        if not (store.root / "cohorts" / cohort).is_dir():
+            _medsam3(store, "ingest", PHANTOMS.get(cohort) or str(data / SOURCES[cohort]), "--cohort", cohort)
 
 
 def _benchmark(

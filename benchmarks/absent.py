@@ -1,0 +1,78 @@
+"""How often small weights answer nothing to a text for what is not on a slice, and something for what is.
+
+    python -m benchmarks.absent --store DIR [--weights tiny-medical] [--threshold 0.05] [--data DIR]
+
+Takes the test cases of the cohorts of `benchmarks.small_weights` (and ingests what the store lacks). On the slice with
+the largest reference of each, asks by text: the structures that the slice holds, the structures of its own cohort that
+it does not hold, the structures of the other cohorts, and words that no training has seen. Prints shares per cohort.
+"""
+
+import argparse
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.small_weights import PHANTOMS, SOURCES, ingest_missing
+from medsam3_core.inference_settings import InferenceSettings
+from medsam3_core.merging import merge_instances
+from medsam3_core.prompts import SlicePrompt
+from medsam3_core.sam3.segmenter import Sam3Segmenter
+from storage.checkpoints import open_segmenter
+from storage.cohorts import case_refs, latest_cases, read_cohort
+from storage.shipped_weights import shipped_checkpoint
+from storage.store_layout import StoreLayout
+from storage.training_slices import validation_case
+
+UNSEEN = ("wristwatch", "coronary stent", "bicycle wheel", "mandibular molar")
+
+
+def main() -> None:
+    """Ask and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--store", type=Path, required=True)
+    parser.add_argument("--weights", default="tiny-medical")
+    parser.add_argument("--threshold", type=float, default=0.05)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    options = parser.parse_args()
+    store = StoreLayout(options.store)
+    cohorts = (*SOURCES, *PHANTOMS)
+    ingest_missing(store, cohorts, options.data)
+    segmenter = open_segmenter(shipped_checkpoint(options.weights))
+    settings = InferenceSettings.parse([f"threshold={options.threshold}"])
+    texts = {name: {one.name: one.text for one in read_cohort(store, name).recipe.structures} for name in cohorts}
+    print(f"{options.weights}, threshold {options.threshold}: share of empty answers (asked)")
+    for cohort in cohorts:
+        counts = _counts(store, cohort, texts, segmenter, settings)
+        shown = "  ".join(f"{kind} {np.mean(empty):.2f} ({len(empty)})" for kind, empty in counts.items())
+        print(f"{cohort:14} {shown}")
+
+
+def _counts(
+    store: StoreLayout,
+    cohort: str,
+    texts: dict[str, dict[str, str]],
+    segmenter: Sam3Segmenter,
+    settings: InferenceSettings,
+) -> dict[str, list[bool]]:
+    """Whether each answer was empty, by what was asked."""
+    counts: dict[str, list[bool]] = defaultdict(list)
+    for ref in case_refs(latest_cases(store, cohort)):
+        if ref.split != "test":
+            continue
+        case = validation_case(store, ref, read_cohort(store, cohort).recipe)
+        masks = {name: case.reference.mask(name) for name in texts[cohort]}
+        z = int(np.argmax(np.sum([mask.sum(axis=(1, 2)) for mask in masks.values()], axis=0)))
+        (encoding,) = segmenter.encode([case.slices(z, "recipe")], settings)
+        asked = {text: "present" if masks[name][z].any() else "absent" for name, text in texts[cohort].items()}
+        others = {text for other, own in texts.items() if other != cohort for text in own.values()}
+        asked |= dict.fromkeys(sorted(others - set(asked)), "of other cohorts") | dict.fromkeys(UNSEEN, "unseen words")
+        for text, kind in asked.items():
+            prompt = SlicePrompt("asked", text=text)
+            (answer,) = segmenter.segment(encoding, [prompt], settings)
+            counts[kind].append(not merge_instances(answer, prompt, settings).masks.any())
+    return counts
+
+
+if __name__ == "__main__":
+    main()
