@@ -78,7 +78,7 @@ def _forget_hooks_of_prefect() -> None:
     Prefect 3 resets its services in a child, but not the exit hooks that drain them, and these then fail: processes
     that read training slices would end with code 1, and training with them.
     """
-    hooks: list[Any] = getattr(threading, "_threading_atexits", [])
+    hooks: list[Any] = threading._threading_atexits  # type: ignore[attr-defined]
     hooks[:] = [hook for hook in hooks if not str(getattr(hook.func, "__module__", "")).startswith("prefect.")]
 
 

@@ -1,4 +1,4 @@
-"""The log of a training run as a picture: losses above, validation below."""
+"""The log of a training run as a picture: the loss, what it consists of, and validation where there was one."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,8 +8,22 @@ from PIL import Image, ImageDraw, ImageFont
 
 from storage.atomic_write import replacing
 
-_SIZE, _MARGIN, _GAP = (960, 720), 56, 40
-_COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#17becf", "#7f7f7f", "#bcbd22")
+_SIZE, _MARGIN, _GAP, _TOP = (960, 720), 56, 40, 40
+_COLOURS = (
+    "#1f77b4",
+    "#d62728",
+    "#2ca02c",
+    "#9467bd",
+    "#ff7f0e",
+    "#8c564b",
+    "#17becf",
+    "#7f7f7f",
+    "#bcbd22",
+    "#e377c2",
+    "#000080",
+    "#a0522d",
+    "#008080",
+)
 _INK, _GRID = "#222222", "#dddddd"
 _HIDDEN = frozenset({"step", "steps", "epoch", "learning_rate", "grad_norm", "total_flos"})
 
@@ -19,13 +33,18 @@ Curve = list[tuple[float, float]]
 def write_curves(target: Path, log: Sequence[Mapping[str, Any]], title: str) -> None:
     """Draw the log as PNG; a log without numbers gives empty axes."""
     losses = _curves(log, lambda name: not name.startswith(("eval_", "train_")))
+    total = {name: losses.pop(name) for name in ("loss",) if name in losses}
     scores = _curves(log, lambda name: name.startswith("eval_"))
+    panels: list[tuple[str, dict[str, Curve], tuple[float, float] | None]]
+    panels = [("loss", total, None), ("parts of the loss, weighted", losses, None)]
+    panels += [("validation", scores, (0.0, 1.0))] if scores else []
     image = Image.new("RGB", _SIZE, "white")
     draw = ImageDraw.Draw(image)
-    draw.text((_MARGIN, 8), title, fill=_INK, font=ImageFont.load_default())
-    middle = (_SIZE[1] + _GAP) // 2
-    _panel(draw, (_MARGIN, 28, _SIZE[0] - 220, middle - _GAP), losses, "loss (weighted parts)", None)
-    _panel(draw, (_MARGIN, middle, _SIZE[0] - 220, _SIZE[1] - 32), scores, "validation", (0.0, 1.0))
+    draw.text((_MARGIN, 8), f"{title}, by step", fill=_INK, font=ImageFont.load_default())
+    height = (_SIZE[1] - _TOP) // len(panels)
+    for number, (name, curves, limits) in enumerate(panels):
+        top = _TOP + number * height
+        _panel(draw, (_MARGIN, top, _SIZE[0] - 220, top + height - _GAP), curves, name, limits)
     with replacing(target) as scratch:
         image.save(scratch, format="PNG")
 
@@ -49,7 +68,7 @@ def _panel(
     left, top, right, bottom = frame
     font = ImageFont.load_default()
     draw.rectangle(frame, outline=_INK)
-    draw.text((left + 4, top + 2), title, fill=_INK, font=font)
+    draw.text((left + 4, top - 12), title, fill=_INK, font=font)
     points = [point for curve in curves.values() for point in curve]
     if not points:
         return
