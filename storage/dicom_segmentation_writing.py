@@ -19,7 +19,7 @@ from pydicom.uid import UID, generate_uid
 from medsam3_core.cases import CaseSource
 from medsam3_core.errors import CaseDataError
 from storage.pseudonyms import Pseudonyms
-from storage.readers.dicom_headers import read_header
+from storage.readers.dicom_header_reading import read_header
 from storage.readers.dicom_series import prove_headers
 
 _CATEGORY = Code("123037004", "SCT", "Anatomical Structure")

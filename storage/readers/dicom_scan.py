@@ -9,7 +9,8 @@ from pathlib import Path
 
 from storage.locations import is_remote
 from storage.pseudonyms import Pseudonyms
-from storage.readers.dicom_headers import DicomHeader, read_header, read_headers
+from storage.readers.dicom_header_reading import read_header, read_headers
+from storage.readers.dicom_headers import DicomHeader
 
 _FEW = 4000
 """Files that one process reads in about the time that others need to start."""

@@ -18,7 +18,8 @@ from medsam3_core.geometry import LengthUnit, VolumeGeometry
 from medsam3_core.recipes import Recipe
 from medsam3_core.series_geometry import ProvenSeries, SeriesFault, SeriesRejectedError
 from storage.pseudonyms import Pseudonyms
-from storage.readers.dicom_headers import DicomHeader, Rescale, read_header
+from storage.readers.dicom_header_reading import read_header
+from storage.readers.dicom_headers import DicomHeader, Rescale
 from storage.readers.dicom_series import is_flat, prove_headers
 from storage.readers.size_limits import require_fitting
 from storage.readers.source_files import naming

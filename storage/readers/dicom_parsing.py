@@ -1,0 +1,91 @@
+"""Headers by pydicom, for what is not walked: big endian, deflated, odd lengths, and several frames in one file."""
+
+import io
+import struct
+import zlib
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import pydicom
+from pydicom.dataset import Dataset
+from upath import UPath
+
+from medsam3_core.series_geometry import SeriesFault, SlicePlace
+from storage.locations import is_remote
+from storage.pseudonyms import Pseudonyms
+from storage.readers.dicom_elements import PREAMBLE
+from storage.readers.dicom_headers import DicomHeader, HeaderKind, Rescale, make_header
+from storage.readers.dicom_values import ParsedValues
+from storage.readers.source_files import read_range
+
+_FIRST_BYTES = 1 << 14
+_BLOCK_BYTES = 1 << 20
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+_DEFLATE_LIMIT = 1 << 30
+
+
+def parse_header(path: Path, file: str, pseudonyms: Pseudonyms) -> DicomHeader:
+    """The header of a file by pydicom, with a place for each of several frames; never raises on odd content."""
+    try:
+        data = parse_without_pixels(path)
+    except Exception as error:  # noqa: BLE001 - pydicom raises what it likes on broken files
+        detail = f"{file} cannot be read as DICOM ({type(error).__name__}); copy or export it again"
+        return DicomHeader(file, HeaderKind.OTHER, fault=SeriesFault.TRUNCATED, detail=detail)
+    header = make_header(file, ParsedValues(data), pseudonyms)
+    if header.frames < 2 or "PerFrameFunctionalGroupsSequence" not in data:
+        return header
+    frames = list(_frame_groups(data))
+    places = tuple(_frame_place(f"{file} frame {n}", groups, header) for n, groups in enumerate(frames, 1))
+    return replace(header, places=places, rescales=tuple(map(_frame_rescale, frames)))
+
+
+def parse_without_pixels(path: Path) -> Dataset:
+    """A full parse, with a limit on what a deflated file may unpack to."""
+    content, total = read_range(path, 0, _FIRST_BYTES)
+    if _DEFLATED.encode() in content[:1024]:
+        whole, _ = read_range(path, 0, total)
+        start = PREAMBLE + 12 + struct.unpack_from("<I", whole, PREAMBLE + 8)[0]  # after the meta group, by its length
+        if len(zlib.decompressobj(-zlib.MAX_WBITS).decompress(whole[start:], _DEFLATE_LIMIT)) >= _DEFLATE_LIMIT:
+            msg = "deflated data set unpacks to more than 1 GB"
+            raise ValueError(msg)
+        return pydicom.dcmread(io.BytesIO(whole), stop_before_pixels=True, force=True)
+    if is_remote(path):
+        with cast("UPath", path).open("rb", block_size=_BLOCK_BYTES) as file:
+            return pydicom.dcmread(file, stop_before_pixels=True, force=True)
+    return pydicom.dcmread(path, stop_before_pixels=True, force=True, defer_size=1 << 20)
+
+
+def _frame_groups(data: Dataset) -> Iterable[tuple[Dataset, Dataset]]:
+    shared = data.get("SharedFunctionalGroupsSequence") or [Dataset()]
+    for frame in data.PerFrameFunctionalGroupsSequence:
+        yield frame, shared[0]
+
+
+def _group(groups: tuple[Dataset, Dataset], name: str) -> Dataset:
+    for source in groups:
+        if source.get(name):
+            return source[name].value[0]  # type: ignore[no-any-return]
+    return Dataset()
+
+
+def _frame_place(name: str, groups: tuple[Dataset, Dataset], header: DicomHeader) -> SlicePlace:
+    position = _group(groups, "PlanePositionSequence").get("ImagePositionPatient")
+    orientation = _group(groups, "PlaneOrientationSequence").get("ImageOrientationPatient")
+    measures = _group(groups, "PixelMeasuresSequence")
+    spacing = measures.get("PixelSpacing")
+    x, y, z = map(float, position) if position else (0.0, 0.0, 0.0)
+    return SlicePlace(
+        name,
+        header.places[0].shape_yx,
+        (x, y, z) if position else None,
+        tuple(map(float, orientation)) if orientation else None,
+        (float(spacing[0]), float(spacing[1])) if spacing else None,
+        float(measures.get("SliceThickness") or 0.0),
+    )
+
+
+def _frame_rescale(groups: tuple[Dataset, Dataset]) -> Rescale:
+    transform = _group(groups, "PixelValueTransformationSequence")
+    return Rescale(float(transform.get("RescaleSlope") or 1.0), float(transform.get("RescaleIntercept") or 0.0))
