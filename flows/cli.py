@@ -1,4 +1,4 @@
-"""The command line `medsam3`: one function per command; heavy packages are imported by the command that needs them.
+"""The command line `medsam3`: one function per command, here and in `cli_*`; what is heavy, its command imports.
 
 Exit codes: 0 done, 1 done but some cases failed, 2 wrong usage or input, 3 regression found, 130 interrupted.
 """
@@ -10,7 +10,9 @@ from pathlib import Path
 
 import click
 
-from flows.cli_options import FAILED_CASES, INTERRUPTED, WRONG_USAGE, CommandWithExamples, LocationType, store_option
+from flows.cli_benchmark import benchmark
+from flows.cli_options import FAILED_CASES, INTERRUPTED, WRONG_USAGE, CommandWithExamples, store_option
+from flows.cli_predict import predict, segment
 from flows.cli_results import RESULT_COMMANDS
 from flows.cli_train import train
 from flows.cli_upkeep import prune, watch
@@ -121,184 +123,9 @@ def ingest(
     sys.exit(FAILED_CASES if summary.rejected else 0)
 
 
-@cli.command(
-    cls=CommandWithExamples,
-    epilog="""medsam3 benchmark --cohort chase --weights baseline:box --weights tiny-medical --prompt box
-    medsam3 benchmark --cohort chase --weights sam3 --prompt box:jitter=0.1 --set threshold=0.4 --split all
-    medsam3 benchmark --cohort chase --weights sam3 --prompt text --cache-encodings 20GB
-    medsam3 benchmark --cohort chase --weights sam3 --preset medical-sam3-v1
-    medsam3 benchmark --cohort chase --weights sam3 --prompt text --plan
-    medsam3 benchmark --plan""",
-)
-@click.option("--cohort", "cohorts", multiple=True, help="Cohort; repeat for several.")
-@click.option("--weights", "names", multiple=True, help="NAME or NAME@N; repeat for several.")
-@click.option("--prompt", "prompts", multiple=True, help="Policy, such as text or box:jitter=0.1.")
-@click.option("--split", help="Split, or all.  [default: test where the cohort has one, else all]")
-@click.option("--structure", "structures", multiple=True, help="Structure; repeat for several.  [default: all]")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Inference setting; repeat for several.")
-@click.option("--preset", metavar="NAME", help="Prompts and settings of a published protocol: medical-sam3-v1.")
-@click.option("--cluster", default="local", show_default=True, help="Cluster by name.")
-@click.option("--limit", type=click.IntRange(min=1), help="At most so many cases per cohort.")
-@click.option(
-    "--cache-encodings",
-    metavar="SIZE",
-    default="",
-    help="Keep encodings of slices in the store, such as 20GB: later benchmarks with other prompts skip the encoder.",
-)
-@click.option("--retry", is_flag=True, help="Try rejected, failed and crashed cases again.")
-@click.option("--plan", "plan_only", is_flag=True, help="Say what would be computed, and how long it takes, and stop.")
-@store_option
-def benchmark(
-    cohorts: tuple[str, ...],
-    names: tuple[str, ...],
-    prompts: tuple[str, ...],
-    split: str | None,
-    structures: tuple[str, ...],
-    settings: tuple[str, ...],
-    preset: str | None,
-    cluster: str,
-    limit: int | None,
-    cache_encodings: str,
-    retry: bool,
-    plan_only: bool,
-    store: Path,
-) -> None:
-    """Segment and score cohorts; only what is not in the store yet is computed.
-
-    What is left out of --cohort, --weights and --prompt is taken from what was benchmarked before: without any of them
-    everything is brought up to date that newer weights, new cases or a new protocol have made stale.
-    """
-    from flows.agent_options import with_site_model
-    from flows.benchmark_command import run_benchmark, show_plan
-    from medsam3_core.presets import apply_preset
-    from storage.run_planning import BenchmarkRequest
-
-    if preset:
-        prompts, settings = apply_preset(preset, prompts, settings)
-    settings = with_site_model(store, prompts, settings)
-    request = BenchmarkRequest(cohorts, names, prompts, settings, split, structures, limit or 0, retry)
-    sys.exit(
-        show_plan(store, request, cluster) if plan_only else run_benchmark(store, request, cluster, cache_encodings)
-    )
-
-
-@cli.command(
-    cls=CommandWithExamples,
-    epilog="""medsam3 predict fundus.png --weights sam3 --text vessel --out vessels.png
-    medsam3 predict cells.png --weights sam3 --box 10,20,60,80 --box 90,20,140,70,- --out cells.npz
-    medsam3 predict ct.nii.gz --weights sam3 --slice 40 --point 210,180 --point 260,180,- --out liver.nii.gz
-    medsam3 predict cells.png --weights sam3 --prompts clicks.csv --out cells.npz
-    medsam3 predict ct.nii.gz --weights sam3 --text liver --out liver.nii.gz""",
-)
-@click.argument("image", type=click.Path(path_type=Path))
-@click.option("--weights", "name", required=True, metavar="NAME|PATH", help="NAME, NAME@N, a checkpoint or hf://...")
-@click.option("--text", "texts", multiple=True, help="What to look for; repeat for several.")
-@click.option(
-    "--box", "boxes", multiple=True, metavar="X0,Y0,X1,Y1[,-]", help="Example in pixels; - a counter-example."
-)
-@click.option("--point", "points", multiple=True, metavar="X,Y[,+|-]", help="Point inside (+) or outside (-).")
-@click.option(
-    "--mask", "masks", multiple=True, type=click.Path(path_type=Path), help="Drawn mask of one object, as a file."
-)
-@click.option("--prompts", type=click.Path(path_type=Path), metavar="FILE", help="Prompts as CSV, Parquet or JSON.")
-@click.option("--prompt", default="text", show_default=True, help="text, or agent: --text is a request in your words.")
-@click.option("--replay", type=click.Path(path_type=Path), help="Answer from this trace of the agent, asking nobody.")
-@click.option("--slice", "z", type=int, help="Slice of a volume, from 0.")
-@click.option("--slice-only", "alone", is_flag=True, help="Leave the other slices of a volume alone.")
-@click.option("--threshold", type=float, help="Instances with a score above it are kept.  [default: 0.5]")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Inference setting; repeat for several.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE.png|.npz|.nii.gz")
-@store_option
-def predict(
-    image: Path,
-    name: str,
-    texts: tuple[str, ...],
-    boxes: tuple[str, ...],
-    points: tuple[str, ...],
-    masks: tuple[Path, ...],
-    prompts: Path | None,
-    prompt: str,
-    replay: Path | None,
-    z: int | None,
-    alone: bool,
-    threshold: float | None,
-    settings: tuple[str, ...],
-    out: Path,
-    store: Path,
-) -> None:
-    """Segment one image (PNG, JPEG, TIFF or NIfTI) and write every instance.
-
-    Boxes show examples of what to find; with --set mode=interactive each box is one object to draw. All points are one
-    object, together with at most one box and one mask; a prompts file holds any number of objects, each with an
-    instance number of its own, on one slice or several. FILE.npz holds masks, scores and boxes, FILE.png is a picture,
-    FILE.nii.gz a label map. Of a volume, a text without --slice is asked on all slices; what is drawn on --slice is
-    followed through the others, by the tracker if the weights have one, else by detection linked by overlap.
-    """
-    from flows.agent_commands import AgentWords, is_agent, run_predict_agent
-    from flows.predict_command import PredictWords, run_predict
-    from storage.store_layout import StoreLayout
-
-    if is_agent(prompt):
-        if boxes or points or masks or prompts or alone:
-            msg = "--prompt agent takes requests by --text alone, no --box, --point, --mask, --prompts or --slice-only"
-            raise click.UsageError(msg)
-        settings = settings if threshold is None else (*settings, f"threshold={threshold}")
-        asked = AgentWords(image, name, prompt, texts, z, settings, out, replay)
-        click.echo(str(run_predict_agent(StoreLayout(store), asked)))
-        return
-    words = PredictWords(image, name, texts, boxes, points, masks, prompts, z, alone, threshold, settings, out)
-    click.echo(str(run_predict(StoreLayout(store), words)))
-
-
-@cli.command(
-    cls=CommandWithExamples,
-    epilog="""medsam3 segment archive/ --weights sam3 --text liver --text spleen --out masks
-    medsam3 segment archive/ --weights sam3 --prompts clicks.csv --out segs --format dicom-seg""",
-)
-@click.argument("source")
-@click.option("--weights", "name", required=True, metavar="NAME", help="NAME or NAME@N.")
-@click.option("--text", "texts", multiple=True, help="Structure to look for; repeat for several.")
-@click.option("--prompt", default="text", show_default=True, help="text, or agent: --text is a request in your words.")
-@click.option("--prompts", type=click.Path(path_type=Path), metavar="FILE", help="Prompts as CSV, Parquet or JSON.")
-@click.option("--out", type=LocationType(), required=True, help="Folder for the segmentations, or s3://.")
-@click.option("--format", "form", type=click.Choice(["nifti", "dicom-seg", "zarr"]), default="nifti", show_default=True)
-@click.option("--reader", default="auto", show_default=True, help="Recipe or layout by name.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Inference setting; repeat for several.")
-@click.option("--cluster", default="local", show_default=True, help="Cluster by name.")
-@click.option("--limit", type=click.IntRange(min=1), help="At most so many cases.")
-@click.option("--retry", is_flag=True, help="Try rejected, failed and crashed cases again.")
-@click.option("--anonymous", is_flag=True, help="Leave patients' names, numbers and birth dates out of DICOM.")
-@store_option
-def segment(
-    source: str,
-    name: str,
-    texts: tuple[str, ...],
-    prompt: str,
-    prompts: Path | None,
-    out: Path,
-    form: str,
-    reader: str,
-    settings: tuple[str, ...],
-    cluster: str,
-    limit: int | None,
-    retry: bool,
-    anonymous: bool,
-    store: Path,
-) -> None:
-    """Segment every case of SOURCE, without references, and release what was proved to be written right.
-
-    SOURCE is an archive of DICOM, NIfTI and image files. The folder gets one file per case, manifest.csv with the end
-    of every case, and measurements.parquet. Running it again goes on where it stopped.
-    """
-    from flows.agent_options import with_site_model
-    from flows.segment_command import run_segment
-    from storage.segment_planning import SegmentRequest
-
-    chosen = with_site_model(store, [prompt], settings)
-    request = SegmentRequest(source, name, texts, prompts, chosen, limit or 0, retry, prompt)
-    sys.exit(run_segment(store, request, out, form, reader, cluster, anonymous=anonymous))
-
-
+cli.add_command(benchmark)
+cli.add_command(predict)
+cli.add_command(segment)
 cli.add_command(weights)
 cli.add_command(train)
 cli.add_command(watch)
