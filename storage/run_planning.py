@@ -1,26 +1,26 @@
 """From a request to runs, and from a run to the cases that are still to do."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import chain
 
 from duckdb import DuckDBPyConnection
 
-from medsam3_core.agent.agent_settings import AgentSettings
 from medsam3_core.cases import CaseStatus
 from medsam3_core.errors import UsageError
-from medsam3_core.inference_settings import InferenceSettings, Merge, PromptMode
-from medsam3_core.prompt_policies import PromptedSlices, PromptKind, PromptPolicy
+from medsam3_core.inference_settings import InferenceSettings
+from medsam3_core.prompt_policies import PromptPolicy
 from storage.atomic_write import read_json
 from storage.catalog import connect
 from storage.cohorts import CaseRef, Cohort, latest_case_refs, read_cohort
 from storage.prompt_tables import index_prompts
 from storage.resume_scan import NOTHING, Pairs, fresh_pairs, planned_pairs, predicted_pairs
 from storage.run_ledger import Run, write_plan, write_run
+from storage.run_refusals import refusal, remedy
 from storage.store_layout import StoreLayout
 from storage.weights import Weights
-from storage.weights_registry import find_weights, registered_weights
+from storage.weights_registry import find_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ def plan_benchmark(store: StoreLayout, request: BenchmarkRequest) -> BenchmarkPl
     weights = [find_weights(store, text) for text in dict.fromkeys(request.weights)]
     cohorts = [read_cohort(store, name) for name in dict.fromkeys(request.cohorts)]
     refused = [
-        sentence + _remedy(store, item, policy, settings)
+        sentence + remedy(store, item, policy, settings)
         for item in weights
         for policy in policies
         if (sentence := refusal(item, policy, settings)) is not None
@@ -208,53 +208,6 @@ def _with_planned_structures(connection: DuckDBPyConnection, cohort: Cohort, run
     rows = connection.execute("SELECT DISTINCT structure FROM plan WHERE run_id = ?", [run.run_id]).fetchall()
     wanted = {*run.structures, *(row[0] for row in rows)}
     return replace(run, structures=tuple(item.name for item in cohort.recipe.structures if item.name in wanted))
-
-
-def refusal(weights: Weights, policy: PromptPolicy, settings: InferenceSettings) -> str | None:
-    """One sentence where these weights cannot be asked like this; None where they can."""
-    missing = [*policy.lacking(weights.capabilities), *_unfit_settings(weights, policy, settings)]
-    return f"{weights.name} takes no {' or '.join(missing)}: no run for {policy.canonical()}" if missing else None
-
-
-def _remedy(store: StoreLayout, weights: Weights, policy: PromptPolicy, settings: InferenceSettings) -> str:
-    """Which weights would take points, masks and interactive boxes, where these lack the head for them."""
-    clicked = settings.mode is PromptMode.INTERACTIVE or "interactive" in policy.needs
-    if not clicked or weights.capabilities.interactive:
-        return ""
-    able = [item for item in registered_weights(store) if refusal(item, policy, settings) is None]
-    if not able:
-        return "; the released sam3.pt has the head for it, add it with: medsam3 weights add sam3 PATH"
-    return f"; registered weights that have the head for it: {', '.join(f'{one.name}@{one.version}' for one in able)}"
-
-
-def _unfit_settings(weights: Weights, policy: PromptPolicy, settings: InferenceSettings) -> Iterator[str]:
-    """Settings that these weights would ignore or choke on under this policy, as people wrote them."""
-    can = weights.capabilities
-    clicked = settings.mode is PromptMode.INTERACTIVE or "interactive" in policy.needs
-    if settings.mode is PromptMode.INTERACTIVE:
-        if not can.interactive:
-            yield "mode=interactive"
-        elif "text" in policy.needs:
-            yield "text with mode=interactive"
-    if settings.merge is Merge.SEMANTIC and (not can.text or clicked):
-        yield "merge=semantic" if not can.text else "merge=semantic with interactive prompts"
-    if settings.tiles > 1:
-        if not can.text:
-            yield f"tiles={settings.tiles}"
-        elif can.propagation and policy.slices is PromptedSlices.KEY:
-            yield f"tiles={settings.tiles} with slices=key"
-    if policy.kind is not PromptKind.AGENT and settings.agent != AgentSettings():
-        yield "setting of the agent"
-    if settings.resolution and not _takes_resolution(weights, settings.resolution):
-        taken = f" (only {', '.join(map(str, weights.resolutions))})" if weights.resolutions else ""
-        yield f"resolution={settings.resolution}{taken}"
-
-
-def _takes_resolution(weights: Weights, resolution: int) -> bool:
-    """Whether weights take an input side; those registered before anybody looked are given the benefit of the doubt."""
-    if weights.resolutions:
-        return resolution in weights.resolutions
-    return weights.path is not None
 
 
 def _work_group(

@@ -24,7 +24,8 @@ from storage.readers.label_index import structure_slug
 from storage.readers.registry import AUTO, find_reader
 from storage.recipe_files import builtin_recipes
 from storage.run_ledger import Run
-from storage.run_planning import PlannedCase, WorkGroup, refusal
+from storage.run_planning import PlannedCase, WorkGroup
+from storage.run_refusals import refusal
 from storage.store_layout import StoreLayout
 from storage.weights_registry import find_weights
 

@@ -10,7 +10,8 @@ from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.prompt_policies import PromptPolicy
 from medsam3_core.segmenters.protocol import Capabilities
 from storage.checkpoints import write_untrained
-from storage.run_planning import BenchmarkRequest, plan_benchmark, refusal
+from storage.run_planning import BenchmarkRequest, plan_benchmark
+from storage.run_refusals import refusal
 from storage.store_layout import StoreLayout
 from storage.weights import Weights
 from storage.weights_registry import add_weights

@@ -1,0 +1,57 @@
+"""Combinations of weights, prompt policy and settings that give no run, and what would take them."""
+
+from collections.abc import Iterator
+
+from medsam3_core.agent.agent_settings import AgentSettings
+from medsam3_core.inference_settings import InferenceSettings, Merge, PromptMode
+from medsam3_core.prompt_policies import PromptedSlices, PromptKind, PromptPolicy
+from storage.store_layout import StoreLayout
+from storage.weights import Weights
+from storage.weights_registry import registered_weights
+
+
+def refusal(weights: Weights, policy: PromptPolicy, settings: InferenceSettings) -> str | None:
+    """One sentence where these weights cannot be asked like this; None where they can."""
+    missing = [*policy.lacking(weights.capabilities), *_unfit_settings(weights, policy, settings)]
+    return f"{weights.name} takes no {' or '.join(missing)}: no run for {policy.canonical()}" if missing else None
+
+
+def remedy(store: StoreLayout, weights: Weights, policy: PromptPolicy, settings: InferenceSettings) -> str:
+    """Which weights would take points, masks and interactive boxes, where these lack the head for them."""
+    clicked = settings.mode is PromptMode.INTERACTIVE or "interactive" in policy.needs
+    if not clicked or weights.capabilities.interactive:
+        return ""
+    able = [item for item in registered_weights(store) if refusal(item, policy, settings) is None]
+    if not able:
+        return "; the released sam3.pt has the head for it, add it with: medsam3 weights add sam3 PATH"
+    return f"; registered weights that have the head for it: {', '.join(f'{one.name}@{one.version}' for one in able)}"
+
+
+def _unfit_settings(weights: Weights, policy: PromptPolicy, settings: InferenceSettings) -> Iterator[str]:
+    """Settings that these weights would ignore or choke on under this policy, as people wrote them."""
+    can = weights.capabilities
+    clicked = settings.mode is PromptMode.INTERACTIVE or "interactive" in policy.needs
+    if settings.mode is PromptMode.INTERACTIVE:
+        if not can.interactive:
+            yield "mode=interactive"
+        elif "text" in policy.needs:
+            yield "text with mode=interactive"
+    if settings.merge is Merge.SEMANTIC and (not can.text or clicked):
+        yield "merge=semantic" if not can.text else "merge=semantic with interactive prompts"
+    if settings.tiles > 1:
+        if not can.text:
+            yield f"tiles={settings.tiles}"
+        elif can.propagation and policy.slices is PromptedSlices.KEY:
+            yield f"tiles={settings.tiles} with slices=key"
+    if policy.kind is not PromptKind.AGENT and settings.agent != AgentSettings():
+        yield "setting of the agent"
+    if settings.resolution and not _takes_resolution(weights, settings.resolution):
+        taken = f" (only {', '.join(map(str, weights.resolutions))})" if weights.resolutions else ""
+        yield f"resolution={settings.resolution}{taken}"
+
+
+def _takes_resolution(weights: Weights, resolution: int) -> bool:
+    """Whether weights take an input side; those registered before anybody looked are given the benefit of the doubt."""
+    if weights.resolutions:
+        return resolution in weights.resolutions
+    return weights.path is not None
