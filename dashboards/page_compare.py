@@ -17,7 +17,8 @@ from dashboards.page_parts import (
     store_key,
 )
 from dashboards.style import METRIC_NAMES
-from storage.comparison import Comparison, ComparisonRequest, StructureComparison, comparable_weights, compare_weights
+from storage.compared_pairs import comparable_weights
+from storage.comparison import Comparison, ComparisonRequest, StructureComparison, compare_weights
 from storage.comparison_words import comparison_notes, comparison_sentences, is_tested, short_prompt
 from storage.locations import location
 from storage.store_layout import StoreLayout

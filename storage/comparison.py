@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 
 from medsam3_core.errors import UsageError
 from medsam3_core.statistics import PairedComparison, compare_pairs, holm, is_regression
-from storage.catalog import connect
+from storage.compared_pairs import read_pairs
 from storage.metric_columns import DISTANCES, METRICS
 from storage.store_layout import StoreLayout
-from storage.weights_registry import registered_weights
 
 WORST_CASES = 10
 GROUP_KEYS = ("cohort", "prompt", "settings", "rater")
@@ -155,7 +154,7 @@ def compare_weights(store: StoreLayout, request: ComparisonRequest) -> Compariso
     Raises:
         UsageError: If there are none; lists what could be compared.
     """
-    rows = _read_rows(store, request)
+    rows = read_pairs(store, request.base, request.new, request.cohorts, request.split)
     parts, pairs = [], []
     for metric in request.metrics:
         found, counted = _compare_metric(rows, metric, request.margins.get(metric, 0.0))
@@ -164,73 +163,6 @@ def compare_weights(store: StoreLayout, request: ComparisonRequest) -> Compariso
     first = pairs[0]
     worst = first[first["loss"] > 0].sort_values(["loss", "case_id"], ascending=[False, True]).head(WORST_CASES)
     return Comparison(request, tuple(parts), worst.reset_index(drop=True), pd.concat(pairs, ignore_index=True))
-
-
-def comparable_weights(store: StoreLayout) -> pd.DataFrame:
-    """Pairs of weights that share a cohort, prompts and settings: columns `base`, `new`, `cohorts`."""
-    query = """
-    SELECT a.weights || '@' || a.weights_version AS base, b.weights || '@' || b.weights_version AS new,
-        string_agg(DISTINCT a.cohort, ', ' ORDER BY a.cohort) AS cohorts
-    FROM runs AS a JOIN runs AS b USING (cohort, prompt_id, settings_id)
-    WHERE (a.weights, a.weights_version) < (b.weights, b.weights_version)
-    GROUP BY ALL ORDER BY ALL"""
-    with connect(store, query) as con:
-        frame: pd.DataFrame = con.sql(query).df()
-    return frame
-
-
-def _read_rows(store: StoreLayout, request: ComparisonRequest) -> pd.DataFrame:
-    query = """
-    SELECT p.*, r.settings FROM compare($base, $new) AS p JOIN runs AS r ON r.run_id = p.base_run_id
-    WHERE (len($cohorts) = 0 OR list_contains($cohorts, p.cohort)) AND ($split IS NULL OR p.split = $split)
-    ORDER BY p.cohort, p.prompt, r.settings, p.rater, p.structure, p.case_id"""
-    parameters = {
-        "base": _as_recorded(store, _checked(request.base)),
-        "new": _as_recorded(store, _checked(request.new)),
-        "cohorts": list(request.cohorts),
-        "split": request.split,
-    }
-    with connect(store, query) as con:
-        rows: pd.DataFrame = con.execute(query, parameters).df()
-    if rows.empty:
-        raise UsageError(_nothing_in_common(store, request))
-    return rows
-
-
-def _checked(weights: str) -> str:
-    _, mark, version = weights.partition("@")
-    if mark and not version.isdigit():
-        msg = f"weights {weights!r}: write NAME or NAME@N with a whole number N"
-        raise UsageError(msg)
-    return weights
-
-
-def _as_recorded(store: StoreLayout, text: str) -> str:
-    """Weights as the rows of their run have them: the same tensors registered again are not run again."""
-    name, _, version = text.partition("@")
-    versions = {item.version: item.sha256 for item in registered_weights(store) if item.name == name}
-    wanted = int(version) if version else max(versions, default=0)
-    with connect(store, "runs") as con:
-        rows = con.execute(
-            "SELECT DISTINCT weights, weights_version FROM runs WHERE weights_sha256 = ? ORDER BY ALL",
-            [versions.get(wanted, "")],
-        ).fetchall()
-    if not rows or (name, wanted) in rows:
-        return text
-    known = next((row for row in rows if row[0] == name), rows[0])
-    return f"{known[0]}@{known[1]}"
-
-
-def _nothing_in_common(store: StoreLayout, request: ComparisonRequest) -> str:
-    where = f" on {', '.join(request.cohorts)}" if request.cohorts else ""
-    where += f" in split {request.split!r}" if request.split else ""
-    pairs = comparable_weights(store)
-    known = [f"  {row.base} {row.new}  ({row.cohorts})" for row in pairs.itertuples()]
-    listed = "\n".join(["could be compared:", *known]) if known else "no two weights share a cohort and prompts yet"
-    return (
-        f"{request.base} and {request.new} have no scored run in common{where} (same cohort, prompts and settings); "
-        f"{listed}"
-    )
 
 
 def _compare_metric(rows: pd.DataFrame, metric: str, margin: float) -> tuple[list[StructureComparison], pd.DataFrame]:
