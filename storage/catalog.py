@@ -11,8 +11,8 @@ from storage.catalog_views import catalog_statements
 from storage.parquet_tables import written_by_newer
 from storage.query_engine import open_engine, snapshot
 from storage.run_folders import run_ids
+from storage.schema_version import newer_version
 from storage.store_layout import StoreLayout
-from storage.table_schemas import newer_version
 
 _RUNS_READ = "runs_read"  # every view needs the runs, some many times: a snapshot reads their small files once
 

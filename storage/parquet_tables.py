@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from medsam3_core.errors import StoreError
 from storage.atomic_write import replacing
 from storage.locations import is_remote, read_contents
-from storage.table_schemas import SCHEMA_VERSION, newer_version
+from storage.schema_version import SCHEMA_VERSION, newer_version
 
 
 def write_rows(folder: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema, *, name: str | None = None) -> Path:

@@ -3,25 +3,12 @@
 import pyarrow as pa
 
 from storage.metric_columns import METRICS
-
-SCHEMA_VERSION = "1"
-"""Raised when a column changes its type or meaning: what is older still reads, what is newer is refused by name."""
+from storage.schema_version import versioned_schema
 
 _TIME = pa.timestamp("us")
 
 
-def newer_version(found: bytes | None) -> str | None:
-    """The schema version of a file if it is beyond ours; files without one are older than versions."""
-    text = (found or b"0").decode(errors="replace")
-    return None if text.isdecimal() and int(text) <= int(SCHEMA_VERSION) else text
-
-
-def _schema(table: str, *columns: tuple[str, pa.DataType, str]) -> pa.Schema:
-    fields = [pa.field(name, kind, metadata={"description": text}) for name, kind, text in columns]
-    return pa.schema(fields, metadata={"table": table, "schema_version": SCHEMA_VERSION})
-
-
-CASES = _schema(
+CASES = versioned_schema(
     "cases",
     ("cohort", pa.string(), "cohort that the case belongs to"),
     ("case_id", pa.string(), "slug, unique in the cohort"),
@@ -48,7 +35,7 @@ CASES = _schema(
     ("ingested_at", _TIME, "UTC"),
 )
 
-PROMPTS = _schema(
+PROMPTS = versioned_schema(
     "prompts",
     ("cohort", pa.string(), "cohort"),
     ("prompt_id", pa.string(), "digest of policy, texts and prompt code"),
@@ -71,7 +58,7 @@ PROMPTS = _schema(
     ("mask_rle", pa.list_(pa.int32()), "run lengths of a mask, row-major, starting with background"),
 )
 
-TRAINING = _schema(
+TRAINING = versioned_schema(
     "training",
     ("cohort", pa.string(), "cohort of the case"),
     ("case_id", pa.string(), "case; its pixels stay in the store"),
@@ -94,7 +81,7 @@ TRAINING = _schema(
     ),
 )
 
-PLAN = _schema(
+PLAN = versioned_schema(
     "plan",
     ("run_id", pa.string(), "run"),
     ("case_id", pa.string(), "case"),
@@ -103,7 +90,7 @@ PLAN = _schema(
     ("planned_at", _TIME, "UTC"),
 )
 
-OUTCOMES = _schema(
+OUTCOMES = versioned_schema(
     "outcomes",
     ("run_id", pa.string(), "run"),
     ("case_id", pa.string(), "case"),
@@ -123,7 +110,7 @@ OUTCOMES = _schema(
     ("finished_at", _TIME, "UTC"),
 )
 
-SCORES = _schema(
+SCORES = versioned_schema(
     "scores",
     ("run_id", pa.string(), "run"),
     ("attempt", pa.string(), "id of the batch that made the prediction"),
@@ -177,7 +164,7 @@ SCORES = _schema(
     ("protocol", pa.string(), "version of metrics and empty-mask policy"),
 )
 
-RUNS = _schema(
+RUNS = versioned_schema(
     "runs",
     ("run_id", pa.string(), "digest of the spec"),
     ("weights", pa.string(), "name of the weights"),
@@ -196,7 +183,7 @@ RUNS = _schema(
     ("created_at", _TIME, "UTC"),
 )
 
-MEASUREMENTS = _schema(
+MEASUREMENTS = versioned_schema(
     "measurements",
     ("run_id", pa.string(), "run"),
     ("attempt", pa.string(), "id of the batch that made the prediction"),
@@ -217,7 +204,7 @@ MEASUREMENTS = _schema(
     ("confidence", pa.float64(), "mean score of the instances drawn"),
 )
 
-EXPORTS = _schema(
+EXPORTS = versioned_schema(
     "exports",
     ("run_id", pa.string(), "run"),
     ("case_id", pa.string(), "case"),
@@ -230,7 +217,7 @@ EXPORTS = _schema(
     ("released_at", _TIME, "UTC"),
 )
 
-GROUPS = _schema(
+GROUPS = versioned_schema(
     "groups",
     ("run_id", pa.string(), "run"),
     ("cases", pa.int64(), "current attempts of the run when the groups were made"),
@@ -261,7 +248,7 @@ GROUPS = _schema(
     ),
 )
 
-TRACES = _schema(
+TRACES = versioned_schema(
     "traces",
     ("run_id", pa.string(), "run"),
     ("case_id", pa.string(), "case"),
@@ -285,7 +272,7 @@ TRACES = _schema(
     ("images", pa.list_(pa.string()), "SHA-256 of every picture that was sent"),
 )
 
-AGREEMENT = _schema(
+AGREEMENT = versioned_schema(
     "agreement",
     ("cohort", pa.string(), "cohort"),
     ("case_id", pa.string(), "case"),
