@@ -13,7 +13,8 @@ from medsam3_core.phantoms import PhantomKind, phantom_recipe
 from medsam3_core.public_weights import PUBLIC_WEIGHTS
 from medsam3_core.recipes import Recipe, SplitRule, TrainedWeights
 from medsam3_core.structures import Structure
-from storage.readers.parameters import PARAMETERS, LabelParameters, explain, names_its_structures
+from storage.readers.parameters import PARAMETERS, explain, names_its_structures
+from storage.readers.shared_parameters import LabelParameters
 
 BUILTIN_FOLDER = Path(__file__).with_name("recipes")
 

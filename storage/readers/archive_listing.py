@@ -21,7 +21,7 @@ from storage.readers.generic_recipes import LABEL_FILE
 from storage.readers.label_index import LabelTable, read_label_table
 from storage.readers.listing import FoundCase
 from storage.readers.pairing import guess_patterns, pair_files
-from storage.readers.parameters import PairParameters
+from storage.readers.shared_parameters import PairParameters
 from storage.readers.source_files import (
     IMAGE_SUFFIXES,
     NIFTI_SUFFIXES,

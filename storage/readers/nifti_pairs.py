@@ -11,8 +11,9 @@ from storage.readers.label_maps import as_label_map
 from storage.readers.listing import to_case_sources
 from storage.readers.nifti_files import NiftiVolume, read_nifti
 from storage.readers.pairing import guess_patterns, pair_files, raters_in_order, require_cases
-from storage.readers.parameters import LabelParameters, NiftiPairParameters, parameters_of
+from storage.readers.parameters import NiftiPairParameters, parameters_of
 from storage.readers.recognition import explaining_recipes
+from storage.readers.shared_parameters import LabelParameters
 from storage.readers.source_files import NIFTI_SUFFIXES, naming, visible_files, without_companions
 from storage.readers.source_tables import with_splits_and_patients
 

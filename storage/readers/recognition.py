@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 from medsam3_core.recipes import Recipe
 from storage.readers.pairing import pair_files
-from storage.readers.parameters import PARAMETERS, PairParameters
+from storage.readers.parameters import PARAMETERS
+from storage.readers.shared_parameters import PairParameters
 from storage.readers.source_files import without_companions
 from storage.recipe_files import builtin_recipes
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from medsam3_core.errors import UsageError
 from storage.readers.listing import FoundCase
-from storage.readers.parameters import FileParameters, ImagePairParameters, KeyedTable
+from storage.readers.parameters import ImagePairParameters
+from storage.readers.shared_parameters import FileParameters, KeyedTable
 from storage.readers.source_files import IMAGE_SUFFIXES, open_source, visible_files, without_suffix
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt")
