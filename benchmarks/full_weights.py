@@ -14,7 +14,8 @@ import torch
 
 from medsam3_core.sam3.architecture import Architecture, architecture_from, released_architecture
 from medsam3_core.sam3.layouts import Part
-from medsam3_core.sam3.tiny import seeded_weights, tiny_config, tiny_tracker_config
+from medsam3_core.sam3.narrow_tracker import narrow_tracker_config
+from medsam3_core.sam3.tiny import seeded_weights, tiny_config
 from storage.checkpoints import write_bare, write_released
 
 RELEASED, BARE = Path("released") / "sam3.pt", Path("bare") / "checkpoint.safetensors"
@@ -27,7 +28,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="the small architecture, for a quick run")
     arguments = parser.parse_args()
     architecture = (
-        architecture_from(tiny_config(), tiny_tracker_config())
+        architecture_from(tiny_config(), narrow_tracker_config())
         if arguments.tiny
         else released_architecture(tracker=True)
     )

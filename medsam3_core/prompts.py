@@ -28,6 +28,20 @@ class BoxPrompt:
             msg = f"box {self.x0},{self.y0},{self.x1},{self.y1} is empty or inverted; give x0<x1 and y0<y1"
             raise UsageError(msg)
 
+    def require_inside(self, shape_yx: tuple[int, ...]) -> None:
+        """Refuse a box that leaves its slice.
+
+        Raises:
+            UsageError: Names box and slice.
+        """
+        height, width = shape_yx
+        if self.x0 < 0 or self.y0 < 0 or self.x1 > width or self.y1 > height:
+            msg = (
+                f"box {self.x0:g},{self.y0:g},{self.x1:g},{self.y1:g} leaves the slice of {width} x {height} pixels; "
+                f"give x in 0..{width} and y in 0..{height}"
+            )
+            raise UsageError(msg)
+
 
 @dataclass(frozen=True, slots=True)
 class PointPrompt:

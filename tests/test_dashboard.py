@@ -1,10 +1,6 @@
 import io
 import os
-import socket
-import subprocess
 import sys
-import time
-import urllib.request
 from contextlib import suppress
 
 import nibabel as nib
@@ -23,6 +19,7 @@ from storage.store_layout import open_store
 from storage.table_schemas import CASES, OUTCOMES, SCORES
 from tests.archives.written_dicom import ct_slices
 from tests.chromium import Watched, browser, needs_chromium
+from tests.server_processes import free_port, server_process
 from tests.small_store import benchmark_here, ingest_here
 
 pytestmark = needs_chromium
@@ -70,28 +67,11 @@ def scratch(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def address(results, scratch):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     call = [sys.executable, "-m", "dashboards", "serve", "--store", str(results.root), "--port", str(port)]
-    environment = {**os.environ, "TMPDIR": str(scratch)}
-    server = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
-    try:
-        wait_for(f"http://127.0.0.1:{port}/_stcore/health", server)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait(30)
-
-
-def wait_for(url, server, seconds=90):
-    for _ in range(seconds * 2):
-        assert server.poll() is None, "the server ended"
-        try:
-            return urllib.request.urlopen(url, timeout=2).read()
-        except OSError:
-            time.sleep(0.5)
-    raise TimeoutError(url)
+    url, environment = f"http://127.0.0.1:{port}", {**os.environ, "TMPDIR": str(scratch)}
+    with server_process(call, f"{url}/_stcore/health", scratch.parent / "dashboard.log", environment):
+        yield url
 
 
 @pytest.fixture(scope="module")

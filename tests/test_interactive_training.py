@@ -9,10 +9,11 @@ from medsam3_core.prompts import BoxPrompt, PointPrompt, SlicePrompt, VolumeProm
 from medsam3_core.sam3.architecture import architecture_from
 from medsam3_core.sam3.encoder import encode_slices, tracker_features
 from medsam3_core.sam3.interactive import answer_clicks, object_clicks
+from medsam3_core.sam3.narrow_tracker import narrow_tracker_config
 from medsam3_core.sam3.network import build_network
 from medsam3_core.sam3.precision import Precision
 from medsam3_core.sam3.propagation import propagate
-from medsam3_core.sam3.tiny import seeded_weights, tiny_config, tiny_tracker_config
+from medsam3_core.sam3.tiny import seeded_weights, tiny_config
 from medsam3_core.training.interactive_objective import (
     InteractiveObjective,
     InteractiveWeights,
@@ -46,7 +47,7 @@ def picture(mask):
 
 
 def network(seed=0):
-    weights = seeded_weights(architecture_from(tiny_config(SIDE), tiny_tracker_config()), seed)
+    weights = seeded_weights(architecture_from(tiny_config(SIDE), narrow_tracker_config()), seed)
     fp32 = Precision("fp32", torch.float32, torch.float32)
     built = build_network(weights, fp32, "cpu")
     tracker = built.tracker

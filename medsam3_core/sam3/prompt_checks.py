@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from medsam3_core.errors import UnsupportedPromptError, UsageError
 from medsam3_core.inference_settings import PromptMode
-from medsam3_core.prompts import BoxPrompt, MaskPrompt, PointPrompt, SlicePrompt
+from medsam3_core.prompts import MaskPrompt, PointPrompt, SlicePrompt
 
 if TYPE_CHECKING:  # torch takes seconds to import, which a box outside its slice need not wait for
     from medsam3_core.sam3.network import Sam3Weights
@@ -48,22 +48,12 @@ def require_inside(prompt: SlicePrompt, shape_yx: tuple[int, int]) -> None:
         UsageError: Names the box, point or mask and the slice.
     """
     for box in prompt.boxes:
-        _require_box(box, shape_yx)
+        box.require_inside(shape_yx)
     for points in prompt.points:
         for point in points:
             _require_point(point, shape_yx)
     for mask in prompt.masks:
         _require_mask(mask, shape_yx)
-
-
-def _require_box(box: BoxPrompt, shape_yx: tuple[int, int]) -> None:
-    height, width = shape_yx
-    if box.x0 < 0 or box.y0 < 0 or box.x1 > width or box.y1 > height:
-        msg = (
-            f"box {box.x0:g},{box.y0:g},{box.x1:g},{box.y1:g} leaves the slice of {width} x {height} pixels; "
-            f"give x in 0..{width} and y in 0..{height}"
-        )
-        raise UsageError(msg)
 
 
 def _require_point(point: PointPrompt, shape_yx: tuple[int, int]) -> None:

@@ -8,9 +8,10 @@ import torch
 
 from medsam3_core.sam3.architecture import Architecture, architecture_from
 from medsam3_core.sam3.layouts import HUGGING_FACE_PREFIXES
+from medsam3_core.sam3.narrow_tracker import narrow_tracker_config
 from medsam3_core.sam3.network import Sam3Weights, expected_shapes, match_weights
 
-_WIDTH, _HEADS, _TRACKER_WIDTH, _TRUNK = 64, 4, 128, 128
+_WIDTH, _HEADS, _TRUNK = 64, 4, 128
 _QUERIES = 100
 _POSITIONS = "position_embeddings"
 _BRANCH_ENDS = ("o_proj.weight", "out_proj.weight", "fc2.weight", "linear2.weight")
@@ -76,22 +77,8 @@ def small_config(image_size: int = 224) -> dict[str, Any]:
 
 
 def small_tracker_config() -> dict[str, Any]:
-    """A `Sam3TrackerVideoConfig` for the trunk of `small_config`; 128 wide, its least, and trained on slices only."""
-    width = _TRACKER_WIDTH
-    return {
-        "model_type": "sam3_tracker_video",
-        "propagation": False,
-        "vision_config": {"model_type": "sam3_vision_model", "fpn_hidden_size": width},
-        "prompt_encoder_config": {"hidden_size": width},
-        "mask_decoder_config": {"hidden_size": width, "mlp_dim": 2 * width, "iou_head_hidden_dim": width},
-        "memory_attention_hidden_size": width,
-        "memory_attention_num_layers": 2,
-        "memory_attention_feed_forward_hidden_size": width,
-        "memory_encoder_hidden_size": width,
-        "mask_downsampler_embed_dim": width,
-        "memory_fuser_embed_dim": width,
-        "memory_fuser_intermediate_dim": 2 * width,
-    }
+    """A `Sam3TrackerVideoConfig` for the trunk of `small_config`, trained on slices only."""
+    return narrow_tracker_config() | {"propagation": False}
 
 
 def small_architecture(image_size: int = 224) -> Architecture:

@@ -12,11 +12,12 @@ import torch
 
 from medsam3_core.sam3.architecture import Architecture, architecture_from
 from medsam3_core.sam3.layouts import HUGGING_FACE_PREFIXES, Part
+from medsam3_core.sam3.narrow_tracker import narrow_tracker_config
 from medsam3_core.sam3.network import Sam3Weights, expected_shapes, match_weights
 
 Tensors = dict[str, torch.Tensor]
 
-_WIDTH, _HEADS, _TRACKER_WIDTH = 64, 4, 128
+_WIDTH, _HEADS = 64, 4
 _PRESENCE_BIAS = 4.0
 _CLASS_BIAS = (1.0, 0.2)
 """Biases of text and query along a direction in common: lifts most scores over 0.5."""
@@ -69,24 +70,6 @@ def tiny_config(image_size: int = 224) -> dict[str, Any]:
     }
 
 
-def tiny_tracker_config() -> dict[str, Any]:
-    """A `Sam3TrackerVideoConfig` of 2 million parameters for the trunk of `tiny_config`; 128 wide, its least."""
-    width = _TRACKER_WIDTH
-    return {
-        "model_type": "sam3_tracker_video",
-        "vision_config": {"model_type": "sam3_vision_model", "fpn_hidden_size": width},
-        "prompt_encoder_config": {"hidden_size": width},
-        "mask_decoder_config": {"hidden_size": width, "mlp_dim": 2 * width, "iou_head_hidden_dim": width},
-        "memory_attention_hidden_size": width,
-        "memory_attention_num_layers": 2,
-        "memory_attention_feed_forward_hidden_size": width,
-        "memory_encoder_hidden_size": width,
-        "mask_downsampler_embed_dim": width,
-        "memory_fuser_embed_dim": width,
-        "memory_fuser_intermediate_dim": 2 * width,
-    }
-
-
 def untrained_weights(seed: int = 0, *, tracker: bool = False) -> Sam3Weights:
     """Seeded weights, float32 values that bfloat16 holds exactly.
 
@@ -94,7 +77,7 @@ def untrained_weights(seed: int = 0, *, tracker: bool = False) -> Sam3Weights:
         seed: The same seed gives the same detector, with and without tracker.
         tracker: Whether points, masks and propagation are to work too.
     """
-    return seeded_weights(architecture_from(tiny_config(), tiny_tracker_config() if tracker else None), seed)
+    return seeded_weights(architecture_from(tiny_config(), narrow_tracker_config() if tracker else None), seed)
 
 
 def seeded_weights(

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam3_core.digests import digest_json
-from medsam3_core.errors import UnsupportedPromptError, UsageError
+from medsam3_core.errors import UnsupportedPromptError
 from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.prompts import BoxPrompt, SlicePrompt
 from medsam3_core.segmenters.protocol import Capabilities, SliceImage, SliceInstances
@@ -166,13 +166,8 @@ def _grey(image: SliceImage) -> GreySlice:
 
 def _pixel_box(box: BoxPrompt, shape_yx: tuple[int, ...]) -> PixelBox:
     """The pixels whose centre lies in the box; the one under its middle where a thin box holds no centre."""
+    box.require_inside(shape_yx)
     height, width = shape_yx
-    if box.x0 < 0 or box.y0 < 0 or box.x1 > width or box.y1 > height:
-        msg = (
-            f"box {box.x0:g},{box.y0:g},{box.x1:g},{box.y1:g} leaves the slice of {width} x {height} pixels; "
-            f"give x in 0..{width} and y in 0..{height}"
-        )
-        raise UsageError(msg)
     return _pixels(box.y0, box.y1, height), _pixels(box.x0, box.x1, width)
 
 

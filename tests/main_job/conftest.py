@@ -10,11 +10,9 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -24,16 +22,14 @@ import pytest
 
 from storage.sql_guard import run_sql
 from storage.store_layout import StoreLayout
+from tests.server_processes import free_port, server_process
 
 HANG_LIMIT_SECONDS = 300
 
 
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    home = tmp_path_factory.mktemp("prefect")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    home, port = tmp_path_factory.mktemp("prefect"), free_port()
     environment = {
         **os.environ,
         "PREFECT_HOME": str(home),
@@ -42,27 +38,9 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[st
         "PREFECT_LOGGING_LEVEL": "ERROR",
     }
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    with (home / "server.log").open("w") as log:
-        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-    try:
-        _wait_for(f"http://127.0.0.1:{port}/api/health", server)
-        yield {**environment, "PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(timeout=30)
-
-
-def _wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if server.poll() is not None:
-            pytest.fail(f"the Prefect server ended with code {server.returncode} while it started")
-        try:
-            with urllib.request.urlopen(url, timeout=2):
-                return
-        except OSError:
-            time.sleep(0.2)
-    pytest.fail(f"{url} did not answer within 120 s")
+    api = f"http://127.0.0.1:{port}/api"
+    with server_process(command, f"{api}/health", home / "server.log", environment):
+        yield {**environment, "PREFECT_API_URL": api}
 
 
 Started = Callable[..., subprocess.Popen[str]]

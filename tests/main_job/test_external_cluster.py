@@ -1,7 +1,6 @@
 """`--cluster tcp://...` against real `dask scheduler` and `dask worker` processes, which are killed like others."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -19,15 +18,10 @@ from flows.clusters import dask_workers
 from medsam3_core.errors import UsageError
 from storage.store_layout import open_store
 from tests.main_job.conftest import Medsam3, Started, rows, wait_until
+from tests.server_processes import free_port
 
 ROOT = Path(__file__).parents[2]
 BENCHMARK = ("benchmark", "--cohort", "eyes", "--weights", "baseline:box", "--prompt", "box", "--split", "all")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class ExternalCluster:

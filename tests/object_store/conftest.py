@@ -8,12 +8,8 @@
 | `remote_store` | an empty store in that bucket |
 """
 
-import os
 import signal
-import socket
-import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,43 +18,22 @@ import pytest
 
 from storage.locations import file_system, location
 from storage.store_layout import StoreLayout, open_store
-
-_START_SECONDS = 120
+from tests.server_processes import free_port, server_process
 
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    folder = tmp_path_factory.mktemp("s3")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    folder, port = tmp_path_factory.mktemp("s3"), free_port()
+    url = f"http://127.0.0.1:{port}"
     code = f"from moto.server import main; main(['-H', '127.0.0.1', '-p', '{port}'])"
-    with (folder / "server.log").open("w") as log:
-        server = subprocess.Popen([sys.executable, "-c", code], stdout=log, stderr=log, start_new_session=True)
-    try:
-        _wait_for(port, server)
+    with server_process([sys.executable, "-c", code], url, folder / "server.log", end=signal.SIGKILL):
         yield {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+            "AWS_ENDPOINT_URL": url,
             "AWS_ACCESS_KEY_ID": "nobody",
             "AWS_SECRET_ACCESS_KEY": "nothing",
             "AWS_DEFAULT_REGION": "us-east-1",
             "XDG_CACHE_HOME": str(folder / "cache"),
         }
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait(timeout=30)
-
-
-def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while time.monotonic() < deadline:
-        if server.poll() is not None:
-            pytest.fail(f"the S3 server ended with code {server.returncode} while it started")
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.1)
-    pytest.fail(f"the S3 server did not answer within {_START_SECONDS} s")
 
 
 @pytest.fixture(scope="module", autouse=True)

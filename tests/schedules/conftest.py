@@ -9,7 +9,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ import psutil
 import pytest
 
 from storage.store_layout import StoreLayout, open_store
+from tests.server_processes import free_port
 
 ROOT = Path(__file__).parents[2]
 HANG_LIMIT_SECONDS = 400
@@ -109,12 +109,6 @@ def wait_for(answer: Callable[[], Any], seconds: float = HANG_LIMIT_SECONDS) -> 
             return found
         time.sleep(0.2)
     pytest.fail(f"waited {seconds} s")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,9 @@ from medsam3_core.errors import UsageError
 from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.prompts import SlicePrompt
 from medsam3_core.sam3.architecture import architecture_from
+from medsam3_core.sam3.narrow_tracker import narrow_tracker_config
 from medsam3_core.sam3.small import fresh_weights
-from medsam3_core.sam3.tiny import tiny_config, tiny_tracker_config
+from medsam3_core.sam3.tiny import tiny_config
 from medsam3_core.training.fit_plan import LoopPlan
 from medsam3_core.training.lora import LoraPlan
 from medsam3_core.training.optimiser import OptimiserPlan
@@ -36,7 +37,7 @@ from tests.small_store import ingest_here
 def template(tmp_path_factory):
     store = open_store(tmp_path_factory.mktemp("training") / "store")
     ingest_here(store, "phantom:nuclei,cases=4,size=48x48", "cells")
-    architecture = architecture_from(tiny_config(112), tiny_tracker_config())
+    architecture = architecture_from(tiny_config(112), narrow_tracker_config())
     write_hugging_face(store.root / "base", fresh_weights(architecture, 0), torch.float32)
     return store.root
 
