@@ -1,11 +1,7 @@
 """Dask clusters for the length of a block: started or joined, proved fit, warmed, and ended in order."""
 
-import atexit
 import importlib
-import multiprocessing
 import os
-import signal
-import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,13 +10,14 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-from distributed import Client, Worker, WorkerPlugin
+from distributed import Client, WorkerPlugin
 
 from flows.cluster_kinds import make_cluster, scale, workers_wanted
 from flows.cluster_preflight import PreflightError, allow_failures, check_versions, seeing_store
 from flows.cluster_settings import ClusterKind, ClusterSettings
 from flows.console import say
 from flows.kubernetes_cluster import kubernetes_scheduler
+from flows.quiet_end import QuietEnd
 from flows.worker_forking import begin_forking
 from flows.worker_keeper import keeping_workers
 from medsam3_core.errors import Medsam3Error, UsageError
@@ -91,23 +88,6 @@ class Workers:
             self.plugins[plugin.name] = plugin
             yield
         del self.plugins[plugin.name]
-
-
-class QuietEnd(WorkerPlugin):
-    """Ctrl-C reaches the whole process group: workers leave it to the driver, which ends them in order and quietly.
-
-    A worker that ends while its thread is busy would print a hundred lines about objects that DuckDB's bindings leak:
-    its process ends without tearing the interpreter down.
-    """
-
-    name = "medsam3-quiet-end"
-
-    def setup(self, worker: Worker) -> None:
-        """Called in the main thread of the worker's process, also after a restart."""
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            if multiprocessing.parent_process() is not None:
-                atexit.register(os._exit, 0)
 
 
 _early: ContextVar["Future[Workers] | None"] = ContextVar("early workers", default=None)
