@@ -10,10 +10,9 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.agent_options import endpoint_settings, require_plan_allowed, with_site_model
+from flows.case_stream import stream_cases
 from flows.clusters import Workers, dask_workers
-from flows.console import say
 from flows.deployed import store_of
-from flows.progress import reporting
 from flows.settings import named_cluster
 from flows.telling import note
 from medsam3_core.cases import CaseStatus
@@ -25,8 +24,7 @@ from storage.score_compaction import tidy_scores
 from storage.standing_benchmarks import completed_requests, plan_requests, record_requests
 from storage.store_layout import StoreLayout
 from storage.writer_lock import writing
-from tasks.batch_stream import BatchSizer, StreamCounts, StreamHooks, run_stream
-from tasks.breadcrumbs import BreadcrumbFolder
+from tasks.batch_stream import StreamCounts
 from tasks.recovery import unfinished_runs
 from tasks.segment_cases import SegmentBatch
 from tasks.segmenter_plugin import SegmenterPlugin, current_segmenter
@@ -202,26 +200,20 @@ def segment_shard(
         endpoint=endpoint_settings(store.root),
         token=token,
     )
-    with reporting(f"{group.weights.name} on {group.cohort.name}", len(cases)) as reporter:
-        return run_stream(
-            workers.client,
-            work,
-            cases,
-            sizer=BatchSizer(workers.slots),
-            max_inflight=2 * workers.slots,
-            crumbs=BreadcrumbFolder(store.breadcrumbs() / uuid.uuid4().hex[:12]),
-            hooks=StreamHooks(
-                partial(_record_crash, store, group),
-                reporter.update,
-                unfinished=partial(unfinished_runs, store),
-                on_new_scheduler=workers.prepare_again,
-            ),
-            resources=workers.resources,
-        )
+    return stream_cases(
+        f"{group.weights.name} on {group.cohort.name}",
+        store,
+        work,
+        cases,
+        workers,
+        record_crash=partial(_record_crash, store, group),
+        unfinished=partial(unfinished_runs, store),
+        target_seconds=10.0,
+        resources=workers.resources,
+    )
 
 
 def _record_crash(store: StoreLayout, group: WorkGroup, planned: PlannedCase, reason: str) -> None:
-    say(f"{planned.case_id}: {reason}")
     attempt = f"crash-{uuid.uuid4().hex[:12]}"
     for run_id in planned.run_ids:
         scores, outcome = unscored_rows(group.runs[run_id], planned.case, attempt, CaseStatus.CRASHED, reason)

@@ -1,6 +1,5 @@
 """The flow that takes a source dataset into the store."""
 
-import uuid
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -8,16 +7,14 @@ from pathlib import Path
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
+from flows.case_stream import stream_cases
 from flows.clusters import Workers, dask_workers
-from flows.console import say
 from flows.deployed import store_of
-from flows.progress import reporting
 from flows.settings import named_cluster
 from storage.catalog import publish_catalog
 from storage.ingest_planning import IngestPlan, finish_ingest, plan_ingest
 from storage.store_layout import StoreLayout
-from tasks.batch_stream import BatchSizer, StreamCounts, StreamHooks, run_stream
-from tasks.breadcrumbs import BreadcrumbFolder
+from tasks.batch_stream import StreamCounts
 from tasks.ingest_cases import IngestBatch, PendingCase, unfinished_ingest
 
 
@@ -77,18 +74,12 @@ def convert_cases(plan: IngestPlan, store: StoreLayout, workers: Workers) -> Str
     """One bounded stream of batches over the workers."""
     work = IngestBatch(store, plan.cohort.name, plan.cohort.recipe, plan.source_root)
     cases = [PendingCase(source, fingerprint) for source, fingerprint in plan.pending]
-    with reporting(f"ingest {plan.cohort.name}", len(cases)) as reporter:
-
-        def poison(case: PendingCase, reason: str) -> None:
-            say(f"{case.case_id}: {reason}")
-            work.record_crash(case, reason)
-
-        return run_stream(
-            workers.client,
-            work,
-            cases,
-            sizer=BatchSizer(workers.slots, target_seconds=5.0),
-            max_inflight=2 * workers.slots,
-            crumbs=BreadcrumbFolder(store.breadcrumbs() / uuid.uuid4().hex[:12]),
-            hooks=StreamHooks(poison, reporter.update, unfinished=partial(unfinished_ingest, store, plan.cohort.name)),
-        )
+    return stream_cases(
+        f"ingest {plan.cohort.name}",
+        store,
+        work,
+        cases,
+        workers,
+        record_crash=work.record_crash,
+        unfinished=partial(unfinished_ingest, store, plan.cohort.name),
+    )

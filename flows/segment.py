@@ -1,6 +1,5 @@
 """The flow that segments a source without any reference: register, segment, release."""
 
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,10 +8,9 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.agent_options import require_run_allowed, with_site_model
 from flows.benchmark import record_rejected, segment_shard, shards_of
+from flows.case_stream import stream_cases
 from flows.clusters import Workers, dask_workers
-from flows.console import say
 from flows.ingest import convert_cases
-from flows.progress import reporting
 from flows.settings import named_cluster
 from storage.catalog import publish_catalog
 from storage.ingest_planning import IngestPlan, finish_ingest, plan_ingest, unchanged_sources
@@ -24,8 +22,7 @@ from storage.run_planning import WorkGroup, record_plan
 from storage.segment_planning import SegmentRequest, plan_segment, reader_for_segmenting, run_of_request
 from storage.store_layout import StoreLayout, open_store
 from storage.writer_lock import writing
-from tasks.batch_stream import BatchSizer, StreamCounts, StreamHooks, run_stream
-from tasks.breadcrumbs import BreadcrumbFolder
+from tasks.batch_stream import StreamCounts
 from tasks.export_cases import ExportBatch, PendingExport
 from tasks.segmenter_plugin import SegmenterPlugin
 
@@ -134,18 +131,4 @@ def export_cases(
     work = ExportBatch(
         store, run.run_id, run.structures, dict(run.texts), name, ingest.source_root, form, out, anonymous
     )
-    with reporting(f"release {form}", len(cases)) as reporter:
-
-        def poison(case: PendingExport, reason: str) -> None:
-            say(f"{case.case_id}: {reason}")
-            work.record_crash(case, reason)
-
-        return run_stream(
-            workers.client,
-            work,
-            cases,
-            sizer=BatchSizer(workers.slots, target_seconds=5.0),
-            max_inflight=2 * workers.slots,
-            crumbs=BreadcrumbFolder(store.breadcrumbs() / uuid.uuid4().hex[:12]),
-            hooks=StreamHooks(poison, reporter.update),
-        )
+    return stream_cases(f"release {form}", store, work, cases, workers, record_crash=work.record_crash)

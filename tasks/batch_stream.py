@@ -88,7 +88,8 @@ class StreamCounts:
     seconds: float = 0.0
 
 
-def _all_of(batch_id: str, cases: list[Any]) -> tuple[list[Any], dict[str, int]]:
+def nothing_committed(batch_id: str, cases: list[Any]) -> tuple[list[Any], dict[str, int]]:
+    """All of a batch is still to do: for work whose second run costs nothing but time."""
     return cases, {}
 
 
@@ -108,7 +109,7 @@ class StreamHooks:
     on_poison: Callable[[Any, str], None]
     on_progress: Callable[[StreamCounts], None] = lambda counts: None
     should_stop: Callable[[], bool] = lambda: False
-    unfinished: Callable[[str, list[Any]], tuple[list[Any], dict[str, int]]] = _all_of
+    unfinished: Callable[[str, list[Any]], tuple[list[Any], dict[str, int]]] = nothing_committed
     on_new_scheduler: Callable[[Client], None] = lambda client: None
 
 
