@@ -23,10 +23,16 @@ def status(store: Path) -> None:
     medsam3 sql "SELECT * FROM failures" --format csv > failures.csv""",
 )
 @click.argument("query")
-@click.option("--format", "form", type=click.Choice(["table", "csv", "json", "parquet"]), default="table")
+@click.option(
+    "--format", "form", type=click.Choice(["table", "csv", "json", "parquet"]), default="table", show_default=True
+)
 @store_option
 def sql(query: str, form: str, store: Path) -> None:
-    """Answer one SELECT over the views cases, prompts, runs, outcomes, scores, failures, leaderboard, history."""
+    """Answer one SELECT over the views of the store.
+
+    Those asked most: leaderboard, scores, failures, cases, history, and compare('BASE', 'NEW'); docs/catalog.md lists
+    all of them with their columns.
+    """
     from flows.reading import store_to_read
     from flows.table_print import print_table
     from storage.sql_guard import run_sql

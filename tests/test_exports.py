@@ -57,7 +57,9 @@ def test_an_affine_of_the_source_comes_back_exactly(shared_data: Path, store: St
     ingest_here(store, str(source), "hippocampus", limit=2)
     request = BenchmarkRequest(("hippocampus",), ("baseline:box",), ("box",), split="all")
     (run_id,) = benchmark_here(store, request).run_ids
-    for path, _ in export_run(store, run_id, "nifti", [], tmp_path):
+    written = export_run(store, run_id, "nifti", [], tmp_path)
+    assert len(written) == 2
+    for path, _ in written:
         (original,) = source.glob(f"labels*/{path.name}")
         assert (nib.load(path).affine == nib.load(original).affine).all()
         assert nib.load(path).shape == nib.load(original).shape

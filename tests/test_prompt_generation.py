@@ -209,7 +209,9 @@ def test_a_structure_that_fills_the_slice_has_no_negatives():
 
 
 def test_masks_are_those_of_the_reference():
-    for row in generate("mask", two_organs(), LIVER, SPLEEN).rows:
+    rows = generate("mask", two_organs(), LIVER, SPLEEN).rows
+    assert {row.structure for row in rows} == {"liver", "spleen"}
+    for row in rows:
         expected = two_organs().mask(row.structure)[row.slice]
         assert np.array_equal(runs_to_mask(row.mask_rle, expected.shape), expected)
 

@@ -102,7 +102,9 @@ def test_a_row_of_texts_and_empty_cells_is_read():
 
 def test_runs_are_read_from_a_list_or_from_text():
     mask = {"case_id": "a", "slice": 0, "structure": "liver", "instance": 2, "kind": "mask"}
-    assert prompt_row({**mask, "mask_rle": "1 2 77"}, 1) == prompt_row({**mask, "mask_rle": [1, 2, 77]}, 1)
+    from_list, from_text = (prompt_row({**mask, "mask_rle": runs}, 1) for runs in ([1, 2, 77], "1 2 77"))
+    assert from_list == from_text
+    assert from_text.mask_rle == (1, 2, 77)
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,7 @@ def test_a_changed_source_computes_only_itself(done: StoreLayout) -> None:
 
 def test_stored_prompts_are_shared_by_other_weights(done: StoreLayout) -> None:
     plan = plan_benchmark(done, plan_of(weights=("baseline:otsu",)))
+    assert len(pending(plan)) == 4
     assert all(item.prompt_files for item in plan.groups[0].pending)
 
 

@@ -59,8 +59,8 @@ def test_table_shows_null_and_counts_rows(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     print_table(TABLE.select(["case_id", "dice"]).slice(2, 1))
     out = capsys.readouterr().out
-    assert out.split() == ["case_id", "dice", "─" * 14, "NULL", "NULL", "(1", "row)"] or "NULL" in out
-    assert out.rstrip().endswith("(1 row)")
+    names, _, values, rows = out.splitlines()
+    assert (names.split(), values.split(), rows) == (["case_id", "dice"], ["NULL", "NULL"], "(1 row)")
 
 
 def test_text_that_looks_like_markup_is_shown_as_it_is(capsys):

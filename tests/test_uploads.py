@@ -51,9 +51,11 @@ def test_a_dicom_file_is_rescaled_and_shown_through_its_own_window_under_any_nam
     assert upload.voxels[0].tolist() == (stored_voxels(1)[0].astype(float) - 1024).tolist()
 
 
-def test_nothing_uploaded_is_left_on_disk(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["photo.png", "scan.nii"])
+def test_nothing_uploaded_is_left_on_disk(tmp_path, monkeypatch, name):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    read_upload("photo.png", png_bytes(np.zeros((4, 4), np.uint8)))
+    volume = nib.Nifti1Image(np.zeros((4, 4, 2), np.float32), np.eye(4))
+    read_upload(name, png_bytes(np.zeros((4, 4), np.uint8)) if name.endswith("png") else volume.to_bytes())
     assert not list(tmp_path.iterdir())
 
 

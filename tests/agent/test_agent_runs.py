@@ -126,6 +126,7 @@ def test_caps_of_the_run_hold_over_its_cases(nuclei):
     (made,) = runs.values()
     assert len(server.seen) == 3
     notes = ask(nuclei, f"SELECT fallbacks FROM outcomes WHERE run_id = '{made.run_id}' ORDER BY case_id")
+    assert len(notes) == 2
     assert all("agent-stopped:agent_run_tokens: 330 of 300" in note for (note,) in notes)
 
 

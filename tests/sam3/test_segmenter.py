@@ -193,7 +193,14 @@ def test_auto_precision_is_mixed_where_bf16_is_fast(monkeypatch):
     assert precision_for(Dtype.AUTO, "cpu").name is Dtype.MIXED
     monkeypatch.setattr("medsam3_core.sam3.precision.bf16_is_fast", lambda _device: False)
     assert precision_for(Dtype.AUTO, "cpu").name is Dtype.FP32
-    assert isinstance(bf16_is_fast("cpu"), bool)
+
+
+@pytest.mark.parametrize(
+    ("found", "fast"), [({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"avx512_f": True}, False)]
+)
+def test_bf16_is_fast_where_the_processor_multiplies_it(monkeypatch, found, fast):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+    assert bf16_is_fast("cpu") is fast
 
 
 def test_half_resolution_is_taken_and_others_are_refused(tiny):
