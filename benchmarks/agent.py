@@ -1,13 +1,14 @@
 """Rules over plain text on requests written as synonyms, and no loss on plain names: held-out cases, mean Dice.
 
-python -m benchmarks.agent --weights tiny-medical [--weights tiny-base] [--cases 3] [--hippocampus FOLDER]
+python -m benchmarks.agent --weights tiny-medical [--cases 3] [--hippocampus FOLDER] [--set threshold=0.05] [--all]
 
 The test split of phantoms (seed 99, never used for training) and, where the folder is given, of the MSD hippocampus.
 Both strategies ask the same weights on the same slices; the mean is over phrases, of the mean over cases that hold the
-structure.
+structure. Structures that no shipped weights were trained for are left out unless `--all` asks for them.
 """
 
 import argparse
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.agent_phrases import PHRASES, trained_texts
+from benchmarks.agent_phrases import PHRASES, trained_sources, trained_texts
 from medsam3_core.agent.requests import read_request
 from medsam3_core.agent.session import AgentSession
 from medsam3_core.agent.strategy import AgentRun, answer_requests
@@ -41,9 +42,12 @@ class Source:
     reader: str = "auto"
 
 
-def sources(cases: int, hippocampus: str | None) -> Iterator[Source]:
+def sources(cases: int, hippocampus: str | None, untrained: bool = False) -> Iterator[Source]:
     """Phantoms with phrases, and real cases where they are given."""
+    trained = trained_sources()
     for kind in PHRASES:
+        if kind not in trained and not untrained:
+            continue
         if kind == "msd_hippocampus":
             if hippocampus:
                 yield Source(kind, hippocampus, "msd_hippocampus")
@@ -60,14 +64,14 @@ def held_out(source: Source, cases: int) -> Iterator[tuple[CaseVolume, Recipe]]:
         yield layout.read_case(Path(source.source), case, recipe), recipe
 
 
-def session_on(case: CaseVolume, recipe: Recipe, segmenter: Segmenter) -> AgentSession:
+def session_on(case: CaseVolume, recipe: Recipe, segmenter: Segmenter, settings: InferenceSettings) -> AgentSession:
     """A session on a case in memory."""
     window = IntensityPolicy.parse(recipe.window).value_range(case.voxels)
     return AgentSession(
         segmenter,
         lambda z, _: as_rgb(to_uint8(case.voxels[..., z, :, :], window)),
         case.geometry,
-        InferenceSettings(),
+        settings,
         lambda z: case.voxels[..., z, :, :],
     )
 
@@ -77,14 +81,16 @@ def dice(drawn: np.ndarray, reference: np.ndarray) -> float:
     return float(2 * np.count_nonzero(drawn & reference) / (np.count_nonzero(drawn) + np.count_nonzero(reference)))
 
 
-def measure(weights: str, cases: int, hippocampus: str | None, store: Path) -> None:
+def measure(weights: str, words: argparse.Namespace) -> None:
     """Print the table of one set of weights."""
-    found = find_weights(StoreLayout(store), weights)
+    found = find_weights(StoreLayout(words.store), weights)
+    settings = InferenceSettings.parse(words.set)
     segmenter = load_segmenter(found, "cpu")
     scores: dict[tuple[str, str, str], list[tuple[float, float]]] = defaultdict(list)
-    for source in sources(cases, hippocampus):
-        for case, recipe in held_out(source, cases):
-            session = session_on(case, recipe, segmenter)
+    for source in sources(words.cases, words.hippocampus, words.all):
+        for number, (case, recipe) in enumerate(held_out(source, words.cases), 1):
+            print(f"{source.name}, case {number}", file=sys.stderr, flush=True)
+            session = session_on(case, recipe, segmenter, settings)
             reference = case.references[0]
             for name, phrases in PHRASES[source.name].items():
                 mask = reference.mask(name)
@@ -127,10 +133,12 @@ def main() -> None:
     parser.add_argument("--weights", action="append", required=True)
     parser.add_argument("--cases", type=int, default=3)
     parser.add_argument("--hippocampus", help="folder of the MSD hippocampus")
+    parser.add_argument("--set", action="append", default=[], help="inference settings, as for the command line")
+    parser.add_argument("--all", action="store_true", help="also structures that the weights were not trained for")
     parser.add_argument("--store", type=Path, default=Path("medsam3-store"))
     words = parser.parse_args()
     for weights in words.weights:
-        measure(weights, words.cases, words.hippocampus, words.store)
+        measure(weights, words)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,19 @@ import yaml
 from storage.recipe_files import builtin_recipes
 from storage.training_configs import SHIPPED_CONFIGS
 
+_READERS = {"Task04_Hippocampus": "msd_hippocampus"}
+"""Folder of a training configuration to its key in `PHRASES`."""
 PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
     "ct": {
-        "liver": ("hepar", "the hepatic parenchyma", "organ that makes bile", "Leber", "largest organ of the abdomen"),
-        "spleen": ("lien", "splenic parenchyma", "Milz", "the organ under the left ribs"),
+        "liver": (
+            "hepar",
+            "the hepatic parenchyma",
+            "organ that makes bile",
+            "Leber",
+            "largest organ of the abdomen",
+            "le foie",
+        ),
+        "spleen": ("lien", "splenic parenchyma", "Milz", "the organ under the left ribs", "la rate"),
         "kidney_left": (
             "ren sinister",
             "kidney on the left side",
@@ -34,6 +43,7 @@ PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
             "aortic vessel",
             "great artery in front of the spine",
             "largest artery",
+            "aorta abdominalis",
         ),
     },
     "mr": {
@@ -42,6 +52,7 @@ PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
             "cerebral ventricles",
             "fluid-filled cavity of the brain",
             "Seitenventrikel",
+            "ventricular system of the brain",
         ),
         "hippocampus_left": ("hippocampal formation on the left", "left hippocampal region", "hippocampus sinister"),
         "hippocampus_right": (
@@ -65,7 +76,15 @@ PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
             "where the optic nerve leaves the eye",
         ),
     },
-    "nuclei": {"nucleus": ("karyon", "Zellkerne", "nuclear bodies", "the part of the cell that holds DNA")},
+    "nuclei": {
+        "nucleus": (
+            "karyon",
+            "Zellkerne",
+            "nuclear bodies",
+            "the part of the cell that holds DNA",
+            "nuclei of the cells",
+        )
+    },
     "dermoscopy": {"lesion": ("naevus", "cutaneous lesion", "dark spot on the skin", "Muttermal", "melanocytic naevi")},
     "endoscopy": {"polyp": ("adenoma", "polypoid growth", "bump on the bowel wall", "intestinal polyps", "polypus")},
     "xray": {
@@ -79,12 +98,14 @@ PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
             "pars anterior hippocampi",
             "front part of the hippocampus",
             "front of the hippocampus",
+            "front third of the hippocampus",
         ),
         "posterior": (
             "cauda hippocampi",
             "pars posterior hippocampi",
             "back of the hippocampus",
             "rear part of the hippocampus",
+            "back third of the hippocampus",
         ),
     },
 }
@@ -97,6 +118,16 @@ def trained_texts() -> frozenset[str]:
     for file in sorted(SHIPPED_CONFIGS.glob("*.yaml")):
         texts |= set(_strings(yaml.safe_load(file.read_text("utf-8"))))
     return frozenset(text.lower() for text in texts)
+
+
+def trained_sources() -> frozenset[str]:
+    """Keys of `PHRASES` whose structures are asked for when shipped weights are trained."""
+    found = set()
+    for file in SHIPPED_CONFIGS.glob("*.yaml"):
+        for cohort in yaml.safe_load(file.read_text("utf-8"))["cohorts"]:
+            kind = str(cohort["source"]).removeprefix("phantom:").split(",")[0]
+            found.add(_READERS.get(kind.split("/")[-1], kind))
+    return frozenset(found & PHRASES.keys())
 
 
 def _strings(value: Any) -> Iterator[str]:
