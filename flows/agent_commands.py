@@ -1,17 +1,22 @@
 """The agent on the command line: one image by request, and the repetition of a run from its trace."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from flows.agent_options import endpoint_settings, with_site_model
 from flows.console import say
+from medsam3_core.agent.replay import model_of, requests_of
+from medsam3_core.agent.requests import clean_request
 from medsam3_core.agent.strategy import AgentInterrupted
+from medsam3_core.agent.trace import TraceEvent
 from medsam3_core.errors import UsageError
 from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.prompt_policies import PromptKind, PromptPolicy
 from medsam3_core.segmenters.protocol import Segmenter
 from storage.agent_endpoint import require_allowed
+from storage.agent_traces import read_trace_file
 from storage.input_images import read_input_image
 from storage.instance_files import InstanceForm, form_of
 from storage.store_layout import StoreLayout
@@ -49,20 +54,17 @@ def run_predict_agent(store: StoreLayout, words: AgentWords) -> Path:
     """Answer the requests and write the file; returns it."""
     from tasks.predict_by_agent import AgentPredictRequest, predict_by_agent
 
-    if not words.requests:
-        msg = "the agent is asked for nothing; give at least one --text with the request"
-        raise UsageError(msg)
-    settings = InferenceSettings.parse(with_site_model(store.root, [words.prompt], words.settings))
+    events = None if words.replay is None else tuple(read_trace_file(words.replay))
+    requests = _requests(words, events)
+    settings = InferenceSettings.parse(_settings(store, words, events))
     endpoint = endpoint_settings(store.root)
-    if words.replay is None:
+    if events is None:
         require_allowed(settings.agent, endpoint)
     image = read_input_image(words.image)
     volume = form_of(words.out) is InstanceForm.NIFTI and image.depth > 1 and words.slice is None
     z = None if volume else image.require_slice(words.slice)
-    caption = f"{words.weights}   {'; '.join(words.requests)}   {settings.canonical()}"
-    request = AgentPredictRequest(
-        words.requests, z, PromptPolicy.parse(words.prompt), settings, words.out, caption, words.replay
-    )
+    caption = f"{words.weights}   {'; '.join(requests)}   {settings.canonical()}"
+    request = AgentPredictRequest(requests, z, PromptPolicy.parse(words.prompt), settings, words.out, caption, events)
     try:
         record = predict_by_agent(image, request, _load(store, words.weights), endpoint)
     except AgentInterrupted as error:
@@ -71,6 +73,35 @@ def run_predict_agent(store: StoreLayout, words: AgentWords) -> Path:
     for note in record.notes:
         say(note)
     return words.out
+
+
+def _requests(words: AgentWords, events: Sequence[TraceEvent] | None) -> tuple[str, ...]:
+    """What is asked for, each once; of a trace what it asked for.
+
+    Raises:
+        UsageError: If it is nothing, or a request is empty or too long.
+    """
+    recorded = () if events is None else tuple(requests_of(events).values())
+    asked = tuple(dict.fromkeys(clean_request(text) for text in words.requests or recorded))
+    if not asked:
+        msg = "the agent is asked for nothing; give at least one --text with the request"
+        raise UsageError(msg)
+    if recorded and asked != recorded:
+        msg = f"the trace answers {', '.join(map(repr, recorded))}; leave --text out, or ask without --replay"
+        raise UsageError(msg)
+    return asked
+
+
+def _settings(store: StoreLayout, words: AgentWords, events: Sequence[TraceEvent] | None) -> tuple[str, ...]:
+    """The settings with the model: of the trace where there is one, else of the site."""
+    if events is None:
+        return with_site_model(store.root, [words.prompt], words.settings)
+    named = [one for one in words.settings if one.startswith("agent_model=")]
+    recorded = f"agent_model={model_of(events)}"
+    if named not in ([], [recorded]):
+        msg = f"the trace is one of {recorded}, not of {named[0]}; leave the setting out"
+        raise UsageError(msg)
+    return (*words.settings, *(() if named else (recorded,)))
 
 
 def run_replay(store: StoreLayout, run_id: str, cases: tuple[str, ...]) -> int:

@@ -14,7 +14,9 @@ from flows.cli_options import CommandWithExamples, LocationType, store_option
     medsam3 predict cells.png --weights sam3 --box 10,20,60,80 --box 90,20,140,70,- --out cells.npz
     medsam3 predict ct.nii.gz --weights sam3 --slice 40 --point 210,180 --point 260,180,- --out liver.nii.gz
     medsam3 predict cells.png --weights sam3 --prompts clicks.csv --out cells.npz
-    medsam3 predict ct.nii.gz --weights sam3 --text liver --out liver.nii.gz""",
+    medsam3 predict ct.nii.gz --weights sam3 --text liver --out liver.nii.gz
+    medsam3 predict ct.nii.gz --weights sam3 --prompt agent --text "organ that filters blood" --out kidneys.nii.gz
+    medsam3 predict ct.nii.gz --weights sam3 --replay kidneys.nii.gz.trace.parquet --out again.nii.gz""",
 )
 @click.argument("image", type=click.Path(path_type=Path))
 @click.option("--weights", "name", required=True, metavar="NAME|PATH", help="NAME, NAME@N, a checkpoint or hf://...")
@@ -64,9 +66,10 @@ def predict(
     from flows.predict_command import PredictWords, run_predict
     from storage.store_layout import StoreLayout
 
-    if is_agent(prompt):
+    if is_agent(prompt) or replay is not None:
+        prompt = prompt if is_agent(prompt) else "agent"
         if boxes or points or masks or prompts or alone:
-            msg = "--prompt agent takes requests by --text alone, no --box, --point, --mask, --prompts or --slice-only"
+            msg = "the agent takes requests by --text alone, no --box, --point, --mask, --prompts or --slice-only"
             raise click.UsageError(msg)
         settings = settings if threshold is None else (*settings, f"threshold={threshold}")
         asked = AgentWords(image, name, prompt, texts, z, settings, out, replay)
@@ -79,7 +82,8 @@ def predict(
 @click.command(
     cls=CommandWithExamples,
     epilog="""medsam3 segment archive/ --weights sam3 --text liver --text spleen --out masks
-    medsam3 segment archive/ --weights sam3 --prompts clicks.csv --out segs --format dicom-seg""",
+    medsam3 segment archive/ --weights sam3 --prompts clicks.csv --out segs --format dicom-seg
+    medsam3 segment archive/ --weights sam3 --prompt agent --text "right renal organ" --out masks""",
 )
 @click.argument("source")
 @click.option("--weights", "name", required=True, metavar="NAME", help="NAME or NAME@N.")

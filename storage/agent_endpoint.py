@@ -4,37 +4,35 @@ Nothing is asked unless a URL is configured and a model is named. A loopback end
 proxies the environment names, and no redirect is followed: what is sent goes where it was meant to go, or nowhere.
 """
 
-import base64
-import io
+import email.utils
 import ipaddress
 import os
 import random
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from PIL import Image
-
 from medsam3_core.agent.agent_settings import PIXELS_OFF, PIXELS_ON, AgentSettings
-from medsam3_core.agent.chat import (
-    ChatReply,
-    ChatRequest,
-    EndpointError,
-    Message,
-    ModelAccess,
-    Picture,
-    Price,
-    ToolCall,
-)
+from medsam3_core.agent.chat import ChatReply, ChatRequest, EndpointError, ModelAccess, Price
 from medsam3_core.errors import UsageError
+from storage.agent_replies import AnswerTooLongError, bounded_bodies, payload_of, reply_of
 
 URL_VARIABLE, MODEL_VARIABLE, KEY_VARIABLE = "MEDSAM3_AGENT_URL", "MEDSAM3_AGENT_MODEL", "MEDSAM3_AGENT_KEY"
 _LONGEST_WAIT = 30.0
 """Seconds between two tries, at most, whatever the endpoint asks for."""
 _RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _FREE = Price(0.0, 0.0)
+_UNSENT = (
+    "OpenAI-Organization",
+    "OpenAI-Project",
+    *(
+        f"X-Stainless-{fact}"
+        for fact in ("Lang", "Package-Version", "OS", "Arch", "Runtime", "Runtime-Version", "Async")
+    ),
+)
+"""Headers that the client would add: whose account the environment names, and what machine this is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +75,12 @@ def require_allowed(settings: AgentSettings, endpoint: EndpointSettings, *, text
     Args:
         settings: Model, caps and sharing.
         endpoint: Where it would be sent.
-        texts_of_dicom: Whether the requests come from DICOM files instead of a person or a recipe.
+        texts_of_dicom: Whether the requests may come from DICOM files instead of a person or a recipe.
 
     Raises:
         UsageError: If a model is named without an endpoint, pixels would go to a host that is not named, text of
-            DICOM files would leave the machine, or a cap on money cannot be kept since no price is known.
+            DICOM files would leave the machine, a cap on money cannot be kept since no price is known, or the key or
+            the URL is not fit to be used.
     """
     if not settings.uses_model:
         if settings.share_pixels != PIXELS_OFF:
@@ -89,12 +88,19 @@ def require_allowed(settings: AgentSettings, endpoint: EndpointSettings, *, text
             raise UsageError(msg)
         return
     host, scheme = endpoint.host, urlsplit(endpoint.url).scheme
+    if "@" in endpoint.url or "\\" in endpoint.url:  # not shown: it may hold a password
+        msg = (
+            f"the URL of the endpoint holds a user or a password; write it without, and the key in "
+            f"{endpoint.key_variable}"
+        )
+        raise UsageError(msg)
     if not host or scheme not in ("http", "https"):
         msg = (
             f"agent_model={settings.agent_model} needs an endpoint, got {endpoint.url!r}; set {URL_VARIABLE}, such as "
             "http://127.0.0.1:11434/v1, or [agent] url in medsam3.toml"
         )
         raise UsageError(msg)
+    key_of(endpoint)
     local = is_loopback(host)
     if settings.share_pixels not in ((PIXELS_OFF, PIXELS_ON, host) if local else (PIXELS_OFF, host)):
         msg = (
@@ -104,8 +110,8 @@ def require_allowed(settings: AgentSettings, endpoint: EndpointSettings, *, text
         raise UsageError(msg)
     if texts_of_dicom and not local:
         msg = (
-            f"the names of the structures come from DICOM files, whose text never leaves this machine for {host}; "
-            "ingest with a recipe that names them, or ask an endpoint on this machine"
+            f"the structures of this cohort may be named by DICOM files (reader archive), whose text never leaves this "
+            f"machine for {host}; ask an endpoint on this machine, or segment with requests of your own (--text)"
         )
         raise UsageError(msg)
     if price_of(settings.agent_model, endpoint) is None and (settings.agent_cost or settings.agent_run_cost):
@@ -119,6 +125,19 @@ def require_allowed(settings: AgentSettings, endpoint: EndpointSettings, *, text
 def price_of(model: str, endpoint: EndpointSettings) -> Price | None:
     """Price of a model by the table; a model on this machine that stands in none is free."""
     return endpoint.prices.get(model, _FREE if is_loopback(endpoint.host) else None)
+
+
+def key_of(endpoint: EndpointSettings) -> str:
+    """The key of the environment, without white space around it; empty for none.
+
+    Raises:
+        UsageError: If no header can hold it; the key itself is not shown.
+    """
+    key = os.environ.get(endpoint.key_variable, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        msg = f"the key in {endpoint.key_variable} holds line breaks or letters that no key has; set it anew"
+        raise UsageError(msg)
+    return key
 
 
 def open_access(settings: AgentSettings, endpoint: EndpointSettings) -> ModelAccess | None:
@@ -135,21 +154,31 @@ def open_access(settings: AgentSettings, endpoint: EndpointSettings) -> ModelAcc
 
 
 class OpenAIEndpoint:
-    """Chat completions through the `openai` client, with our own patience."""
+    """Chat completions through the `openai` client, with our own patience.
+
+    Raises:
+        UsageError: If the key is not fit to be used.
+    """
 
     def __init__(self, settings: EndpointSettings) -> None:
         import openai
 
-        self._settings = settings
+        self._settings, self._key = settings, key_of(settings)
+        self._deadline = 0.0
         local = is_loopback(settings.host)
-        unset: Any = {"OpenAI-Organization": openai.omit, "OpenAI-Project": openai.omit}
+        headers: Any = {"Accept-Encoding": "identity", "User-Agent": "medsam3"}
+        headers |= dict.fromkeys(_UNSENT, openai.omit)
         self._client = openai.OpenAI(
             base_url=settings.url,
-            api_key=os.environ.get(settings.key_variable) or "none",
+            api_key=self._key or "none",
             max_retries=0,
             timeout=settings.timeout_seconds,
-            default_headers=unset,  # the environment's organisation is nobody's business here
-            http_client=openai.DefaultHttpxClient(trust_env=not local, follow_redirects=False),
+            default_headers=headers,
+            http_client=openai.DefaultHttpxClient(
+                trust_env=not local,
+                follow_redirects=False,
+                event_hooks={"response": [bounded_bodies(lambda: self._deadline)]},
+            ),
         )
 
     @property
@@ -172,13 +201,13 @@ class OpenAIEndpoint:
             tries += 1
             reply, problem, wait = self._try(request, left)
             if reply is not None:
-                return ChatReply(reply.text, reply.tool_calls, reply.tokens_in, reply.tokens_out, tries)
+                return replace(reply, tries=tries)
             if wait is None:
                 break
             if tries < self._settings.tries:
                 pause = min(max(wait, self._settings.backoff_seconds * 2 ** (tries - 1)), _LONGEST_WAIT)
                 time.sleep(min(pause * random.uniform(1.0, 1.25), left if left is not None else pause * 2))
-        msg = f"the model at {self.host} did not answer after {tries} tries: {problem}"
+        msg = f"the model at {self.host} did not answer after {tries} {'try' if tries == 1 else 'tries'}: {problem}"
         raise EndpointError(msg)
 
     def _try(self, request: ChatRequest, left: float | None) -> tuple[ChatReply | None, str, float | None]:
@@ -186,9 +215,11 @@ class OpenAIEndpoint:
         import openai
 
         timeout = self._settings.timeout_seconds if left is None else min(left, self._settings.timeout_seconds)
+        self._deadline = time.monotonic() + timeout
+        client: Any = self._client.with_options(timeout=timeout)
         try:
-            answer = self._client.with_options(timeout=timeout).chat.completions.create(**_payload(request))
-            return _reply(answer), "", None
+            answer = client.chat.completions.create(**payload_of(request), extra_headers=_unsent_of_a_try())
+            return reply_of(answer, request, self._key), "", None
         except openai.APITimeoutError:
             return None, f"no answer within {timeout:.3g} s", 0.0
         except openai.APIConnectionError as error:
@@ -196,52 +227,26 @@ class OpenAIEndpoint:
         except openai.APIStatusError as error:
             said = f"status {error.status_code}"
             return None, said, _asked_to_wait(error) if error.status_code in _RETRIED else None
+        except AnswerTooLongError as error:
+            return None, str(error), 0.0
         except (openai.APIError, ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
             return None, f"an answer that is no chat completion ({type(error).__name__})", 0.0
 
 
-def _payload(request: ChatRequest) -> dict[str, Any]:
-    tools = [{"type": "function", "function": schema} for schema in request.schemas]
-    return {"model": request.model, "messages": [_message(one) for one in request.messages], "tools": tools}
+def _unsent_of_a_try() -> dict[str, Any]:
+    import openai
 
-
-def _message(message: Message) -> dict[str, Any]:
-    content: Any = message.text
-    if message.pictures:
-        content = [{"type": "text", "text": message.text}, *map(_picture, message.pictures)]
-    sent: dict[str, Any] = {"role": message.role, "content": content}
-    if message.tool_calls:
-        sent["tool_calls"] = [
-            {"id": one.call_id, "type": "function", "function": {"name": one.name, "arguments": one.arguments}}
-            for one in message.tool_calls
-        ]
-    if message.tool_call_id is not None:
-        sent["tool_call_id"] = message.tool_call_id
-    return sent
-
-
-def _picture(picture: Picture) -> dict[str, Any]:
-    """A PNG made of the pixels alone: no metadata can be in it."""
-    buffer = io.BytesIO()
-    Image.fromarray(picture.pixels).save(buffer, format="PNG")
-    url = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-    return {"type": "image_url", "image_url": {"url": url}}
-
-
-def _reply(answer: Any) -> ChatReply:
-    message = answer.choices[0].message
-    calls = tuple(
-        ToolCall(str(one.id or f"call-{number}"), str(one.function.name), str(one.function.arguments or ""))
-        for number, one in enumerate(message.tool_calls or ())
-    )
-    usage = answer.usage
-    tokens = (usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage is not None else (0, 0)
-    return ChatReply(str(message.content or ""), calls, int(tokens[0]), int(tokens[1]))
+    return {"X-Stainless-Retry-Count": openai.omit, "X-Stainless-Read-Timeout": openai.omit}
 
 
 def _asked_to_wait(error: Any) -> float:
-    """Seconds of `Retry-After`, 0 where there is none."""
+    """Seconds of `Retry-After`, a number or a date; 0 where there is none."""
+    asked = str(error.response.headers.get("retry-after", "0"))
     try:
-        return max(0.0, float(error.response.headers.get("retry-after", "0")))
+        return max(0.0, float(asked))
     except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(asked).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError):
         return 0.0

@@ -31,10 +31,12 @@ def write_trace_file(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     write_rows(path.parent, rows, TRACES, name=path.name.removesuffix(".parquet"))
 
 
-def read_traces(store: StoreLayout, run_id: str, case_id: str, attempt: str) -> list[TraceEvent]:
-    """Events of one case of one attempt, in order."""
-    rows = read_table(store.traces(run_id), TRACES).to_pylist()
-    return _events(row for row in rows if row["case_id"] == case_id and row["attempt"] == attempt)
+def read_traces(store: StoreLayout, run_id: str) -> dict[tuple[str, str], list[TraceEvent]]:
+    """Events of a run by case and attempt, in order."""
+    rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in read_table(store.traces(run_id), TRACES).to_pylist():
+        rows.setdefault((row["case_id"], row["attempt"]), []).append(row)
+    return {key: _events(found) for key, found in rows.items()}
 
 
 def read_trace_file(path: Path) -> list[TraceEvent]:
@@ -62,20 +64,21 @@ def _events(rows: Iterable[dict[str, Any]]) -> list[TraceEvent]:
 
 
 class SpentLedger:
-    """What a run has spent, over all workers: each case writes a file of its own, all are summed up."""
+    """What a run has spent, over all workers: each case writes a file of its own, all are summed up.
+
+    A case that is begun again under the same name, after its worker died, adds to what it had spent.
+    """
 
     def __init__(self, store: StoreLayout, run_id: str, name: str) -> None:
         self._folder = store.agent_spending(run_id)
         self._path = self._folder / f"{name}.json"
+        self._before = Spent(**read_json(self._path)) if self._path.is_file() else Spent()
 
     def note(self, case: Spent) -> None:
         """Write what the case at hand has spent so far."""
-        write_json(self._path, asdict(case))
+        write_json(self._path, asdict(self._before + case))
 
     def others(self) -> Spent:
         """What the run has spent without the case at hand."""
         files = self._folder.glob("[!.]*.json") if self._folder.is_dir() else ()
-        spent = [Spent(**read_json(path)) for path in files if path != self._path]
-        return Spent(
-            sum(one.tokens for one in spent), sum(one.seconds for one in spent), sum(one.cost for one in spent)
-        )
+        return sum((Spent(**read_json(path)) for path in files if path != self._path), self._before)

@@ -19,8 +19,8 @@ from storage.store_layout import StoreLayout
 class CaseAgent:
     """Answers the requests of one case, once, and keeps what came of it.
 
-    With a language model the trace is written as soon as the case ends, since what was asked costs money and must not
-    be lost with a worker; the traces of the rules wait for their batch (`unwritten`).
+    With a language model the trace is written after every answer, since what was asked costs money and must not be lost
+    with a worker; the traces of the rules wait for their batch (`unwritten`).
     """
 
     def __init__(self, store: StoreLayout, run: Run, case: CaseRef, attempt: str) -> None:
@@ -37,8 +37,14 @@ class CaseAgent:
             return
         settings = self.run.settings.agent
         ledger = SpentLedger(self._store, self.run.run_id, f"{self._attempt}-{self._case.case_id}")
-        on_pay = ledger.note if settings.uses_model else None
-        how = AgentRun(self.run.policy.synonyms, open_access(settings, endpoint), ledger.others, on_pay)
+        asked = settings.uses_model
+        how = AgentRun(
+            self.run.policy.synonyms,
+            open_access(settings, endpoint),
+            ledger.others,
+            on_pay=ledger.note if asked else None,
+            on_answer=self._keep if asked else None,
+        )
         try:
             self._answered = answer_requests(session, requests, how)
             events, spent = self._answered.events, self._answered.spent

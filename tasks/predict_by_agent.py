@@ -10,12 +10,13 @@ from medsam3_core.agent.chat import ModelAccess
 from medsam3_core.agent.replay import ReplayEndpoint
 from medsam3_core.agent.session import AgentSession
 from medsam3_core.agent.strategy import AgentInterrupted, AgentRun, answer_requests
+from medsam3_core.agent.trace import TraceEvent
 from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.prompt_policies import PromptPolicy
 from medsam3_core.prompts import SlicePrompt
 from medsam3_core.segmenters.protocol import Segmenter
 from storage.agent_endpoint import EndpointSettings, open_access
-from storage.agent_traces import read_trace_file, trace_rows, write_trace_file
+from storage.agent_traces import trace_rows, write_trace_file
 from storage.input_images import InputImage
 from storage.instance_files import InstanceForm, form_of, write_instances, write_structures
 from storage.instance_overlay import PromptedInstances
@@ -36,7 +37,7 @@ class AgentPredictRequest:
         settings: Inference settings.
         out: File to write; the trace gets its name and `.trace.parquet`.
         caption: What a picture says about itself.
-        replay: A trace to answer from, instead of the endpoint.
+        replay: What a trace tells, to answer from it instead of the endpoint; the trace itself is left as it is.
     """
 
     requests: tuple[str, ...]
@@ -45,7 +46,7 @@ class AgentPredictRequest:
     settings: InferenceSettings
     out: Path
     caption: str
-    replay: Path | None = None
+    replay: tuple[TraceEvent, ...] | None = None
 
 
 def predict_by_agent(
@@ -63,16 +64,20 @@ def predict_by_agent(
     if request.replay is None:
         access = open_access(request.settings.agent, endpoint)
     else:
-        access = ModelAccess(ReplayEndpoint(read_trace_file(request.replay)))
+        access = ModelAccess(ReplayEndpoint(request.replay))
     trace = request.out.with_name(request.out.name + TRACE_ENDING)
+
+    def keep(events: Sequence[TraceEvent]) -> None:
+        if request.replay is None:
+            write_trace_file(trace, trace_rows(_RUN, _CASE, _ATTEMPT, events))
+
+    how = AgentRun(request.policy.synonyms, access, on_answer=keep)
     try:
-        answered = answer_requests(
-            session, {words: words for words in request.requests}, AgentRun(request.policy.synonyms, access)
-        )
+        answered = answer_requests(session, {words: words for words in request.requests}, how)
     except AgentInterrupted as error:
-        write_trace_file(trace, trace_rows(_RUN, _CASE, _ATTEMPT, error.events))
+        keep(error.events)
         raise
-    write_trace_file(trace, trace_rows(_RUN, _CASE, _ATTEMPT, answered.events))
+    keep(answered.events)
     seconds = time.perf_counter() - started
     if request.z is None and form_of(request.out) is InstanceForm.NIFTI:
         prediction = as_prediction(answered.answers, image.geometry.shape_zyx)
@@ -90,5 +95,6 @@ def predict_by_agent(
         found = [(item.prompt.structure, float(score)) for item in drawn for score in item.instances.scores]
         slices = int(bool(found))
     reasons = [f"{name}: {'absent, ' if one.absent else ''}{one.reason}" for name, one in answered.answers.items()]
-    notes = (*reasons, *answered.notes, *session.notes, f"trace: {trace}")
+    where = f"trace: {trace}" if request.replay is None else "repeated from the trace, nobody was asked"
+    notes = (*reasons, *answered.notes, *session.notes, where)
     return PredictRecord(tuple(found), slices, seconds, segmenter.device, notes)

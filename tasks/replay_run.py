@@ -1,16 +1,14 @@
 """Repeat what the agent did in a run, from its trace alone: no endpoint is asked, and the masks must be the same."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from medsam3_core.agent.chat import ModelAccess
-from medsam3_core.agent.replay import ReplayEndpoint
+from medsam3_core.agent.replay import ReplayEndpoint, requests_of
 from medsam3_core.agent.session import AgentSession
 from medsam3_core.agent.strategy import AgentInterrupted, AgentRun, answer_requests
-from medsam3_core.agent.trace import EventKind, TraceEvent
 from medsam3_core.errors import UsageError
 from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.prompt_policies import PromptKind, PromptPolicy
@@ -86,10 +84,11 @@ def replay_cases(run: RecordedRun, segmenter: Segmenter, only: Sequence[str] = (
     if strays := [case_id for case_id in only if case_id not in done]:
         msg = f"run {run.run_id} has no prediction of case {strays[0]!r}"
         raise UsageError(msg)
+    traces = read_traces(run.store, run.run_id)
     for case_id in only or done:
         case = cases[case_id]
         stored = open_prediction(run.store.prediction(run.run_id, case_id))
-        events = read_traces(run.store, run.run_id, case_id, stored.provenance["attempt"])
+        events = traces.get((case_id, stored.provenance["attempt"]), [])
         volume = open_case_volume(run.store.volume(case.cohort, case_id, zipped=case.ndim == 2))
         session = AgentSession(
             segmenter,
@@ -109,9 +108,3 @@ def replay_cases(run: RecordedRun, segmenter: Segmenter, only: Sequence[str] = (
             int(np.count_nonzero(answer.labels != stored.labels(structure))) for structure, answer in answers.items()
         )
         yield ReplayedCase(case_id, differing, "" if answers else "the trace holds no request")
-
-
-def requests_of(events: Sequence[TraceEvent]) -> dict[str, str]:
-    """What was asked for, by structure."""
-    asked = [event for event in events if event.kind is EventKind.REQUEST]
-    return {event.structure: json.loads(event.result or "{}")["words"] for event in asked}

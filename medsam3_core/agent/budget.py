@@ -46,6 +46,11 @@ class Budget:
             self._on_pay(self.spent)
 
     @property
+    def turns(self) -> int:
+        """Answers of the model per request."""
+        return self._settings.agent_turns
+
+    @property
     def spent(self) -> Spent:
         """What this case has used up."""
         return Spent(self._tokens, self._clock(), self._cost)
@@ -59,7 +64,8 @@ class Budget:
     def hit(self) -> str | None:
         """The first cap that is reached, as `tokens=1200>=1000`; None while there is room."""
         case, settings = self.spent, self._settings
-        run = case + self._of_run()
+        bound = settings.agent_run_tokens or settings.agent_run_seconds or settings.agent_run_cost
+        run = case + self._of_run() if bound else case  # reads a file per case of the run
         caps: list[tuple[str, float, float]] = [
             ("agent_tokens", case.tokens, settings.agent_tokens),
             ("agent_seconds", case.seconds, settings.agent_seconds),

@@ -1,5 +1,6 @@
 """Talking to a language model, as far as the core knows: messages with words, numbers and at times pictures."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -97,6 +98,7 @@ class ChatReply:
         tokens_in: Tokens that it read.
         tokens_out: Tokens that it wrote.
         tries: How often it had to be asked.
+        estimated: Whether the endpoint counts no tokens, so that they are estimated.
     """
 
     text: str
@@ -104,6 +106,7 @@ class ChatReply:
     tokens_in: int = 0
     tokens_out: int = 0
     tries: int = 1
+    estimated: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """The whole reply; `from_json` reads it back."""
@@ -136,10 +139,20 @@ class ChatEndpoint(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """Money per million tokens."""
+    """Money per million tokens.
+
+    Raises:
+        ValueError: If it is negative or no number: caps on money could not be kept.
+    """
 
     tokens_in: float
     tokens_out: float
+
+    def __post_init__(self) -> None:
+        for price in (self.tokens_in, self.tokens_out):
+            if not (math.isfinite(price) and price >= 0):
+                msg = f"price of {price} per million tokens must be 0 or above"
+                raise ValueError(msg)
 
     def of(self, reply: ChatReply) -> float:
         """What an answer costs."""

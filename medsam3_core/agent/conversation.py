@@ -63,7 +63,7 @@ class Conversation:
     def __init__(self, session: AgentSession, trace: Trace, budget: Budget, access: ModelAccess) -> None:
         self._session, self._trace, self._budget, self._access = session, trace, budget, access
         can = session.segmenter.capabilities
-        self._offered = offered_tools(interactive=can.interactive, pixels=access.shows_pixels)
+        self._offered = offered_tools(box=can.box, interactive=can.interactive, pixels=access.shows_pixels)
         self._schemas = tuple(schema_of(name) for name in self._offered)
         self._faults = 0
         self._calls: Counter[str] = Counter()
@@ -79,10 +79,10 @@ class Conversation:
         """
         words = clean_request(request)
         self._trace.structure, self._trace.turn = structure, 0
-        self._trace.add(EventKind.REQUEST, f"asked for {words!r}", result={"words": words})
+        model = self._session.settings.agent.agent_model
+        self._trace.add(EventKind.REQUEST, f"asked for {words!r}", result={"words": words}, model=model)
         messages = [Message("system", _INSTRUCTIONS), Message("user", self._opening(words))]
-        settings = self._session.settings.agent
-        for turn in range(1, settings.agent_turns + 1):
+        for turn in range(1, self._budget.turns + 1):
             self._trace.turn = turn
             if (hit := self._budget.hit()) is not None:
                 return self._stopped(hit, EventKind.CAP)
@@ -98,7 +98,7 @@ class Conversation:
                 return self._ended(self._answer)
             if self._faults >= MOST_FAULTS:
                 return self._stopped(f"{self._faults} faults of the model", EventKind.FAULT)
-        return self._stopped(f"agent_turns: {settings.agent_turns} of {settings.agent_turns}", EventKind.CAP)
+        return self._stopped(f"agent_turns: {self._budget.turns} of {self._budget.turns}", EventKind.CAP)
 
     def _opening(self, words: str) -> str:
         geometry = self._session.geometry
@@ -119,9 +119,10 @@ class Conversation:
         self._budget.pay(reply.tokens_in + reply.tokens_out, cost)
         calls = ", ".join(call.name[:64] for call in reply.tool_calls) or "no tool"
         words = f", and said {reply.text.strip()[:300]!r}" if reply.text.strip() else ""
+        counted = " (the endpoint counts no tokens: estimated)" if reply.estimated else ""
         self._trace.add(
             EventKind.MODEL,
-            f"the model called {calls}{words}",
+            f"the model called {calls}{words}{counted}",
             model=model,
             endpoint=access.endpoint.host,
             request_digest=request.digest,

@@ -3,13 +3,25 @@
 import json
 from collections.abc import Iterable
 
+from medsam3_core.agent.agent_settings import RULES
 from medsam3_core.agent.budget import Budget, Spent
 from medsam3_core.agent.chat import ChatReply, ChatRequest, EndpointError
 from medsam3_core.agent.trace import EventKind, TraceEvent
 
 HOST = "replay"
-_OWN_CAP = "stopped: agent_turns"
-"""The cap on turns is hit again by itself."""
+_UNBOUNDED = 1_000
+"""Turns of a replay: the record ends it."""
+
+
+def requests_of(events: Iterable[TraceEvent]) -> dict[str, str]:
+    """What was asked for, by structure."""
+    asked = [event for event in events if event.kind is EventKind.REQUEST]
+    return {event.structure: json.loads(event.result or "{}")["words"] for event in asked}
+
+
+def model_of(events: Iterable[TraceEvent]) -> str:
+    """Which model was asked; `rules` where none was."""
+    return next((event.model for event in events if event.model), RULES)
 
 
 class ReplayEndpoint:
@@ -19,16 +31,17 @@ class ReplayEndpoint:
         ordered = sorted(events, key=lambda event: event.step)
         self._recorded = [event for event in ordered if event.kind is EventKind.MODEL]
         self._next = 0
-        self._caps: dict[int, str] = {}
+        self._caps: dict[int, list[str]] = {}
         for event in ordered:
-            if event.kind is EventKind.CAP and not event.text.startswith(_OWN_CAP):
+            if event.kind is EventKind.CAP:
                 answered = sum(one.step < event.step for one in self._recorded)
-                self._caps[answered] = event.text.removeprefix("stopped: ")
+                self._caps.setdefault(answered, []).append(event.text.removeprefix("stopped: "))
 
     @property
     def stopped_here(self) -> str | None:
-        """The cap of time or money that was hit at this point of the record; each is told once."""
-        return self._caps.pop(self._next, None)
+        """The cap that was hit at this point of the record, by each request that met it: one after the other."""
+        here = self._caps.get(self._next)
+        return here.pop(0) if here else None
 
     @property
     def host(self) -> str:
@@ -60,6 +73,11 @@ class RecordedBudget(Budget):
 
     def __init__(self, endpoint: ReplayEndpoint) -> None:
         self._endpoint = endpoint
+
+    @property
+    def turns(self) -> int:
+        """As many as the record has."""
+        return _UNBOUNDED
 
     def pay(self, tokens: int, cost: float | None) -> None:
         """Nothing is paid."""

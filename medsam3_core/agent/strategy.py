@@ -1,6 +1,6 @@
 """Entry point: the requests of one case, answered by rules or by a language model."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from medsam3_core.agent.agent_settings import SYNONYMS
@@ -24,12 +24,14 @@ class AgentRun:
         access: The model; None for the rules.
         spent_by_run: Gives what the run has spent on other cases.
         on_pay: Told what this case has spent, after every answer.
+        on_answer: Told what has happened so far, after every answer.
     """
 
     synonyms: int = SYNONYMS
     access: ModelAccess | None = None
     spent_by_run: Callable[[], Spent] = field(default=Spent)
     on_pay: Callable[[Spent], None] | None = None
+    on_answer: Callable[[Sequence[TraceEvent]], None] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +74,7 @@ def answer_requests(session: AgentSession, requests: Mapping[str, str], run: Age
         UsageError: If a request is empty or too long, or a model is named but none may be asked.
         AgentInterrupted: If the endpoint does not answer, with what happened until then.
     """
-    trace = Trace()
+    trace = Trace(on_answer=run.on_answer)
     settings = session.settings.agent
     with stopwatch() as seconds:
         if not settings.uses_model:

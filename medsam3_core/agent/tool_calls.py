@@ -125,9 +125,10 @@ def schema_of(name: str) -> dict[str, Any]:
     }
 
 
-def offered_tools(*, interactive: bool, pixels: bool) -> tuple[str, ...]:
+def offered_tools(*, box: bool, interactive: bool, pixels: bool) -> tuple[str, ...]:
     """Tools for these weights and this endpoint: points need an interactive head, looking needs shared pixels."""
-    hidden = set() if interactive else {"segment_points"}
+    hidden = set() if box else {"segment_box"}
+    hidden |= set() if interactive else {"segment_points"}
     hidden |= set() if pixels else {"look"}
     return tuple(name for name in TOOLS if name not in hidden)
 

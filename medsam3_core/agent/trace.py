@@ -1,7 +1,7 @@
 """What happened while the agent worked, event by event: enough to read it as a story and to repeat it."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -80,11 +80,13 @@ class Trace:
         events: What has happened so far.
         structure: Structure at hand.
         turn: Turn at hand.
+        on_answer: Told the events until then whenever a model has answered: what was paid for must not be lost.
     """
 
     events: list[TraceEvent] = field(default_factory=list)
     structure: str = ""
     turn: int = 0
+    on_answer: Callable[[Sequence[TraceEvent]], None] | None = None
 
     def add(self, kind: EventKind, text: str, **columns: Any) -> TraceEvent:
         """Note an event; `arguments`, `result` and `reply` may be plain JSON values."""
@@ -93,6 +95,8 @@ class Trace:
                 columns[name] = canonical_json(columns[name])
         event = TraceEvent(self.structure, len(self.events), self.turn, kind, text, **columns)
         self.events.append(event)
+        if kind is EventKind.MODEL and self.on_answer is not None:
+            self.on_answer(self.events)
         return event
 
     def amend(self, event: TraceEvent, **columns: Any) -> None:

@@ -35,6 +35,11 @@ class SliceEncoding:
     shape_yx: tuple[int, int]
     fallbacks: tuple[str, ...] = ()
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the trunk."""
+        return self.trunk.nbytes
+
     def to_array(self) -> NDArray[np.generic]:
         """The trunk for a cache on disk: float32, or the bits of bfloat16 as uint16; nothing is lost."""
         bits = self.trunk.view(torch.uint16) if self.trunk.dtype is torch.bfloat16 else self.trunk

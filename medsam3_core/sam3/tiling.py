@@ -62,6 +62,11 @@ class TiledEncoding:
     tiles: tuple[Tile, ...]
     encodings: tuple[SliceEncoding, ...]
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of all tiles."""
+        return sum(one.nbytes for one in self.encodings)
+
 
 @dataclass(frozen=True, eq=False)
 class TileAnswer:

@@ -39,6 +39,11 @@ def slow(seconds: float, answer: dict[str, Any]) -> dict[str, Any]:
     return {"sleep": seconds, **answer}
 
 
+def drip(seconds: float, answer: dict[str, Any]) -> dict[str, Any]:
+    """An answer that comes in twenty pieces, with a pause before each."""
+    return {"drip": seconds, **answer}
+
+
 @dataclass
 class ScriptedModel:
     """Answers in the order of the script; the last one again and again.
@@ -81,12 +86,12 @@ def scripted(*script: dict[str, Any]) -> Iterator[ScriptedModel]:
 
         def _send(self, answer: dict[str, Any]) -> None:
             if "raw" in answer:
-                payload = answer["raw"].encode()
+                payload = answer["raw"].encode("utf-8", "surrogatepass")
             elif "message" in answer:
                 usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
                 choice = {"index": 0, "message": answer["message"], "finish_reason": "stop"}
                 completion = {"id": "x", "object": "chat.completion", "created": 0, "model": "m"}
-                payload = json.dumps(completion | {"choices": [choice], "usage": usage}).encode()
+                payload = json.dumps(completion | {"choices": [choice], "usage": answer.get("usage", usage)}).encode()
             else:
                 payload = b'{"error": {"message": "scripted"}}'
             try:
@@ -96,7 +101,10 @@ def scripted(*script: dict[str, Any]) -> Iterator[ScriptedModel]:
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(payload)))
                 self.end_headers()
-                self.wfile.write(payload)
+                piece = -(-len(payload) // 20) if "drip" in answer else len(payload)
+                for start in range(0, len(payload), piece):
+                    time.sleep(answer.get("drip", 0))
+                    self.wfile.write(payload[start : start + piece])
             except (BrokenPipeError, ConnectionResetError):
                 pass  # the client had no patience; that is what the script wanted
 

@@ -3,10 +3,12 @@ import pytest
 
 from medsam3_core.agent.measuring import half_masks, intensity_facts, object_facts
 from medsam3_core.agent.rules import RuleAgent
+from medsam3_core.agent.session import EncodeOnce
 from medsam3_core.agent.strategy import AgentRun, answer_requests
 from medsam3_core.agent.trace import EventKind, Trace
 from medsam3_core.agent.vocabulary import Side
 from medsam3_core.errors import UsageError
+from medsam3_core.inference_settings import InferenceSettings
 from tests.agent.parrot import SHAPE, Parrot, block, geometry, session, slice_of
 
 RIGHT, LEFT = block(5, 20), block(40, 55)  # columns run from the patient's right to the left
@@ -100,3 +102,19 @@ def test_more_second_opinions_are_asked_where_the_policy_wants_them():
     RuleAgent(session(parrot), trace, synonyms=0).answer({"it": "ren"})
     assert set(parrot.asked) == {"kidney"}
     assert slice_of(2)[0, 0, 0] == 2
+
+
+def test_of_a_volume_too_large_to_keep_most_encodings_are_reused():
+    class Sized(int):
+        nbytes = 10
+
+    class Encoder(Parrot):
+        def encode(self, images, settings):
+            return [Sized(z) for z in super().encode(images, settings)]
+
+    parrot = Encoder({})
+    once = EncodeOnce(parrot, keep_bytes=30)
+    for _ in range(3):
+        for z in range(SHAPE[0]):
+            assert once.encode([slice_of(z)], InferenceSettings()) == [z]
+    assert parrot.encoded == [0, 1, 2, 3, 2, 1]
