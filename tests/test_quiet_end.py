@@ -1,24 +1,38 @@
 """A command whose workers end says nothing about it; a worker that loses its scheduler does."""
 
+import asyncio
 import logging
+import threading
 from types import SimpleNamespace
 
-import distributed.scheduler
 import pytest
-from distributed import Client, LocalCluster, Status
+from distributed import Client, LocalCluster, Scheduler, Status
 from distributed.comm import CommClosedError
 
 from flows.quiet_end import OwnEnd, QuietEnd
 
 
-def test_workers_that_end_while_heartbeats_are_on_their_way_print_nothing(monkeypatch, capfd):
-    monkeypatch.setattr(distributed.scheduler, "heartbeat_interval", lambda workers: 0.001)
+@pytest.fixture
+def heartbeat_on_its_way(monkeypatch):
+    """Set once a heartbeat has reached the scheduler, which takes its time to answer."""
+    arrived, answer = threading.Event(), Scheduler.heartbeat_worker
+
+    async def answer_late(scheduler, *arguments, **words):
+        arrived.set()
+        await asyncio.sleep(2.0)
+        return answer(scheduler, *arguments, **words)
+
+    monkeypatch.setattr(Scheduler, "heartbeat_worker", answer_late)
+    return arrived
+
+
+def test_a_worker_that_ends_while_its_heartbeat_is_on_its_way_prints_nothing(heartbeat_on_its_way, capfd):
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster,
+        LocalCluster(n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         client.register_plugin(QuietEnd())
-        assert client.submit(int, 7).result() == 7
+        assert heartbeat_on_its_way.wait(60)
     assert "Traceback" not in capfd.readouterr().err
 
 
