@@ -6,33 +6,28 @@ import threading
 from types import SimpleNamespace
 
 import pytest
-from distributed import Client, LocalCluster, Scheduler, Status
+from distributed import Client, LocalCluster, Status
 from distributed.comm import CommClosedError
 
 from flows.quiet_end import OwnEnd, QuietEnd
 
 
-@pytest.fixture
-def heartbeat_on_its_way(monkeypatch):
-    """Set once a heartbeat has reached the scheduler, which takes its time to answer."""
-    arrived, answer = threading.Event(), Scheduler.heartbeat_worker
-
-    async def answer_late(scheduler, *arguments, **words):
-        arrived.set()
-        await asyncio.sleep(2.0)
-        return answer(scheduler, *arguments, **words)
-
-    monkeypatch.setattr(Scheduler, "heartbeat_worker", answer_late)
-    return arrived
-
-
-def test_a_worker_that_ends_while_its_heartbeat_is_on_its_way_prints_nothing(heartbeat_on_its_way, capfd):
+def test_a_worker_that_ends_while_its_heartbeat_is_on_its_way_prints_nothing(capfd):
+    arrived = threading.Event()
     with (
         LocalCluster(n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         client.register_plugin(QuietEnd())
-        assert heartbeat_on_its_way.wait(60)
+        answer = cluster.scheduler.handlers["heartbeat_worker"]
+
+        async def answer_late(*arguments, **words):
+            arrived.set()
+            await asyncio.sleep(2.0)
+            return answer(*arguments, **words)
+
+        cluster.scheduler.handlers["heartbeat_worker"] = answer_late
+        assert arrived.wait(60)
     assert "Traceback" not in capfd.readouterr().err
 
 
