@@ -6,6 +6,7 @@ from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from medsam3_core.agent.requests import clean_request
 from medsam3_core.cases import CaseStatus
 from medsam3_core.digests import short_digest
 from medsam3_core.errors import UnsupportedPromptError, UsageError
@@ -67,6 +68,8 @@ class SegmentRequest:
         if bool(self.texts) == (self.prompts is not None):
             msg = "give what to segment: --text once for each structure, or --prompts FILE, and not both"
             raise UsageError(msg)
+        for text in self.texts if self.policy != PromptKind.TEXT else ():
+            clean_request(text)
 
     @property
     def cohort(self) -> str:

@@ -67,6 +67,7 @@ class Conversation:
         self._schemas = tuple(schema_of(name) for name in self._offered)
         self._faults = 0
         self._calls: Counter[str] = Counter()
+        self._told: dict[int, None] = {}
         self._last: Candidate | None = None
         self._answer: AgentAnswer | None = None
 
@@ -187,7 +188,7 @@ class Conversation:
             points = [PointPrompt(one.x, one.y, one.inside) for one in call.points]
             return self._drawn(session.segment_points(self._slice(call.slice), points)), ()
         if isinstance(call, Measure):
-            return measured(session, session.candidate(call.mask), call.object), ()
+            return measured(session, session.candidate(call.mask, self._told), call.object), ()
         if isinstance(call, Look):
             return self._looked(call)
         if isinstance(call, Accept):
@@ -198,6 +199,7 @@ class Conversation:
         return {"absent": True}, ()
 
     def _drawn(self, candidate: Candidate) -> dict[str, Any]:
+        self._told[candidate.number] = None
         self._last = candidate if not candidate.empty or self._last is None else self._last
         return candidate_facts(self._session, candidate)
 
@@ -205,14 +207,14 @@ class Conversation:
         session, z = self._session, self._slice(call.slice)
         pixels = session.slices(z, session.settings.window)
         if call.mask is not None:
-            pixels = outlined(pixels, session.candidate(call.mask).labels()[z])
+            pixels = outlined(pixels, session.candidate(call.mask, self._told).labels()[z])
         pixels = crop_of(pixels, call.box)
         return {"shown": [int(size) for size in pixels.shape[:2]]}, (Picture(np.ascontiguousarray(pixels)),)
 
     def _accepted(self, call: Accept) -> AgentAnswer:
         parts = []
         for one in call.masks:
-            candidate = self._session.candidate(one.mask)
+            candidate = self._session.candidate(one.mask, self._told)
             count = len(candidate.scores)
             wanted = list(range(1, count + 1)) if one.objects is None else one.objects
             if strays := [number for number in wanted if number > count]:

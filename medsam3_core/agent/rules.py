@@ -90,7 +90,8 @@ class RuleAgent:
         """The plain name's answer with its second opinions; where it is empty, what two of those agree on."""
         first, *others = asked
         if not others:
-            reason = f"taken as drawn for {reading.texts(0)[0]!r}"
+            known = "" if reading.term else "the vocabulary does not know these words; "
+            reason = f"{known}taken as drawn for {reading.texts(0)[0]!r}"
             return (
                 absent(self._session.geometry.shape_zyx, "nothing was drawn") if first.empty else taken(first, reason)
             )

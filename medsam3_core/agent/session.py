@@ -1,6 +1,6 @@
 """The volume at hand: every slice is encoded once, whatever is asked of it and however often."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -173,14 +173,18 @@ class AgentSession:
         prompt = SlicePrompt(_STRUCTURE, points=(tuple(points),), per_instance=True)
         return self._ask(("points", z, tuple(points)), f"{len(points)} points on slice {z}", z, prompt)
 
-    def candidate(self, number: int) -> Candidate:
+    def candidate(self, number: int, among: Collection[int]) -> Candidate:
         """A candidate by its id.
+
+        Args:
+            number: The id.
+            among: Ids that whoever asks was told; one that was drawn for another request does not exist for them.
 
         Raises:
             UsageError: If there is none; lists those that exist.
         """
-        if number not in self.candidates:
-            known = ", ".join(map(str, self.candidates)) or "none yet"
+        if number not in among:
+            known = ", ".join(map(str, among)) or "none yet"
             msg = f"there is no mask {number}; masks so far: {known}"
             raise UsageError(msg)
         return self.candidates[number]

@@ -191,5 +191,7 @@ def test_an_archive_is_segmented_by_request(tmp_path):
         found = con.execute("SELECT structure, text FROM traces WHERE kind = 'request'").fetchall()
         assert con.execute("SELECT count(*) FROM measurements").fetchone() == (1,)
     assert found == [("nuclei", "asked for 'nuclei', understood as 'cell nucleus'")]
+    with pytest.raises(UsageError, match=r"the request '\?!' is empty; say in words"):
+        SegmentRequest("x", "sam3", ("liver", "?!"), policy="agent")
     with pytest.raises(UsageError, match="policies text and agent, not 'box'"):
         SegmentRequest("x", "sam3", ("liver",), policy="box")

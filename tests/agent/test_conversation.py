@@ -61,6 +61,16 @@ def test_boxes_points_and_single_objects_can_be_accepted():
     assert len(answer.scores) >= 2
 
 
+def test_a_mask_of_another_request_does_not_exist():
+    drawn = call("segment_text", text="kidney")
+    with scripted(drawn, DONE, DONE, call("measure", mask=1), call("segment_text", text="left kidney"),
+                  call("accept", masks=[{"mask": 2}], reason="the left one")) as server:  # fmt: skip
+        case = talk(server, others={"left": "left kidney"})
+    assert "there is no mask 1; masks so far: none yet" in server.told(3)[0]
+    np.testing.assert_array_equal(case.answers["left"].labels > 0, LEFT)
+    assert kinds(case).count("fault") == 2
+
+
 def test_absent_is_an_answer_with_a_reason():
     with scripted(call("segment_text", text="unicorn"), call("report_absent", reason="no horn")) as server:
         case = talk(server)

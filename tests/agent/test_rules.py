@@ -49,6 +49,13 @@ def test_where_the_plain_name_draws_nothing_two_other_names_that_agree_answer():
     assert "no two other names agree" in lonely.reason
 
 
+@pytest.mark.parametrize("words", ["肝脏", "печень", "gizmo"])
+def test_words_that_the_vocabulary_does_not_know_are_asked_as_they_stand_and_it_says_so(words):
+    answer, _ = ask(Parrot({words: LEFT}), words)
+    np.testing.assert_array_equal(answer.labels > 0, LEFT)
+    assert answer.reason == f"the vocabulary does not know these words; taken as drawn for {words!r}"
+
+
 def test_weights_without_sides_get_the_pair_cut_to_the_side():
     answer, _ = ask(Parrot({"kidney": LEFT | RIGHT}), "kidney on the left")
     np.testing.assert_array_equal(answer.labels > 0, LEFT)
