@@ -2,7 +2,7 @@
 
 import html
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -95,8 +95,28 @@ def _of_tool(event: Mapping[str, Any]) -> str:
     if str(event["tool"]).startswith("segment_"):
         return f"Showed the segmenter a {str(event['tool']).removeprefix('segment_')}: {_amount(result)}."
     if event["tool"] == "measure":
-        return f"Measured mask {arguments.get('mask')}: {_amount(result)}, side {result.get('side') or 'unknown'}."
+        return _of_measure(arguments, result)
+    if event["tool"] == "accept":
+        taken = " and ".join(f"mask {one['mask']}{_objects(one.get('objects'))}" for one in arguments["masks"])
+        return f"Took {taken} as the answer."
+    if event["tool"] == "report_absent":
+        return "Reported that it is not there."
+    if event["tool"] == "look":
+        over = f", mask {arguments['mask']} outlined" if "mask" in arguments else ""
+        part = ", a part of it" if "box" in arguments else ""
+        return f"Looked at slice {arguments['slice']}{over}{part}."
     return f"{event['text']!s}."
+
+
+def _objects(numbers: Sequence[int] | None) -> str:
+    return "" if numbers is None else f" (objects {', '.join(map(str, numbers))})"
+
+
+def _of_measure(arguments: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    one = f", object {arguments['object']}" if "object" in arguments else ""
+    amount = _amount({key: value for key, value in result.items() if key != "mask"})
+    bright = f", mean intensity {result['intensity']['mean']:g}" if result.get("intensity") else ""
+    return f"Measured mask {arguments['mask']}{one}: {amount}, side {result.get('side') or 'unknown'}{bright}."
 
 
 def _amount(result: Mapping[str, Any]) -> str:

@@ -35,17 +35,26 @@ def test_rules_read_like_a_story():
 
 
 def test_a_conversation_reads_like_a_story_with_its_cost():
-    script = [calls(("fly", "{}")), call("segment_text", text="kidney"),
-              call("accept", masks=[{"mask": 1}], reason="both are there")]  # fmt: skip
+    script = [calls(("fly", "{}")), call("segment_text", text="kidney"), call("measure", mask=1, object=2),
+              call("look", slice=2, mask=1, box=[0, 0, 9, 9]),
+              call("accept", masks=[{"mask": 1, "objects": [1, 2]}], reason="both are there")]  # fmt: skip
     with scripted(*script) as server:
-        events = told(talk(server))
+        events = told(talk(server, "share_pixels=on"))
     lines = story(events)
     assert lines[1] == "Turn 1: the model called fly."
     assert lines[2].startswith("Something was wrong: fly: there is no tool 'fly'")
     assert lines[4] == "Asked the segmenter for “kidney”: 2 objects, 12.0 ml (mask 1)."
-    assert lines[-1] == "The answer: 2 objects: both are there."
-    assert cost_line(events).startswith("3 answers of m at 127.0.0.1: 330 tokens, ")
-    assert cost_line(events).endswith("cost 0; no picture was shown.")
+    assert lines[6] == "Measured mask 1, object 2: 1 object, 6.0 ml, side left, mean intensity 150."
+    assert lines[8] == "Looked at slice 2, mask 1 outlined, a part of it."
+    assert lines[10:] == ["Took mask 1 (objects 1, 2) as the answer.", "The answer: 2 objects: both are there."]
+    assert cost_line(events).startswith("5 answers of m at 127.0.0.1: 550 tokens, ")
+    assert cost_line(events).endswith("cost 0; 1 pictures were shown.")
+
+
+def test_a_reported_absence_reads_like_one():
+    with scripted(call("report_absent", reason="no horn")) as server:
+        lines = story(told(talk(server)))
+    assert lines[-2:] == ["Reported that it is not there.", "The answer: absent: no horn."]
 
 
 def test_a_cost_that_is_not_known_is_said():
