@@ -32,9 +32,9 @@ types: $(VENV)/.installed-test
 full: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.full
 
-# The small weights once more, from their configurations: about an hour on two quiet cores.
+# The small weights once more, from their configurations: some hours on two cores.
 weights: $(VENV)/.installed
-	for config in tiny-base tiny-medical-start tiny-medical; do $(BIN)/medsam3 train $$config --store $(STORE) || exit 1; done
+	for config in tiny-base tiny-medical-start tiny-medical-middle tiny-medical-further tiny-medical-later tiny-medical-long tiny-medical; do $(BIN)/medsam3 train $$config --store $(STORE) || exit 1; done
 
 server: $(VENV)/.installed
 	$(BIN)/python -m flows.server --port $(PORT) --home .prefect --store $(STORE)

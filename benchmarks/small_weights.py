@@ -44,6 +44,7 @@ class Question:
 
 
 TILES = ("tiles=4", "merge=semantic", "threshold=0.05")
+CLOSER = ("tiles=4", "threshold=0.05")
 QUESTIONS = (
     Question("hippocampus, text", "hippocampus", "text", target=0.85),
     Question("hippocampus, box", "hippocampus", "box", target=0.87),
@@ -58,6 +59,8 @@ QUESTIONS = (
     Question("fundus vessels, text, 4 x 4 tiles, semantic", "chase", "text", TILES, target=0.72),
     Question("nuclei, text", "dsb18", "text", target=0.80),
     Question("nuclei, text, F1 at IoU 0.5", "dsb18", "text", metric="instance_f1", target=0.60),
+    Question("nuclei, text, 4 x 4 tiles", "dsb18", "text", CLOSER, target=0.80),
+    Question("nuclei, text, 4 x 4 tiles, F1 at IoU 0.5", "dsb18", "text", CLOSER, "instance_f1", target=0.60),
     Question("nuclei, box per nucleus", "dsb18", "box"),
     Question("phantom CT, text", "held-out-ct", "text", target=0.85),
     Question("phantom CT, box", "held-out-ct", "box", target=0.90),
