@@ -30,8 +30,10 @@ def main() -> None:
             _medsam3(store, "ingest", options.source, "--cohort", COHORT)
         seconds = _medsam3(store, "train", NEW)
         print(f"training: {seconds:.0f} s, start-up included (target: under 600 s on 2 cores)", flush=True)
-        asked = ("--cohort", COHORT, "--prompt", "text", "--prompt", "box", "--split", "test", "--set", "threshold=0.05")
-        _medsam3(store, "benchmark", *asked, "--weights", BASE, "--weights", NEW)
+        prompts = ("--prompt", "text", "--prompt", "box", "--set", "threshold=0.05")
+        _medsam3(
+            store, "benchmark", "--cohort", COHORT, "--split", "test", *prompts, "--weights", BASE, "--weights", NEW
+        )
         _medsam3(store, "compare", BASE, NEW)
 
 
