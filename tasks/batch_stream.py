@@ -8,8 +8,7 @@ Rules, and why (measured, see docs/reliability.md):
   again without blame.
 - A worker may die after it has committed and before it could say so: what is committed is never computed again.
 - A scheduler that is restarted comes back empty: workers are prepared anew and the batches that were out run again.
-- An exception of a whole batch (import error, network, full disk) is not the cases' fault: nothing is written for
-  them, and the breaker opens after a few in a row.
+- An exception of a whole batch (import, network, full disk) writes nothing; after a few in a row the breaker opens.
 """
 
 import itertools
