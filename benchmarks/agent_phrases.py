@@ -4,12 +4,11 @@ Per source of cases and structure; `left` and `right` structures of phantoms are
 """
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
-import yaml
-
 from storage.recipe_files import builtin_recipes
-from storage.training_configs import SHIPPED_CONFIGS
+from storage.training_configs import SHIPPED_CONFIGS, read_training_config
 
 _READERS = {"Task04_Hippocampus": "msd_hippocampus"}
 """Folder of a training configuration to its key in `PHRASES`."""
@@ -116,7 +115,7 @@ def trained_texts() -> frozenset[str]:
     structures = [one for recipe in builtin_recipes().values() for one in recipe.structures]
     texts = {text for one in structures for text in (one.name, one.text, *one.synonyms)}
     for file in sorted(SHIPPED_CONFIGS.glob("*.yaml")):
-        texts |= set(_strings(yaml.safe_load(file.read_text("utf-8"))))
+        texts |= set(_strings(asdict(read_training_config(file))))
     return frozenset(text.lower() for text in texts)
 
 
@@ -124,8 +123,8 @@ def trained_sources() -> frozenset[str]:
     """Keys of `PHRASES` whose structures are asked for when shipped weights are trained."""
     found = set()
     for file in SHIPPED_CONFIGS.glob("*.yaml"):
-        for cohort in yaml.safe_load(file.read_text("utf-8"))["cohorts"]:
-            kind = str(cohort["source"]).removeprefix("phantom:").split(",")[0]
+        for cohort in read_training_config(file).cohorts:
+            kind = str(cohort.source).removeprefix("phantom:").split(",")[0]
             found.add(_READERS.get(kind.split("/")[-1], kind))
     return frozenset(found & PHRASES.keys())
 
@@ -133,6 +132,6 @@ def trained_sources() -> frozenset[str]:
 def _strings(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
-    elif isinstance(value, dict | list):
+    elif isinstance(value, dict | list | tuple):
         for one in value.values() if isinstance(value, dict) else value:
             yield from _strings(one)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flows.console import say
 from medsam3_core.errors import UnsupportedPromptError, UsageError
-from medsam3_core.inference_settings import InferenceSettings, Merge, PromptMode
+from medsam3_core.inference_settings import InferenceSettings, PromptMode
 from medsam3_core.prompt_words import assemble_prompts, parse_box, parse_point
 from medsam3_core.prompts import SlicePrompt
 from medsam3_core.sam3.prompt_checks import is_interactive
@@ -203,8 +203,9 @@ def _require_capable(store: StoreLayout, name: str, can: Capabilities, request: 
         "interactive": bool(clicked),
         "text": any(prompt.text is not None and prompt not in clicked for prompt in prompts),
     }
-    if request.settings.merge is Merge.SEMANTIC and (clicked or not can.text):
-        msg = f"merge=semantic: {name} draws no semantic mask for these prompts; use merge=union or merge=best"
+    merge = request.settings.merge
+    if merge.is_of_the_semantic_mask and (clicked or not can.text):
+        msg = f"merge={merge}: {name} draws no semantic mask for these prompts; use merge=union or merge=best"
         raise UnsupportedPromptError(msg)
     for need, wanted in needs.items():
         if not wanted or getattr(can, need):

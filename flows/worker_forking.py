@@ -28,7 +28,6 @@ _ACCELERATORS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg")
 _LONGEST_TEMPORARY = 70
 # What Dask sets before it spawns a worker, because libraries read it while they are loaded.
 _NUMERICS = {
-    "MALLOC_TRIM_THRESHOLD_": "65536",
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",

@@ -27,7 +27,13 @@ class Merge(StrEnum):
     UNION = "union"
     BEST = "best"
     SEMANTIC = "semantic"
+    COMPONENTS = "components"
     TOP = "top"
+
+    @property
+    def is_of_the_semantic_mask(self) -> bool:
+        """Whether it is the semantic mask, and no instance, that stands for the structure."""
+        return self in (Merge.SEMANTIC, Merge.COMPONENTS)
 
 
 class Dtype(StrEnum):
@@ -46,7 +52,8 @@ class InferenceSettings:
     Attributes:
         mode: `concept` (text, exemplar boxes) or `interactive` (points, boxes, masks on the SAM head).
         merge: `auto` is the rule of the prompt: union for text and instance prompts, best for one exemplar box;
-            `top` keeps the one instance with the highest score, whatever was asked.
+            `top` keeps the one instance with the highest score, whatever was asked; `semantic` takes the semantic
+            mask as one instance, `components` each connected part of it.
         threshold: Instances whose score is not above it are dropped.
         tiles: N of N x N overlapping tiles per slice; 1 is the whole slice.
         resolution: Input side in pixels; 0 is the weights' own.

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from medsam3_core.errors import UnsupportedPromptError
 from medsam3_core.inference_settings import InferenceSettings, Merge, PromptMode
@@ -21,6 +22,9 @@ from medsam3_core.segmenters.protocol import SliceInstances
 
 MAX_LABELS = 65535
 """Instances that a uint16 label image can hold."""
+MAX_COMPONENT_PIXELS = 2**30
+"""Pixels of the masks of all connected components of one answer: 1 GB as booleans."""
+_EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
 
 
 def merge_instances(instances: SliceInstances, prompt: SlicePrompt, settings: InferenceSettings) -> SliceInstances:
@@ -30,13 +34,15 @@ def merge_instances(instances: SliceInstances, prompt: SlicePrompt, settings: In
     the instance whose box has the highest IoU with it (the higher score of equals, none where nothing overlaps it);
     without boxes the one with the highest score. `top` keeps the one with the highest score, boxes or not. `semantic`
     makes one instance of the semantic mask, whose score is the highest of the instances, or the threshold where no
-    instance passed it.
+    instance passed it. `components` makes one, with that score, of each part of the semantic mask that is connected
+    over sides or corners: instances where objects hardly touch and outnumber the queries. The largest stay where their
+    masks would exceed `MAX_COMPONENT_PIXELS`, and `fallbacks` says so.
 
     Raises:
-        UnsupportedPromptError: If `semantic` is asked of weights that drew no semantic mask.
+        UnsupportedPromptError: If the semantic mask is asked of weights that drew none.
     """
-    if settings.merge is Merge.SEMANTIC:
-        return _semantic(instances, prompt, settings)
+    if settings.merge.is_of_the_semantic_mask:
+        return _of_the_semantic_mask(instances, prompt, settings)
     kept = _above_threshold(instances, settings.threshold)
     if settings.merge is Merge.TOP:
         return _select(kept, _best(kept, []))
@@ -105,25 +111,35 @@ def _box_iou(boxes_xyxy: NDArray[np.float32], box: BoxPrompt) -> NDArray[np.floa
     return iou
 
 
-def _semantic(instances: SliceInstances, prompt: SlicePrompt, settings: InferenceSettings) -> SliceInstances:
+def _of_the_semantic_mask(
+    instances: SliceInstances, prompt: SlicePrompt, settings: InferenceSettings
+) -> SliceInstances:
     if instances.semantic is None:
         msg = (
-            f"merge=semantic: no semantic mask was drawn for {prompt.structure!r}; baselines and interactive answers "
-            "have none, use merge=union or merge=best"
+            f"merge={settings.merge}: no semantic mask was drawn for {prompt.structure!r}; baselines and interactive "
+            "answers have none, use merge=union or merge=best"
         )
         raise UnsupportedPromptError(msg)
-    mask = instances.semantic
+    mask, notes = instances.semantic, instances.fallbacks
+    if settings.merge is Merge.COMPONENTS:
+        parts, count = ndimage.label(mask, structure=_EIGHT_NEIGHBOURS)
+    else:
+        parts, count = mask.astype(np.int32), int(mask.any())
+    numbers = np.arange(1, count + 1)
+    limit = max(1, MAX_COMPONENT_PIXELS // mask.size)
+    if count > limit:
+        sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:]
+        numbers = np.sort(np.argsort(-sizes, kind="stable")[:limit] + 1)
+        notes = (*notes, f"instances-capped:{count}>{limit}")
     score = max(float(instances.scores.max(initial=0.0)), settings.threshold)
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not rows.size:
-        return _select(instances, [])
-    box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+    windows = ndimage.find_objects(parts)
+    boxes = [(x.start, y.start, x.stop, y.stop) for y, x in (windows[number - 1] for number in numbers)]
     return SliceInstances(
-        mask[None],
-        np.array([score], dtype=np.float32),
-        np.array([box], dtype=np.float32),
+        parts == numbers[:, None, None],
+        np.full(len(numbers), score, dtype=np.float32),
+        np.array(boxes, dtype=np.float32).reshape(-1, 4),
         mask,
-        instances.fallbacks,
+        notes,
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from medsam3_core.agent.agent_settings import AgentSettings
-from medsam3_core.inference_settings import InferenceSettings, Merge, PromptMode
+from medsam3_core.inference_settings import InferenceSettings, PromptMode
 from medsam3_core.prompt_policies import PromptedSlices, PromptKind, PromptPolicy
 from storage.store_layout import StoreLayout
 from storage.weights import Weights
@@ -36,8 +36,8 @@ def _unfit_settings(weights: Weights, policy: PromptPolicy, settings: InferenceS
             yield "mode=interactive"
         elif "text" in policy.needs:
             yield "text with mode=interactive"
-    if settings.merge is Merge.SEMANTIC and (not can.text or clicked):
-        yield "merge=semantic" if not can.text else "merge=semantic with interactive prompts"
+    if settings.merge.is_of_the_semantic_mask and (not can.text or clicked):
+        yield f"merge={settings.merge}" if not can.text else f"merge={settings.merge} with interactive prompts"
     if settings.tiles > 1:
         if not can.text:
             yield f"tiles={settings.tiles}"

@@ -1,4 +1,4 @@
-"""Training configurations: YAML in, a checked `TrainingPlan` out; every key is a field of the plan."""
+"""Training configurations: YAML in, a checked `TrainingPlan` out; every key is a field of the plan, but `extends`."""
 
 import types
 from collections.abc import Mapping
@@ -7,10 +7,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-import yaml
-
 from medsam3_core.errors import UsageError
 from medsam3_core.training.plans import TrainingPlan
+from storage.config_inheritance import read_inherited
 
 SHIPPED_CONFIGS = Path(__file__).with_name("shipped_training")
 """Configurations of the weights that come with the product."""
@@ -23,17 +22,13 @@ def find_training_config(text: str) -> Path:
 
 
 def read_training_config(path: Path) -> TrainingPlan:
-    """Read and check a configuration.
+    """Read and check a configuration, on top of the one that it extends.
 
     Raises:
         UsageError: If the file is absent or no YAML, or a key is unknown, missing, or of the wrong type or range;
             names the file, the key and what is expected.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        msg = f"training configuration {path} cannot be read: {' '.join(str(error).split())}; give a YAML file"
-        raise UsageError(msg) from None
+    content = read_inherited(path, SHIPPED_CONFIGS)
     try:
         plan: TrainingPlan = _build(TrainingPlan, content, "")
     except UsageError as error:

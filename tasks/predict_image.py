@@ -130,5 +130,6 @@ def predict_volume(image: InputImage, request: PredictRequest, segmenter: Segmen
 
 def _kept(answer: SliceInstances, prompt: SlicePrompt, settings: InferenceSettings) -> SliceInstances:
     """All instances, unless the user wants the best one or the semantic mask."""
-    asked: Sequence[Merge] = (Merge.BEST, Merge.SEMANTIC)
-    return merge_instances(answer, prompt, settings) if settings.merge in asked else answer
+    merge = settings.merge
+    chosen = merge is Merge.BEST or merge.is_of_the_semantic_mask
+    return merge_instances(answer, prompt, settings) if chosen else answer

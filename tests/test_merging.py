@@ -79,6 +79,32 @@ def test_an_instance_without_pixels_is_not_kept():
     assert merged(columns((0.9, 3, 3), (0.6, 4, 6)), TEXT) == [4]
 
 
+def two_parts():
+    """A semantic mask of a square and a line that touches it at a corner, and a pixel apart."""
+    drawn = columns((0.9, 0, 3), semantic=(0, 0))
+    drawn.semantic[0:2, 1:3] = True
+    drawn.semantic[2, 3:6] = True
+    drawn.semantic[0, 9] = True
+    return drawn
+
+
+def test_each_connected_part_of_the_semantic_mask_is_an_instance():
+    drawn = two_parts()
+    kept = merge_instances(drawn, TEXT, InferenceSettings(merge=Merge.COMPONENTS))
+    assert kept.masks.sum(axis=(1, 2)).tolist() == [7, 1]
+    assert np.array_equal(kept.masks.any(axis=0), drawn.semantic)
+    assert kept.boxes_xyxy.tolist() == [[1, 0, 6, 3], [9, 0, 10, 1]]
+    assert kept.scores.tolist() == pytest.approx([0.9, 0.9])
+    assert kept.fallbacks == ("noted",)
+
+
+def test_components_beyond_the_limit_are_said_and_the_largest_stay(monkeypatch):
+    monkeypatch.setattr("medsam3_core.merging.MAX_COMPONENT_PIXELS", 4 * 12)
+    kept = merge_instances(two_parts(), TEXT, InferenceSettings(merge=Merge.COMPONENTS))
+    assert kept.masks.sum(axis=(1, 2)).tolist() == [7]
+    assert kept.fallbacks == ("noted", "instances-capped:2>1")
+
+
 @pytest.mark.parametrize("prompt", [TEXT, ONE_BOX])
 @pytest.mark.parametrize("merge", [Merge.AUTO, Merge.UNION, Merge.BEST])
 def test_nothing_drawn_stays_nothing(prompt, merge):
@@ -99,13 +125,15 @@ def test_semantic_score_without_instances_is_the_threshold():
     assert kept.scores.tolist() == [0.25]
 
 
-def test_an_empty_semantic_mask_is_nothing_whatever_the_instances():
-    assert merged(columns((0.9, 0, 3), semantic=(2, 2)), TEXT, merge=Merge.SEMANTIC) == []
+@pytest.mark.parametrize("merge", [Merge.SEMANTIC, Merge.COMPONENTS])
+def test_an_empty_semantic_mask_is_nothing_whatever_the_instances(merge):
+    assert merged(columns((0.9, 0, 3), semantic=(2, 2)), TEXT, merge=merge) == []
 
 
-def test_semantic_is_refused_where_no_semantic_mask_was_drawn():
-    with pytest.raises(UnsupportedPromptError, match="merge=semantic: no semantic mask was drawn for 'liver'"):
-        merged(columns(*THREE), TEXT, merge=Merge.SEMANTIC)
+@pytest.mark.parametrize("merge", [Merge.SEMANTIC, Merge.COMPONENTS])
+def test_a_mask_of_the_semantic_head_is_refused_where_none_was_drawn(merge):
+    with pytest.raises(UnsupportedPromptError, match=f"merge={merge}: no semantic mask was drawn for 'liver'"):
+        merged(columns(*THREE), TEXT, merge=merge)
 
 
 def test_labels_run_by_falling_score_and_overlaps_go_to_the_higher_score():

@@ -33,6 +33,7 @@ def sentence(weights: Weights, policy: str, *settings: str) -> str | None:
         (BOX, "text", (), "text"),
         (BOX, "box", ("mode=interactive",), "mode=interactive"),
         (BOX, "box", ("merge=semantic",), "merge=semantic"),
+        (BOX, "box", ("merge=components",), "merge=components"),
         (BOX, "box", ("tiles=2",), "tiles=2"),
         (BOX, "box", ("resolution=504",), "resolution=504"),
         (BOX, "box", ("tiles=2", "resolution=504"), "tiles=2 or resolution=504"),

@@ -12,11 +12,11 @@ from transformers.models.sam3.modeling_sam3 import Sam3VisionNeck
 
 from medsam3_core.errors import WeightsError
 from medsam3_core.sam3.architecture import Architecture
-from medsam3_core.sam3.attention import use_blocked_attention
 from medsam3_core.sam3.checkpoint_match import MatchReport, Shapes, match_tensors
 from medsam3_core.sam3.layouts import Part
-from medsam3_core.sam3.precision import Precision, bf16_is_fast
+from medsam3_core.sam3.precision import Precision
 from medsam3_core.sam3.propagation_tracker import PropagationTracker
+from medsam3_core.sam3.rotary_attention import use_rotary_attention
 
 _ENCODERS = ("vision_encoder.", "text_encoder.")
 TRACKER_DTYPE = torch.float32
@@ -125,7 +125,7 @@ def build_network(weights: Sam3Weights, precision: Precision, device: str, resol
         module.load_state_dict(tensors, assign=True, strict=True)
         _fill_computed_buffers(module, target)
         module.requires_grad_(requires_grad=False).eval()
-    network = Sam3Network(
+    return Sam3Network(
         cast(Sam3Model, modules[Part.DETECTOR]),
         cast(PropagationTracker | None, modules.get(Part.TRACKER)),
         cast(Sam3VisionNeck | None, modules.get(Part.TRACKER_NECK)),
@@ -133,15 +133,14 @@ def build_network(weights: Sam3Weights, precision: Precision, device: str, resol
         precision,
         target,
     )
-    if target.type == "cpu" and precision.encoder is torch.bfloat16 and bf16_is_fast(device):
-        use_blocked_attention(network.detector.vision_encoder.backbone)
-    return network
 
 
 def _empty_modules(architecture: Architecture) -> dict[Part, nn.Module]:
     detector, tracker = copy.deepcopy(architecture.detector), copy.deepcopy(architecture.tracker)
     with torch.device("meta"):
-        modules: dict[Part, nn.Module] = {Part.DETECTOR: Sam3Model(detector)}
+        model = Sam3Model(detector)
+        use_rotary_attention(model.vision_encoder.backbone)
+        modules: dict[Part, nn.Module] = {Part.DETECTOR: model}
         if tracker is not None:
             modules[Part.TRACKER] = PropagationTracker(tracker)
             modules[Part.TRACKER_NECK] = Sam3VisionNeck(tracker.vision_config)

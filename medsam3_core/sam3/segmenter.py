@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam3_core.errors import UnsupportedPromptError, UsageError
-from medsam3_core.inference_settings import InferenceSettings, Merge
+from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.prompts import SlicePrompt, VolumePrompt
 from medsam3_core.sam3.encoder import PreparedSlice, SliceEncoding, encode_prepared, prepare_slice
 from medsam3_core.sam3.loaded_network import LoadedNetwork
@@ -267,7 +267,7 @@ def _drawn(found: Detections, tile: Tile, settings: InferenceSettings, notes: tu
     if len(found.scores) > limit:
         notes = (*notes, f"instances-capped:{len(found.scores)}>{limit}")
     semantic = None
-    if settings.merge is Merge.SEMANTIC and found.semantic_logits is not None:
+    if settings.merge.is_of_the_semantic_mask and found.semantic_logits is not None:
         semantic = logits_at(found.semantic_logits[None], tile.shape_yx)[0].cpu().numpy()
     instances = SliceInstances(
         masks_at(kept.mask_logits, tile.shape_yx),

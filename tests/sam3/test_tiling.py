@@ -106,7 +106,7 @@ def test_semantic_logits_are_blended_before_the_threshold():
     assert joined.semantic[0, 8:12].any()
 
 
-@pytest.mark.parametrize("merge", [Merge.AUTO, Merge.SEMANTIC])
+@pytest.mark.parametrize("merge", [Merge.AUTO, Merge.SEMANTIC, Merge.COMPONENTS])
 def test_a_slice_in_tiles_is_answered_at_its_own_size(tiny, merge):
     image = np.random.default_rng(0).integers(0, 255, (150, 210, 3), dtype=np.uint8)
     settings = InferenceSettings(tiles=2, merge=merge, dtype=Dtype.FP32)
@@ -117,7 +117,7 @@ def test_a_slice_in_tiles_is_answered_at_its_own_size(tiny, merge):
     for answer in answers:
         assert answer.masks.shape[1:] == (150, 210)
         assert (np.diff(answer.scores) <= 0).all()
-    assert (answers[0].semantic is not None) is (merge is Merge.SEMANTIC)
+    assert (answers[0].semantic is not None) is merge.is_of_the_semantic_mask
     assert not answers[1].masks[:, 80:, 120:].any()
 
 

@@ -50,6 +50,33 @@ def test_a_wrong_file_is_refused_by_name(tmp_path, text, message):
     assert "train.yaml" in str(caught.value)
 
 
+def test_a_file_that_extends_another_says_what_differs(tmp_path):
+    config(tmp_path, "name: first\nbase: tiny-untrained\nloop: {steps: 7, batch: 3}\n"
+                     "cohorts: [{cohort: eyes, share: 2.0, validation: 1}, {cohort: cells}]\n"
+                     "questions: {foreign: [cat, dog]}\n")  # fmt: skip
+    other = tmp_path / "other.yaml"
+    other.write_text(
+        "extends: train.yaml\nname: second\nloop: {steps: 9}\nquestions: {foreign: [cow]}\n"
+        "cohorts: [{cohort: eyes, share: 1.0}, {cohort: organs}]\n"
+    )
+    plan = read_training_config(other)
+    assert (plan.name, plan.base, plan.loop.steps, plan.loop.batch) == ("second", "tiny-untrained", 9, 3)
+    assert [(one.cohort, one.share, one.validation) for one in plan.cohorts[:1]] == [("eyes", 1.0, 1)]
+    assert [one.cohort for one in plan.cohorts] == ["eyes", "cells", "organs"]
+    assert plan.questions.foreign == ("cow",)
+    other.write_text("extends: hippocampus-lora\nname: third\n")
+    assert (read_training_config(other).name, read_training_config(other).base) == ("third", "tiny-base")
+
+
+@pytest.mark.parametrize(
+    ("extends", "message"),
+    [("nowhere", "nowhere cannot be read"), ("train.yaml", "train.yaml extends train.yaml, which extends it in turn")],
+)
+def test_what_cannot_be_extended_is_named(tmp_path, extends, message):
+    with pytest.raises(UsageError, match=message):
+        read_training_config(config(tmp_path, f"extends: {extends}\n{GOOD}"))
+
+
 @pytest.mark.parametrize("name", sorted(path.stem for path in SHIPPED_CONFIGS.glob("*.yaml")))
 def test_configurations_that_come_with_the_product_are_valid(name):
     assert read_training_config(find_training_config(name)).name.removeprefix("retrained-") == name
