@@ -11,6 +11,7 @@ import psutil
 from distributed import LocalCluster, Nanny, Scheduler, SpecCluster
 
 from flows.cluster_settings import ClusterKind, ClusterSettings
+from flows.environment import ALLOCATION
 from flows.worker_forking import begin_forking, forks
 from medsam3_core.errors import UsageError
 from storage.weights import Weights
@@ -112,7 +113,7 @@ def slurm_cluster(settings: ClusterSettings) -> Any:
         job_cpu=slurm.cores,
         memory=settings.memory_limit if settings.memory_limit != "auto" else f"{8 * slurm.cores}GB",
         job_extra_directives=list(slurm.directives),
-        job_script_prologue=list(slurm.prologue),
+        job_script_prologue=[*(f"export {name}={value}" for name, value in ALLOCATION.items()), *slurm.prologue],
         worker_extra_args=["--no-dashboard", *(["--resources", resources] if resources else [])],
         interface=slurm.interface or None,
         log_directory=slurm.log_directory or None,

@@ -1,21 +1,27 @@
 """Environment that must be set before Prefect and Dask are imported: no telemetry, quiet logs, fail-fast scheduler.
 
-What allocation and numerics read while a process is loaded is set here for the worker processes that come later.
+Worker processes that are started here later inherit it; clusters elsewhere are given `ALLOCATION` themselves.
 """
 
 import os
 
+ALLOCATION = {
+    "MALLOC_TRIM_THRESHOLD_": "1073741824",
+    "MALLOC_MMAP_THRESHOLD_": "1073741824",
+    "MALLOC_ARENA_MAX": "1",
+}
+"""How worker processes keep the memory that they free; glibc reads it while they are loaded.
+
+A network asks for the same hundreds of megabytes in every layer. glibc returns blocks of 32 MB and more at once (Dask even
+makes it trim at 64 kB), and every page of them is then faulted in and zeroed again: up to half of a full-size pass
+(`benchmarks.allocation`). One arena, because those of threads take no large blocks.
+"""
 _DEFAULTS = {
     # Nothing is sent anywhere: Prefect's client and server analytics, Hugging Face's download counter.
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
-    # A network asks for the same hundreds of megabytes in every layer. glibc returns blocks of 32 MB and more at once
-    # (Dask even makes it trim at 64 kB), and every page of them is then faulted in and zeroed again: up to half of a
-    # full-size pass (benchmarks.allocation). One arena, because those of threads take no large blocks.
-    "MALLOC_TRIM_THRESHOLD_": "1073741824",
-    "MALLOC_MMAP_THRESHOLD_": "1073741824",
-    "MALLOC_ARENA_MAX": "1",
+    **ALLOCATION,
     # Starting and stopping a cluster prints 40 lines otherwise.
     "DASK_LOGGING__DISTRIBUTED": "error",
     "PREFECT_LOGGING_LEVEL": "WARNING",

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from flows.cluster_settings import ClusterSettings, KubernetesSettings
+from flows.environment import ALLOCATION
 from medsam3_core.errors import UsageError
 
 _PORT = 8786
@@ -142,7 +143,8 @@ def _deployment(
 
 
 def _environment(pods: KubernetesSettings) -> dict[str, str]:
-    return {"DO_NOT_TRACK": "1", "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0", **pods.environment}
+    fixed = {"DO_NOT_TRACK": "1", "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"}
+    return {**fixed, **ALLOCATION, **pods.environment}
 
 
 def _labels(name: str, role: str) -> dict[str, str]:

@@ -29,6 +29,7 @@ def prefect_session() -> Iterator[None]:
     url = PrivateServer().api_url()
     atexit.register(APILogHandler().flush)  # the last lines of the log are sent before that server ends
     logging.getLogger("prefect.flow_runs").addFilter(_is_news)
+    logging.getLogger("prefect.task_runs").addFilter(_is_no_error)
     with temporary_settings({PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         yield
 
@@ -36,3 +37,8 @@ def prefect_session() -> Iterator[None]:
 def _is_news(record: logging.LogRecord) -> bool:
     """Whether a line of the log is more than the traceback of an error that the command itself says in a sentence."""
     return record.exc_info is None or not isinstance(record.exc_info[1], Medsam3Error)
+
+
+def _is_no_error(record: logging.LogRecord) -> bool:
+    """Whether a line of a task's log is no error: that of a task ends its flow, which says it."""
+    return record.levelno < logging.ERROR

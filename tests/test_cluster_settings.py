@@ -108,7 +108,7 @@ def test_slurm_submits_a_job_with_one_worker_that_asks_for_what_the_settings_say
     for line in ("-J medsam3", "-p gpu", "-A radiology", "--cpus-per-task=8", "-t 08:00:00", "--gres=gpu:1"):
         assert f"#SBATCH {line}" in lines
     assert "#SBATCH --mem=30G" in lines  # 32 GB in Slurm's binary unit, rounded up
-    assert "module load cuda" in lines
+    assert lines.index("export MALLOC_TRIM_THRESHOLD_=1073741824") < lines.index("module load cuda")
     assert "--nthreads 1 --memory-limit 29.80GiB" in script
     assert "--resources GPU=1" in script
     assert "--no-dashboard" in script

@@ -20,12 +20,20 @@ prepare_environment()
 from flows.cluster_settings import parse_cluster
 from flows.worker_forking import begin_forking
 
+def faults_of_large_blocks():
+    import resource
+    def block():
+        b"x" * 2**26
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    return -block() + block()
+
 def facts():
     return {
         "pid": os.getpid(), "parent": os.getppid(),
         "imported": [name for name in ("tasks.segment_cases", "tasks.ingest_cases") if name in sys.modules],
         "deaf to Ctrl-C": signal.getsignal(signal.SIGINT) is signal.SIG_IGN,
         "set later": os.environ.get("LATER"), "threads": os.environ["OMP_NUM_THREADS"],
+        "page faults": faults_of_large_blocks(),
     }
 
 begin_forking(parse_cluster("local:2"), [])
@@ -51,6 +59,7 @@ def test_forked_workers_have_everything_imported_and_end_with_a_killed_driver() 
     for one in facts:
         assert one["imported"] == ["tasks.segment_cases", "tasks.ingest_cases"]
         assert (one["deaf to Ctrl-C"], one["set later"], one["threads"]) == (True, "seen", "1")
+        assert one["page faults"] < 1000, "64 MB that were freed are 16,384 pages to be faulted in anew"
     wait_until(lambda: not any(_alive(one) for one in family), "all processes to end", 60)
 
 

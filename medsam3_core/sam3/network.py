@@ -11,8 +11,10 @@ from transformers import PreTrainedModel, Sam3Model
 from transformers.models.sam3.modeling_sam3 import Sam3VisionNeck
 
 from medsam3_core.errors import WeightsError
+from medsam3_core.inference_settings import Dtype
 from medsam3_core.sam3.architecture import Architecture
 from medsam3_core.sam3.checkpoint_match import MatchReport, Shapes, match_tensors
+from medsam3_core.sam3.half_attention import use_half_attention
 from medsam3_core.sam3.layouts import Part
 from medsam3_core.sam3.precision import Precision
 from medsam3_core.sam3.propagation_tracker import PropagationTracker
@@ -125,6 +127,8 @@ def build_network(weights: Sam3Weights, precision: Precision, device: str, resol
         module.load_state_dict(tensors, assign=True, strict=True)
         _fill_computed_buffers(module, target)
         module.requires_grad_(requires_grad=False).eval()
+    if precision.name is Dtype.MIXED:
+        use_half_attention(cast(Sam3Model, modules[Part.DETECTOR]).detr_encoder)
     return Sam3Network(
         cast(Sam3Model, modules[Part.DETECTOR]),
         cast(PropagationTracker | None, modules.get(Part.TRACKER)),

@@ -195,6 +195,16 @@ half: false
     assert find_weights(store, "together").version == 1
 
 
+def test_what_the_flow_refuses_is_one_line(store, tmp_path):
+    config = tmp_path / "astray.yaml"
+    config.write_text("name: mine\nbase: nowhere\ncohorts: [{cohort: cells}]\n")
+    command = [sys.executable, "-m", "flows", "train", str(config), "--store", str(store.root)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("medsam3: unknown weights 'nowhere'; known: ")
+
+
 def test_a_process_that_reads_slices_ends_well_beside_a_running_service_of_prefect():
     program = """
 import multiprocessing, os
