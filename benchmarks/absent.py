@@ -1,6 +1,6 @@
 """How often small weights answer nothing to a text for what is not on a slice, and something for what is.
 
-    python -m benchmarks.absent --store DIR [--weights tiny-medical] [--threshold 0.05] [--data DIR]
+    python -m benchmarks.absent --store DIR [--weights tiny-medical] [--threshold 0.05] [--merge semantic] [--data DIR]
 
 Takes the test cases of the cohorts of `benchmarks.small_weights` (and ingests what the store lacks). On the slice with
 the largest reference of each, asks by text: the structures that the slice holds, the structures of its own cohort that
@@ -33,15 +33,16 @@ def main() -> None:
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--weights", default="tiny-medical")
     parser.add_argument("--threshold", type=float, default=0.05)
+    parser.add_argument("--merge", default="semantic", help="what answers: the semantic mask, or `auto`, the instances")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     options = parser.parse_args()
     store = StoreLayout(options.store)
     cohorts = (*SOURCES, *PHANTOMS)
     ingest_missing(store, cohorts, options.data)
     segmenter = open_segmenter(shipped_checkpoint(options.weights))
-    settings = InferenceSettings.parse([f"threshold={options.threshold}"])
+    settings = InferenceSettings.parse([f"threshold={options.threshold}", f"merge={options.merge}"])
     texts = {name: {one.name: one.text for one in read_cohort(store, name).recipe.structures} for name in cohorts}
-    print(f"{options.weights}, threshold {options.threshold}: share of empty answers (asked)")
+    print(f"{options.weights}, threshold {options.threshold}, merge {options.merge}: share of empty answers (asked)")
     for cohort in cohorts:
         counts = _counts(store, cohort, texts, segmenter, settings)
         shown = "  ".join(f"{kind} {np.mean(empty):.2f} ({len(empty)})" for kind, empty in counts.items())
