@@ -54,6 +54,7 @@ QUESTIONS = (
     Question("fundus vessels, text, whole image", "chase", "text", SEMANTIC),
     Question("fundus vessels, text, 4 x 4 tiles", "chase", "text", ("tiles=4", *SEMANTIC), target=0.72),
     Question("nuclei, text", "dsb18", "text", SEMANTIC, target=0.80),
+    Question("nuclei, text, 2 x 2 tiles", "dsb18", "text", ("tiles=2", *PARTS), target=0.80),
     Question("nuclei, text, by instances", "dsb18", "text"),
     Question("nuclei, text, components, F1 at IoU 0.5", "dsb18", "text", PARTS, "instance_f1", 0.60),
     Question("nuclei, text, 2 x 2 tiles, components, F1", "dsb18", "text", ("tiles=2", *PARTS), "instance_f1", 0.60),
