@@ -1,10 +1,9 @@
 """Attention of the trunk whose rotary positions are one complex product: the same answer in less memory traffic.
 
-`transformers` rotates queries and keys by five passes over temporaries in fp32, on a strided view: a quarter of the
-encoder's time on a CPU that multiplies bf16 matrices in hardware. As complex numbers, before heads and tokens change
-places, it is one product between two conversions: the same bits with heads of 64 channels, elsewhere within the
-rounding of fp32. The attention itself stays torch's own: matrix products over blocks of rows, once 2.6 times faster in
-bf16, are slower than it since torch 2.14.
+`transformers` rotates queries and keys by five passes over temporaries in fp32, on a strided view: 31 ms in a full-size
+layer on two cores with AMX. As complex numbers, before heads and tokens change places, it is one product between two
+conversions: 7 ms, the same bits with heads of 64 channels, elsewhere within the rounding of fp32. The attention itself
+stays torch's own: matrix products over blocks of rows, once 2.6 times faster in bf16, are slower than it in torch 2.14.
 """
 
 from typing import Any
