@@ -13,8 +13,9 @@ ALLOCATION = {
 """How worker processes keep the memory that they free; glibc reads it while they are loaded.
 
 A network asks for the same hundreds of megabytes in every layer. glibc returns blocks of 32 MB and more at once (Dask
-even makes it trim at 64 kB), and every page of them is then faulted in and zeroed again: up to half of a full-size
-pass (`benchmarks.allocation`). One arena, because those of threads take no large blocks.
+even makes it trim at 64 kB), and every page of them is then faulted in and zeroed again: 1.5 million page faults in a
+full-size pass, which cost between nothing and half of it (docs/full_size.md, `benchmarks.allocation`). One arena,
+because those of threads take no large blocks.
 """
 _DEFAULTS = {
     # Nothing is sent anywhere: Prefect's client and server analytics, Hugging Face's download counter.
