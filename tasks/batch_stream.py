@@ -3,9 +3,9 @@
 Rules, and why (measured, see docs/reliability.md):
 - At most `max_inflight` batches are out, so that driver and scheduler stay flat for a million cases.
 - The scheduler must run with `allowed-failures: 0`: the retry policy is here, and here alone.
-- A batch whose worker died is blamed on the case in its breadcrumb. First strike: the case runs again, alone. Second
-  strike: it is poison, unless workers are seen to die of other things too (`tasks.worker_deaths`). Its neighbours run
-  again without blame.
+- A batch whose worker died is blamed on the case in its breadcrumb. First strike: the case runs again, alone and after
+  all others, when what killed workers by chance (a node that went down) is over, or has been seen to. Second strike: it
+  is poison, unless workers die of other things too (`tasks.worker_deaths`). Its neighbours run again without blame.
 - A worker may die after it has committed and before it could say so: what is committed is never computed again.
 - A scheduler that is restarted comes back empty: workers are prepared anew and the batches that were out run again.
 - An exception of a whole batch (import, network, full disk) writes nothing; after a few in a row the breaker opens.
@@ -160,6 +160,7 @@ class _Stream:
         self._source: Iterator[Any] = iter(cases)
         self._remaining = len(cases)
         self._redo: deque[list[Any]] = deque()
+        self._struck: deque[list[Any]] = deque()
         self._live: dict[Future, list[Any]] = {}
         # `loop` is required for a client that is not the default one.
         self._completed = as_completed(raise_errors=False, loop=client.loop)
@@ -194,6 +195,8 @@ class _Stream:
     def _top_up(self) -> None:
         while len(self._live) < self._max_inflight and not self._hooks.should_stop():
             batch = self._redo.popleft() if self._redo else self._next_batch()
+            if not batch and self._struck:
+                batch = self._struck.popleft()
             if not batch:
                 return
             key = f"batch-{self._prefix}-{next(self._sequence)}"
@@ -289,7 +292,7 @@ class _Stream:
             self.counts.statuses["crashed"] += 1
             self._hooks.on_poison(case, self._deaths.reason(case.case_id))
         else:
-            self._redo.append([case])
+            self._struck.append([case])
         self._redo.extend(part for part in (batch[:position], batch[position + 1 :]) if part)
 
     def _uncommitted(self, batch_id: str, batch: list[Any]) -> list[Any]:

@@ -25,10 +25,14 @@ class Item:
 
 @dataclass(frozen=True)
 class NoteCases:
-    """Notes every finished case in a file; some cases kill their worker, some batches fail as a whole."""
+    """Notes every finished case in a file; some cases kill their worker, some batches fail as a whole.
+
+    `bad_times` is how many cases must be finished before the killers stop to kill: whatever killed is over then.
+    """
 
     folder: Path
     killers: frozenset[str] = frozenset()
+    bad_times: int = 10_000
     eaters: frozenset[str] = frozenset()
     error: type[Exception] | None = None
     seconds: float = 0.0
@@ -39,7 +43,7 @@ class NoteCases:
         with Breadcrumb(crumbs, batch_id) as crumb:
             for case in cases:
                 crumb.at(case.case_id)
-                if case.case_id in self.killers:
+                if case.case_id in self.killers and len(list(self.folder.glob("case*"))) < self.bad_times:
                     os._exit(9)
                 eaten = []
                 while case.case_id in self.eaters and len(eaten) < 40:  # 2 GB, if nobody stops it
@@ -98,6 +102,20 @@ def test_cases_that_kill_their_worker_are_found_and_nobody_else_is_blamed(client
     assert len(list(done.iterdir())) == 38
     assert counts.done == 40
     assert not crumbs.exists()
+
+
+def test_a_struck_case_runs_again_after_all_others_when_bad_times_may_be_over(client: Client, tmp_path: Path) -> None:
+    counts = run_stream(
+        client,
+        NoteCases(tmp_path, frozenset({"case003"}), bad_times=100, seconds=0.03),
+        [Item(f"case{index:03d}") for index in range(120)],
+        sizer=BatchSizer(2, first=4, target_seconds=0.01),
+        max_inflight=4,
+        crumbs=BreadcrumbFolder(tmp_path / "crumbs"),
+        hooks=StreamHooks(lambda case, reason: pytest.fail(f"{case.case_id} is innocent: {reason}")),
+    )
+    assert len(list(tmp_path.glob("case*"))) == 120
+    assert (counts.done, counts.statuses["scored"]) == (120, 120)
 
 
 def test_workers_killed_from_outside_cost_no_case_and_blame_none(client: Client, tmp_path: Path) -> None:
