@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from medsam3_core.errors import UsageError
 from medsam3_core.sam3.network import TRACKER_DTYPE, Sam3Network
 from medsam3_core.sam3.preprocess import pixel_values
 from medsam3_core.sam3.propagation_tracker import PropagationTracker
+from medsam3_core.sam3.shared_pixel_decoder import SharedPixelDecoder
 
 _LEVELS = 3
 """Feature maps that the heads read (4, 2 and 1 times the token grid); the fourth level is never read."""
@@ -88,10 +90,10 @@ def encode_prepared(network: Sam3Network, slices: Sequence[PreparedSlice]) -> li
 
 
 def detector_features(network: Sam3Network, encoding: SliceEncoding) -> Sam3VisionEncoderOutput:
-    """Feature maps of the concept head for one slice, in the precision of the heads."""
-    maps = [
-        one.to(network.precision.heads) for one in neck_maps(network, network.detector.vision_encoder.neck, encoding)
-    ]
+    """Feature maps of the concept head for one slice, in its precision, ready for `SharedPixelDecoder`."""
+    neck = neck_maps(network, network.detector.vision_encoder.neck, encoding)
+    decoder = cast(SharedPixelDecoder, network.detector.mask_decoder.pixel_decoder)
+    maps = decoder.convolved_skips([one.to(network.precision.heads) for one in neck])
     position = position_map(maps[-1])
     return Sam3VisionEncoderOutput(
         fpn_hidden_states=(*maps, None),

@@ -14,11 +14,13 @@ from medsam3_core.errors import WeightsError
 from medsam3_core.inference_settings import Dtype
 from medsam3_core.sam3.architecture import Architecture
 from medsam3_core.sam3.checkpoint_match import MatchReport, Shapes, match_tensors
-from medsam3_core.sam3.half_attention import use_half_attention
+from medsam3_core.sam3.half_products import use_half_products
 from medsam3_core.sam3.layouts import Part
 from medsam3_core.sam3.precision import Precision
 from medsam3_core.sam3.propagation_tracker import PropagationTracker
+from medsam3_core.sam3.remembered_attention import remember_first_attention
 from medsam3_core.sam3.rotary_attention import use_rotary_attention
+from medsam3_core.sam3.shared_pixel_decoder import share_pixel_decoder
 
 _ENCODERS = ("vision_encoder.", "text_encoder.")
 TRACKER_DTYPE = torch.float32
@@ -127,10 +129,14 @@ def build_network(weights: Sam3Weights, precision: Precision, device: str, resol
         module.load_state_dict(tensors, assign=True, strict=True)
         _fill_computed_buffers(module, target)
         module.requires_grad_(requires_grad=False).eval()
+    detector = cast(Sam3Model, modules[Part.DETECTOR])
+    share_pixel_decoder(detector.mask_decoder)
     if precision.name is Dtype.MIXED:
-        use_half_attention(cast(Sam3Model, modules[Part.DETECTOR]).detr_encoder)
+        use_half_products(detector.detr_encoder)
+    if target.type == "cpu":  # an accelerator would have to wait for the comparison
+        remember_first_attention(detector.detr_encoder)
     return Sam3Network(
-        cast(Sam3Model, modules[Part.DETECTOR]),
+        detector,
         cast(PropagationTracker | None, modules.get(Part.TRACKER)),
         cast(Sam3VisionNeck | None, modules.get(Part.TRACKER_NECK)),
         architecture,

@@ -2,15 +2,15 @@
 
 `transformers` rotates queries and keys by five passes over temporaries in fp32, on a strided view: 31 ms in a full-size
 layer on two cores with AMX. As complex numbers, before heads and tokens change places, it is one product between two
-conversions: 7 ms, the same bits with heads of 64 channels, elsewhere within the rounding of fp32. The attention itself
-stays torch's own: matrix products over blocks of rows, once 2.6 times faster in bf16, are slower than it in torch 2.14.
+conversions: 7 ms, the same bits with heads of 64 channels, elsewhere within the rounding of fp32.
 """
 
 from typing import Any
 
 import torch
-from torch.nn import functional
 from transformers.models.sam3.modeling_sam3 import Sam3ViTRoPEAttention
+
+from medsam3_core.sam3.blocked_attention import attend
 
 
 class RotaryAttention(Sam3ViTRoPEAttention):
@@ -38,7 +38,7 @@ class RotaryAttention(Sam3ViTRoPEAttention):
         key = _rotated(self.k_proj(hidden_states).view(shape), turn).transpose(1, 2)
         value = self.v_proj(hidden_states).view(shape).transpose(1, 2)
         dropout = self.attention_dropout if self.training else 0.0
-        attended = functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+        attended = attend(query, key, value, dropout)
         joined = attended.transpose(1, 2).reshape(windows, height, width, channels)
         return self.o_proj(joined), None
 

@@ -11,7 +11,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from medsam3_core.inference_settings import Dtype, InferenceSettings
 from medsam3_core.sam3.architecture import OFFICIAL_LAYER_NORM_EPS, architecture_from
 from medsam3_core.sam3.concept import ConceptQuery, TextEncoder, detect
-from medsam3_core.sam3.encoder import SliceEncoding, detector_features, encode_slices, tracker_features
+from medsam3_core.sam3.encoder import SliceEncoding, detector_features, encode_slices, neck_maps, tracker_features
 from medsam3_core.sam3.interactive import answer_clicks
 from medsam3_core.sam3.layouts import Part
 from medsam3_core.sam3.network import Sam3Network, build_network
@@ -110,7 +110,7 @@ def test_trunk_and_neck_are_the_official_ones():
     io, network = detector_io(), network_of("bare")
     with torch.inference_mode():
         encoding = encoding_of(network)
-        maps = detector_features(network, encoding).fpn_hidden_states
+        maps = neck_maps(network, network.detector.vision_encoder.neck, encoding)
     torch.testing.assert_close(encoding.trunk, io["vit_last"][0], atol=MASKS, rtol=0)
     for level in range(3):
         torch.testing.assert_close(maps[level], io[f"fpn{level}"], atol=MASKS, rtol=0)

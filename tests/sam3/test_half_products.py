@@ -1,11 +1,13 @@
-"""In mixed precision the fusion encoder attends in bf16 where many tokens meet, and nowhere else."""
+"""In mixed precision the fusion encoder multiplies in bf16 where many tokens meet, and nothing else does."""
+
+import re
 
 import pytest
 import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from medsam3_core.inference_settings import Dtype
-from medsam3_core.sam3.half_attention import HALF, half_attention
+from medsam3_core.sam3.half_products import HALF, HalfLinear, half_attention
 from medsam3_core.sam3.network import build_network
 from medsam3_core.sam3.precision import precision_for
 from storage.checkpoints import read_weights
@@ -18,6 +20,10 @@ LAYER.is_causal = False
 def heads(tokens):
     generator = torch.Generator().manual_seed(0)
     return tuple(torch.randn(2, 3, tokens, 16, generator=generator) for _ in range(3))
+
+
+def is_of_a_head(name):
+    return not name.startswith(("vision_encoder.", "text_encoder."))
 
 
 def test_many_tokens_are_compared_in_bf16_and_come_back_in_fp32():
@@ -43,6 +49,18 @@ def test_mixed_precision_alone_uses_it_and_in_the_fusion_encoder_alone(dtype, na
     detector = build_network(read_weights(LAYOUTS["bare"]), precision_for(dtype, "cpu"), "cpu").detector
     assert detector.detr_encoder.config._attn_implementation == name
     assert detector.detr_decoder.config._attn_implementation == "sdpa"
-    assert {one.dtype for one in detector.detr_encoder.parameters()} == {
-        torch.bfloat16 if dtype is Dtype.BF16 else torch.float32
-    }
+    half = {name for name, one in detector.named_parameters() if one.dtype is torch.bfloat16 and is_of_a_head(name)}
+    tokens = re.compile(r"detr_encoder\.layers\.\d+\.(self_attn|self_attn\.attention|mlp)\.\w+\.(weight|bias)")
+    wanted = {name for name, _ in detector.named_parameters() if is_of_a_head(name) and tokens.fullmatch(name)}
+    everything = {name for name, _ in detector.named_parameters() if is_of_a_head(name)}
+    assert half == {Dtype.MIXED: wanted, Dtype.FP32: set(), Dtype.BF16: everything}[dtype]
+    assert wanted
+
+
+def test_a_linear_layer_multiplies_in_bf16_and_gives_fp32():
+    torch.manual_seed(0)
+    exact = torch.nn.Linear(64, 32)
+    rows = torch.randn(2, 300, 64)
+    ours = HalfLinear(exact)(rows)
+    assert ours.dtype is torch.float32
+    assert 0 < (ours - exact(rows)).abs().mean() < 2e-3
