@@ -41,10 +41,10 @@ def takes_blocks(query: torch.Tensor, key: torch.Tensor) -> bool:
     return many and plain and bf16_is_fast("cpu") and not has_amx()
 
 
-def blocked(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None = None) -> torch.Tensor:
-    """Attention head by head, some rows at a time; shapes as for `attend`, scores times `scaling` if it is given."""
+def blocked(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Attention head by head, some rows at a time; shapes as for `attend`."""
     batch, heads, tokens, width = query.shape
-    scaled = (query * (width**-0.5 if scaling is None else scaling)).reshape(-1, tokens, width)
+    scaled = (query * width**-0.5).reshape(-1, tokens, width)
     keys, values = key.reshape(-1, key.shape[2], width), value.reshape(-1, value.shape[2], width)
     output = torch.empty_like(scaled)
     rows = max(64, _BLOCK_SCORES // key.shape[2])

@@ -17,7 +17,7 @@ from medsam3_core.errors import UsageError
 from medsam3_core.sam3.network import TRACKER_DTYPE, Sam3Network
 from medsam3_core.sam3.preprocess import pixel_values
 from medsam3_core.sam3.propagation_tracker import PropagationTracker
-from medsam3_core.sam3.shared_pixel_decoder import SharedPixelDecoder
+from medsam3_core.sam3.shared_mask_decoder import SharedPixelDecoder
 
 _LEVELS = 3
 """Feature maps that the heads read (4, 2 and 1 times the token grid); the fourth level is never read."""

@@ -10,69 +10,61 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
-from medsam3_core.sam3.blocked_attention import blocked, takes_blocks
-
-HALF = "medsam3_half"
-"""Name under which `transformers` finds this attention."""
-_FEWEST_TOKENS = 256
-"""Below this the conversions are not worth it."""
+from medsam3_core.sam3.blocked_attention import attend
 
 
-def half_attention(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    **options: Any,
-) -> tuple[torch.Tensor, None]:
-    """Attention of many tokens without a mask in bf16; anything else as it comes.
+class HalfAttention(nn.Module):
+    """A self-attention layer of `transformers` without a mask that multiplies in bf16, and takes and gives fp32."""
 
-    Args:
-        module: The attention layer, which `transformers` hands in.
-        query: Shape (batch, heads, tokens, d).
-        key: Shape (batch, heads, tokens, d).
-        value: Shape (batch, heads, tokens, d).
-        attention_mask: None for the bf16 path.
-        **options: What else `transformers` hands to an attention.
-
-    Returns:
-        Shape (batch, tokens, heads, d) in the dtype of the query, and None for the weights.
-    """
-    dtype = query.dtype
-    if attention_mask is None and min(query.shape[2], key.shape[2]) >= _FEWEST_TOKENS:
-        query, key, value = (one.to(torch.bfloat16) for one in (query, key, value))
-        if takes_blocks(query, key):
-            return blocked(query, key, value, options.get("scaling")).transpose(1, 2).to(dtype), None
-    drawn: torch.Tensor = sdpa_attention_forward(module, query, key, value, attention_mask, **options)[0]
-    return drawn.to(dtype), None
-
-
-class HalfLinear(nn.Module):
-    """A linear layer that holds its weights in bf16, multiplies in bf16, and takes and gives fp32."""
-
-    def __init__(self, exact: nn.Linear) -> None:
+    def __init__(self, exact: Any) -> None:
         super().__init__()
-        self.weight = nn.Parameter(exact.weight.to(torch.bfloat16), requires_grad=False)
-        self.bias = nn.Parameter(exact.bias.to(torch.bfloat16), requires_grad=False)
+        self._heads, self._width = exact.num_attention_heads, exact.head_dim
+        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (
+            getattr(exact, f"{name}_proj").to(torch.bfloat16) for name in "qkvo"
+        )
+
+    def forward(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **_options: Any
+    ) -> tuple[torch.Tensor, None]:
+        """Attend.
+
+        Args:
+            query: Shape (n, tokens, c).
+            key: Shape (n, tokens, c).
+            value: Shape (n, tokens, c).
+            **_options: What else `transformers` hands in; nothing of it concerns inference.
+
+        Returns:
+            Shape (n, tokens, c) in the dtype of the query, and None for the weights.
+        """
+        asked = self._split(self.q_proj(query.to(torch.bfloat16)))
+        keys = self._split(self.k_proj(key.to(torch.bfloat16)))
+        attended = attend(asked, keys, self._split(self.v_proj(value.to(torch.bfloat16))))
+        drawn: torch.Tensor = self.o_proj(attended.transpose(1, 2).flatten(2))
+        return drawn.to(query.dtype), None
+
+    def _split(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Shape (n, tokens, c) to (n, heads, tokens, d)."""
+        split: torch.Tensor = tokens.unflatten(-1, (self._heads, self._width))
+        return split.transpose(1, 2)
+
+
+class HalfMlp(nn.Module):
+    """An MLP of `transformers` that multiplies in bf16, and takes and gives fp32."""
+
+    def __init__(self, exact: Any) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = exact.fc1.to(torch.bfloat16), exact.fc2.to(torch.bfloat16)
+        self.activation_fn = exact.activation_fn
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        """Shape (..., in) to (..., out), in the dtype of the rows."""
-        return functional.linear(rows.to(torch.bfloat16), self.weight, self.bias).to(rows.dtype)
+        """Shape (..., c) to (..., c), in the dtype of the rows."""
+        drawn: torch.Tensor = self.fc2(self.activation_fn(self.fc1(rows.to(torch.bfloat16))))
+        return drawn.to(rows.dtype)
 
 
 def use_half_products(encoder: Any) -> None:
-    """Let a fusion encoder of `transformers` attend and pass tokens on in bf16."""
-    AttentionInterface.register(HALF, half_attention)
-    AttentionMaskInterface.register(HALF, sdpa_mask)  # without it texts lose their masks
-    encoder.config._attn_implementation = HALF
+    """Let a fusion encoder of `transformers` attend and pass tokens on in bf16; its weights there are bf16 then."""
     for layer in encoder.layers:
-        for block in (layer.self_attn, layer.mlp):
-            for name, one in list(block.named_children()):
-                if isinstance(one, nn.Linear):
-                    setattr(block, name, HalfLinear(one))
+        layer.self_attn, layer.mlp = HalfAttention(layer.self_attn), HalfMlp(layer.mlp)

@@ -8,14 +8,10 @@ from medsam3_core.inference_settings import Dtype
 from medsam3_core.sam3 import blocked_attention, rotary_attention
 from medsam3_core.sam3.blocked_attention import attend, blocked, takes_blocks
 from medsam3_core.sam3.encoder import encode_slices
-from medsam3_core.sam3.half_products import half_attention
 from medsam3_core.sam3.network import build_network
 from medsam3_core.sam3.precision import precision_for
 from storage.checkpoints import read_weights
 from tests.sam3.golden import LAYOUTS, detector_io, needs_golden
-
-LAYER = torch.nn.Module()
-LAYER.is_causal = False
 
 
 def heads(tokens, dtype=torch.float32):
@@ -31,12 +27,11 @@ def avx512_bf16(monkeypatch):
 
 @pytest.mark.parametrize("tokens", [256, 576, 900])
 @pytest.mark.parametrize("block_scores", [1_500_000, 100_000])
-@pytest.mark.parametrize("scaling", [None, 0.5])
-def test_blocks_give_the_answer_of_one_product(tokens, block_scores, scaling, monkeypatch):
+def test_blocks_give_the_answer_of_one_product(tokens, block_scores, monkeypatch):
     monkeypatch.setattr(blocked_attention, "_BLOCK_SCORES", block_scores)
     query, key, value = heads(tokens)
-    expected = functional.scaled_dot_product_attention(query, key, value, scale=scaling)
-    torch.testing.assert_close(blocked(query, key, value, scaling), expected, atol=1e-5, rtol=1e-4)
+    expected = functional.scaled_dot_product_attention(query, key, value)
+    torch.testing.assert_close(blocked(query, key, value), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_in_bf16_they_stay_as_close_to_fp32_as_the_rounding_of_their_inputs(avx512_bf16):
@@ -57,15 +52,6 @@ def test_they_are_taken_where_they_are_faster(case, blocks, avx512_bf16, monkeyp
     query, key, _ = heads(64 if case == "few" else 300, torch.float32 if case == "fp32" else torch.bfloat16)
     with torch.set_grad_enabled(case == "gradients"):
         assert takes_blocks(query, key) is blocks
-
-
-def test_the_fusion_encoder_takes_them_with_its_own_scaling(avx512_bf16):
-    query, key, value = heads(300)
-    exact = functional.scaled_dot_product_attention(query, key, value, scale=0.4)
-    with torch.inference_mode():
-        ours, weights = half_attention(LAYER, query, key, value, None, scaling=0.4)
-    assert (ours.dtype, ours.shape, weights) == (torch.float32, (2, 300, 3, 16), None)
-    assert 0 < (ours - exact.transpose(1, 2)).abs().mean() < 3e-3
 
 
 @needs_golden

@@ -4,63 +4,62 @@ import re
 
 import pytest
 import torch
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.models.sam3.configuration_sam3 import Sam3DETREncoderConfig
+from transformers.models.sam3.modeling_sam3 import Sam3DetrEncoderLayer
 
 from medsam3_core.inference_settings import Dtype
-from medsam3_core.sam3.half_products import HALF, HalfLinear, half_attention
+from medsam3_core.sam3 import blocked_attention
+from medsam3_core.sam3.half_products import HalfAttention, HalfMlp
 from medsam3_core.sam3.network import build_network
 from medsam3_core.sam3.precision import precision_for
 from storage.checkpoints import read_weights
 from tests.sam3.golden import LAYOUTS, needs_golden
 
-LAYER = torch.nn.Module()
-LAYER.is_causal = False
+
+def layers():
+    """A layer of the fusion encoder twice: exact, and to be changed."""
+    config = Sam3DETREncoderConfig(hidden_size=32, num_attention_heads=4, intermediate_size=64)
+    config._attn_implementation = "sdpa"
+    made = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        made.append(Sam3DetrEncoderLayer(config).eval())
+    return made
 
 
-def heads(tokens):
-    generator = torch.Generator().manual_seed(0)
-    return tuple(torch.randn(2, 3, tokens, 16, generator=generator) for _ in range(3))
+@pytest.mark.parametrize("amx", [True, False])
+def test_attention_multiplies_in_bf16_and_gives_fp32(amx, monkeypatch):
+    monkeypatch.setattr(blocked_attention, "bf16_is_fast", lambda _device: True)
+    monkeypatch.setattr(blocked_attention, "has_amx", lambda: amx)
+    exact, other = (layer.self_attn for layer in layers())
+    tokens, moved = torch.randn(2, 300, 32), torch.randn(2, 300, 32)
+    with torch.no_grad():
+        expected = exact(query=moved, key=moved, value=tokens)[0]
+        ours, weights = HalfAttention(other)(query=moved, key=moved, value=tokens)
+    assert (ours.dtype, ours.shape, weights) == (torch.float32, (2, 300, 32), None)
+    assert 0 < (ours - expected).abs().mean() < 0.02 * expected.abs().mean()
+
+
+def test_an_mlp_multiplies_in_bf16_and_gives_fp32():
+    exact, other = (layer.mlp for layer in layers())
+    rows = torch.randn(2, 30, 32)
+    with torch.no_grad():
+        expected, ours = exact(rows), HalfMlp(other)(rows)
+    assert ours.dtype is torch.float32
+    assert 0 < (ours - expected).abs().mean() < 0.02 * expected.abs().mean()
 
 
 def is_of_a_head(name):
     return not name.startswith(("vision_encoder.", "text_encoder."))
 
 
-def test_many_tokens_are_compared_in_bf16_and_come_back_in_fp32():
-    query, key, value = heads(400)
-    exact, _ = sdpa_attention_forward(LAYER, query, key, value, None, scaling=0.25)
-    ours, weights = half_attention(LAYER, query, key, value, None, scaling=0.25)
-    assert (ours.dtype, weights) == (torch.float32, None)
-    assert 0 < (ours - exact).abs().mean() < 2e-3
-
-
-@pytest.mark.parametrize("tokens", [64, 400])
-def test_few_tokens_and_masks_stay_in_fp32(tokens):
-    query, key, value = heads(tokens)
-    mask = torch.ones(2, 1, tokens, tokens, dtype=torch.bool).tril() if tokens == 400 else None
-    exact, _ = sdpa_attention_forward(LAYER, query, key, value, mask, scaling=0.25)
-    ours, _ = half_attention(LAYER, query, key, value, mask, scaling=0.25)
-    assert torch.equal(ours, exact)
-
-
 @needs_golden
-@pytest.mark.parametrize(("dtype", "name"), [(Dtype.MIXED, HALF), (Dtype.FP32, "sdpa"), (Dtype.BF16, "sdpa")])
-def test_mixed_precision_alone_uses_it_and_in_the_fusion_encoder_alone(dtype, name):
+@pytest.mark.parametrize("dtype", [Dtype.MIXED, Dtype.FP32, Dtype.BF16])
+def test_mixed_precision_alone_uses_it_and_in_the_fusion_encoder_alone(dtype):
     detector = build_network(read_weights(LAYOUTS["bare"]), precision_for(dtype, "cpu"), "cpu").detector
-    assert detector.detr_encoder.config._attn_implementation == name
-    assert detector.detr_decoder.config._attn_implementation == "sdpa"
-    half = {name for name, one in detector.named_parameters() if one.dtype is torch.bfloat16 and is_of_a_head(name)}
+    heads = {name: one.dtype for name, one in detector.named_parameters() if is_of_a_head(name)}
     tokens = re.compile(r"detr_encoder\.layers\.\d+\.(self_attn|self_attn\.attention|mlp)\.\w+\.(weight|bias)")
-    wanted = {name for name, _ in detector.named_parameters() if is_of_a_head(name) and tokens.fullmatch(name)}
-    everything = {name for name, _ in detector.named_parameters() if is_of_a_head(name)}
-    assert half == {Dtype.MIXED: wanted, Dtype.FP32: set(), Dtype.BF16: everything}[dtype]
+    wanted = {name for name in heads if tokens.fullmatch(name)}
     assert wanted
-
-
-def test_a_linear_layer_multiplies_in_bf16_and_gives_fp32():
-    torch.manual_seed(0)
-    exact = torch.nn.Linear(64, 32)
-    rows = torch.randn(2, 300, 64)
-    ours = HalfLinear(exact)(rows)
-    assert ours.dtype is torch.float32
-    assert 0 < (ours - exact(rows)).abs().mean() < 2e-3
+    half = {name for name, one in heads.items() if one is torch.bfloat16}
+    assert half == {Dtype.MIXED: wanted, Dtype.FP32: set(), Dtype.BF16: set(heads)}[dtype]

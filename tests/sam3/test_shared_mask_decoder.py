@@ -1,12 +1,12 @@
-"""The pixel decoder whose work is shared between prompts answers as that of `transformers`."""
+"""The mask decoder whose work is shared between prompts answers as that of `transformers`."""
 
 import pytest
 import torch
 from torch.nn import functional
 from transformers.models.sam3.configuration_sam3 import Sam3MaskDecoderConfig
-from transformers.models.sam3.modeling_sam3 import Sam3PixelDecoder
+from transformers.models.sam3.modeling_sam3 import Sam3MaskDecoder, Sam3PixelDecoder
 
-from medsam3_core.sam3.shared_pixel_decoder import SharedPixelDecoder, enlarging_kernel
+from medsam3_core.sam3.shared_mask_decoder import SharedMaskDecoder, SharedPixelDecoder, enlarging_kernel
 
 
 def maps_of(sides, batch=1):
@@ -16,7 +16,7 @@ def maps_of(sides, batch=1):
 
 @pytest.mark.parametrize("sides", [(36, 18, 9), (8, 4), (4, 2, 1)])
 @pytest.mark.parametrize("batch", [1, 3])
-def test_the_answer_is_that_of_transformers(sides, batch):
+def test_pixels_are_those_of_transformers(sides, batch):
     torch.manual_seed(0)
     theirs = Sam3PixelDecoder(Sam3MaskDecoderConfig(hidden_size=32)).eval()
     ours = SharedPixelDecoder(theirs)
@@ -45,3 +45,26 @@ def test_the_kernel_enlarges_and_convolves_in_one():
     expected = functional.conv2d(larger, weight, padding=1)
     drawn = functional.conv_transpose2d(pixels, enlarging_kernel(weight), stride=2, padding=1)
     torch.testing.assert_close(drawn, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("words", [3, 7])
+def test_masks_are_those_of_transformers(words):
+    torch.manual_seed(0)
+    config = Sam3MaskDecoderConfig(hidden_size=32, num_attention_heads=4)
+    config._attn_implementation = "sdpa"
+    theirs = Sam3MaskDecoder(config).eval()
+    for parameter in theirs.parameters():
+        parameter.data.normal_(std=0.2)
+    ours, (*skips, coarse) = SharedMaskDecoder(theirs), maps_of((16, 8, 4), batch=2)
+    given = {
+        "decoder_queries": torch.randn(2, 5, 32),
+        "encoder_hidden_states": torch.randn(2, 16, 32),
+        "prompt_features": torch.randn(2, 7, 32),
+        "prompt_mask": (torch.arange(7) < words).expand(2, 7),
+    }
+    with torch.no_grad():
+        expected = theirs(backbone_features=[*skips, coarse], **given)
+        got = ours(backbone_features=ours.pixel_decoder.convolved_skips([*skips, coarse]), **given)
+    assert got.pred_masks.shape == (2, 5, 16, 16)
+    torch.testing.assert_close(got.pred_masks, expected.pred_masks, atol=2e-4, rtol=1e-4)
+    torch.testing.assert_close(got.semantic_seg, expected.semantic_seg, atol=1e-4, rtol=1e-4)

@@ -1,0 +1,141 @@
+"""The mask decoder of the concept head, cut where prompts of one slice can share its work.
+
+Its pixel decoder adds what a prompt found, at twice its size, to a map of the neck, and convolves the sum. A
+convolution is linear: the map of the neck is convolved once per slice, and only the rest for every prompt. Convolving
+what was enlarged by repetition is one transposed convolution with a kernel of 4 x 4, which multiplies 4 times for a
+pixel in place of 9. Queries are projected to the channels of the pixels, not 83,000 pixels to those of the queries.
+Channels lie together in memory, as convolutions on a CPU like them. The answer is that of `transformers` within the
+rounding of fp32.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.models.sam3.modeling_sam3 import Sam3MaskDecoderOutput
+
+_STEP = 2
+"""How much finer each map of the neck is than the one below."""
+_LAYOUT = torch.channels_last
+
+
+class SharedPixelDecoder(nn.Module):
+    """A pixel decoder of `transformers` whose maps of the neck are convolved already, see `convolved_skips`.
+
+    Attributes:
+        conv_layers: As in `transformers`, coarse to fine.
+        norms: As in `transformers`.
+    """
+
+    def __init__(self, decoder: Any) -> None:
+        super().__init__()
+        self.conv_layers, self.norms = decoder.conv_layers, decoder.norms
+        self._enlarging = [enlarging_kernel(layer.weight) for layer in self.conv_layers]
+
+    def forward(self, maps: list[torch.Tensor]) -> torch.Tensor:
+        """Pixel embeddings at the finest size.
+
+        Args:
+            maps: Finest first, each of shape (n, c, h, w); the last is what prompts found, the others are convolved.
+
+        Returns:
+            Shape (n, c, h, w) at the size of the first map.
+        """
+        drawn = maps[-1].contiguous(memory_format=_LAYOUT)
+        for skip, kernel, norm in zip(reversed(maps[:-1]), self._enlarging, self.norms, strict=False):
+            drawn = functional.conv_transpose2d(drawn, kernel, stride=_STEP, padding=1).add_(skip)
+            drawn = functional.relu_(norm(drawn))
+        return drawn
+
+    def convolved_skips(self, maps: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Maps of the neck as `forward` reads them: all but the coarsest convolved, with bias.
+
+        Args:
+            maps: Finest first, each of shape (n, c, h, w) and twice as large as the next.
+        """
+        layers = reversed(self.conv_layers[: len(maps) - 1])
+        skips = [one.contiguous(memory_format=_LAYOUT) for one in maps[:-1]]
+        return [*(layer(one) for layer, one in zip(layers, skips, strict=True)), maps[-1]]
+
+
+def enlarging_kernel(weight: torch.Tensor) -> torch.Tensor:
+    """The kernel of a transposed convolution of stride 2 that repeats every pixel 2 x 2 and then convolves.
+
+    Args:
+        weight: Of a convolution of 3 x 3 with a margin of 1, shape (out, in, 3, 3).
+
+    Returns:
+        Shape (in, out, 4, 4), for a margin of 1, channels last.
+    """
+    turned = weight.flip(-2, -1).transpose(0, 1)
+    spread = functional.pad(turned, (1, 1, 1, 1))  # each pixel reaches what its 2 x 2 copies reach, in sum
+    return (spread[..., 1:, 1:] + spread[..., 1:, :-1] + spread[..., :-1, 1:] + spread[..., :-1, :-1]).contiguous(
+        memory_format=_LAYOUT
+    )
+
+
+class SharedMaskDecoder(nn.Module):
+    """A mask decoder of `transformers` on maps of the neck that are convolved already, with the same parameters.
+
+    Attributes:
+        pixel_decoder: See `SharedPixelDecoder.convolved_skips`.
+    """
+
+    def __init__(self, decoder: Any) -> None:
+        super().__init__()
+        self._config = decoder.config
+        self.pixel_decoder = SharedPixelDecoder(decoder.pixel_decoder)
+        self.prompt_cross_attn, self.prompt_cross_attn_norm = decoder.prompt_cross_attn, decoder.prompt_cross_attn_norm
+        self.mask_embedder, self.instance_projection = decoder.mask_embedder, decoder.instance_projection
+        self.semantic_projection = decoder.semantic_projection
+
+    def forward(
+        self,
+        decoder_queries: torch.Tensor,
+        backbone_features: list[torch.Tensor],
+        encoder_hidden_states: torch.Tensor,
+        prompt_features: torch.Tensor,
+        prompt_mask: torch.Tensor | None = None,
+        **_options: Any,
+    ) -> Sam3MaskDecoderOutput:
+        """Draw all queries and the semantic mask.
+
+        Args:
+            decoder_queries: Shape (n, queries, c).
+            backbone_features: Maps of the neck, finest first, all but the coarsest convolved.
+            encoder_hidden_states: Tokens of the slice after fusion, shape (n, h * w, c), h and w of the coarsest map.
+            prompt_features: Tokens of the prompts, shape (n, tokens, c).
+            prompt_mask: Which of them count, boolean (n, tokens).
+            **_options: What else `transformers` hands in; nothing of it concerns inference.
+        """
+        *skips, coarse = backbone_features
+        found = self._after_the_prompt(encoder_hidden_states, prompt_features, prompt_mask)
+        pixels = self.pixel_decoder([*skips, found.transpose(1, 2).unflatten(2, coarse.shape[-2:])])
+        embedded = self.mask_embedder(decoder_queries)
+        projection = self.instance_projection
+        offset = embedded @ projection.bias[:, None]
+        masks = torch.baddbmm(offset, embedded @ projection.weight[:, :, 0, 0], pixels.flatten(2))
+        return Sam3MaskDecoderOutput(
+            pred_masks=masks.unflatten(2, pixels.shape[-2:]), semantic_seg=self.semantic_projection(pixels)
+        )
+
+    def _after_the_prompt(
+        self, tokens: torch.Tensor, prompt: torch.Tensor, prompt_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Tokens of the slice that have read the prompt once more, shape (n, h * w, c)."""
+        normed = self.prompt_cross_attn_norm(tokens)
+        mask = None
+        if prompt_mask is not None:
+            mask = create_bidirectional_mask(
+                config=self._config, inputs_embeds=normed, encoder_hidden_states=prompt, attention_mask=prompt_mask
+            )
+        read: torch.Tensor = self.prompt_cross_attn(query=normed, key=prompt, value=prompt, attention_mask=mask)[0]
+        return tokens + read
+
+
+def share_mask_decoder(detector: Any) -> None:
+    """Put this mask decoder in the place of that of `transformers`, with the same weights."""
+    detector.mask_decoder.to(memory_format=_LAYOUT)
+    detector.mask_decoder = SharedMaskDecoder(detector.mask_decoder)
