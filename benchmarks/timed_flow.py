@@ -13,7 +13,15 @@ from flows.environment import prepare_environment  # noqa: E402 - the clock star
 prepare_environment()
 
 
-def main(store: str, weights: str, workers: str, policy: str = "box", cache: str = "", *settings: str) -> None:
+def main(
+    store: str,
+    weights: str,
+    workers: str,
+    policy: str = "box",
+    cache: str = "",
+    cohort: str = "small",
+    *settings: str,
+) -> None:
     """Run it once; start-up is everything that is not the stream and not the closing publication."""
     from flows.cluster_settings import parse_cluster
     from flows.worker_forking import begin_forking
@@ -40,7 +48,7 @@ def main(store: str, weights: str, workers: str, policy: str = "box", cache: str
         note_idle()
         summary = benchmark_cohorts(
             store,
-            ["small"],
+            [cohort],
             [weights],
             [policy],
             list(settings),

@@ -2,20 +2,21 @@
 
 Every prompt lets the fusion (DETR) encoder compare all tokens of the slice with all others and pass each through an
 MLP: in fp32 more than half of the time of a prompt on a CPU that multiplies bf16 matrices in hardware. The factors of
-these products are rounded to bf16, as in the official code under its autocast; norms, residual sums, what is read of
-the prompt and all other heads stay in fp32.
+these products are rounded to bf16, as in the official code under its autocast; norms, residual sums and all other
+heads stay in fp32.
 """
 
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from medsam3_core.sam3.blocked_attention import attend
 
 
 class HalfAttention(nn.Module):
-    """A self-attention layer of `transformers` without a mask that multiplies in bf16, and takes and gives fp32."""
+    """An attention layer of `transformers` that multiplies in bf16, and takes and gives fp32."""
 
     def __init__(self, exact: Any) -> None:
         super().__init__()
@@ -25,14 +26,20 @@ class HalfAttention(nn.Module):
         )
 
     def forward(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **_options: Any
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        **_options: Any,
     ) -> tuple[torch.Tensor, None]:
         """Attend.
 
         Args:
             query: Shape (n, tokens, c).
-            key: Shape (n, tokens, c).
-            value: Shape (n, tokens, c).
+            key: Shape (n, others, c).
+            value: Shape (n, others, c).
+            attention_mask: Which keys count, boolean, to be broadcast to (n, heads, tokens, others).
             **_options: What else `transformers` hands in; nothing of it concerns inference.
 
         Returns:
@@ -40,7 +47,11 @@ class HalfAttention(nn.Module):
         """
         asked = self._split(self.q_proj(query.to(torch.bfloat16)))
         keys = self._split(self.k_proj(key.to(torch.bfloat16)))
-        attended = attend(asked, keys, self._split(self.v_proj(value.to(torch.bfloat16))))
+        values = self._split(self.v_proj(value.to(torch.bfloat16)))
+        if attention_mask is None:
+            attended = attend(asked, keys, values)
+        else:
+            attended = functional.scaled_dot_product_attention(asked, keys, values, attn_mask=attention_mask)
         drawn: torch.Tensor = self.o_proj(attended.transpose(1, 2).flatten(2))
         return drawn.to(query.dtype), None
 
@@ -67,4 +78,5 @@ class HalfMlp(nn.Module):
 def use_half_products(encoder: Any) -> None:
     """Let a fusion encoder of `transformers` attend and pass tokens on in bf16; its weights there are bf16 then."""
     for layer in encoder.layers:
-        layer.self_attn, layer.mlp = HalfAttention(layer.self_attn), HalfMlp(layer.mlp)
+        layer.self_attn, layer.cross_attn = HalfAttention(layer.self_attn), HalfAttention(layer.cross_attn)
+        layer.mlp = HalfMlp(layer.mlp)

@@ -40,6 +40,18 @@ def test_attention_multiplies_in_bf16_and_gives_fp32(amx, monkeypatch):
     assert 0 < (ours - expected).abs().mean() < 0.02 * expected.abs().mean()
 
 
+def test_words_that_do_not_count_are_not_read():
+    exact, other = (layer.cross_attn for layer in layers())
+    tokens, words = torch.randn(2, 300, 32), torch.randn(2, 7, 32)
+    counts = (torch.arange(7) < 4)[None, None, None].expand(2, 1, 300, 7)
+    with torch.no_grad():
+        expected = exact(query=tokens, key=words[:, :4], value=words[:, :4])[0]
+        masked = HalfAttention(other)(query=tokens, key=words, value=words, attention_mask=counts)[0]
+        unmasked = HalfAttention(other)(query=tokens, key=words, value=words)[0]
+    assert (masked - expected).abs().mean() < 0.02 * expected.abs().mean()
+    assert (unmasked - expected).abs().mean() > 0.1 * expected.abs().mean()
+
+
 def test_an_mlp_multiplies_in_bf16_and_gives_fp32():
     exact, other = (layer.mlp for layer in layers())
     rows = torch.randn(2, 30, 32)
@@ -58,7 +70,9 @@ def is_of_a_head(name):
 def test_mixed_precision_alone_uses_it_and_in_the_fusion_encoder_alone(dtype):
     detector = build_network(read_weights(LAYOUTS["bare"]), precision_for(dtype, "cpu"), "cpu").detector
     heads = {name: one.dtype for name, one in detector.named_parameters() if is_of_a_head(name)}
-    tokens = re.compile(r"detr_encoder\.layers\.\d+\.(self_attn|self_attn\.attention|mlp)\.\w+\.(weight|bias)")
+    tokens = re.compile(
+        r"detr_encoder\.layers\.\d+\.(self_attn|self_attn\.attention|cross_attn|mlp)\.\w+\.(weight|bias)"
+    )
     wanted = {name for name in heads if tokens.fullmatch(name)}
     assert wanted
     half = {name for name, one in heads.items() if one is torch.bfloat16}
