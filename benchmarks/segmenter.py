@@ -4,8 +4,8 @@
 
 Full-size architecture, seeded untrained weights, this machine. `--tiny` shows that it runs; its ratios mean nothing.
 What is compared runs in turns. Checkpoints and a store in the folder are taken as they are, so that the parts can run
-one by one: `system`, `cache`, `once`, `precision`, `golden`, `encoder`, `gpu`. At half the
-resolution the encoder has a quarter of the tokens: a machine that is shared gets through in minutes.
+one by one: `system`, `cache`, `once`, `precision`, `golden`, `encoder`, `gpu`. At half the resolution the encoder has a
+quarter of the tokens: a machine that is shared gets through in minutes.
 """
 
 import argparse
@@ -184,7 +184,7 @@ class Bench:
         print(f"mask IoU of mixed against fp32 on the golden model: mean {np.mean(ious):.3f} (at least 0.97)")
 
     def encoder(self) -> None:
-        """The encoder in the default precision with our attention and with that of transformers, and both beside fp32."""
+        """The encoder in the default precision with our attention and with that of transformers, both beside fp32."""
         image, ours = picture(0), network.use_rotary_attention
         rotary = self.segmenter()
         network.use_rotary_attention = lambda _trunk: None
