@@ -93,7 +93,7 @@ def detector_features(network: Sam3Network, encoding: SliceEncoding) -> Sam3Visi
     """Feature maps of the concept head for one slice, in its precision, ready for `SharedPixelDecoder`."""
     neck = neck_maps(network, network.detector.vision_encoder.neck, encoding)
     decoder = cast(SharedPixelDecoder, network.detector.mask_decoder.pixel_decoder)
-    maps = decoder.convolved_skips([one.to(network.precision.heads) for one in neck])
+    maps = decoder.convolved_skips(neck)
     position = position_map(maps[-1])
     return Sam3VisionEncoderOutput(
         fpn_hidden_states=(*maps, None),

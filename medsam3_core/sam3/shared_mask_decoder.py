@@ -52,12 +52,21 @@ class SharedPixelDecoder(nn.Module):
     def convolved_skips(self, maps: list[torch.Tensor]) -> list[torch.Tensor]:
         """Maps of the neck as `forward` reads them: all but the coarsest convolved, with bias.
 
+        Prompts have no part in it: the neck's precision decides, the result is in that of this decoder.
+
         Args:
             maps: Finest first, each of shape (n, c, h, w) and twice as large as the next.
         """
         layers = reversed(self.conv_layers[: len(maps) - 1])
-        skips = [one.contiguous(memory_format=_LAYOUT) for one in maps[:-1]]
-        return [*(layer(one) for layer, one in zip(layers, skips, strict=True)), maps[-1]]
+        skips = [_convolved(one, layer) for one, layer in zip(maps[:-1], layers, strict=True)]
+        return [*skips, maps[-1].to(self.conv_layers[0].weight.dtype)]
+
+
+def _convolved(one: torch.Tensor, layer: Any) -> torch.Tensor:
+    """A map in the layer's precision, convolved in its own."""
+    weight, bias = layer.weight.to(one.dtype), layer.bias.to(one.dtype)
+    convolved = functional.conv2d(one.contiguous(memory_format=_LAYOUT), weight, bias, padding=1)
+    return convolved.to(layer.weight.dtype)
 
 
 def enlarging_kernel(weight: torch.Tensor) -> torch.Tensor:
