@@ -72,29 +72,31 @@ def in_time(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def run_benchmark(root: Path, request: BenchmarkRequest, cluster: str, cache_encodings: str = "") -> int:
-    """Run the flow unless nothing is pending, print the leaderboard; exit code 0, or 1 if a case failed.
+def run_benchmark(root: Path, *requests: BenchmarkRequest, cluster: str, cache_encodings: str = "") -> int:
+    """Run the flow for each request with pending work, print one leaderboard; exit code 0, or 1 if a case failed.
 
     Args:
         root: Folder of the store.
-        request: What to benchmark.
+        *requests: What to benchmark.
         cluster: Cluster by name.
         cache_encodings: Size of the cache of slice encodings, such as `20GB`; empty for none.
     """
     if cache_encodings:
         parse_size(cache_encodings)  # refused before anything starts
     store = open_store(root)
-    plan = plan_requests(store, completed_requests(store, request))
-    _say_refused(plan)
-    require_plan_allowed(root, plan)
-    failed = 0
-    if plan.pending:
-        failed = _compute(root, request, plan, cluster, cache_encodings)
-    else:
-        say(f"nothing to compute: {sum(group.fresh for group in plan.groups)} case and run pairs are up to date")
+    failed, run_ids = 0, list[str]()
+    for request in requests:
+        plan = plan_requests(store, completed_requests(store, request))
+        _say_refused(plan)
+        require_plan_allowed(root, plan)
+        if plan.pending:
+            failed += _compute(root, request, plan, cluster, cache_encodings)
+        else:
+            say(f"nothing to compute: {sum(group.fresh for group in plan.groups)} case and run pairs are up to date")
+        run_ids += plan.run_ids
     from flows.leaderboard import inter_rater_rows, leaderboard_rows, print_leaderboard
 
-    print_leaderboard(leaderboard_rows(store, plan.run_ids), inter_rater=inter_rater_rows(store))
+    print_leaderboard(leaderboard_rows(store, run_ids), inter_rater=inter_rater_rows(store))
     return 1 if failed else 0
 
 

@@ -65,5 +65,7 @@ def benchmark(
     settings = with_site_model(store, prompts, settings)
     request = BenchmarkRequest(cohorts, names, prompts, settings, split, structures, limit or 0, retry)
     sys.exit(
-        show_plan(store, request, cluster) if plan_only else run_benchmark(store, request, cluster, cache_encodings)
+        show_plan(store, request, cluster)
+        if plan_only
+        else run_benchmark(store, request, cluster=cluster, cache_encodings=cache_encodings)
     )
