@@ -111,8 +111,17 @@ def expected_shapes(architecture: Architecture) -> Shapes:
     }
 
 
-def build_network(weights: Sam3Weights, precision: Precision, device: str, resolution: int = 0) -> Sam3Network:
+def build_network(
+    weights: Sam3Weights, precision: Precision, device: str, resolution: int = 0, *, to_learn: bool = False
+) -> Sam3Network:
     """Put weights into modules: one copy, in the wanted precision, on the device.
+
+    Args:
+        weights: What to put in.
+        precision: Of encoders and heads.
+        device: Where.
+        resolution: Side of the input; 0 for that of the weights.
+        to_learn: Leave the modules as `transformers` has them; else they get faster in ways that know no gradients.
 
     Raises:
         WeightsError: If a tensor holds NaN or infinite values.
@@ -129,23 +138,30 @@ def build_network(weights: Sam3Weights, precision: Precision, device: str, resol
         module.load_state_dict(tensors, assign=True, strict=True)
         _fill_computed_buffers(module, target)
         module.requires_grad_(requires_grad=False).eval()
-    detector = cast(Sam3Model, modules[Part.DETECTOR])
-    for neck in (detector.vision_encoder.neck, modules.get(Part.TRACKER_NECK)):
-        if neck is not None:
-            neck.to(memory_format=torch.channels_last)  # a quarter off its time on a CPU
-    share_mask_decoder(detector)
-    if precision.name is Dtype.MIXED:
-        use_half_products(detector.detr_encoder)
-    if target.type == "cpu":  # an accelerator would have to wait for the comparison
-        remember_first_attention(detector.detr_encoder)
-    return Sam3Network(
-        detector,
+    network = Sam3Network(
+        cast(Sam3Model, modules[Part.DETECTOR]),
         cast(PropagationTracker | None, modules.get(Part.TRACKER)),
         cast(Sam3VisionNeck | None, modules.get(Part.TRACKER_NECK)),
         architecture,
         precision,
         target,
     )
+    if not to_learn:
+        _make_faster(network)
+    return network
+
+
+def _make_faster(network: Sam3Network) -> None:
+    """What changes the time of an answer and, within rounding, nothing else."""
+    detector = network.detector
+    for neck in (detector.vision_encoder.neck, network.tracker_neck):
+        if neck is not None:
+            neck.to(memory_format=torch.channels_last)  # a quarter off its time on a CPU
+    share_mask_decoder(detector)
+    if network.precision.name is Dtype.MIXED:
+        use_half_products(detector.detr_encoder)
+    if network.device.type == "cpu":  # an accelerator would have to wait for the comparison
+        remember_first_attention(detector.detr_encoder)
 
 
 def _empty_modules(architecture: Architecture) -> dict[Part, nn.Module]:

@@ -66,7 +66,7 @@ class Trainee(nn.Module):
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        network = build_network(weights, precision_for(Dtype.FP32, device), device)
+        network = build_network(weights, precision_for(Dtype.FP32, device), device, to_learn=True)
         self.detector = network.detector
         self.tracker = network.tracker
         self.tracker_neck = network.tracker_neck
