@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 
 from medsam3_core.digests import short_digest
 
-INFERENCE_CODE_VERSION = "2"
+INFERENCE_CODE_VERSION = "3"
 """Raise it when the same weights, prompts and settings give other masks."""
 
 

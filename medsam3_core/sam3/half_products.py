@@ -1,9 +1,8 @@
 """Matrix products in bf16 between layers in fp32, for the fusion encoder in mixed precision.
 
 Every prompt lets the fusion (DETR) encoder compare all tokens of the slice with all others and pass each through an
-MLP: in fp32 more than half of the time of a prompt on a CPU that multiplies bf16 matrices in hardware. The factors of
-these products are rounded to bf16, as in the official code under its autocast; norms, residual sums and all other
-heads stay in fp32.
+MLP: most of the arithmetic of a prompt. The factors of these products are rounded to bf16, as in the official code
+under its autocast; norms, residual sums and all other heads stay in fp32.
 """
 
 from typing import Any

@@ -152,7 +152,7 @@ def build_network(
 
 
 def _make_faster(network: Sam3Network) -> None:
-    """What changes the time of an answer and, within rounding, nothing else."""
+    """What changes the time of an answer and, within the rounding of its precision, nothing else."""
     detector = network.detector
     for neck in (detector.vision_encoder.neck, network.tracker_neck):
         if neck is not None:

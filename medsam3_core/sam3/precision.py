@@ -1,8 +1,9 @@
 """Which precision runs where: never autocast, which leaks; every tensor is cast by name.
 
 In mixed precision the heads hold fp32, but for the tokens of the fusion encoder, which it compares and passes on in
-bf16 (`half_products`). That moves its masks no more than the bf16 trunk did: mean IoU with fp32 0.984 without and with
-it, over the golden cases.
+bf16 (`half_products`), and the convolutions of the neck's maps (`shared_mask_decoder`), which are the encoder's work
+by now. Mean mask IoU with fp32 over the golden cases, whose masks are untrained: 0.983, and 0.984 with fp32 heads
+throughout.
 """
 
 from collections.abc import Callable
