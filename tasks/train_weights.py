@@ -16,6 +16,7 @@ from medsam3_core.prompt_policies import PromptPolicy
 from medsam3_core.sam3.segmenter import Sam3Segmenter
 from medsam3_core.training.augmentation_plan import augmentation_for, handedness
 from medsam3_core.training.batches import Collate, SamplePlan, SampleStream, SliceGroup
+from medsam3_core.training.concept_prompts import texts_of_nothing
 from medsam3_core.training.fit import Fit, load_best
 from medsam3_core.training.plans import TrainingPlan
 from medsam3_core.training.supervised import SupervisedSam3
@@ -130,11 +131,14 @@ def _groups(store: StoreLayout, plan: TrainingPlan, cohorts: Sequence[TrainingCo
                 store, case, recipe, cohort.concepts, every=asked.every, mirror=mirror, upright=upright
             )
         ]
-        own = texts[asked.cohort]
-        others = sorted(
-            {text for found in texts.values() for text in found if text not in own} | {*plan.questions.foreign}
+        nothing = texts_of_nothing(
+            texts[asked.cohort],
+            {text for found in texts.values() for text in found},
+            plan.questions.foreign,
+            unlabelled=asked.unlabelled,
+            repeat=plan.questions.others_repeat,
         )
-        groups.append(SliceGroup(slices, asked.share, augmentation, tuple(others), asked.empty_share))
+        groups.append(SliceGroup(slices, asked.share, augmentation, nothing, asked.empty_share))
     return groups
 
 

@@ -1,6 +1,6 @@
 """Questions for the concept head: texts, exemplar boxes and both, with what they should find; and what is not there."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +38,35 @@ class ConceptMix:
     synonym: float = 0.4
     counter: float = 0.1
     jitter: float = 0.12
+
+
+def texts_of_nothing(
+    own: Collection[str],
+    of_others: Collection[str],
+    words: Collection[str] = (),
+    *,
+    unlabelled: Collection[str] = (),
+    repeat: int = 1,
+) -> tuple[str, ...]:
+    """Texts that the slices of a cohort can be asked for in vain, sorted.
+
+    A cohort does not label all that its slices show: a fundus photograph of a vessel cohort has an optic disc. Asked for
+    as absent, it would teach what is wrong.
+
+    Args:
+        own: Texts of the cohort's own concepts; never among them.
+        of_others: Texts of the concepts of other cohorts.
+        words: Texts of no cohort.
+        unlabelled: Parts of texts, in any case, for what the slices may show without a label.
+        repeat: How many times texts of other cohorts stand among them, so that few are not lost among many words.
+    """
+    found = sorted({*of_others, *words} - {*own})
+    return tuple(
+        text
+        for text in found
+        if not any(part.lower() in text.lower() for part in unlabelled)
+        for _ in range(repeat if text in of_others else 1)
+    )
 
 
 def draw_concept_prompts(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from medsam3_core.errors import UsageError
 from medsam3_core.training.augmentation_plan import Augmentation
 from medsam3_core.training.concept_prompts import ConceptMix
 from medsam3_core.training.fit_plan import LoopPlan
@@ -49,6 +50,8 @@ class CohortPlan:
         augmentation: How slices are changed; by default as the modality and the structures allow.
         empty_share: How often a slice without any concept is drawn, at most.
         validation: Cases that are kept back for validation, whole patients; they are not learned from.
+        unlabelled: Parts of texts for what its slices may show without a label, such as `optic disc` on photographs
+            whose vessels alone are labelled: texts of others with such a part are not asked as absent.
     """
 
     cohort: str
@@ -62,6 +65,7 @@ class CohortPlan:
     augmentation: Augmentation | None = None
     empty_share: float = 0.2
     validation: int = 0
+    unlabelled: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +96,7 @@ class QuestionPlan:
         clicks: Objects per such slice.
         click_mix: How they are shown.
         foreign: Texts that no cohort has, asked as absent.
+        others_repeat: How often a text of another cohort is asked as absent, against one of `foreign`.
     """
 
     per_slice: int = 2
@@ -100,6 +105,17 @@ class QuestionPlan:
     clicks: int = 3
     click_mix: PromptMix = field(default_factory=PromptMix)
     foreign: tuple[str, ...] = ()
+    others_repeat: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the range.
+
+        Raises:
+            UsageError: If texts of other cohorts would never be asked.
+        """
+        if self.others_repeat < 1:
+            msg = f"others_repeat takes a whole number of at least 1, got {self.others_repeat}"
+            raise UsageError(msg)
 
 
 @dataclass(frozen=True, slots=True)
