@@ -50,6 +50,7 @@ QUESTIONS = (
     Question("hippocampus, text", "hippocampus", "text", SEMANTIC, target=0.85),
     Question("hippocampus, text, by instances", "hippocampus", "text"),
     Question("hippocampus, box", "hippocampus", "box", target=0.87),
+    Question("hippocampus, box, semantic mask", "hippocampus", "box", SEMANTIC, target=0.87),
     Question("hippocampus, one central point", "hippocampus", "points:pos=1", ("mode=interactive", LOW), target=0.78),
     Question("fundus vessels, text, whole image", "chase", "text", SEMANTIC),
     Question("fundus vessels, text, 4 x 4 tiles", "chase", "text", ("tiles=4", *SEMANTIC)),

@@ -54,7 +54,7 @@ class InferenceSettings:
         merge: `auto` is the rule of the prompt: union for text and instance prompts, best for one exemplar box;
             `top` keeps the one instance with the highest score, whatever was asked; `semantic` takes the semantic
             mask as one instance, `components` each connected part of it.
-        threshold: Instances whose score is not above it are dropped.
+        threshold: Instances whose score is not above it are dropped; the semantic mask where its presence is not.
         tiles: N of N x N overlapping tiles per slice; 1 is the whole slice.
         resolution: Input side in pixels; 0 is the weights' own.
         dtype: Precision; `auto` takes mixed where bf16 is fast, else fp32.

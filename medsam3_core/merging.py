@@ -10,6 +10,7 @@ Predictions are never clipped to the box.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,10 +34,10 @@ def merge_instances(instances: SliceInstances, prompt: SlicePrompt, settings: In
     `union` keeps every instance above the threshold as an instance of its own. `best` keeps, for each positive box,
     the instance whose box has the highest IoU with it (the higher score of equals, none where nothing overlaps it);
     without boxes the one with the highest score. `top` keeps the one with the highest score, boxes or not. `semantic`
-    makes one instance of the semantic mask, whose score is the highest of the instances, or the threshold where no
-    instance passed it. `components` makes one, with that score, of each part of the semantic mask that is connected
-    over sides or corners: instances where objects hardly touch and outnumber the queries. The largest stay where their
-    masks would exceed `MAX_COMPONENT_PIXELS`, and `fallbacks` says so.
+    makes one instance of the semantic mask, whose score is the presence. `components` makes one, with that score, of
+    each part of the semantic mask that is connected over sides or corners: instances where objects hardly touch and
+    outnumber the queries. The largest stay where their masks would exceed `MAX_COMPONENT_PIXELS`, and `fallbacks` says
+    so.
 
     Raises:
         UnsupportedPromptError: If the semantic mask is asked of weights that drew none.
@@ -131,15 +132,15 @@ def _of_the_semantic_mask(
         sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:]
         numbers = np.sort(np.argsort(-sizes, kind="stable")[:limit] + 1)
         notes = (*notes, f"instances-capped:{count}>{limit}")
-    score = max(float(instances.scores.max(initial=0.0)), settings.threshold)
     windows = ndimage.find_objects(parts)
     boxes = [(x.start, y.start, x.stop, y.stop) for y, x in (windows[number - 1] for number in numbers)]
     return SliceInstances(
         parts == numbers[:, None, None],
-        np.full(len(numbers), score, dtype=np.float32),
+        np.full(len(numbers), instances.presence, dtype=np.float32),
         np.array(boxes, dtype=np.float32).reshape(-1, 4),
         mask,
         notes,
+        instances.presence,
     )
 
 
@@ -147,10 +148,9 @@ def _select(instances: SliceInstances, positions: Sequence[int] | NDArray[np.int
     index = np.asarray(positions, dtype=np.intp)
     if len(index) == len(instances.scores):
         return instances  # positions are distinct and in order: all are kept, and masks need no copy
-    return SliceInstances(
-        instances.masks[index],
-        instances.scores[index],
-        instances.boxes_xyxy[index],
-        instances.semantic,
-        instances.fallbacks,
+    return replace(
+        instances,
+        masks=instances.masks[index],
+        scores=instances.scores[index],
+        boxes_xyxy=instances.boxes_xyxy[index],
     )

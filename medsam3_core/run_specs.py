@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 
 from medsam3_core.digests import short_digest
 
-INFERENCE_CODE_VERSION = "3"
+INFERENCE_CODE_VERSION = "4"
 """Raise it when the same weights, prompts and settings give other masks."""
 
 

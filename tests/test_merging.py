@@ -11,7 +11,7 @@ SHAPE_YX = (4, 12)
 
 
 def columns(*instances, semantic=None):
-    """Instances (score, x0, x1) that fill the columns [x0, x1); the semantic mask likewise."""
+    """Instances (score, x0, x1) that fill the columns [x0, x1); the semantic mask likewise; presence is 0.7."""
     masks = np.zeros((len(instances), *SHAPE_YX), dtype=bool)
     for mask, (_, x0, x1) in zip(masks, instances, strict=True):
         mask[:, x0:x1] = True
@@ -21,7 +21,7 @@ def columns(*instances, semantic=None):
     if semantic is not None:
         drawn = np.zeros(SHAPE_YX, dtype=bool)
         drawn[:, semantic[0] : semantic[1]] = True
-    return SliceInstances(masks, scores, boxes, drawn, ("noted",))
+    return SliceInstances(masks, scores, boxes, drawn, ("noted",), 0.7)
 
 
 def box(x0, x1, **more):
@@ -94,7 +94,7 @@ def test_each_connected_part_of_the_semantic_mask_is_an_instance():
     assert kept.masks.sum(axis=(1, 2)).tolist() == [7, 1]
     assert np.array_equal(kept.masks.any(axis=0), drawn.semantic)
     assert kept.boxes_xyxy.tolist() == [[1, 0, 6, 3], [9, 0, 10, 1]]
-    assert kept.scores.tolist() == pytest.approx([0.9, 0.9])
+    assert kept.scores.tolist() == pytest.approx([0.7, 0.7])
     assert kept.fallbacks == ("noted",)
 
 
@@ -116,13 +116,8 @@ def test_semantic_makes_one_instance_of_the_semantic_mask():
     drawn = columns((0.9, 0, 3), (0.6, 4, 8), semantic=(2, 10))
     kept = merge_instances(drawn, TEXT, InferenceSettings(merge=Merge.SEMANTIC))
     assert np.array_equal(kept.masks, drawn.semantic[None])
-    assert kept.scores.tolist() == pytest.approx([0.9])
+    assert kept.scores.tolist() == pytest.approx([0.7])
     assert kept.boxes_xyxy.tolist() == [[2, 0, 10, 4]]
-
-
-def test_semantic_score_without_instances_is_the_threshold():
-    kept = merge_instances(columns(semantic=(2, 10)), TEXT, InferenceSettings(merge=Merge.SEMANTIC, threshold=0.25))
-    assert kept.scores.tolist() == [0.25]
 
 
 @pytest.mark.parametrize("merge", [Merge.SEMANTIC, Merge.COMPONENTS])

@@ -90,10 +90,11 @@ def detect(
         input_boxes=boxes,
         input_boxes_labels=labels,
     )
-    scores = output.pred_logits.float().sigmoid() * output.presence_logits.float().sigmoid()
+    presence = output.presence_logits.float().sigmoid()
+    scores = output.pred_logits.float().sigmoid() * presence
     return [
-        Detections(output.pred_masks[i], scores[i], output.pred_boxes[i].float(), output.semantic_seg[i, 0])
-        for i in range(len(queries))
+        Detections(output.pred_masks[i], scores[i], output.pred_boxes[i].float(), output.semantic_seg[i, 0], there)
+        for i, there in enumerate(presence.flatten().tolist())
     ]
 
 

@@ -1,6 +1,6 @@
 """From logits to masks: select first, interpolate the logits in chunks, threshold last."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,12 +21,14 @@ class Detections:
         scores: Shape (n,), in [0, 1].
         boxes_xyxy: Shape (n, 4), in fractions of the slice.
         semantic_logits: Shape (h, w), where the head has one.
+        presence: Probability that what was asked is on the slice at all; scores contain it already.
     """
 
     mask_logits: torch.Tensor
     scores: torch.Tensor
     boxes_xyxy: torch.Tensor
     semantic_logits: torch.Tensor | None = None
+    presence: float = 0.0
 
     def above(self, threshold: float) -> "Detections":
         """Those whose score is above a threshold, by falling score."""
@@ -39,7 +41,9 @@ class Detections:
         return self._take(torch.arange(min(count, len(self.scores)), device=self.scores.device))
 
     def _take(self, index: torch.Tensor) -> "Detections":
-        return Detections(self.mask_logits[index], self.scores[index], self.boxes_xyxy[index], self.semantic_logits)
+        return replace(
+            self, mask_logits=self.mask_logits[index], scores=self.scores[index], boxes_xyxy=self.boxes_xyxy[index]
+        )
 
 
 def mask_limit(shape_yx: tuple[int, int]) -> int:

@@ -269,12 +269,15 @@ def _drawn(found: Detections, tile: Tile, settings: InferenceSettings, notes: tu
     semantic = None
     if settings.merge.is_of_the_semantic_mask and found.semantic_logits is not None:
         semantic = logits_at(found.semantic_logits[None], tile.shape_yx)[0].cpu().numpy()
+        if found.presence <= settings.threshold:
+            semantic = np.minimum(semantic, 0.0)
     instances = SliceInstances(
         masks_at(kept.mask_logits, tile.shape_yx),
         kept.scores.float().cpu().numpy(),
         boxes_in_pixels(kept.boxes_xyxy, tile.shape_yx),
         None if semantic is None else semantic > 0,
         notes,
+        found.presence,
     )
     return TileAnswer(tile, instances, semantic)
 

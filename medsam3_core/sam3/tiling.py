@@ -113,7 +113,8 @@ def join_tiles(answers: Sequence[TileAnswer], shape_yx: tuple[int, int]) -> Slic
     notes = tuple(dict.fromkeys(note for answer in answers for note in answer.instances.fallbacks))
     if len(order) > limit:
         notes += (f"instances-capped:{len(order)}>{limit}",)
-    return SliceInstances(masks, scores[kept], boxes, _blended(answers, shape_yx), notes)
+    presence = max((answer.instances.presence for answer in answers), default=0.0)
+    return SliceInstances(masks, scores[kept], boxes, _blended(answers, shape_yx), notes, presence)
 
 
 def _spans(size: int, count: int) -> list[tuple[int, int]]:

@@ -37,8 +37,11 @@ class SliceInstances:
         masks: Boolean, shape (n, y, x), at the size of the slice.
         scores: float32, shape (n,), in [0, 1].
         boxes_xyxy: float32, shape (n, 4), half-open pixels of the slice.
-        semantic: Mask of the semantic head, shape (y, x), where the weights have one and the settings ask for it.
+        semantic: Mask of the semantic head, shape (y, x), where the weights have one and the settings ask for it; empty
+            where `presence` is not above the threshold (with tiles: of each tile).
         fallbacks: What was done to fit (for example `prompts-halved`), empty when nothing was.
+        presence: Probability that what was asked is on the slice at all, of tiles the highest; 0 where the weights do
+            not say. Scores of instances contain it already.
     """
 
     masks: NDArray[np.bool_]
@@ -46,6 +49,7 @@ class SliceInstances:
     boxes_xyxy: NDArray[np.float32]
     semantic: NDArray[np.bool_] | None = None
     fallbacks: tuple[str, ...] = ()
+    presence: float = 0.0
 
     @classmethod
     def nothing(cls, shape_yx: tuple[int, int]) -> "SliceInstances":

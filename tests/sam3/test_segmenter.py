@@ -98,6 +98,19 @@ def test_semantic_mask_comes_where_the_settings_ask_for_it(tiny):
     assert answer.semantic.dtype == bool
 
 
+def test_the_semantic_mask_is_empty_where_presence_is_not_above_the_threshold(tiny):
+    def asked(threshold):
+        settings = InferenceSettings(merge=Merge.SEMANTIC, threshold=threshold, dtype=Dtype.FP32)
+        return ask(tiny, phantom(4), text(), settings)
+
+    drawn = asked(0.0)
+    assert drawn.semantic.any()
+    assert 0.0 < drawn.presence < 1.0
+    assert (drawn.scores <= drawn.presence).all()
+    assert np.array_equal(asked(drawn.presence - 1e-4).semantic, drawn.semantic)
+    assert not asked(drawn.presence + 1e-4).semantic.any()
+
+
 @pytest.mark.parametrize("shape_yx", [(1, 1), (1, 300), (17, 3)])
 def test_slices_of_any_size_are_answered(tiny, shape_yx):
     answer = ask(tiny, np.zeros((*shape_yx, 3), dtype=np.uint8), text())

@@ -1,5 +1,7 @@
 """Large slices in overlapping tiles: nothing lost at the seams, nothing counted twice."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -104,6 +106,36 @@ def test_semantic_logits_are_blended_before_the_threshold():
     assert joined.semantic[:, :8].sum() == 0
     assert joined.semantic[:, 12:].all()
     assert joined.semantic[0, 8:12].any()
+
+
+def test_presence_of_a_slice_is_that_of_its_surest_tile():
+    answers = [found(LEFT, (0, 0, 2, 2)), found(RIGHT)]
+    told = [
+        replace(answer, instances=replace(answer.instances, presence=presence))
+        for answer, presence in zip(answers, (0.2, 0.8), strict=True)
+    ]
+    assert join_tiles(told, (10, 20)).presence == 0.8
+
+
+def test_a_tile_whose_presence_is_not_above_the_threshold_adds_nothing_to_the_semantic_mask(tiny):
+    image = np.random.default_rng(0).integers(0, 255, (150, 210, 3), dtype=np.uint8)
+
+    def asked(threshold, tiles=2, shown=image):
+        settings = InferenceSettings(tiles=tiles, merge=Merge.SEMANTIC, threshold=threshold, dtype=Dtype.FP32)
+        (encoding,) = tiny.encode([shown], settings)
+        (answer,) = tiny.segment(encoding, [SlicePrompt("s", text="vessel")], settings)
+        return answer
+
+    tiles = tiles_of((150, 210), 2)
+    presences = [asked(0.0, 1, image[tile.window]).presence for tile in tiles]
+    drawn = asked(0.0)
+    assert drawn.presence == pytest.approx(max(presences), abs=1e-4)
+    between = np.mean(sorted(presences)[-2:])  # the surest tile alone passes
+    answer = asked(between)
+    own = np.zeros_like(answer.semantic)
+    own[tiles[int(np.argmax(presences))].window] = True
+    assert answer.semantic.any()
+    assert not (answer.semantic & ~own).any()
 
 
 @pytest.mark.parametrize("merge", [Merge.AUTO, Merge.SEMANTIC, Merge.COMPONENTS])

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from medsam3_core.errors import UsageError
+from medsam3_core.training.concept_prompts import texts_of_nothing
 from medsam3_core.training.optimiser import (
     OptimiserPlan,
     Schedule,
@@ -107,3 +108,19 @@ def test_every_schedule_warms_up_and_ends_at_nothing(schedule):
     plan = OptimiserPlan(schedule=schedule, warmup=10, cooldown=0.5, timescale=10)
     assert rate_factor(0, plan, 100) == pytest.approx(0.1)
     assert rate_factor(100, plan, 100) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_texts_of_nothing_are_those_of_others_and_words_but_not_what_slices_show_unlabelled():
+    found = texts_of_nothing(
+        ["retinal blood vessel"],
+        ["retinal blood vessel", "optic disc", "Optic Nerve Head", "liver"],
+        ["dog", "cat"],
+        unlabelled=["optic"],
+        repeat=3,
+    )
+    assert found == ("cat", "dog", "liver", "liver", "liver")
+
+
+def test_texts_of_other_cohorts_are_asked_at_least_once_each(tmp_path):
+    with pytest.raises(UsageError, match=r"questions: others_repeat takes a whole number of at least 1, got 0"):
+        read_training_config(config(tmp_path, GOOD + "questions: {others_repeat: 0}\n"))
