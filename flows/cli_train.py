@@ -10,7 +10,7 @@ from flows.cli_options import CommandWithExamples, store_option
 @click.command(
     cls=CommandWithExamples,
     epilog="""medsam3 train finetune.yaml
-    medsam3 train tiny-medical --store /data/store
+    medsam3 train hippocampus-lora --store /data/store
     medsam3 train finetune.yaml --plan""",
 )
 @click.argument("config", metavar="CONFIG.yaml")
@@ -21,7 +21,8 @@ def train(config: str, plan_only: bool, cluster: str, store: Path) -> None:
     """Fine-tune weights on cohorts of the store, as CONFIG.yaml says, and register the result.
 
     Killed or interrupted, the same command goes on where it stopped and ends with the same weights. CONFIG may be the
-    name of a configuration that comes with the product: tiny-base, tiny-medical. Several GPUs:
+    name of a configuration that comes with the product: hippocampus-lora (an example of a fine-tune), tiny-base, or a
+    stage of tiny-medical, each of which needs the one before (`make weights` runs them all). Several GPUs:
     accelerate launch -m flows train CONFIG.yaml.
     """
     from flows.prefect_session import prefect_session

@@ -159,6 +159,10 @@ def column_meaning(view: str, column: str) -> str:
     for side in ("base", "new"):
         if column.startswith(f"{side}_"):
             return f"{column.removeprefix(f'{side}_')} of {side.upper()}"
+    if view == "failures" and column == "status":
+        return "rejected, failed or crashed"
+    if view == "medical_sam3_v1" and column.endswith("_mean"):
+        return f"mean {column.removesuffix('_mean')} of counted rows"
     for suffix, meaning in _SUFFIXES.items():
         metric = column.removesuffix(suffix)
         if metric != column and metric in METRICS:

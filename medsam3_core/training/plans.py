@@ -49,7 +49,7 @@ class CohortPlan:
         unions: Further concepts.
         augmentation: How slices are changed; by default as the modality and the structures allow.
         empty_share: How often a slice without any concept is drawn, at most.
-        validation: Cases that are kept back for validation, whole patients; they are not learned from.
+        validation: Patients whose cases are kept back for validation; they are not learned from.
         unlabelled: Parts of texts for what its slices may show without a label, such as `optic disc` on photographs
             whose vessels alone are labelled: texts of others with such a part are not asked as absent.
     """
