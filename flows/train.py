@@ -12,7 +12,7 @@ from flows.console import say
 from flows.deployed import store_of
 from flows.ingest import ingest_cohort
 from medsam3_core.errors import UsageError
-from storage.cohorts import cohort_names
+from storage.ingest_journal import is_ingested
 
 
 @flow(name="train", flow_run_name="train-{config}")
@@ -31,13 +31,14 @@ def train_flow(store: str, config: str, cluster: str = "local") -> dict[str, Any
     layout = store_of(store)
     plan = read_training_config(find_training_config(config))
     for cohort in plan.cohorts:
-        if cohort.source is not None and cohort.cohort not in cohort_names(layout):
+        if cohort.source is not None and not is_ingested(layout, cohort.cohort):
             if processes() > 1:
                 msg = (
-                    f"cohort {cohort.cohort} is not in the store: ingest it before {processes()} processes train on it"
+                    f"cohort {cohort.cohort} is not, or not all, in the store: ingest it before "
+                    f"{processes()} processes train on it"
                 )
                 raise UsageError(msg)
-            say(f"cohort {cohort.cohort} is not in the store yet; ingesting {cohort.source}")
+            say(f"cohort {cohort.cohort} is not, or not all, in the store yet; ingesting {cohort.source}")
             ingest_cohort(str(layout.root), cohort.source, cohort.cohort, cluster=cluster)
     return _train(str(layout.root), config)
 

@@ -45,6 +45,10 @@ class WeightsMismatchError(WeightsError):
     """Tensors and architecture do not match one to one; the message names the first offenders."""
 
 
+class TrainingError(Medsam3Error):
+    """Training cannot go on (a loss that is not finite, a checkpoint that is gone)."""
+
+
 class StoreError(Medsam3Error):
     """The store cannot be read or written (permissions, disk full, half-written or foreign content)."""
 

@@ -10,7 +10,6 @@ Predictions are never clipped to the box.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -148,9 +147,4 @@ def _select(instances: SliceInstances, positions: Sequence[int] | NDArray[np.int
     index = np.asarray(positions, dtype=np.intp)
     if len(index) == len(instances.scores):
         return instances  # positions are distinct and in order: all are kept, and masks need no copy
-    return replace(
-        instances,
-        masks=instances.masks[index],
-        scores=instances.scores[index],
-        boxes_xyxy=instances.boxes_xyxy[index],
-    )
+    return instances.at(index)

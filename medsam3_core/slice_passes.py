@@ -155,9 +155,9 @@ class SlicePass:
             merged = merge_instances(answer, prompt, run.settings)
             if len(merged.scores) > MOST_OBJECTS:
                 run.builder.note([f"objects-capped:{prompt.structure}:{len(merged.scores)}>{MOST_OBJECTS}"])
-                best = np.sort(np.argsort(-merged.scores, kind="stable")[:MOST_OBJECTS])
-                merged = SliceInstances(merged.masks[best], merged.scores[best], merged.boxes_xyxy[best])
-            run.builder.note(answer.fallbacks)
+                larger_first = np.lexsort((-merged.masks.sum(axis=(1, 2)), -merged.scores))  # of equal scores
+                merged = merged.at(np.sort(larger_first[:MOST_OBJECTS]))
+            run.builder.note(merged.fallbacks)
             _add(run.builder, prompt.structure, z, merged, np.arange(len(merged.scores)))
             yield Seed(name, z, prompt, run.settings, merged)
 

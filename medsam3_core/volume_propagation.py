@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.instance_linking import LINK_IOU
+from medsam3_core.merging import merge_instances
 from medsam3_core.prompts import BoxPrompt, MaskPrompt, SlicePrompt, VolumePrompt
 from medsam3_core.segmenters.protocol import FollowingSegmenter, Segmenter, SliceInstances
 
@@ -140,7 +141,10 @@ class _Trail:
     def follow(self, segmenter: Segmenter, encoding: Any, z: int) -> FollowedSlice | None:
         """The objects on the next slice; None where all have ended."""
         seed = self.seed
-        answer = segmenter.segment(encoding, [self._prompt()], seed.settings)[0]
+        prompt = self._prompt()
+        answer = segmenter.segment(encoding, [prompt], seed.settings)[0]
+        if seed.settings.merge.is_of_the_semantic_mask:
+            answer = merge_instances(answer, prompt, seed.settings)
         kept = answer.scores > seed.settings.threshold
         masks, scores = answer.masks[kept], answer.scores[kept]
         links = _linked(self._masks, masks)

@@ -11,6 +11,7 @@ from dataclasses import asdict
 import pyarrow as pa
 
 from medsam3_core.cases import CaseSource
+from storage.cohorts import cohort_names
 from storage.parquet_tables import read_table, table_files, write_rows
 from storage.store_layout import StoreLayout
 
@@ -39,6 +40,13 @@ def close_journal(store: StoreLayout, cohort: str) -> None:
     """Forget what was listed: every case has its row now."""
     for path in table_files(store.listed(cohort)):
         path.unlink(missing_ok=True)
+
+
+def is_ingested(store: StoreLayout, cohort: str) -> bool:
+    """Whether a cohort has cases and no ingest of it was left unfinished."""
+    if cohort not in cohort_names(store) or table_files(store.listed(cohort)):
+        return False
+    return bool(table_files(store.cases(cohort)))
 
 
 def _case(text: str) -> CaseSource:

@@ -20,6 +20,7 @@ from medsam3_core.recipes import Recipe
 from medsam3_core.training.plans import CohortPlan, TrainingPlan
 from storage.case_volumes import open_case_volume
 from storage.cohorts import CaseRef, case_refs, cohort_names, latest_cases, read_cohort
+from storage.fingerprints import newest_image_digests
 from storage.parquet_tables import write_rows
 from storage.store_layout import StoreLayout
 from storage.table_schemas import TRAINING
@@ -70,6 +71,10 @@ def select_cases(store: StoreLayout, plan: TrainingPlan) -> list[TrainingCohort]
     Raises:
         UsageError: If a cohort does not exist or has no cases left, or a case belongs to a benchmark.
     """
+    names = [cohort.cohort for cohort in plan.cohorts]
+    if doubled := sorted({name for name in names if names.count(name) > 1}):
+        msg = f"cohort {doubled[0]!r} stands twice in the configuration; give it one entry"
+        raise UsageError(msg)
     selected = [_selected(store, cohort, plan.seed) for cohort in plan.cohorts]
     _refuse_benchmark_cases(store, selected)
     return selected
@@ -180,21 +185,22 @@ def _selected(store: StoreLayout, plan: CohortPlan, seed: int) -> TrainingCohort
 
 def _union(recipe: Recipe, plan: CohortPlan, index: int) -> ConceptDefinition:
     union = plan.unions[index]
-    for name in union.structures:
-        recipe.structure(name)
-    return ConceptDefinition(union.name, (union.text, *union.synonyms), union.structures)
+    windows = {recipe.structure(name).window for name in union.structures}
+    window = windows.pop() if len(windows) == 1 else ""
+    return ConceptDefinition(union.name, (union.text, *union.synonyms), union.structures, window=window)
 
 
 def _refuse_benchmark_cases(store: StoreLayout, selected: Sequence[TrainingCohort]) -> None:
-    """No case of a benchmark split is learned from: not by its split, its digest or its patient."""
+    """No case of a benchmark split is learned from: not by its split, its digest, its voxels or its patient."""
     held: dict[str, str] = {}
+    images: dict[str, dict[str, str]] = {}
     for name in cohort_names(store):
         cases = case_refs(latest_cases(store, name))
         splits = {case.split for case in cases}
+        images[name] = newest_image_digests(store, name)
         for case in cases:
             if case.split == BENCHMARK_SPLIT:
-                held |= {case.case_digest: f"{name}/{case.case_id}"}
-                held |= {f"{name}/{case.patient_id}": f"{name}/{case.case_id}"}
+                held |= dict.fromkeys(_identities(case, images[name]), f"{name}/{case.case_id}")
         if BENCHMARK_SPLIT not in splits and (chosen := [one for one in selected if one.plan.cohort == name]):
             msg = (
                 f"cohort {name!r} has no split {BENCHMARK_SPLIT!r}, so a benchmark takes all of its "
@@ -205,13 +211,19 @@ def _refuse_benchmark_cases(store: StoreLayout, selected: Sequence[TrainingCohor
                 raise UsageError(msg)
     for cohort in selected:
         for case in (*cohort.train, *cohort.validation):
-            hit = held.get(case.case_digest) or held.get(f"{case.cohort}/{case.patient_id}")
-            if hit:
+            identities = _identities(case, images[case.cohort])
+            if hit := next((held[one] for one in identities if one in held), None):
                 msg = (
                     f"case {case.cohort}/{case.case_id} may not be learned from: the benchmark split holds it as "
                     f"{hit}; leave the split {BENCHMARK_SPLIT!r} out of the configuration"
                 )
                 raise UsageError(msg)
+
+
+def _identities(case: CaseRef, images: Mapping[str, str]) -> list[str]:
+    """By what a case is known again: content, patient of the cohort, voxels whatever recipe read them."""
+    voxels = images.get(case.case_id)
+    return [case.case_digest, f"{case.cohort}/{case.patient_id}", *([voxels] if voxels else [])]
 
 
 def _instances(labels: NDArray[np.uint16], values: Mapping[int, int]) -> Iterable[dict[str, int]]:

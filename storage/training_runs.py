@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medsam3_core.digests import short_digest
+from medsam3_core.errors import UsageError
 from medsam3_core.sam3.network import Sam3Weights
 from medsam3_core.sam3.small import fresh_weights, small_architecture
 from medsam3_core.training.plans import FRESH, TrainingPlan
@@ -61,14 +62,24 @@ class TrainingRun:
         return self.folder / "weights"
 
     @property
+    def bare(self) -> Path:
+        """The result in the layout of Medical-SAM3, where it was asked for."""
+        return self.folder / "bare" / "model.safetensors"
+
+    @property
     def record(self) -> Path:
         """What the run was and what came of it."""
         return self.folder / "run.json"
 
 
-def training_id(plan: TrainingPlan, data_digest: str, base: Weights | None) -> str:
-    """12 hex digits over everything that can change a number of the result."""
+def training_id(plan: TrainingPlan, data_digest: str, base: Weights | None, processes: int = 1) -> str:
+    """12 hex digits over everything that can change a number of the result.
+
+    Several processes see a batch each, so that their number changes the result too.
+    """
     value = plan_as_json(plan)
+    if processes > 1:
+        value["processes"] = processes
     value["loop"] = {key: item for key, item in value["loop"].items() if key not in _SPEED_ONLY}
     for key in ("bare", "licence", "threads"):
         value.pop(key)
@@ -85,7 +96,7 @@ def find_base(store: StoreLayout, plan: TrainingPlan) -> Weights | None:
     """The weights that a plan starts from; None for fresh ones.
 
     Raises:
-        UsageError: If there are none of this name.
+        UsageError: If there are none of this name, or it is a baseline.
         WeightsError: If they do not load or have changed.
     """
     if plan.base == FRESH:
@@ -93,6 +104,9 @@ def find_base(store: StoreLayout, plan: TrainingPlan) -> Weights | None:
     if is_location(store, plan.base):
         return inspect_weights(store, Path(plan.base).name, plan.base)
     found = find_weights(store, plan.base)
+    if found.path is None:
+        msg = f"base {plan.base!r} has no tensors to start from; name weights, a file or folder, or {FRESH!r}"
+        raise UsageError(msg)
     require_unchanged(found)
     return found
 
@@ -104,9 +118,11 @@ def read_base(plan: TrainingPlan, base: Weights | None) -> Sam3Weights:
     return read_weights(base.path, base.base)
 
 
-def open_run(store: StoreLayout, plan: TrainingPlan, data_digest: str, base: Weights | None) -> TrainingRun:
+def open_run(
+    store: StoreLayout, plan: TrainingPlan, data_digest: str, base: Weights | None, processes: int = 1
+) -> TrainingRun:
     """The folder of a run, with its configuration written down."""
-    identity = training_id(plan, data_digest, base)
+    identity = training_id(plan, data_digest, base, processes)
     run = TrainingRun(identity, store.training(f"{plan.name}-{identity}"), data_digest, base)
     write_json(run.folder / "config.json", plan_as_json(plan))
     return run
@@ -123,7 +139,8 @@ def read_log(run: TrainingRun) -> list[dict[str, Any]]:
     if not run.log.is_file():
         return []
     entries = [json.loads(line) for line in run.log.read_text(encoding="utf-8").splitlines() if line.strip()]
-    newest = {(entry.get("step"), "eval_dice" in entry): entry for entry in entries}
+    kinds = ("eval_dice", "train_runtime")  # of one step: losses, a validation, the summary at the end
+    newest = {(entry.get("step"), *(kind in entry for kind in kinds)): entry for entry in entries}
     return sorted(newest.values(), key=lambda entry: entry.get("step", 0))
 
 
@@ -131,15 +148,25 @@ def write_result(run: TrainingRun, weights: Sam3Weights, *, bare: bool, dtype: A
     """Write the result in both layouts."""
     write_hugging_face(run.weights, weights, dtype)
     if bare:
-        write_bare(run.folder / "bare" / "model.safetensors", weights)
+        write_bare(run.bare, weights)
 
 
-def last_checkpoint(run: TrainingRun) -> Path | None:
-    """The newest checkpoint that is whole."""
+def write_bare_of_finished(run: TrainingRun) -> None:
+    """The bare layout of a run that ended without it: the same tensors once more."""
+    if not run.bare.is_file():
+        write_bare(run.bare, read_weights(run.weights))
+
+
+def last_checkpoint(run: TrainingRun, processes: int = 1) -> Path | None:
+    """The newest checkpoint that is whole: every process has left the state of its random numbers.
+
+    The Trainer writes one file where one process trains, and one per process where several do.
+    """
+    states = ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in range(processes)]
     found = [
         folder
         for folder in run.checkpoints.glob("checkpoint-*")
-        if (folder / "trainer_state.json").is_file() and (folder / "rng_state.pth").is_file()
+        if all((folder / name).is_file() for name in ("trainer_state.json", *states))
     ]
     return max(found, key=lambda folder: int(folder.name.split("-")[1]), default=None)
 

@@ -27,6 +27,7 @@ class ConceptDefinition:
         structures: Structures of the recipe that belong to it.
         countable: Whether it comes in instances.
         tubular: Whether its topology matters more than its area.
+        window: Intensity policy of its own; empty for that of the recipe.
     """
 
     name: str
@@ -34,6 +35,7 @@ class ConceptDefinition:
     structures: tuple[str, ...]
     countable: bool = False
     tubular: bool = False
+    window: str = ""
 
 
 def recipe_concepts(
@@ -55,6 +57,7 @@ def recipe_concepts(
             (item.name,),
             item.instances,
             item.tubular,
+            item.window,
         )
         for item in recipe.structures
     )
@@ -71,6 +74,8 @@ def read_training_slices(
     upright: bool = True,
 ) -> list[TrainingSlice]:
     """Slices of one case with all concepts, as `TrainingSlice`.
+
+    Concepts with an intensity window of their own are on slices of their own, seen through it, as inference would.
 
     Args:
         store: The store.
@@ -89,23 +94,26 @@ def read_training_slices(
         raise CaseDataError(msg)
     volume = open_case_volume(store.volume(case.cohort, case.case_id, zipped=case.ndim == 2))
     voxels, reference = volume.voxels(), volume.reference(case.raters[0])
-    value_range = IntensityPolicy.parse(recipe.window).value_range(voxels)
-    maps = [concept_labels(reference, concept) for concept in concepts]
-    wanted = range(0, voxels.shape[-3], every)
-    return [
-        TrainingSlice(
-            as_rgb(to_uint8(voxels[..., z, :, :], value_range)),
-            tuple(
-                TrainingConcept(one.name, one.texts, _sparing(labels[z]), one.tubular, one.countable)
-                for one, labels in zip(concepts, maps, strict=True)
-            ),
-            case.modality,
-            mirror,
-            upright,
-            f"{case.cohort}/{case.case_id}:{z}",
-        )
-        for z in wanted
-    ]
+    slices = []
+    for window in dict.fromkeys(one.window or recipe.window for one in concepts):
+        value_range = IntensityPolicy.parse(window).resolved(volume.modality, volume.dtype).value_range(voxels)
+        shown = [one for one in concepts if (one.window or recipe.window) == window]
+        maps = [concept_labels(reference, one) for one in shown]
+        slices += [
+            TrainingSlice(
+                as_rgb(to_uint8(voxels[..., z, :, :], value_range)),
+                tuple(
+                    TrainingConcept(one.name, one.texts, _sparing(labels[z]), one.tubular, one.countable)
+                    for one, labels in zip(shown, maps, strict=True)
+                ),
+                case.modality,
+                mirror,
+                upright,
+                f"{case.cohort}/{case.case_id}:{z}",
+            )
+            for z in range(0, voxels.shape[-3], every)
+        ]
+    return slices
 
 
 def validation_case(store: StoreLayout, case: CaseRef, recipe: Recipe) -> ValidationCase:
@@ -115,6 +123,7 @@ def validation_case(store: StoreLayout, case: CaseRef, recipe: Recipe) -> Valida
 
     def slice_of(z: int, window: str) -> NDArray[np.uint8]:
         policy = IntensityPolicy.parse(recipe.window if window == "recipe" else window)
+        policy = policy.resolved(volume.modality, volume.dtype)
         return as_rgb(to_uint8(voxels[..., z, :, :], policy.value_range(voxels)))
 
     return ValidationCase(case.cohort, case.case_id, recipe, volume.geometry, slice_of, reference)
@@ -131,5 +140,5 @@ def concept_labels(reference: LabelMap, concept: ConceptDefinition) -> NDArray[n
 
 
 def _sparing(labels: NDArray[np.uint16]) -> NDArray[np.uint16]:
-    """The same labels; where nothing is there, an array that takes no memory."""
-    return labels if labels.any() else np.broadcast_to(np.uint16(0), labels.shape)
+    """The same labels, apart from their volume; where nothing is there, an array that takes no memory."""
+    return labels.copy() if labels.any() else np.broadcast_to(np.uint16(0), labels.shape)

@@ -79,11 +79,20 @@ def add_weights(
         WeightsMismatchError: If anything but every tensor matches.
         WeightsError: If the path holds no readable checkpoint, or a tensor is not finite.
     """
+    require_free_name(name)
+    inspected = inspect_weights(store, name, location, base)
+    return register_weights(store, replace(inspected, note=licence or inspected.note))
+
+
+def require_free_name(name: str) -> None:
+    """Refuse names that cannot be given to weights.
+
+    Raises:
+        UsageError: If it is no name, or belongs to weights that come with the product.
+    """
     if check_name("weights", name) in _BUILT_IN or name.startswith("tiny-"):
         msg = f"weights name {name!r} is built in; choose another"
         raise UsageError(msg)
-    inspected = inspect_weights(store, name, location, base)
-    return register_weights(store, replace(inspected, note=licence or inspected.note))
 
 
 def register_weights(store: StoreLayout, inspected: Weights) -> Weights:

@@ -129,7 +129,6 @@ def predict_volume(image: InputImage, request: PredictRequest, segmenter: Segmen
 
 
 def _kept(answer: SliceInstances, prompt: SlicePrompt, settings: InferenceSettings) -> SliceInstances:
-    """All instances, unless the user wants the best one or the semantic mask."""
-    merge = settings.merge
-    chosen = merge is Merge.BEST or merge.is_of_the_semantic_mask
-    return merge_instances(answer, prompt, settings) if chosen else answer
+    """All instances, unless the user chose which ones stand for the structure."""
+    everything = settings.merge in (Merge.AUTO, Merge.UNION)
+    return answer if everything else merge_instances(answer, prompt, settings)

@@ -5,20 +5,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TrainerCallback
 
-from medsam3_core.inference_settings import InferenceSettings
-from medsam3_core.prompt_policies import PromptPolicy
+from medsam3_core.errors import UsageError
 from medsam3_core.sam3.segmenter import Sam3Segmenter
+from medsam3_core.segmenters.protocol import Capabilities
 from medsam3_core.training.augmentation_plan import augmentation_for, handedness
 from medsam3_core.training.batches import Collate, SamplePlan, SampleStream, SliceGroup
 from medsam3_core.training.concept_prompts import texts_of_nothing
-from medsam3_core.training.fit import Fit, load_best
-from medsam3_core.training.plans import TrainingPlan
+from medsam3_core.training.fit import Fit, best_checkpoint, load_best
+from medsam3_core.training.plans import TrainingPlan, ValidationPlan
 from medsam3_core.training.supervised import SupervisedSam3
 from medsam3_core.training.trainee import Trainee
 from medsam3_core.training.validation import ValidationCase, validate
@@ -36,10 +35,11 @@ from storage.training_runs import (
     open_run,
     read_base,
     read_log,
+    write_bare_of_finished,
     write_result,
 )
 from storage.training_slices import read_training_slices, validation_case
-from storage.weights_registry import inspect_weights, register_weights
+from storage.weights_registry import inspect_weights, register_weights, require_free_name
 
 Say = Callable[[dict[str, Any]], None]
 """Shows one line of the log while training goes on."""
@@ -54,11 +54,14 @@ def train_weights(store: StoreLayout, plan: TrainingPlan, say: Say) -> dict[str,
     Raises:
         UsageError: If plan and store do not fit together, or a case belongs to a benchmark.
     """
+    require_free_name(plan.name)
     cohorts = select_cases(store, plan)
     base = find_base(store, plan)
     manifest = build_manifest(store, cohorts)
-    run = open_run(store, plan, manifest.digest, base)
+    run = open_run(store, plan, manifest.digest, base, processes())
     if (known := finished(run)) is not None:
+        if plan.bare and first_process():
+            write_bare_of_finished(run)
         return known
     if first_process():
         write_manifest(run.folder / "manifest", manifest)
@@ -67,8 +70,7 @@ def train_weights(store: StoreLayout, plan: TrainingPlan, say: Say) -> dict[str,
         torch.set_num_threads(plan.threads)
     torch.set_flush_denormal(True)
     trainer = _trainer(store, plan, run, cohorts, say)
-    checkpoint = last_checkpoint(run)
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    trainer.go_on(last_checkpoint(run, processes()))
     model = load_best(trainer)
     if first_process():
         write_result(run, model.trainee.weights(), bare=plan.bare, dtype=_dtype_on_disk(plan))
@@ -86,7 +88,7 @@ def _dtype_on_disk(plan: TrainingPlan) -> torch.dtype:
 def _trainer(
     store: StoreLayout, plan: TrainingPlan, run: TrainingRun, cohorts: Sequence[TrainingCohort], say: Say
 ) -> Fit:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
     weights = read_base(plan, run.base)
     trainee = Trainee(weights, device, lora=plan.lora, gradient_checkpointing=plan.loop.gradient_checkpointing)
     architecture = weights.architecture
@@ -99,6 +101,8 @@ def _trainer(
     collate = Collate(sampling, architecture.resolution, 4 * architecture.grid, weights.interactive, weights.vocabulary)
     cases = [validation_case(store, case, cohort.recipe) for cohort in cohorts for case in cohort.validation]
     every = plan.validation.every if cases else 0
+    if every:
+        _require_askable(plan.validation, interactive=weights.interactive)
     return Fit(
         SupervisedSam3(trainee, plan.losses, plan.click_losses, plan.click_weight),
         stream,
@@ -119,7 +123,8 @@ def _groups(store: StoreLayout, plan: TrainingPlan, cohorts: Sequence[TrainingCo
     groups = []
     for cohort in cohorts:
         recipe, asked = cohort.recipe, cohort.plan
-        mirror, upright = handedness(recipe.structures, recipe.modality)
+        words = [word for one in cohort.concepts for word in (one.name, *one.structures, *one.texts)]
+        mirror, upright = handedness(words, recipe.modality)
         fine = any(one.tubular or one.instances for one in recipe.structures)
         augmentation = augmentation_for(
             recipe.modality, side=side, mirror=mirror, upright=upright, fine=fine, base=asked.augmentation
@@ -142,10 +147,18 @@ def _groups(store: StoreLayout, plan: TrainingPlan, cohorts: Sequence[TrainingCo
     return groups
 
 
+def _require_askable(validation: ValidationPlan, *, interactive: bool) -> None:
+    """Refuse policies of the validation that the weights cannot take, before anything is learned."""
+    can = Capabilities(text=True, box=True, interactive=interactive)
+    for policy in validation.policies():
+        if lacking := policy.lacking(can):
+            msg = f"validation.prompts: {policy.short()} needs {', '.join(lacking)}, which the base lacks; leave it out"
+            raise UsageError(msg)
+
+
 def _validated(plan: TrainingPlan, cases: Sequence[ValidationCase], model: SupervisedSam3) -> dict[str, float]:
     segmenter = Sam3Segmenter(model.trainee.weights(), str(next(model.parameters()).device))
-    policies = [PromptPolicy.parse(text) for text in plan.validation.prompts]
-    return validate(segmenter, cases, policies, InferenceSettings.parse(plan.validation.settings))
+    return validate(segmenter, cases, plan.validation.policies(), plan.validation.inference())
 
 
 def _register(
@@ -154,10 +167,10 @@ def _register(
     """Into the registry with parents, configuration and data digest; its training cases are marked as such."""
     parents = () if run.base is None else (f"{run.base.name}@{run.base.version}:{run.base.sha256}",)
     inspected = inspect_weights(store, plan.name, run.weights)
-    added = register_weights(store, replace(inspected, note=plan.licence, parents=parents, training=run.training_id))
     cases = [case for cohort in cohorts for case in (*cohort.train, *cohort.validation)]
-    mark_training_cases(store, cases, added.sha256)
-    log = read_log(run)
+    mark_training_cases(store, cases, inspected.sha256)  # first: whoever sees the weights may benchmark them at once
+    added = register_weights(store, replace(inspected, note=plan.licence, parents=parents, training=run.training_id))
+    log, best = read_log(run), best_checkpoint(trainer)
     write_curves(run.curves, log, plan.name)
     record = {
         "weights": added.name,
@@ -167,9 +180,10 @@ def _register(
         "training_id": run.training_id,
         "data_digest": run.data_digest,
         "folder": str(run.folder),
+        "processes": processes(),
         "steps": trainer.state.global_step,
         "best": trainer.state.best_metric,
-        "best_checkpoint": Path(trainer.state.best_model_checkpoint or "").name,
+        "best_checkpoint": "" if best is None else best.name,
         "validations": [entry for entry in log if "eval_dice" in entry],
         "cases": {cohort.plan.cohort: len(cohort.train) for cohort in cohorts},
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -5,7 +5,6 @@ import pytest
 
 from medsam3_core.errors import UsageError
 from medsam3_core.phantoms import PhantomKind, phantom_case, phantom_structures
-from medsam3_core.structures import Structure
 from medsam3_core.training.augmentation import augment, augmented_slice, boxes_of_instances, plain_slice, plain_view
 from medsam3_core.training.augmentation_plan import Augmentation, augmentation_for, handedness
 from medsam3_core.training.samples import TrainingConcept, TrainingSlice
@@ -126,12 +125,12 @@ def test_left_and_right_change_places_only_where_that_is_allowed(allowed, sides)
     ],
 )
 def test_handedness_follows_from_structures_and_modality(names, modality, expected):
-    assert handedness([Structure(name, name.replace("_", " ")) for name in names], modality) == expected
+    assert handedness([*names, *(name.replace("_", " ") for name in names)], modality) == expected
 
 
 @pytest.mark.parametrize("word", ["left kidney", "kidney (right)", "the left-sided kidney"])
 def test_a_side_counts_in_the_text_as_in_the_name(word):
-    assert handedness([Structure("kidney", word)], "CT") == (False, True)
+    assert handedness(["kidney", word], "CT") == (False, True)
 
 
 def test_plan_of_a_cohort_takes_what_its_slices_allow():
@@ -144,8 +143,40 @@ def test_plan_of_a_cohort_takes_what_its_slices_allow():
 
 
 def test_mirrors_of_phantoms_with_sides_are_refused():
-    assert handedness(phantom_structures(PhantomKind.CT), "CT")[0] is False
-    assert handedness(phantom_structures(PhantomKind.NUCLEI), "microscopy") == (True, False)
+    assert handedness([one.text for one in phantom_structures(PhantomKind.CT)], "CT")[0] is False
+    assert handedness([one.text for one in phantom_structures(PhantomKind.NUCLEI)], "microscopy") == (True, False)
+
+
+def test_what_a_configuration_says_of_augmentation_wins():
+    asked = Augmentation(scale=(0.5, 0.9), degrees=5.0, mirror_x=False, p_invert=0.0)
+    found = augmentation_for("microscopy", side=112, mirror=True, upright=False, fine=True, base=asked)
+    assert (found.scale, found.degrees, found.p_invert) == ((0.5, 0.9), 5.0, 0.0)
+    assert (found.mirror_x, found.mirror_y, found.side) == (False, True, 112)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (Augmentation(mirror_x=True), r"augmentation.mirror_x: true would teach a wrong anatomy"),
+        (Augmentation(mirror_y=True), r"augmentation.mirror_y: true would teach a wrong anatomy"),
+        (Augmentation(side=64), r"augmentation.side is that of the weights, 112"),
+    ],
+)
+def test_an_augmentation_that_would_teach_what_is_wrong_is_refused(asked, message):
+    with pytest.raises(UsageError, match=message):
+        augmentation_for("CT", side=112, mirror=False, upright=True, base=asked)
+
+
+def test_noise_of_large_slices_is_drawn_anew():
+    image = np.full((600, 600, 3), 128, dtype=np.uint8)
+    image[..., 0] = 120  # a colour picture needs more numbers than are kept
+    plan = replace(STILL, side=600, p_noise=1)
+    first, second = (
+        augment(image, np.ones((1, 600, 600), np.uint16), plan, np.random.default_rng(s))[0] for s in (1, 2)
+    )
+    parts = [(seen.astype(float) - image).ravel() for seen in (first, second)]
+    assert min(part.std() for part in parts) > 1
+    assert abs(np.corrcoef(parts)[0, 1]) < 0.05
 
 
 def test_boxes_of_instances_are_half_open_and_exact():

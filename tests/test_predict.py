@@ -17,6 +17,8 @@ from tests.sam3.segmenters import phantom
 
 AFFINE = np.array([[-1.5, 0.1, 0, 20], [0.1, 1.5, 0, -30], [0, 0, 3, 5], [0, 0, 0, 1]], dtype=float)
 FP32 = ("--set", "dtype=fp32")
+ROUNDING = 1e-5
+"""Logits so near to 0 fall on either side, as the CPU adds them up; those of masks go to 10."""
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +68,17 @@ def test_a_text_gives_all_instances_as_arrays(medsam3: Medsam3, picture: Path, t
     assert (found["boxes"][:, 2:] >= found["boxes"][:, :2]).all()
     assert (found["scores"] > 0.5).all()
     assert f"{count} instances" in done.err
+
+
+def test_a_merge_that_is_asked_for_decides_what_is_written(medsam3: Medsam3, picture: Path, tmp_path: Path) -> None:
+    scores = {}
+    for merge in ("union", "top"):
+        out = tmp_path / f"{merge}.npz"
+        words = ("--text", "liver", "--set", f"merge={merge}")
+        medsam3("predict", picture, "--weights", "tiny-untrained", *words, "--out", out)
+        scores[merge] = arrays(out)["scores"].tolist()
+    assert len(scores["union"]) > 1
+    assert scores["top"] == [max(scores["union"])]
 
 
 def test_a_threshold_of_one_side_of_all_scores_keeps_more_or_nothing(
@@ -264,7 +277,9 @@ def test_clicks_on_golden_weights_give_the_official_masks(medsam3: Medsam3, tmp_
         official = torch.nn.functional.interpolate(
             io[f"{case}.masks"][:, best : best + 1], size=(side, side), mode="bilinear", align_corners=False
         )
-        assert np.array_equal(arrays(out)["masks"][0], (official[0, 0] > 0).numpy()), case
+        differs = arrays(out)["masks"][0] != (official[0, 0] > 0).numpy()
+        assert not (differs & (official[0, 0].abs() > ROUNDING).numpy()).any(), case
+        assert differs.sum() <= 2, case
         np.testing.assert_allclose(arrays(out)["scores"], [io[f"{case}.iou"][0, best].item()], atol=5e-6)
 
 

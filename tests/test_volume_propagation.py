@@ -1,6 +1,7 @@
 """`slices=key`: what is drawn on one slice is followed through the volume, with a tracker or by detection."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from medsam3_core.errors import UnsupportedPromptError, UsageError
 from medsam3_core.geometry import VolumeGeometry
-from medsam3_core.inference_settings import Dtype, InferenceSettings, PromptMode
+from medsam3_core.inference_settings import Dtype, InferenceSettings, Merge, PromptMode
 from medsam3_core.prompts import BoxPrompt, PointPrompt, SlicePrompt
 from medsam3_core.sam3.segmenter import Sam3Segmenter
 from medsam3_core.sam3.tiny import untrained_weights
@@ -193,6 +194,46 @@ def test_points_without_tracker_are_refused_and_not_dropped():
     segmenter = Sam3Segmenter(untrained_weights())
     with pytest.raises(UnsupportedPromptError, match="no interactive head"):
         follow(segmenter, {2: [SlicePrompt("liver", points=((PointPrompt(20, 20),),))]})
+
+
+class Cloud(Discs):
+    """Draws the moving disc in its semantic mask alone; its instances are all somewhere else."""
+
+    def segment(self, encoding, prompts, settings):
+        self.asked += [(encoding, prompt) for prompt in prompts]
+        drawn = np.zeros((20, 40), dtype=bool)
+        drawn[5:10, 5 + encoding : 10 + encoding] = encoding <= 4
+        nothing = SliceInstances.nothing((20, 40))
+        return [replace(nothing, semantic=drawn, presence=0.8) for _ in prompts]
+
+
+@pytest.mark.parametrize("merge", [Merge.SEMANTIC, Merge.COMPONENTS])
+def test_without_tracker_a_semantic_mask_is_followed_by_semantic_masks(merge):
+    geometry = VolumeGeometry.pixel_grid((8, 20, 40))
+    prompts, settings = {"a": {2: [SlicePrompt("liver", text="disc")]}}, {"a": InferenceSettings(merge=merge)}
+    result = segment_volume(Cloud(), numbered, geometry, prompts, settings, ["liver"], followed=("a",))["a"]
+    assert result.labels("liver").any(axis=(1, 2)).tolist() == [True] * 5 + [False] * 3
+    assert result.confidence("liver") == pytest.approx([0.8])
+
+
+class ManyParts(Discs):
+    """Draws 70 parts of one score, the first of which are the smallest, and a note."""
+
+    def segment(self, encoding, prompts, settings):
+        masks = np.zeros((70, 20, 40), dtype=bool)
+        for number in range(70):
+            row, column = divmod(number, 10)
+            masks[number, 2 * row, 4 * column : 4 * column + (1 if number < 6 else 3)] = True
+        boxes = np.zeros((70, 4), dtype=np.float32)
+        return [SliceInstances(masks, np.full(70, 0.7, np.float32), boxes, None, ("noted",)) for _ in prompts]
+
+
+def test_of_more_objects_than_are_followed_the_largest_stay_and_notes_too():
+    result = detect(ManyParts(), {0: [SlicePrompt("liver", text="disc")]}, depth=2)
+    assert "objects-capped:liver:70>64" in result.fallbacks
+    assert "noted" in result.fallbacks
+    assert result.labels("liver").max() == 64
+    assert (result.labels("liver")[0] > 0).sum() == 64 * 3
 
 
 def test_nothing_drawn_on_the_key_slice_is_nothing_in_the_volume():

@@ -1,7 +1,7 @@
 """The one face of everything that segments: encode a slice once, then answer any number of prompts on it."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -50,6 +50,12 @@ class SliceInstances:
     semantic: NDArray[np.bool_] | None = None
     fallbacks: tuple[str, ...] = ()
     presence: float = 0.0
+
+    def at(self, positions: NDArray[np.intp]) -> "SliceInstances":
+        """The instances at these positions, with all else that is known."""
+        return replace(
+            self, masks=self.masks[positions], scores=self.scores[positions], boxes_xyxy=self.boxes_xyxy[positions]
+        )
 
     @classmethod
     def nothing(cls, shape_yx: tuple[int, int]) -> "SliceInstances":

@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from medsam3_core.errors import UsageError
 from medsam3_core.training.appearance import changed_look
-from medsam3_core.training.augmentation_plan import Augmentation, log_uniform
+from medsam3_core.training.augmentation_plan import DEGREES, SCALE, Augmentation, log_uniform
 from medsam3_core.training.samples import TrainingSlice
 
 Image = NDArray[np.uint8]
@@ -123,7 +123,7 @@ def _window(shape_yx: tuple[int, ...], label_maps: Labels, plan: Augmentation, r
     height, width = shape_yx
     if rng.random() < plan.p_whole:
         return Window(0, 0, height, width)
-    scale = log_uniform(*plan.scale, rng.random())
+    scale = log_uniform(*(plan.scale or SCALE), rng.random())
     stretch = log_uniform(1 / plan.stretch, plan.stretch, rng.random()) ** 0.5
     size_y, size_x = max(4, round(height * scale * stretch)), max(4, round(width * scale / stretch))
     y0, x0 = (_start(whole, size, rng.random()) for whole, size in ((height, size_y), (width, size_x)))
@@ -208,7 +208,8 @@ def _smooth_basis(side: int) -> NDArray[np.float32]:
 
 def _turn(plan: Augmentation, rng: np.random.Generator) -> NDArray[np.float32]:
     """Rotation and shear as a 2 x 2 matrix over (x, y)."""
-    angle = np.deg2rad(rng.uniform(-plan.degrees, plan.degrees))
+    most = DEGREES if plan.degrees is None else plan.degrees
+    angle = np.deg2rad(rng.uniform(-most, most))
     shear = rng.uniform(-plan.shear, plan.shear)
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     matrix: NDArray[np.float32] = (rotation @ np.array([[1, shear], [0, 1]])).astype(np.float32)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medsam3_core.sam3.tokenizer import VISUAL
+from medsam3_core.errors import UsageError
+from medsam3_core.sam3.tokenizer import VISUAL, clean
 from medsam3_core.training.samples import TrainingConcept, TrainingPrompt, TrainingSlice
 
 _FEW = 5
@@ -39,6 +40,16 @@ class ConceptMix:
     counter: float = 0.1
     jitter: float = 0.12
 
+    def __post_init__(self) -> None:
+        kinds = (self.text, self.box, self.text_box)
+        shares = (self.absent, self.foreign, self.synonym, self.counter)
+        if min(kinds) < 0 or not sum(kinds) or self.jitter < 0 or not all(0 <= share <= 1 for share in shares):
+            msg = (
+                "mix needs text, box and text_box of at least 0, one of them above it, absent, foreign, synonym and "
+                f"counter in [0, 1], and jitter of at least 0; got {self}"
+            )
+            raise UsageError(msg)
+
 
 def texts_of_nothing(
     own: Collection[str],
@@ -50,8 +61,8 @@ def texts_of_nothing(
 ) -> tuple[str, ...]:
     """Texts that the slices of a cohort can be asked for in vain, sorted.
 
-    A cohort does not label all that its slices show: a fundus photograph of a vessel cohort has an optic disc. Asked for
-    as absent, it would teach what is wrong.
+    A cohort does not label all that its slices show: a fundus photograph of a vessel cohort has an optic disc. Asked
+    for as absent, it would teach what is wrong. Texts that the tokenizer reads alike are one text.
 
     Args:
         own: Texts of the cohort's own concepts; never among them.
@@ -60,12 +71,13 @@ def texts_of_nothing(
         unlabelled: Parts of texts, in any case, for what the slices may show without a label.
         repeat: How many times texts of other cohorts stand among them, so that few are not lost among many words.
     """
-    found = sorted({*of_others, *words} - {*own})
+    kept_out, others = {clean(text) for text in own}, {clean(text) for text in of_others}
+    parts = [part.lower() for part in unlabelled]
     return tuple(
         text
-        for text in found
-        if not any(part.lower() in text.lower() for part in unlabelled)
-        for _ in range(repeat if text in of_others else 1)
+        for text in sorted(others.union(map(clean, words)) - kept_out)
+        if not any(part in text for part in parts)
+        for _ in range(repeat if text in others else 1)
     )
 
 

@@ -7,8 +7,16 @@ from typing import Any, cast
 import torch
 from safetensors.torch import load_file
 from torch.utils.data import Dataset, Sampler, SequentialSampler
-from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    EarlyStoppingCallback,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerState,
+    TrainingArguments,
+)
 
+from medsam3_core.errors import TrainingError
 from medsam3_core.training.batches import Collate, SampleStream
 from medsam3_core.training.fit_plan import LoopPlan
 from medsam3_core.training.optimiser import OptimiserPlan, build_optimiser, build_schedule, parameter_groups
@@ -46,7 +54,7 @@ class Fit(Trainer):
         arguments = training_arguments(folder, loop, optimiser, seed, validate_every if validate is not None else 0)
         placeholder = stream if validate is not None else None
         if validate is not None and patience:
-            callbacks = [*callbacks, EarlyStoppingCallback(early_stopping_patience=patience)]
+            callbacks = [*callbacks, Patience(early_stopping_patience=patience)]
         super().__init__(
             model,
             arguments,
@@ -77,6 +85,13 @@ class Fit(Trainer):
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
         """The loss that the model computes itself; its parts go to the log."""
         outputs = model(**inputs)
+        if not torch.isfinite(outputs["loss"]):
+            parts = ", ".join(f"{name} {float(value):.3g}" for name, value in outputs.items() if name != "loss")
+            msg = (
+                f"the loss of step {self.state.global_step + 1} is not finite ({parts}): training has diverged; lower "
+                f"optimiser.rate or optimiser.clip; delete {self.args.output_dir} if the last checkpoint diverged too"
+            )
+            raise TrainingError(msg)
         for name, value in outputs.items():
             if name != "loss":
                 self._parts[name] = self._parts.get(name, 0.0) + value.detach()
@@ -91,23 +106,55 @@ class Fit(Trainer):
         super().log(logs, start_time)
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
-        """Validate with the product's own segmenter and scoring instead of a loss."""
+        """Validate with the product's own segmenter and scoring instead of a loss.
+
+        What is best so far is saved, whatever the rhythm of checkpoints, and so is the step at which patience ends.
+        """
         assert self._validate is not None
         found = self._validate(self.accelerator.unwrap_model(self.model))
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        best = self.state.best_metric
+        if best is None or found[VALIDATION_DICE] > best or self.control.should_training_stop:
+            self.control.should_save = True
         return metrics
+
+    def go_on(self, checkpoint: Path | None) -> None:
+        """Train from the beginning or from a checkpoint; not at all where patience had ended there."""
+        state = None if checkpoint is None else TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        if state is not None and Patience.has_ended(state):
+            self.state = state
+            return
+        self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
     def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> Sampler[int]:
         return SequentialSampler(cast(SampleStream, train_dataset or self.train_dataset))
 
 
+class Patience(EarlyStoppingCallback):
+    """Stops after a number of validations without a better one; checkpoints remember how many there were."""
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        """The best model is loaded by `load_best`, not by the Trainer, which would be warned about here."""
+
+    @classmethod
+    def has_ended(cls, state: TrainerState) -> bool:
+        """Whether training had been stopped when a checkpoint was written."""
+        kept = state.stateful_callbacks.get(cls.__name__)
+        return kept is not None and (
+            kept["attributes"]["early_stopping_patience_counter"] >= kept["args"]["early_stopping_patience"]
+        )
+
+
 def training_arguments(
     folder: Path, loop: LoopPlan, optimiser: OptimiserPlan, seed: int, validate_every: int
 ) -> TrainingArguments:
-    """Our plan in the words of `transformers`; `validate_every` 0 never validates."""
-    return TrainingArguments(
+    """Our plan in the words of `transformers`; `validate_every` 0 never validates.
+
+    A process uses one device: several GPUs are several processes, started by a launcher.
+    """
+    arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=loop.steps,
         per_device_train_batch_size=loop.batch,
@@ -135,13 +182,31 @@ def training_arguments(
         report_to=[],
         disable_tqdm=True,
         log_level="warning",
+        logging_nan_inf_filter=False,
+        restore_callback_states_from_checkpoint=True,
     )
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1
+    return arguments
 
 
 def load_best(fit: Fit) -> SupervisedSam3:
-    """The model of the best validation; the last one where nothing was validated."""
+    """The model of the best validation; the last one where nothing was validated.
+
+    Raises:
+        TrainingError: If the checkpoint of the best validation is gone.
+    """
     model: SupervisedSam3 = fit.accelerator.unwrap_model(fit.model)
-    best = fit.state.best_model_checkpoint
+    best = best_checkpoint(fit)
     if best is not None:
-        model.load_state_dict(load_file(Path(best) / "model.safetensors"))
+        if not (best / "model.safetensors").is_file():
+            msg = f"{best}: the checkpoint of the best validation is gone; delete {best.parent} and train again"
+            raise TrainingError(msg)
+        model.load_state_dict(load_file(best / "model.safetensors"))
     return model
+
+
+def best_checkpoint(fit: Fit) -> Path | None:
+    """Where the model of the best validation lies; None where nothing was validated."""
+    step = fit.state.best_global_step
+    return Path(str(fit.args.output_dir)) / f"checkpoint-{step}" if step else None

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from medsam3_core.errors import UsageError
+from medsam3_core.inference_settings import InferenceSettings
+from medsam3_core.prompt_policies import PromptPolicy
 from medsam3_core.training.augmentation_plan import Augmentation
 from medsam3_core.training.concept_prompts import ConceptMix
 from medsam3_core.training.fit_plan import LoopPlan
@@ -67,6 +69,17 @@ class CohortPlan:
     validation: int = 0
     unlabelled: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.share <= 0 or self.limit < 0 or self.every < 1 or self.validation < 0:
+            msg = (
+                f"cohort {self.cohort} needs a share above 0, every of at least 1, limit and validation of at least 0; "
+                f"got share {self.share}, every {self.every}, limit {self.limit}, validation {self.validation}"
+            )
+            raise UsageError(msg)
+        if not 0 <= self.empty_share <= 1:
+            msg = f"cohort {self.cohort} needs an empty_share in [0, 1], got {self.empty_share}"
+            raise UsageError(msg)
+
 
 @dataclass(frozen=True, slots=True)
 class ValidationPlan:
@@ -83,6 +96,21 @@ class ValidationPlan:
     prompts: tuple[str, ...] = ("text", "box")
     settings: tuple[str, ...] = ()
     patience: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.every, self.patience) < 0 or (self.every and not self.prompts):
+            msg = f"validation needs every and patience of at least 0 and a prompt to ask; got {self}"
+            raise UsageError(msg)
+        self.policies()
+        self.inference()
+
+    def policies(self) -> list[PromptPolicy]:
+        """The policies, read."""
+        return [PromptPolicy.parse(text) for text in self.prompts]
+
+    def inference(self) -> InferenceSettings:
+        """The settings, read."""
+        return InferenceSettings.parse(self.settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +136,8 @@ class QuestionPlan:
     others_repeat: int = 1
 
     def __post_init__(self) -> None:
-        """Check the range.
-
-        Raises:
-            UsageError: If texts of other cohorts would never be asked.
-        """
-        if self.others_repeat < 1:
-            msg = f"others_repeat takes a whole number of at least 1, got {self.others_repeat}"
+        if min(self.per_slice, self.clicks, self.others_repeat) < 1 or not 0 <= self.click_share <= 1:
+            msg = f"per_slice, clicks and others_repeat must be at least 1 and click_share in [0, 1]; got {self}"
             raise UsageError(msg)
 
 
@@ -126,7 +149,7 @@ class TrainingPlan:
         name: Name of the weights to be.
         cohorts: What is learned from.
         base: Weights to start from (`NAME`, `NAME@N` or a path), or `fresh`.
-        architecture: What is built where the base is `fresh`: `small`.
+        architecture: What is built where the base is `fresh`; there is `small` alone.
         seed: Decides all that is left to chance.
         loop: How long.
         optimiser: Rates and schedule.
@@ -159,3 +182,11 @@ class TrainingPlan:
     half: bool = True
     licence: str = ""
     threads: int = 0
+
+    def __post_init__(self) -> None:
+        if self.architecture != "small":
+            msg = f"architecture takes 'small', got {self.architecture!r}; other architectures come with a base"
+            raise UsageError(msg)
+        if self.threads < 0:
+            msg = f"threads takes a whole number of at least 0, got {self.threads}"
+            raise UsageError(msg)

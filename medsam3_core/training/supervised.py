@@ -52,7 +52,9 @@ class SupervisedSam3(nn.Module):
         parts = {name: value.detach() for name, value in losses.items()}
         if self._clicks is not None and batch.clicks:
             shown, clicks = _clicked_slices(trunk, batch.clicks)
-            clicked = self._clicks(shown, clicks, np.random.default_rng(batch.seed))
+            # In bf16 a click would move by several pixels; inference runs this head in fp32 for the same reason.
+            with torch.autocast(trunk.device.type, enabled=False):
+                clicked = self._clicks(shown.float(), clicks, np.random.default_rng(batch.seed))
             total = total + self._click_weight * clicked.total
             parts |= {f"click_{name}": torch.tensor(value) for name, value in clicked.parts.items()}
         return {"loss": total, **parts}

@@ -95,6 +95,7 @@ def _scores(
         prompts,
         dict.fromkeys(prompts, settings),
         [structure.name for structure in structures],
+        windows=case.recipe.own_windows,
     )
     scores = []
     for name, answer in answers.items():

@@ -112,15 +112,35 @@ def test_every_schedule_warms_up_and_ends_at_nothing(schedule):
 
 def test_texts_of_nothing_are_those_of_others_and_words_but_not_what_slices_show_unlabelled():
     found = texts_of_nothing(
-        ["retinal blood vessel"],
-        ["retinal blood vessel", "optic disc", "Optic Nerve Head", "liver"],
-        ["dog", "cat"],
-        unlabelled=["optic"],
+        ["Retinal Blood Vessel"],
+        ["retinal blood  vessel", "optic disc", "Optic Nerve Head", "liver", "Liver"],
+        ["dog", "cat", "Cat"],
+        unlabelled=["Optic"],
         repeat=3,
     )
     assert found == ("cat", "dog", "liver", "liver", "liver")
 
 
-def test_texts_of_other_cohorts_are_asked_at_least_once_each(tmp_path):
-    with pytest.raises(UsageError, match=r"questions: others_repeat takes a whole number of at least 1, got 0"):
-        read_training_config(config(tmp_path, GOOD + "questions: {others_repeat: 0}\n"))
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (GOOD + "questions: {others_repeat: 0}\n", "questions: per_slice, clicks and others_repeat must be at least 1"),
+        (GOOD + "questions: {per_slice: 0}\n", "questions: per_slice, clicks and others_repeat must be at least 1"),
+        (GOOD + "questions: {mix: {text: 0, box: 0, text_box: 0}}\n", "questions.mix: mix needs text, box"),
+        (GOOD + "questions: {mix: {absent: 1.5}}\n", "questions.mix: mix needs text, box"),
+        (GOOD + "validation: {every: 5, prompts: []}\n", "validation: validation needs .* a prompt to ask"),
+        (GOOD + "validation: {prompts: [txt]}\n", "validation: unknown prompt"),
+        (GOOD + "validation: {settings: [treshold=0.3]}\n", "validation: .*treshold"),
+        (GOOD + "architecture: huge\n", "architecture takes 'small', got 'huge'"),
+        ("name: a\ncohorts: [{cohort: b, every: 0}]\n", r"cohorts\[0\]: cohort b needs .* every of at least 1"),
+        (
+            "name: a\ncohorts: [{cohort: b, validation: -1}]\n",
+            r"cohorts\[0\]: cohort b needs .* validation of at least",
+        ),
+        ("name: a\ncohorts: [{cohort: b, share: 0}]\n", r"cohorts\[0\]: cohort b needs a share above 0"),
+        ("name: a\ncohorts: [{cohort: b, empty_share: 2}]\n", r"cohorts\[0\]: cohort b needs an empty_share in"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_before_anything_is_learned(tmp_path, text, message):
+    with pytest.raises(UsageError, match=message):
+        read_training_config(config(tmp_path, text))

@@ -7,11 +7,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from medsam3_core.errors import UsageError
+from medsam3_core.cases import CaseSource
+from medsam3_core.errors import TrainingError, UsageError
 from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.prompts import SlicePrompt
 from medsam3_core.sam3.architecture import architecture_from
@@ -20,16 +22,23 @@ from medsam3_core.sam3.small import fresh_weights
 from medsam3_core.sam3.tiny import tiny_config
 from medsam3_core.training.fit_plan import LoopPlan
 from medsam3_core.training.lora import LoraPlan
-from medsam3_core.training.optimiser import OptimiserPlan
+from medsam3_core.training.optimiser import OptimiserPlan, Schedule
 from medsam3_core.training.plans import CohortPlan, QuestionPlan, TrainingPlan, ValidationPlan
-from storage.checkpoints import open_segmenter, write_hugging_face
-from storage.cohorts import case_refs, latest_cases
+from storage.case_volumes import open_case_volume
+from storage.checkpoints import open_segmenter, read_weights, write_hugging_face
+from storage.cohorts import case_refs, latest_cases, read_cohort
+from storage.fingerprints import FINGERPRINTS, newest_image_digests, write_fingerprints
+from storage.ingest_journal import is_ingested, note_listed
 from storage.parquet_tables import read_table
+from storage.run_ledger import utc_now
 from storage.store_layout import StoreLayout, open_store
 from storage.table_schemas import TRAINING
 from storage.training_manifest import balance_report, build_manifest, select_cases
+from storage.training_runs import last_checkpoint, open_run, training_id
+from storage.training_slices import read_training_slices, recipe_concepts, validation_case
 from storage.weights_registry import find_weights
 from tasks import train_weights as unit
+from tasks.slice_reader import SliceReader
 from tests.small_store import ingest_here
 
 
@@ -85,6 +94,43 @@ def test_the_same_case_under_another_name_is_refused_too(store):
         select_cases(store, plan_for(store, cohorts=(CohortPlan("more"),)))
 
 
+def test_voxels_of_a_benchmark_split_are_refused_whatever_recipe_read_them(store):
+    ingest_here(store, "phantom:nuclei,cases=4,size=48x48,seed=5", "more")
+    select_cases(store, plan_for(store, cohorts=(CohortPlan("more"),)))
+    (test_case,) = [case for case in case_refs(latest_cases(store, "cells")) if case.split == "test"]
+    voxels = newest_image_digests(store, "cells")[test_case.case_id]
+    row = read_table(store.fingerprints("more"), FINGERPRINTS).to_pylist()[0]
+    write_fingerprints(
+        store, "more", [row | {"case_id": "nuclei_000", "image_digest": voxels, "ingested_at": utc_now()}]
+    )
+    with pytest.raises(
+        UsageError, match="more/nuclei_000 may not be learned from: the benchmark split holds it as cells/"
+    ):
+        select_cases(store, plan_for(store, cohorts=(CohortPlan("more"),)))
+
+
+def test_a_cohort_that_stands_twice_is_refused(store):
+    with pytest.raises(UsageError, match="cohort 'cells' stands twice"):
+        select_cases(store, plan_for(store, cohorts=(CohortPlan("cells"), CohortPlan("cells", validation=1))))
+
+
+def test_slices_are_seen_through_the_windows_of_inference(store):
+    ingest_here(store, "phantom:ct,cases=1,size=6x32x32", "organs")
+    (case,) = case_refs(latest_cases(store, "organs"))
+    volume = open_case_volume(store.volume("organs", case.case_id, zipped=False))
+    own = "ct:100,50"
+    recipe = read_cohort(store, "organs").recipe
+    liver, *others = recipe.structures
+    recipe = replace(recipe, window="auto", structures=(replace(liver, window=own), *others))
+    slices = read_training_slices(store, case, recipe, recipe_concepts(recipe))
+    as_inferred = SliceReader(volume, "auto")
+    shown = {tuple(one.name for one in seen.concepts): seen for seen in slices if seen.source.endswith(":2")}
+    assert set(shown) == {("liver",), tuple(one.name for one in others)}
+    np.testing.assert_array_equal(shown[("liver",)].image, as_inferred(2, own))
+    np.testing.assert_array_equal(shown[tuple(one.name for one in others)].image, as_inferred(2, "recipe"))
+    np.testing.assert_array_equal(validation_case(store, case, recipe).slices(2, "recipe"), as_inferred(2, "recipe"))
+
+
 def test_a_killed_run_ends_with_the_same_weights(store, tmp_path, monkeypatch):
     whole = unit.train_weights(store, plan_for(store), lambda _: None)
     again = StoreLayout(Path(shutil.copytree(store.root, tmp_path / "again")))
@@ -95,6 +141,92 @@ def test_a_killed_run_ends_with_the_same_weights(store, tmp_path, monkeypatch):
     resumed = unit.train_weights(again, plan_for(store), lambda _: None)
     assert resumed["steps"] == 2
     assert resumed["sha256"] == whole["sha256"]
+
+
+def test_the_best_validation_is_kept_whatever_the_rhythm_of_checkpoints(store, monkeypatch):
+    seen = []
+
+    def falling(_plan, _cases, model):
+        parts = model.trainee.weights().parts
+        seen.append({(part, name): tensor.clone() for part in parts for name, tensor in parts[part].items()})
+        return {"dice": (0.9, 0.1, 0.2)[len(seen) - 1]}
+
+    monkeypatch.setattr(unit, "_validated", falling)
+    loop = replace(plan_for(store).loop, steps=3, save_every=2, keep=1)
+    optimiser = OptimiserPlan(rate=1e-3, warmup=0, schedule=Schedule.CONSTANT, cooldown=0)
+    plan = plan_for(store, loop=loop, optimiser=optimiser, validation=ValidationPlan(every=1))
+    record = unit.train_weights(store, plan, lambda _: None)
+    assert (record["best"], record["best_checkpoint"], record["steps"]) == (0.9, "checkpoint-1", 3)
+    written = read_weights(Path(record["folder"]) / "weights").parts
+    assert len(seen[0]) > 600
+    assert all(torch.equal(written[part][name], tensor) for (part, name), tensor in seen[0].items())
+    assert not all(torch.equal(written[part][name], tensor) for (part, name), tensor in seen[2].items())
+
+
+def test_training_that_diverges_says_so_at_once(store):
+    plan = plan_for(store, optimiser=OptimiserPlan(rate=1e30, warmup=0, clip=1e30))
+    with pytest.raises(TrainingError, match=r"the loss of step 2 is not finite \(.*training has diverged"):
+        unit.train_weights(store, plan, lambda _: None)
+
+
+def test_a_checkpoint_is_whole_when_every_process_has_left_its_state(store):
+    run = open_run(store, plan_for(store), "data", None)
+    for step, names in (
+        (1, ("rng_state_0.pth", "rng_state_1.pth")),
+        (2, ("rng_state_0.pth",)),
+        (3, ("rng_state.pth",)),
+    ):
+        folder = run.checkpoints / f"checkpoint-{step}"
+        folder.mkdir(parents=True)
+        for name in ("trainer_state.json", *names):
+            (folder / name).touch()
+    assert last_checkpoint(run).name == "checkpoint-3"
+    assert last_checkpoint(run, 2).name == "checkpoint-1"
+    assert last_checkpoint(run, 3) is None
+
+
+def test_several_processes_are_another_run(store):
+    plan = plan_for(store)
+    assert training_id(plan, "data", None) == training_id(plan, "data", None, 1)
+    assert training_id(plan, "data", None, 2) not in (
+        training_id(plan, "data", None),
+        training_id(plan, "data", None, 3),
+    )
+
+
+def test_cases_are_marked_before_anybody_can_see_the_weights(store, monkeypatch):
+    def dies(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(unit, "register_weights", dies)
+    with pytest.raises(OSError, match="disk full"):
+        unit.train_weights(store, plan_for(store), lambda _: None)
+    assert sum(bool(case.in_training) for case in case_refs(latest_cases(store, "cells"))) == 3
+
+
+def test_what_cannot_be_trained_is_refused_before_anything_is_learned(store):
+    for changes, message in (
+        ({"base": "baseline:box"}, "base 'baseline:box' has no tensors to start from"),
+        ({"name": "tiny-medical"}, "weights name 'tiny-medical' is built in"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            unit.train_weights(store, replace(plan_for(store), **changes), lambda _: None)
+    assert not list(store.root.glob("training/*"))
+
+
+def test_the_bare_layout_can_be_asked_for_afterwards(store):
+    record = unit.train_weights(store, plan_for(store), lambda _: None)
+    bare = Path(record["folder"]) / "bare" / "model.safetensors"
+    assert not bare.exists()
+    assert unit.train_weights(store, plan_for(store, bare=True), lambda _: None)["sha256"] == record["sha256"]
+    assert bare.is_file()
+
+
+def test_a_cohort_whose_ingest_was_interrupted_is_not_ingested(store):
+    assert is_ingested(store, "cells")
+    note_listed(store, "cells", "phantom:nuclei", [CaseSource("nuclei_009", "nuclei_009", None, ("9",))])
+    assert not is_ingested(store, "cells")
+    assert not is_ingested(store, "elsewhere")
 
 
 def test_training_registers_weights_that_load_in_both_layouts_and_marks_its_cases(store):
@@ -129,8 +261,6 @@ def test_training_registers_weights_that_load_in_both_layouts_and_marks_its_case
 def test_lora_trains_adapters_alone_and_is_merged_into_the_result(store):
     before = open_segmenter(store.root / "base").weights
     record = unit.train_weights(store, plan_for(store, name="adapted", lora=LoraPlan(rank=2)), lambda _: None)
-    from storage.checkpoints import read_weights
-
     old, new = read_weights(store.root / "base"), read_weights(Path(record["folder"]) / "weights")
     assert before.interactive
     changed = {
@@ -162,6 +292,16 @@ def test_training_stops_when_validation_finds_nothing_better(store):
     record = unit.train_weights(store, plan, lambda _: None)
     assert record["steps"] == 3
     assert record["best_checkpoint"] == "checkpoint-1"
+    folder = Path(record["folder"])
+    for gone in ((), ("checkpoint-3",)):  # killed after it had stopped, and a step before
+        shutil.rmtree(folder / "weights")
+        (folder / "run.json").unlink()
+        for name in gone:
+            shutil.rmtree(folder / "checkpoints" / name)
+        again = unit.train_weights(store, plan, lambda _: None)
+        assert [again[key] for key in ("steps", "best_checkpoint", "sha256")] == [
+            record[key] for key in ("steps", "best_checkpoint", "sha256")
+        ]
 
 
 def test_passes_in_bf16_learn_fp32_weights(store):
@@ -181,7 +321,7 @@ def test_two_processes_learn_together_and_one_of_them_registers(store, tmp_path)
 name: together
 base: {store.root / "base"}
 cohorts: [{{cohort: cells, validation: 1}}]
-loop: {{steps: 2, batch: 1, workers: 0, log_every: 1, save_every: 2}}
+loop: {{steps: 2, batch: 1, workers: 0, log_every: 1, save_every: 1}}
 questions: {{per_slice: 1, click_share: 0.5, clicks: 1}}
 half: false
 """)
@@ -192,7 +332,17 @@ half: false
     assert done.stdout.count("weights together@1") == 1
     log = [json.loads(line) for line in next(store.root.glob("training/together-*/log.jsonl")).read_text().splitlines()]
     assert [entry["step"] for entry in log if "loss" in entry] == [1, 2]
-    assert find_weights(store, "together").version == 1
+    found = find_weights(store, "together")
+    assert found.version == 1
+    (folder,) = store.root.glob("training/together-*")
+    shutil.rmtree(folder / "weights")
+    (folder / "run.json").unlink()
+    shutil.rmtree(folder / "checkpoints" / "checkpoint-2")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in log if "loss" in entry] == [1, 2, 2]  # it went on from the first step
+    assert find_weights(store, "together") == found
 
 
 def test_what_the_flow_refuses_is_one_line(store, tmp_path):
