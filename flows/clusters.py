@@ -173,7 +173,8 @@ def _prepared(client: Client, settings: ClusterSettings, where: str) -> Workers:
     try:
         client.wait_for_workers(1, timeout=settings.wait_seconds)
     except TimeoutError as error:
-        msg = f"no worker came to {where} within {settings.wait_seconds:g} s; start some with: dask worker {where}"
+        command = f"dask worker {where} --nthreads 1"
+        msg = f"no worker came to {where} within {settings.wait_seconds:g} s; start some with: {command}"
         raise UsageError(msg) from error
     local = settings.kind in _OF_THIS_MACHINE
     plugins: list[WorkerPlugin] = [QuietEnd()] if local else [check_versions(client, where)]

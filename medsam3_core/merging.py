@@ -4,7 +4,8 @@ Which instances stand for the structure is decided by `merge`; `auto` is the pro
 
 - text, alone or with boxes: every instance above the threshold (the text names the concept, boxes are exemplars);
 - one positive box for the structure, concept mode: the instance whose box has the highest IoU with it (`best`);
-- boxes, points or masks per instance, several boxes, or interactive mode: every instance above the threshold.
+- several boxes, or boxes per instance, in concept mode: every instance above the threshold;
+- points, masks and interactive mode: every object, whatever its score, for a person has shown each.
 
 Predictions are never clipped to the box.
 """
@@ -18,6 +19,7 @@ from scipy import ndimage
 from medsam3_core.errors import UnsupportedPromptError
 from medsam3_core.inference_settings import InferenceSettings, Merge, PromptMode
 from medsam3_core.prompts import BoxPrompt, SlicePrompt
+from medsam3_core.sam3.prompt_checks import is_interactive
 from medsam3_core.segmenters.protocol import SliceInstances
 
 MAX_LABELS = 65535
@@ -30,7 +32,8 @@ _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
 def merge_instances(instances: SliceInstances, prompt: SlicePrompt, settings: InferenceSettings) -> SliceInstances:
     """Keep the instances that stand for the structure; those without a pixel never do.
 
-    `union` keeps every instance above the threshold as an instance of its own. `best` keeps, for each positive box,
+    `union` keeps every instance above the threshold as an instance of its own, and every object that was shown to the
+    interactive head. `best` keeps, for each positive box,
     the instance whose box has the highest IoU with it (the higher score of equals, none where nothing overlaps it);
     without boxes the one with the highest score. `top` keeps the one with the highest score, boxes or not. `semantic`
     makes one instance of the semantic mask, whose score is the presence. `components` makes one, with that score, of
@@ -43,7 +46,8 @@ def merge_instances(instances: SliceInstances, prompt: SlicePrompt, settings: In
     """
     if settings.merge.is_of_the_semantic_mask:
         return _of_the_semantic_mask(instances, prompt, settings)
-    kept = _above_threshold(instances, settings.threshold)
+    shown = is_interactive(prompt, settings.mode)
+    kept = _above_threshold(instances, -1.0 if shown else settings.threshold)
     if settings.merge is Merge.TOP:
         return _select(kept, _best(kept, []))
     if settings.merge is Merge.BEST or (settings.merge is Merge.AUTO and _is_one_exemplar(prompt, settings)):

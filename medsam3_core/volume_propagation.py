@@ -118,8 +118,10 @@ def follow_by_detection(
             trails = [trail for trail in trails if trail.alive]
             if not trails:
                 break
-            for trail in [trail for trail in trails if (z - trail.seed.z) * step > 0]:
-                drawn = trail.follow(segmenter, encoding_of(z), z)
+            due = [trail for trail in trails if (z - trail.seed.z) * step > 0]
+            encoding = encoding_of(z) if due else None
+            for trail in due:
+                drawn = trail.follow(segmenter, encoding, z)
                 if drawn is not None:
                     yield drawn
 

@@ -105,9 +105,9 @@ def _clean(given: Any, longest: int, secret: str) -> str:
 
 
 def _count(usage: Any, name: str) -> int | None:
-    """Tokens as the endpoint counts them; None where it counts none, or nonsense."""
+    """Tokens as the endpoint counts them; None where it counts none (0 for what was sent or said), or nonsense."""
     value = getattr(usage, name, None)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 1:
         return None
     return int(value)
 

@@ -123,12 +123,14 @@ class EncodingCache:
         path = self._path(key)
         try:
             array: NDArray[np.generic] = np.load(path, allow_pickle=False)
+        except OSError:  # not there, or not readable at the moment
+            return None
+        except (ValueError, EOFError):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+            return None
+        with contextlib.suppress(OSError):  # a cache of somebody else, which may be read alone
             os.utime(path)
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, EOFError):
-            path.unlink(missing_ok=True)
-            return None
         return array
 
     def put(self, key: str, array: NDArray[np.generic]) -> bool:
@@ -139,9 +141,10 @@ class EncodingCache:
         try:
             with replacing(path) as scratch, scratch.open("wb") as file:
                 np.save(file, array)
+                written = file.tell()
         except (StoreError, OSError):  # a cache that cannot be written must not cost a case
             return False
-        self._unseen += path.stat().st_size
+        self._unseen += written
         return True
 
     def _fits(self, size: int) -> bool:
@@ -186,6 +189,7 @@ class CachedSegmenter:
 
     def __init__(self, segmenter: CacheableSegmenter, weights_sha256: str, cache: EncodingCache) -> None:
         self._segmenter, self._weights, self._cache = segmenter, weights_sha256, cache
+        self._device = segmenter.device
         self._versions = [importlib.metadata.version(name) for name in ("torch", "transformers")]
 
     @property
@@ -212,9 +216,11 @@ class CachedSegmenter:
         found = [one.encoding for one in slices]
         missing = [index for index, encoding in enumerate(found) if encoding is None]
         made = self._segmenter.encode([slices[index].ready for index in missing], settings) if missing else []
+        moved = self._segmenter.device != self._device  # full memory: what the CPU made is not what the key says
         for index, encoding in zip(missing, made, strict=True):
             found[index] = encoding
-            self._cache.put(slices[index].key, self._segmenter.pack(encoding))
+            if not moved:
+                self._cache.put(slices[index].key, self._segmenter.pack(encoding))
         return found
 
     def segment(

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam3_core.errors import UsageError
+from medsam3_core.merging import MAX_LABELS
 from medsam3_core.prediction_volume import VolumePrediction
 from medsam3_core.segmenters.protocol import SliceInstances
 from storage.atomic_write import replacing
@@ -62,12 +63,13 @@ def write_instances(
         with replacing(target) as scratch:
             drawn.save(scratch, format="PNG")
     else:
-        volume = np.zeros(image.geometry.shape_zyx, dtype=np.uint16)
-        volume[z] = _labels(answers, image.shape_yx)
+        labels = _labels(answers, image.shape_yx)
+        volume = np.zeros(image.geometry.shape_zyx, dtype=labels.dtype)
+        volume[z] = labels
         write_label_map(target, image, volume)
 
 
-def write_label_map(target: Path, image: InputImage, labels: NDArray[np.uint16]) -> None:
+def write_label_map(target: Path, image: InputImage, labels: NDArray[np.integer[Any]]) -> None:
     """Write labels, shape (z, y, x), as NIfTI exactly where the input is; pictures get an identity affine.
 
     Raises:
@@ -96,7 +98,8 @@ def write_structures(target: Path, image: InputImage, prediction: VolumePredicti
     Raises:
         StoreError: If the disk refuses.
     """
-    volume = np.zeros(image.geometry.shape_zyx, dtype=np.uint16)
+    count = sum(len(prediction.confidence(name)) for name in prediction.structures)
+    volume = np.zeros(image.geometry.shape_zyx, dtype=_label_type(count))
     scores = np.zeros(1, dtype=np.float32)
     for name in prediction.structures:
         labels, own = prediction.labels(name), prediction.confidence(name)
@@ -135,10 +138,15 @@ def _write_numpy(target: Path, answers: Sequence[PromptedInstances]) -> None:
         )
 
 
-def _labels(answers: Sequence[PromptedInstances], shape_yx: tuple[int, int]) -> NDArray[np.uint16]:
+def _label_type(count: int) -> type[np.integer[Any]]:
+    """The smallest type of NIfTI labels that holds so many objects."""
+    return np.uint16 if count <= MAX_LABELS else np.int32
+
+
+def _labels(answers: Sequence[PromptedInstances], shape_yx: tuple[int, int]) -> NDArray[np.integer[Any]]:
     """Value i for instance i in the order of `joined`; a pixel claimed twice goes to the higher score."""
     found = joined(answers, shape_yx)
-    labels = np.zeros(shape_yx, dtype=np.uint16)
+    labels = np.zeros(shape_yx, dtype=_label_type(len(found.scores)))
     for index in reversed(np.argsort(-found.scores, kind="stable")):
         labels[found.masks[index]] = index + 1
     return labels

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import psutil
 
 from medsam3_core.cases import CaseStatus
-from medsam3_core.errors import CaseDataError, DamagedFileError, StoreError
+from medsam3_core.errors import CaseDataError, DamagedFileError, StoreError, WeightsError
 from medsam3_core.prompt_rows import PromptRow
 from medsam3_core.recipes import Recipe
 from medsam3_core.segmenters.protocol import Segmenter
@@ -120,7 +120,7 @@ class _Stages:
             if not self.batch.store.cohort_json(planned.case.cohort).exists():
                 raise  # not one file is gone but the store
             self.ledger.unscored(runs, planned.case, CaseStatus.FAILED, str(reason))
-        except (StoreError, ImportError, ConnectionError):
+        except (StoreError, WeightsError, ImportError, ConnectionError):
             raise
         except Exception as reason:  # noqa: BLE001 - whatever else one case does, its neighbours must not suffer
             logger.warning("case %s failed:\n%s", planned.case_id, traceback.format_exc())

@@ -4,6 +4,7 @@ import os
 
 from distributed import Worker, WorkerPlugin, get_worker
 
+from medsam3_core.errors import UsageError
 from medsam3_core.segmenters.protocol import Segmenter
 from storage.encoding_cache import CacheSettings, cached
 from storage.weights import Weights
@@ -25,10 +26,20 @@ class SegmenterPlugin(WorkerPlugin):
         self.segmenter: Segmenter | None = None
 
     def setup(self, worker: Worker) -> None:
-        """Load the weights on this worker's device."""
+        """Load the weights on this worker's device.
+
+        Raises:
+            UsageError: If the worker would use them from several threads at a time.
+        """
         if self.weights.path is None:  # baselines need no torch, and torch costs seconds to import
             self.segmenter = load_segmenter(self.weights, "cpu")
             return
+        if worker.state.nthreads > 1:
+            msg = (
+                f"worker {worker.address} runs {worker.state.nthreads} tasks at a time, but loaded weights answer one; "
+                "start it with --nthreads 1"
+            )
+            raise UsageError(msg)
         import torch
 
         torch.set_num_threads(self._threads)

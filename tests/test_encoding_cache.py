@@ -149,6 +149,32 @@ def test_damaged_entries_are_made_again(folder: Path, tiny: Sam3Segmenter) -> No
     assert path.read_bytes() == whole
 
 
+def test_an_entry_that_cannot_be_read_at_the_moment_is_kept(folder: Path, tiny: Sam3Segmenter) -> None:
+    cache = EncodingCache(CacheSettings(folder, ROOMY))
+    assert cache.put("ab", SLICE)
+    path = folder / "ab" / "ab.npy"
+    aside = path.rename(path.with_suffix(".aside"))
+    path.mkdir()  # reading a folder is an OSError
+    assert cache.get("ab") is None
+    path.rmdir()
+    aside.rename(path)
+    np.testing.assert_array_equal(cache.get("ab"), SLICE)
+
+
+def test_what_the_cpu_makes_after_a_move_is_not_kept_as_the_work_of_the_accelerator(folder: Path) -> None:
+    class Moved(Sam3Segmenter):
+        device = "cuda:0"
+
+        def encode(self, images, settings):  # type: ignore[no-untyped-def]
+            made = super().encode(images, settings)
+            Moved.device = "cpu"
+            return made
+
+    segmenter = cached(Moved(untrained_weights()), "sha", CacheSettings(folder, ROOMY))
+    assert len(segmenter.encode([phantom(1)], FP32)) == 1
+    assert not files(folder)
+
+
 def test_baselines_and_no_cache_are_left_alone(folder: Path, tiny: Sam3Segmenter) -> None:
     assert cached(tiny, "sha", None) is tiny
     box = BASELINES["baseline:box"]

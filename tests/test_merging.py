@@ -75,6 +75,16 @@ def test_the_score_must_be_above_the_threshold_not_at_it():
     assert merged(columns((0.5, 0, 2)), TEXT, threshold=0.5) == []
 
 
+@pytest.mark.parametrize(
+    ("prompt", "mode"),
+    [(SlicePrompt("liver", points=((PointPrompt(2, 2),),)), PromptMode.CONCEPT), (ONE_BOX, PromptMode.INTERACTIVE)],
+)
+def test_what_a_person_has_shown_is_kept_whatever_its_score(prompt, mode):
+    settings = InferenceSettings(mode=mode)
+    assert len(merge_instances(columns((0.1, 0, 2)), prompt, settings).scores) == 1
+    assert not len(merge_instances(columns((0.9, 3, 3)), prompt, settings).scores)
+
+
 def test_an_instance_without_pixels_is_not_kept():
     assert merged(columns((0.9, 3, 3), (0.6, 4, 6)), TEXT) == [4]
 

@@ -10,7 +10,7 @@ import torch
 from medsam3_core.errors import UnsupportedPromptError, UsageError
 from medsam3_core.geometry import VolumeGeometry
 from medsam3_core.inference_settings import Dtype, InferenceSettings, Merge, PromptMode
-from medsam3_core.prompts import BoxPrompt, PointPrompt, SlicePrompt
+from medsam3_core.prompts import BoxPrompt, MaskPrompt, PointPrompt, SlicePrompt
 from medsam3_core.sam3.segmenter import Sam3Segmenter
 from medsam3_core.sam3.tiny import untrained_weights
 from medsam3_core.segmenters.baselines import BASELINES
@@ -107,6 +107,14 @@ def test_a_structure_with_two_key_slices_is_refused(tracking):
         follow(tracking, {1: [BOX], 3: [BOX]})
 
 
+def test_a_drawn_mask_with_clicks_is_not_followed_without_them(tracking):
+    mask = np.zeros((40, 48), dtype=bool)
+    mask[10:20, 10:20] = True
+    both = SlicePrompt("liver", masks=(MaskPrompt(mask),), points=((PointPrompt(12, 12),),))
+    with pytest.raises(UsageError, match="'liver' has a drawn mask with points or boxes; a mask is followed as it is"):
+        follow(tracking, {1: [both]}, CLICKED)
+
+
 def test_more_points_than_the_tracker_takes_are_reported(tracking):
     """As the official code does, the first and the last eight are kept; that is not silent."""
     many = tuple(PointPrompt(10 + x % 10, 10 + x // 10) for x in range(20))
@@ -182,6 +190,15 @@ def test_without_tracker_the_box_of_the_slice_before_is_asked_and_a_text_stays_a
     assert all(prompt.text == "disc" and not prompt.boxes for _, prompt in segmenter.asked)
     assert (result.labels("liver")[7] > 0).sum() == 36
     assert result.labels("liver").max() == 2
+
+
+def test_without_tracker_a_slice_is_encoded_once_for_all_structures():
+    segmenter = Discs()
+    prompts = {2: [SlicePrompt(name, text=name) for name in ("liver", "spleen", "kidney")]}
+    geometry = VolumeGeometry.pixel_grid((8, 20, 40))
+    names = ["liver", "spleen", "kidney"]
+    segment_volume(segmenter, numbered, geometry, {"a": prompts}, {"a": InferenceSettings()}, names, followed=("a",))
+    assert segmenter.encoded == Counter(range(8))
 
 
 def test_a_baseline_draws_the_key_slice_alone_and_says_so():

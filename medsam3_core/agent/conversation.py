@@ -31,7 +31,7 @@ from medsam3_core.agent.tool_calls import (
 )
 from medsam3_core.agent.tool_results import candidate_facts, measured
 from medsam3_core.agent.trace import EventKind, Trace, stopwatch
-from medsam3_core.errors import UsageError
+from medsam3_core.errors import UnsupportedPromptError, UsageError
 from medsam3_core.geometry import LengthUnit
 from medsam3_core.prompts import BoxPrompt, PointPrompt
 
@@ -166,7 +166,8 @@ class Conversation:
                 took = seconds()
         except UsageError as error:
             self._fault(f"{call.name[:64]}: {str(error)[:300]}", tool=call.name[:64], arguments=call.arguments[:4000])
-            return {"error": str(error)}, ()
+            hidden = isinstance(error, UnsupportedPromptError)  # it names files, which no endpoint is to hear of
+            return {"error": "these weights cannot take this call; use another tool" if hidden else str(error)}, ()
         arguments = parsed.model_dump(mode="json", exclude_none=True)
         told = json.dumps(arguments, ensure_ascii=False)
         self._trace.add(
@@ -179,14 +180,14 @@ class Conversation:
         session = self._session
         if isinstance(call, SegmentText):
             where = None if call.slice is None else (self._slice(call.slice),)
-            (drawn,) = session.segment_texts([call.text], where, window=session.windows.get(self._trace.structure))
+            (drawn,) = session.segment_texts([call.text], where, window=self._window)
             return self._drawn(drawn), ()
         if isinstance(call, SegmentBox):
             box = BoxPrompt(call.x0, call.y0, call.x1, call.y1)
-            return self._drawn(session.segment_box(self._slice(call.slice), box, call.text)), ()
+            return self._drawn(session.segment_box(self._slice(call.slice), box, call.text, window=self._window)), ()
         if isinstance(call, SegmentPoints):
             points = [PointPrompt(one.x, one.y, one.inside) for one in call.points]
-            return self._drawn(session.segment_points(self._slice(call.slice), points)), ()
+            return self._drawn(session.segment_points(self._slice(call.slice), points, window=self._window)), ()
         if isinstance(call, Measure):
             return measured(session, session.candidate(call.mask, self._told), call.object), ()
         if isinstance(call, Look):
@@ -198,6 +199,12 @@ class Conversation:
         self._answer = absent(session.geometry.shape_zyx, call.reason)
         return {"absent": True}, ()
 
+    @property
+    def _window(self) -> str | None:
+        """The window of the structure at hand, where the recipe has one of its own and the settings name none."""
+        session = self._session
+        return session.windows.get(self._trace.structure) if session.settings.window == "recipe" else None
+
     def _drawn(self, candidate: Candidate) -> dict[str, Any]:
         self._told[candidate.number] = None
         self._last = candidate if not candidate.empty or self._last is None else self._last
@@ -205,7 +212,7 @@ class Conversation:
 
     def _looked(self, call: Look) -> tuple[dict[str, Any], tuple[Picture, ...]]:
         session, z = self._session, self._slice(call.slice)
-        pixels = session.slices(z, session.settings.window)
+        pixels = session.slices(z, self._window or session.settings.window)
         if call.mask is not None:
             pixels = outlined(pixels, session.candidate(call.mask, self._told).labels()[z])
         pixels = crop_of(pixels, call.box)

@@ -129,7 +129,7 @@ class RuleAgent:
         """A paired organ that weights do not know by its side: the pair, cut to the side."""
         if reading.side is None or reading.term is None or not reading.term.paired:
             return None
-        (pair,) = self._ask((reading.term.text,), None)
+        (pair,) = self._ask((reading.term.text,), self._session.windows.get(self._trace.structure))
         if pair.empty:
             return None
         return self._on_side(taken(pair, f"drawn for {pair.asked}"), reading)

@@ -162,16 +162,16 @@ class AgentSession:
             self._by_question["text", text, where, window] = self._keep(f"text {text!r}", drawn)
         return [self._by_question["text", text, where, window] for text in texts]
 
-    def segment_box(self, z: int, box: BoxPrompt, text: str | None = None) -> Candidate:
-        """Ask for what a box shows on one slice, as an example of `text` where one is given."""
+    def segment_box(self, z: int, box: BoxPrompt, text: str | None = None, *, window: str | None = None) -> Candidate:
+        """Ask for what a box shows on one slice, as an example of `text` where one is given; `window` as above."""
         prompt = SlicePrompt(_STRUCTURE, text=text, boxes=(box,))
         asked = f"box {box.x0:g},{box.y0:g},{box.x1:g},{box.y1:g} on slice {z}" + (f" of {text!r}" if text else "")
-        return self._ask(("box", z, box, text), asked, z, prompt)
+        return self._ask(("box", z, box, text, window), asked, z, prompt, window)
 
-    def segment_points(self, z: int, points: Sequence[PointPrompt]) -> Candidate:
-        """Ask for the one object that points show on one slice."""
+    def segment_points(self, z: int, points: Sequence[PointPrompt], *, window: str | None = None) -> Candidate:
+        """Ask for the one object that points show on one slice; `window` as above."""
         prompt = SlicePrompt(_STRUCTURE, points=(tuple(points),), per_instance=True)
-        return self._ask(("points", z, tuple(points)), f"{len(points)} points on slice {z}", z, prompt)
+        return self._ask(("points", z, tuple(points), window), f"{len(points)} points on slice {z}", z, prompt, window)
 
     def candidate(self, number: int, among: Collection[int]) -> Candidate:
         """A candidate by its id.
@@ -189,10 +189,10 @@ class AgentSession:
             raise UsageError(msg)
         return self.candidates[number]
 
-    def _ask(self, key: tuple[Any, ...], asked: str, z: int, prompt: SlicePrompt) -> Candidate:
+    def _ask(self, key: tuple[Any, ...], asked: str, z: int, prompt: SlicePrompt, window: str | None) -> Candidate:
         require_inside(prompt, self.geometry.shape_zyx[1:])
         if key not in self._by_question:
-            self._by_question[key] = self._keep(asked, self._drawn({asked: {z: [prompt]}}, None)[asked])
+            self._by_question[key] = self._keep(asked, self._drawn({asked: {z: [prompt]}}, window)[asked])
         return self._by_question[key]
 
     def _drawn(

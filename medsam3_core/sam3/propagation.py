@@ -119,6 +119,13 @@ class _Track:
 
     def __init__(self, network: Sam3Network, index: int, prompt: VolumePrompt, count: int) -> None:
         assert network.tracker is not None
+        asked = prompt.prompt
+        if asked.masks and (asked.points or asked.boxes):
+            msg = (
+                f"prompt for {asked.structure!r} has a drawn mask with points or boxes; a mask is followed as it is: "
+                "leave them out, or ask on this slice alone"
+            )
+            raise UsageError(msg)
         self._network = network
         self._tracker: PropagationTracker = network.tracker
         self._index = index

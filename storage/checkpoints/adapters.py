@@ -25,6 +25,8 @@ _PREFIX = "base_model.model."
 _KEY = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(\.[^.]+)?\.weight")
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _SHOWN = 10
+_PLAIN_STARTS = (None, True, False, "true", "false", "gaussian")
+"""Values of `init_lora_weights` that leave the base as it is; others (PiSSA, OLoRA, ...) take a part out of it."""
 
 Parts = Mapping[Part, Mapping[str, torch.Tensor]]
 
@@ -65,6 +67,10 @@ def read_adapter(path: Path) -> Adapter:
     if config.get("peft_type", "LORA") != "LORA" or config.get("use_dora"):
         kind = "DoRA" if config.get("use_dora") else config.get("peft_type")
         msg = f"{folder} is a {kind} adapter; only plain LoRA is merged: merge it with peft and give the merged weights"
+        raise WeightsError(msg)
+    if (start := config.get("init_lora_weights")) not in _PLAIN_STARTS or config.get("use_qalora"):
+        kind = "QALoRA" if config.get("use_qalora") else f"LoRA adapter that starts as {start!r}"
+        msg = f"{folder} is a {kind}, which belongs to a changed base; merge it with peft and give the merged weights"
         raise WeightsError(msg)
     file = next((folder / name for name in _FILES if (folder / name).is_file()), folder / _FILES[0])
     tensors = {key.removeprefix(_PREFIX): tensor for key, tensor in read_tensors(file).items()}

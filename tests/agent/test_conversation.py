@@ -10,7 +10,7 @@ from medsam3_core.agent.chat import Price
 from medsam3_core.agent.conversation import MOST_FAULTS
 from medsam3_core.agent.strategy import AgentInterrupted, AgentRun, Spent, answer_requests
 from medsam3_core.agent.trace import EventKind
-from medsam3_core.errors import UsageError
+from medsam3_core.errors import UnsupportedPromptError, UsageError
 from storage.agent_endpoint import EndpointSettings, open_access, require_allowed
 from tests.agent.parrot import SHAPE, Parrot, block, session
 from tests.agent.scripted_server import call, calls, scripted, slow, status, words
@@ -59,6 +59,35 @@ def test_boxes_points_and_single_objects_can_be_accepted():
     expected[1], expected[2] = (LEFT | RIGHT)[1], (LEFT | RIGHT)[2]
     np.testing.assert_array_equal((answer.labels > 0).any(axis=(1, 2)), [False, True, True, False])
     assert len(answer.scores) >= 2
+
+
+def test_a_structure_with_a_window_of_its_own_is_seen_through_it_whatever_is_called():
+    script = [
+        call("segment_text", text="kidney"),
+        call("segment_box", slice=1, x0=40, y0=10, x1=55, y1=30),
+        call("segment_points", slice=2, points=[{"x": 8, "y": 15}]),
+        DONE,
+    ]
+    with scripted(*script) as server:
+        at_hand = session(Parrot(KNOWS), "agent_model=m")
+        at_hand.windows = {"kidney": "ct:40,400"}
+        loaded, plain = [], at_hand.slices
+        at_hand.slices = lambda z, window: loaded.append(window) or plain(z, window)
+        access = open_access(at_hand.settings.agent, EndpointSettings(server.url))
+        answer_requests(at_hand, {"kidney": "the kidney"}, AgentRun(access=access, spent_by_run=Spent))
+    assert set(loaded) == {"ct:40,400"}
+
+
+def test_what_weights_refuse_is_told_without_their_path():
+    class Refusing(Parrot):
+        def segment(self, encoding, prompts, settings):
+            raise UnsupportedPromptError("/home/anna/weights/sam3.pt has no interactive head")
+
+    with scripted(call("segment_text", text="kidney"), call("report_absent", reason="refused")) as server:
+        talk(server, parrot=Refusing(KNOWS))
+    (told,) = server.told(1)
+    assert "anna" not in told
+    assert "these weights cannot take this call" in told
 
 
 def test_a_mask_of_another_request_does_not_exist():

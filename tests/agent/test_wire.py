@@ -90,7 +90,8 @@ def test_a_key_that_the_endpoint_repeats_is_not_written_down(monkeypatch, tmp_pa
 
 
 @pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": -5, "completion_tokens": 1}, {"prompt_tokens": "many"},
-                                   {"prompt_tokens": 1e999, "completion_tokens": 1}])  # fmt: skip
+                                   {"prompt_tokens": 1e999, "completion_tokens": 1},
+                                   {"prompt_tokens": 0, "completion_tokens": 0}])  # fmt: skip
 def test_caps_hold_where_the_endpoint_counts_no_tokens(usage):
     scripted_answer = {**call("segment_text", text="kidney"), "usage": usage}
     with scripted(scripted_answer, {**call("measure", mask=1), "usage": usage}) as server:

@@ -17,6 +17,8 @@ from flows.cluster_settings import parse_cluster
 from flows.clusters import dask_workers
 from medsam3_core.errors import UsageError
 from storage.store_layout import open_store
+from storage.weights_registry import find_weights
+from tasks.segmenter_plugin import SegmenterPlugin
 from tests.main_job.conftest import Medsam3, Started, rows, wait_until
 from tests.server_processes import free_port
 
@@ -126,6 +128,13 @@ def test_workers_that_differ_or_lack_something_are_refused_by_name_before_any_wo
         pass
     with ExitStack() as stack:
         workers = stack.enter_context(dask_workers(settings, []))
+        store = open_store(tmp_path / "several")
+        several = cluster.worker("--nthreads", "2")
+        wait_until(lambda: len(workers.client.nthreads()) == 2, "the worker of two threads", seconds=60)
+        with pytest.raises(UsageError, match=r"runs 2 tasks at a time, but loaded weights answer one; start it with"):
+            workers.register(SegmenterPlugin(find_weights(store, "tiny-untrained"), 1))
+        several.kill()
+        wait_until(lambda: len(workers.client.nthreads()) == 1, "it to leave", seconds=60)
         store = open_store(tmp_path / "store")
         stack.enter_context(workers.on_store(store))
         assert not workers.local

@@ -290,6 +290,21 @@ def test_adapters_of_other_methods_are_refused(tiny_folder, tmp_path):
         read_weights(tmp_path / "dora")
 
 
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"init_lora_weights": "pissa"}, "starts as 'pissa', which belongs to a changed base"),
+        ({"init_lora_weights": "olora"}, "starts as 'olora'"),
+        ({"use_qalora": True}, "is a QALoRA"),
+    ],
+)
+def test_adapters_of_a_changed_base_are_refused(tiny_folder, tmp_path, said, message):
+    module = "vision_encoder.backbone.layers.0.attention.q_proj"
+    write_adapter(tmp_path / "odd", module, base=str(tiny_folder), **said)
+    with pytest.raises(WeightsError, match=message):
+        read_weights(tmp_path / "odd")
+
+
 # ---- Identity ----
 
 
