@@ -9,11 +9,13 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.case_stream import stream_cases
 from flows.clusters import Workers, dask_workers
+from flows.console import say
 from flows.deployed import store_of
 from flows.settings import named_cluster
 from storage.catalog import publish_catalog
 from storage.ingest_planning import IngestPlan, finish_ingest, plan_ingest
 from storage.store_layout import StoreLayout
+from storage.writer_lock import ingesting
 from tasks.batch_stream import StreamCounts
 from tasks.ingest_cases import IngestBatch, PendingCase, unfinished_ingest
 
@@ -59,12 +61,13 @@ def ingest_cohort(
         cluster: Cluster by name.
     """
     layout = store_of(store)
-    plan = plan_ingest(layout, source, cohort, reader, Path(recipe) if recipe else None, split, limit)
-    counts = StreamCounts()
-    if plan.pending:
-        with dask_workers(named_cluster(cluster, layout.root), []) as workers, workers.on_store(layout):
-            counts = convert_cases(plan, layout, workers)
-    finish_ingest(layout, plan)
+    with ingesting(layout, cohort, say):
+        plan = plan_ingest(layout, source, cohort, reader, Path(recipe) if recipe else None, split, limit)
+        counts = StreamCounts()
+        if plan.pending:
+            with dask_workers(named_cluster(cluster, layout.root), []) as workers, workers.on_store(layout):
+                counts = convert_cases(plan, layout, workers)
+        finish_ingest(layout, plan)
     publish_catalog(layout)
     return IngestSummary(cohort, counts.statuses["accepted"], counts.statuses["rejected"], plan.unchanged)
 

@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 
 from medsam3_core.errors import StoreError
-from storage.locations import file_system, object_key
+from storage.locations import connection_errors, file_system, object_key
 
 LEASE_SECONDS = 60.0
 """A holder that was not heard of for so long is dead; longer than any pause of a living driver."""
@@ -102,13 +102,13 @@ class _Lease:
     def keep(self, stop: threading.Event) -> None:
         """Renew until told to stop, or until somebody else has taken over; an unreachable store is asked again."""
         while not stop.wait(_RENEW_SECONDS):
-            with suppress(OSError):
+            with suppress(OSError, *connection_errors()):
                 if not self._put(IfMatch=self._etag) and not self._is_ours():
                     return
 
     def release(self) -> None:
         """Give it back, unless somebody else has taken over."""
-        with suppress(OSError):  # it ends by itself
+        with suppress(OSError, *connection_errors()):  # it ends by itself
             if self._is_ours():
                 self._client.call_s3("delete_object", **self._place)
 

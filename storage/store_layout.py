@@ -200,6 +200,10 @@ class StoreLayout:
         """File by which workers of other machines prove that they see this store."""
         return self.breadcrumbs() / check_name("sign", name)
 
+    def ingest_lock(self, cohort: str) -> Path:
+        """Lock of the one driver that ingests into a cohort."""
+        return self.root / ".locks" / f"cohort-{check_name('cohort', cohort)}.lock"
+
     def writer_lock(self, run_id: str) -> Path:
         """Held by the driver that writes a run."""
         return self.root / ".locks" / f"run-{check_name('run', run_id)}.lock"

@@ -15,7 +15,7 @@ import fcntl
 import os
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
@@ -56,6 +56,23 @@ def writing(store: StoreLayout, run_ids: Sequence[str]) -> Iterator[str]:
             for run_id in runs:
                 _take_over(store.writer_token(run_id), token)
         yield token
+
+
+@contextmanager
+def ingesting(store: StoreLayout, cohort: str, tell: Callable[[str], None]) -> Iterator[None]:
+    """Be the only one that ingests into a cohort; wait, and say so, where somebody else does.
+
+    Two drivers that list one source would read the same cases, and the first to finish would close the journal of the
+    other.
+    """
+    path, what = store.ingest_lock(cohort), f"cohort {cohort} is being ingested"
+    with ExitStack() as lock:
+        try:
+            lock.enter_context(holding(path, what))
+        except StoreError as error:
+            tell(f"{error} (this process waits)")
+            lock.enter_context(holding(path, what, wait=True))
+        yield
 
 
 @contextmanager

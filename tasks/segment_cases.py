@@ -22,6 +22,7 @@ from storage.store_layout import StoreLayout
 from tasks.batch_ledger import BatchLedger
 from tasks.batch_stream import BatchReport
 from tasks.breadcrumbs import BETWEEN_CASES, Breadcrumb, BreadcrumbFolder
+from tasks.broken_accelerators import end_worker, is_of_the_accelerator
 from tasks.case_groups import run_groups
 from tasks.case_work import CaseWork
 
@@ -123,6 +124,9 @@ class _Stages:
         except (StoreError, WeightsError, ImportError, ConnectionError):
             raise
         except Exception as reason:  # noqa: BLE001 - whatever else one case does, its neighbours must not suffer
+            if is_of_the_accelerator(reason):
+                logger.critical("the accelerator is broken; this worker ends:\n%s", traceback.format_exc())
+                end_worker()
             logger.warning("case %s failed:\n%s", planned.case_id, traceback.format_exc())
             text = f"{type(reason).__name__}: {reason}"[:500]
             self.ledger.unscored(runs, planned.case, CaseStatus.FAILED, text)

@@ -1,4 +1,7 @@
+import os
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,8 @@ from storage.cohorts import latest_cases, read_cohort
 from storage.ingest_planning import IngestPlan, plan_ingest
 from storage.readers.phantom import PhantomSource
 from storage.readers.phantom_files import write_phantom_dataset
-from storage.store_layout import StoreLayout
+from storage.store_layout import StoreLayout, open_store
+from storage.writer_lock import ingesting
 from tests.small_store import ingest_here
 
 
@@ -94,3 +98,25 @@ def test_names_that_could_leave_their_folder_are_refused(store: StoreLayout, nam
 def test_an_unknown_reader_lists_those_that_exist(store: StoreLayout, source: Path) -> None:
     with pytest.raises(UsageError, match=r"unknown reader 'dicoom'.*chase_db1"):
         plan_ingest(store, str(source), "eyes", "dicoom", None, None, 0)
+
+
+def test_who_ingests_into_a_cohort_waits_for_who_does_so_already(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "store")
+    told: list[str] = []
+    order: list[str] = []
+
+    def second() -> None:
+        with ingesting(store, "cells", told.append):
+            order.append("second")
+
+    with ingesting(store, "cells", told.append):
+        waiting = threading.Thread(target=second)
+        waiting.start()
+        while not told:
+            time.sleep(0.01)
+        with ingesting(store, "others", told.append):
+            order.append("first")
+    waiting.join(30)
+    assert order == ["first", "second"]
+    who = f"cohort cells is being ingested by process {os.getpid()}"
+    assert told == [f"{who}; wait for it or stop it (this process waits)"]
