@@ -39,7 +39,8 @@ SELECT b.cohort, b.split, b.case_id, b.patient_id, b.rater, b.structure, b.promp
     b.status AS base_status, n.status AS new_status,
     coalesce(b.in_training, false) OR coalesce(n.in_training, false) AS in_training,
     b.dice AS base_dice, n.dice AS new_dice, n.dice - b.dice AS difference_dice, {others},
-    b."empty" AS base_empty, n."empty" AS new_empty, b.distance_unit, b.run_id AS base_run_id, n.run_id AS new_run_id
+    b."empty" AS base_empty, n."empty" AS new_empty, coalesce(b.distance_unit, n.distance_unit) AS distance_unit,
+    b.run_id AS base_run_id, n.run_id AS new_run_id
 FROM b JOIN n ON b.pair_key = n.pair_key AND b.structure = n.structure AND b.rater IS NOT DISTINCT FROM n.rater
 """
 

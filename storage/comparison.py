@@ -220,7 +220,7 @@ def _structure_comparison(
         rater=first["rater"],
         structure=first["structure"],
         metric=metric,
-        unit=first["distance_unit"] or "" if metric in DISTANCES else "",
+        unit=_unit(rows) if metric in DISTANCES else "",
         numbers=numbers,
         adjusted_p=adjusted_p,
         verdict=_verdict(numbers, adjusted_p, metric, margin),
@@ -231,6 +231,12 @@ def _structure_comparison(
         new_false_alarms=int((rows["new_empty"] == "reference").sum()),
         in_training=int(rows["in_training"].sum()),
     )
+
+
+def _unit(rows: pd.DataFrame) -> str:
+    """Unit of the first row that has one: a row without a score has none."""
+    units = rows["distance_unit"].dropna()
+    return str(units.iloc[0]) if len(units) else ""
 
 
 def _verdict(numbers: PairedComparison, adjusted_p: float | None, metric: str, margin: float) -> Verdict:

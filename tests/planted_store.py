@@ -54,11 +54,12 @@ def plant_run(store: StoreLayout, cases, weights: str, dice, *, failed=(), promp
                  "planned_at": utc_now()}
             )  # fmt: skip
             value = float(values[structure][number])
-            numbers = {} if broken else {"empty": empty, "dice": value, "nsd": value, "hd95": 10 * (1 - value)}
+            measured = {"dice": value, "nsd": value, "hd95": 10 * (1 - value), "distance_unit": "mm"}
+            numbers = {} if broken else {"empty": empty, **measured}
             scores.append(
                 {**common, **own, **status, **numbers, "patient_id": case["patient_id"], "split": None, "ndim": 3,
                  "modality": "CT", "rater": "reference", "structure": structure, "in_training": False,
-                 "distance_unit": "mm", "finished_at": utc_now(), "protocol": PROTOCOL_VERSION}
+                 "finished_at": utc_now(), "protocol": PROTOCOL_VERSION}
             )  # fmt: skip
     write_rows(store.plan(run_id), plan, PLAN)
     write_rows(store.scores(run_id), scores, SCORES)

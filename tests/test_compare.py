@@ -75,6 +75,19 @@ def test_distances_get_worse_upwards(planted):
     assert found.regressions[0].numbers.difference > 0
 
 
+@pytest.mark.parametrize("failed_in", ["old", "new"])
+def test_distances_have_their_unit_although_the_first_case_failed(tmp_path, failed_in):
+    store = StoreLayout(tmp_path)
+    cases = plant_cohort(store, "abdomen", 12, ("liver",))
+    failed = {failed_in: {"case_0000_0"}}
+    for weights, dice in (("old", 0.8), ("new", 0.7)):
+        plant_run(store, cases, weights, lambda _, dice=dice: dice, failed=failed.get(weights, ()))
+    found = compare_weights(store, ComparisonRequest("old", "new", metrics=("hd95",)))
+    assert (found.structures[0].unit, found.structures[0].numbers.undefined) == ("mm", 1)
+    assert set(found.pairs["distance_unit"]) == {"mm"}
+    assert "hd95 +1.000 mm" in comparison_sentences(found)[0]
+
+
 def test_the_ten_worst_regressions_come_worst_first_with_their_cases(planted):
     worst = compare_weights(planted, ComparisonRequest("old", "new")).worst
     assert len(worst) == 10
