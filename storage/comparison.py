@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from medsam3_core.errors import UsageError
-from medsam3_core.statistics import PairedComparison, compare_pairs, holm, is_regression
+from medsam3_core.statistics import PairedComparison, compare_pairs, holm, is_improvement, is_regression
 from storage.compared_pairs import read_pairs
 from storage.metric_columns import DISTANCES, METRICS
 from storage.store_layout import StoreLayout
@@ -242,10 +242,13 @@ def _unit(rows: pd.DataFrame) -> str:
 def _verdict(numbers: PairedComparison, adjusted_p: float | None, metric: str, margin: float) -> Verdict:
     if numbers.difference is None:
         return Verdict.NO_PAIRS
-    if numbers.wins == numbers.losses == 0:
+    if not numbers.unequal:
         return Verdict.IDENTICAL
     if adjusted_p is None:
         return Verdict.TOO_FEW
-    if is_regression(numbers, adjusted_p, higher_is_better=higher_is_better(metric), alpha=_ALPHA):
+    upwards = higher_is_better(metric)
+    if is_regression(numbers, adjusted_p, higher_is_better=upwards, alpha=_ALPHA):
         return Verdict.WORSE if abs(numbers.difference) > margin else Verdict.WITHIN_MARGIN
-    return Verdict.BETTER if adjusted_p <= _ALPHA else Verdict.NOT_SHOWN
+    if is_improvement(numbers, adjusted_p, higher_is_better=upwards, alpha=_ALPHA):
+        return Verdict.BETTER
+    return Verdict.NOT_SHOWN

@@ -68,6 +68,28 @@ def test_a_run_does_not_differ_from_itself(planted):
     assert found.worst.empty
 
 
+@pytest.mark.parametrize("metric", ["dice", "hd95"])
+@pytest.mark.parametrize(("base", "new"), [("old", "new"), ("new", "old")])
+def test_nothing_is_shown_where_most_patients_and_the_mean_disagree(tmp_path, base, new, metric):
+    store = StoreLayout(tmp_path)
+    cases = plant_cohort(store, "abdomen", 22, ("liver",))
+    changed = 0.3 + np.array([-0.01 - 0.001 * patient for patient in range(20)] + [0.5, 0.6])
+    plant_run(store, cases, "old", lambda _: 0.3)
+    plant_run(store, cases, "new", lambda _: changed)
+    (item,) = compare_weights(store, ComparisonRequest(base, new, metrics=(metric,))).structures
+    assert item.adjusted_p < 0.01
+    assert item.verdict is Verdict.NOT_SHOWN
+
+
+def test_pairs_that_differ_are_not_identical_although_every_patient_is_equal(tmp_path):
+    store = StoreLayout(tmp_path)
+    cases = plant_cohort(store, "eyes", 8, ("disc",), per_patient=2)
+    plant_run(store, cases, "old", lambda _: 0.5)
+    plant_run(store, cases, "new", lambda _: 0.5 + np.tile([0.1, -0.1], 8))
+    (item,) = compare_weights(store, ComparisonRequest("old", "new")).structures
+    assert (item.numbers.ties, item.verdict) == (8, Verdict.TOO_FEW)
+
+
 def test_distances_get_worse_upwards(planted):
     found = compare_weights(planted, ComparisonRequest("old", "new", metrics=("hd95",)))
     assert [item.structure for item in found.regressions] == ["spleen"]
