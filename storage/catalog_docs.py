@@ -133,8 +133,9 @@ def _compare_section(con: duckdb.DuckDBPyConnection) -> str:
     columns = con.execute("DESCRIBE SELECT * FROM compare('BASE', 'NEW')").fetchall()
     text = (
         "Rows of two weights side by side: `SELECT * FROM compare('NAME', 'NAME@2')`. A name alone is its latest "
-        "version with a run. Paired by cohort, case, rater, structure, prompt_id and settings_id; a row is here when "
-        "both have one, scored or not."
+        "version with a run. Paired by cohort, case, rater, structure, prompt_id and settings_id, of several pairs of "
+        "runs with equal prompt and settings (older prompt code) the newest; a row is here when both have one, scored "
+        "or not."
     )
     return _table(
         "## compare(base, new)", text, [(row[0], row[1], column_meaning("compare", row[0])) for row in columns]

@@ -230,6 +230,22 @@ def test_compare_does_not_pair_other_prompts_or_settings(store):
     assert ask(store, "SELECT * FROM compare('net', 'other')") == []
 
 
+def test_compare_takes_the_newest_pair_of_runs_that_share_their_prompt_code(store):
+    pairs = "SELECT base_run_id, new_run_id FROM compare('net', 'other')"
+    store.run("new1", weights="other", created_at=at(5).isoformat())
+    store.run("new2", weights="other", prompt_id="p2", created_at=at(50).isoformat())
+    for run_id in ("run1", "new1", "new2"):
+        store.scored(run_id, "c1", 0.5)
+    assert ask(store, pairs) == [("run1", "new1")]  # BASE was run with the older prompt code only
+    store.run("run2", prompt_id="p2", created_at=at(40).isoformat())
+    store.scored("run2", "c1", 0.5)
+    assert ask(store, pairs) == [("run2", "new2")]
+    for run_id, weights in (("run3", "net"), ("new3", "other")):
+        store.run(run_id, weights=weights, settings="threshold=0.4", settings_id="s2")
+        store.scored(run_id, "c1", 0.5)
+    assert sorted(ask(store, pairs)) == [("run2", "new2"), ("run3", "new3")]
+
+
 def test_failures_are_cases_of_runs_and_of_the_ingest(store):
     store.scored("run1", "c1", 0.5)
     store.scored("run1", "c2", None, reason="no memory")
