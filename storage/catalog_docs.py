@@ -64,6 +64,7 @@ _DERIVED = {
     "absent": "scored rows whose reference does not hold it",
     "absent_correct": "absent rows where nothing was drawn",
     "failed_present": "failed rows that failures_as_zero counts: the structure is not known to be absent from the case",
+    "distance_unit": "mm or px; NULL where the rows behind the means are in both: then distances and NSD are NULL, too",
     "seconds_per_case": "mean seconds of the run per case, all steps",
     "superseded": "whether a newer run has the same cohort, weights, version, prompt and settings",
     "dice_mean": "mean Dice of counted rows",
@@ -155,6 +156,8 @@ def column_meaning(view: str, column: str) -> str:
         return _of_schema(schema, column)
     if view == "compare" and column == "in_training":
         return "whether one of the two was trained on this case"
+    if view == "compare" and column == "distance_unit":
+        return "mm or px"
     if column in _DERIVED:
         return _DERIVED[column]
     for side in ("base", "new"):

@@ -63,7 +63,12 @@ def comparison_notes(comparison: Comparison) -> list[str]:
         )
     if trained := sum(item.in_training for item in first):
         notes.append(f"{trained} pairs are left out: one of the weights was trained on the case.")
-    if undefined := sum(item.numbers.undefined for item in items):
+    if mixed := [item for item in items if item.two_units]:
+        notes.append(
+            f"No {' and no '.join(dict.fromkeys(item.metric for item in mixed))} of {_named(mixed, numbers=False)}: "
+            "some cases are in mm and others in px."
+        )
+    if undefined := sum(item.numbers.undefined for item in items if not item.two_units):
         notes.append(f"{undefined} pairs have no value for the metric on one side (nothing drawn) and are left out.")
     margins = ", ".join(f"{metric} {margin:g}" for metric, margin in comparison.request.margins.items())
     return [*notes, *([f"Margins: {margins}."] if margins else [])]

@@ -79,8 +79,10 @@ def _metric_columns(metric: str) -> str:
 
 
 def _failures_as_zero(metric: str) -> str:
-    """Mean with zeros for the missed rows; a metric that may not apply to the structure needs one value at least."""
-    values = f"coalesce(g.{metric}_n, 0)"
-    rows = f"nullif({values} + coalesce(g.missed, 0), 0)"
-    mean = f"coalesce(g.{metric}_mean * g.{metric}_n, 0) / {rows}"
+    """Mean with zeros for the missed rows; a metric that may not apply to the structure needs one value at least.
+
+    A metric whose number of values is NULL is undefined in this group (two units).
+    """
+    values = f"g.{metric}_n"
+    mean = f"coalesce(g.{metric}_mean * {values}, 0) / nullif({values} + g.missed, 0)"
     return mean if metric in ALWAYS_DEFINED else f"CASE WHEN {values} > 0 THEN {mean} END"

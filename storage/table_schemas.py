@@ -234,7 +234,7 @@ GROUPS = versioned_schema(
     ("absent", pa.int64(), "scored rows whose reference does not hold the structure"),
     ("absent_correct", pa.int64(), "absent rows where nothing was drawn"),
     ("missed", pa.int64(), "failed rows that count as zero"),
-    ("distance_unit", pa.string(), "mm or px"),
+    ("distance_unit", pa.string(), "mm or px; NULL where counted rows are in both, as is all that has a unit"),
     *(
         (f"{metric}_{name}", pa.int64() if name == "n" else pa.float64(), f"{text} of {metric}")
         for metric in METRICS

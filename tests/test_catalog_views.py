@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from medsam3_core.errors import StoreError
+from medsam3_core.protocol_version import PROTOCOL_VERSION
 from storage import table_schemas
 from storage.atomic_write import write_json
 from storage.catalog import catalog_is_current, connect, publish_catalog
@@ -15,7 +16,7 @@ from storage.catalog_views import PUBLIC_VIEWS
 from storage.parquet_tables import write_rows
 from storage.store_layout import StoreLayout
 from storage.t_quantile_sql import t_quantile_sql
-from tests.catalog_store import HandmadeStore, at
+from tests.catalog_store import DIGEST, HandmadeStore, at
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -178,6 +179,39 @@ def test_interval_is_scipys_on_the_means_of_patients(store):
 def test_one_patient_has_no_interval(store):
     store.scored("run1", "c1", 0.5)
     assert (leaderboard(store)["dice_low"], leaderboard(store)["dice_high"]) == (None, None)
+
+
+@pytest.mark.parametrize("patient", ["c1", "c2"])
+def test_distances_and_nsd_of_two_units_are_undefined_and_dice_is_not(store, patient):
+    store.case("c2", patient_id=patient, ingested_at=at(1))
+    store.scored("run1", "c1", 0.4)
+    store.scored("run1", "c2", 0.6, distance_unit="px")
+    store.scored("run1", "c3", None)
+    row = leaderboard(store)
+    assert (row["dice_mean"], row["present"], row["distance_unit"], row["hd95_n"]) == (0.5, 2, None, 0)
+    undefined = [name for name in row if name.startswith(("nsd_", "hd95_", "assd_")) and not name.endswith("_n")]
+    assert len(undefined) == 5 + 4 + 4
+    assert {row[name] for name in undefined} == {None}
+
+
+def test_cases_that_are_in_no_mean_do_not_bring_a_second_unit(store):
+    store.case("c0")
+    store.scored("run1", "c1", 0.4)
+    store.scored("run1", "c0", 0.6, distance_unit="px", empty="both")
+    store.scored("run1", "c3", 0.6, distance_unit="px", in_training=True)
+    row = leaderboard(store)
+    assert (row["nsd_mean"], row["hd95_mean"], row["hd95_n"], row["distance_unit"]) == (0.4, 4.0, 1, "mm")
+
+
+def test_raters_of_cases_in_two_units_have_no_mean_distance(store):
+    row = {"cohort": "hearts", "structure": "heart", "rater": "r1", "other_rater": "r2", "case_digest": DIGEST,
+           "empty": "none", "dice": 0.5, "nsd": 0.5, "hd95": 4.0, "protocol": PROTOCOL_VERSION}  # fmt: skip
+    agreement = store.layout.agreement("hearts")
+    query = "SELECT cases, dice_mean, nsd_mean, hd95_mean, distance_unit FROM inter_rater"
+    write_rows(agreement, [row | {"case_id": "c1", "distance_unit": "mm"}], table_schemas.AGREEMENT)
+    assert ask(store, query) == [(1, 0.5, 0.5, 4.0, "mm")]
+    write_rows(agreement, [row | {"case_id": "c2", "distance_unit": "px"}], table_schemas.AGREEMENT)
+    assert ask(store, query) == [(2, 0.5, None, None, None)]
 
 
 @pytest.mark.parametrize("freedom", [*range(1, 32), 50, 100, 1000, 100_000])

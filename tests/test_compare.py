@@ -110,6 +110,20 @@ def test_distances_have_their_unit_although_the_first_case_failed(tmp_path, fail
     assert "hd95 +1.000 mm" in comparison_sentences(found)[0]
 
 
+def test_what_is_in_mm_and_in_px_is_not_compared_and_dice_is(tmp_path):
+    store = StoreLayout(tmp_path)
+    cases = plant_cohort(store, "abdomen", 12, ("liver", "spleen"))
+    for weights, dice in (("old", 0.8), ("new", 0.7)):
+        plant_run(store, cases, weights, lambda _, dice=dice: dice, px={"case_0003_0"})
+    found = compare_weights(store, ComparisonRequest("old", "new", metrics=("dice", "nsd", "hd95")))
+    verdicts = {(item.metric, item.unit, item.verdict) for item in found.structures}
+    assert verdicts == {("dice", "", Verdict.WORSE), ("nsd", "", Verdict.NO_PAIRS), ("hd95", "", Verdict.NO_PAIRS)}
+    notes = comparison_notes(found)
+    listed = "liver (abdomen, box), spleen (abdomen, box)"
+    assert f"No nsd and no hd95 of {listed}: some cases are in mm and others in px." in notes
+    assert not any("nothing drawn" in note for note in notes)
+
+
 def test_the_ten_worst_regressions_come_worst_first_with_their_cases(planted):
     worst = compare_weights(planted, ComparisonRequest("old", "new")).worst
     assert len(worst) == 10
