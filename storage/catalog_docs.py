@@ -39,7 +39,7 @@ VIEW_SUMMARIES = {
     "outcomes": "The ledger: one row per case and attempt; `latest` marks the newest attempt of each case.",
     "scores": "Fresh scores, one row per planned run, case, rater and structure: newest attempt, current case, current "
     "protocol. Rows that ended without a score are here too, with NULL metrics. `split` and `patient_id` are those "
-    "that the cohort has now.",
+    "that the cohort has now, and `in_training` knows the marks that its cases got later.",
     "failures": "Every case that did not end as scored or segmented in a run, and every case rejected at ingest.",
     "leaderboard": "Means with their denominators, per cohort, split, weights, prompt, settings, structure and rater. "
     "Where the inference or prompt code has changed, the newest run stands for its key.",

@@ -33,7 +33,8 @@ wanted AS (SELECT base_run_id AS run_id FROM run_pairs UNION SELECT new_run_id F
 attempts AS MATERIALIZED ({current_attempts_sql(sources, of_runs="wanted")}),
 case_pairs AS MATERIALIZED (
     SELECT row_number() OVER () AS pair_key, b.case_id, b.case_digest, b.split, b.patient_id,
-        b.run_id AS base_run_id, b.attempt AS base_attempt, n.run_id AS new_run_id, n.attempt AS new_attempt
+        b.run_id AS base_run_id, b.attempt AS base_attempt, b.is_marked AS base_is_marked,
+        n.run_id AS new_run_id, n.attempt AS new_attempt, n.is_marked AS new_is_marked
     FROM run_pairs AS r
     JOIN attempts AS b ON b.run_id = r.base_run_id
     JOIN attempts AS n ON n.run_id = r.new_run_id AND n.case_id = b.case_id
@@ -64,7 +65,8 @@ def _runs_of(weights: str) -> str:
 def _attempts_of(weights: str) -> str:
     """Which rows of one side belong to a pair of cases."""
     return f"""
-    SELECT {weights}_run_id AS run_id, case_id, {weights}_attempt AS attempt, case_digest, split, patient_id, pair_key
+    SELECT {weights}_run_id AS run_id, case_id, {weights}_attempt AS attempt, case_digest, split, patient_id,
+        {weights}_is_marked AS is_marked, pair_key
     FROM case_pairs"""
 
 

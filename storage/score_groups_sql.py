@@ -5,8 +5,8 @@ trained on the case. Means and medians are over counted rows, intervals over the
 are in mm and in px, what has a unit (`IN_UNITS`) is undefined, its number of values too.
 
 Compaction keeps the groups of a run beside its scores. They hold as long as nothing that they rest on has changed:
-the attempts that are current, the digests, splits, patients and structures of their cases (the *fingerprint*), the
-protocol, and this file (`GROUPS_VERSION`). Else they are computed from the rows.
+the attempts that are current, the digests, splits, patients, structures and marks of training of their cases (the
+*fingerprint*), the protocol, and this file (`GROUPS_VERSION`). Else they are computed from the rows.
 """
 
 from medsam3_core.protocol_version import PROTOCOL_VERSION
@@ -66,7 +66,7 @@ groups AS MATERIALIZED (
 
 def _run_facts_sql() -> str:
     """What is known of a run as a whole; the fingerprint is a digest of all that its groups rest on."""
-    row = "case_id, attempt, status, case_digest, split, patient_id, case_status, case_structures"
+    row = "case_id, attempt, status, case_digest, split, patient_id, case_status, case_structures, is_marked"
     return f"""
     SELECT run_id, count(*) AS cases, sum(hash({row}))::VARCHAR AS fingerprint,
         {quoted(PROTOCOL_VERSION)} AS protocol, {quoted(GROUPS_VERSION)} AS groups_version,

@@ -280,6 +280,33 @@ def test_compare_takes_the_newest_pair_of_runs_that_share_their_prompt_code(stor
     assert sorted(ask(store, pairs)) == [("run2", "new2"), ("run3", "new3")]
 
 
+MARKS = [
+    ({}, "a" * 64, True),
+    ({}, "net", True),
+    ({}, "f" * 64, False),
+    ({"weights_identities": ["net", "a" * 64, "parent"]}, "parent", True),
+    ({"weights_identities": ["a" * 64]}, "net", False),
+]
+
+
+@pytest.mark.parametrize(("facts", "mark", "seen"), MARKS)
+def test_a_case_that_is_marked_after_it_was_scored_leaves_the_means(store, facts, mark, seen):
+    store.run("run1", **facts)
+    store.run("other", weights="other", weights_sha256="o" * 64)
+    for run_id in ("run1", "other"):
+        store.scored(run_id, "c1", 0.9)
+        store.scored(run_id, "c2", 0.5)
+    store.case("c1", in_training=[mark], ingested_at=at(50))
+    found = ask(store, "SELECT case_id, in_training FROM scores WHERE run_id = 'run1' ORDER BY 1")
+    assert found == [("c1", seen), ("c2", False)]
+    row = leaderboard(store, run_id="run1")
+    assert (row["in_training"], row["dice_mean"]) == ((1, 0.5) if seen else (0, 0.7))
+    assert leaderboard(store, run_id="other")["in_training"] == 0
+    for pair in ("'net', 'other'", "'other', 'net'"):
+        compared = ask(store, f"SELECT case_id, in_training FROM compare({pair}) ORDER BY 1")
+        assert compared == [("c1", seen), ("c2", False)]
+
+
 def test_failures_are_cases_of_runs_and_of_the_ingest(store):
     store.scored("run1", "c1", 0.5)
     store.scored("run1", "c2", None, reason="no memory")
