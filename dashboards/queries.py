@@ -133,8 +133,8 @@ def runs(store: StoreLayout) -> pd.DataFrame:
 
 
 def history(store: StoreLayout) -> pd.DataFrame:
-    """The view `history`: one row per weights version, cohort, prompts and settings."""
-    return _ask(store, "SELECT * FROM history ORDER BY cohort, prompt, weights, weights_version")
+    """The view `history`: one row per weights version, cohort, split, prompts and settings."""
+    return _ask(store, "SELECT * FROM history ORDER BY cohort, split NULLS FIRST, prompt, weights, weights_version")
 
 
 def protocol_steps(store: StoreLayout, cohort: str) -> pd.DataFrame:

@@ -343,6 +343,21 @@ def test_history_has_one_row_per_version(store):
     assert found == [(1, 0.25, 1, at(10)), (2, 0.75, 1, at(99))]
 
 
+def test_history_has_a_row_per_split_against_the_primary_rater(store):
+    for case, split, raters in (("c1", "train", ["r1", "r2"]), ("c2", "test", ["r1", "r2"]), ("c3", "test", ["r2"])):
+        store.case(case, split=split, raters=raters, structures=["heart"], ingested_at=at(1))
+    store.case("c4", split="test", raters=[], status="rejected", ingested_at=at(1))
+    for rater, dice in (("r1", 0.5), ("r2", 0.9)):
+        store.scored("run1", "c1", dice, rater=rater)
+        store.scored("run1", "c2", dice / 2, rater=rater)
+    store.scored("run1", "c4", None, rater="reference")
+    columns = "split, dice_mean, dice_mean_failures_as_zero, n, failed"
+    assert ask(store, f"SELECT {columns} FROM history ORDER BY 1") == [
+        ("test", 0.25, 0.125, 1, 1),
+        ("train", 0.5, 0.5, 1, 0),
+    ]
+
+
 def test_older_file_without_a_column_still_reads(store):
     store.scored("run1", "c1", 0.5)
     old = table_schemas.SCORES.remove(table_schemas.SCORES.get_field_index("pq"))
