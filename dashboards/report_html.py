@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from dashboards.failure_kinds import with_kinds
+from dashboards.failure_kinds import no_failure_sentence, with_kinds
 from dashboards.protocol_effect import STEPS
 from dashboards.style import ACCENT, FONT, GRID, INK, MUTED, colour_of
 from storage.comparison_words import short_prompt
@@ -96,10 +96,10 @@ def leaderboard_table(rows: pd.DataFrame, colours: Mapping[str, str]) -> str:
     return _table(header, cells, right_from=3) + star
 
 
-def failure_table(failures: pd.DataFrame) -> str:
-    """Failures grouped by reason, the most frequent first."""
+def failure_table(failures: pd.DataFrame, pending: int) -> str:
+    """Failures grouped by reason, the most frequent first; where there is none, whether all has been done."""
     if failures.empty:
-        return "<p>None: every planned case has a score.</p>"
+        return f"<p>{no_failure_sentence(pending)}</p>"
     cells = []
     for (status, kind), part in sorted(
         with_kinds(failures).groupby(["status", "kind"]), key=lambda item: -len(item[1])

@@ -1,12 +1,63 @@
 """Pages of the dashboard on stores written by hand, run in this process without a browser."""
 
+import pytest
+from streamlit.testing.v1 import AppTest
+
 from dashboards import queries
 from dashboards.figures import history_figure
+from dashboards.report import write_report
+from dashboards.serve import STORE_VARIABLE
+from storage.parquet_tables import write_columns
+from storage.run_ledger import utc_now
+from storage.table_schemas import PLAN
 from tests.catalog_store import HandmadeStore, at
 
 
-def test_lines_of_the_history_are_those_of_one_split(tmp_path):
-    made = HandmadeStore(tmp_path)
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """A store that the pages are shown of."""
+    monkeypatch.setenv(STORE_VARIABLE, str(tmp_path))
+    return HandmadeStore(tmp_path)
+
+
+def shown(page: str, arguments: str = "") -> AppTest:
+    """A page as it stands, without an error."""
+    app = AppTest.from_string(f"from dashboards import {page}\n{page}.show({arguments})", default_timeout=60).run()
+    assert not app.exception
+    return app
+
+
+def reported(made: HandmadeStore) -> str:
+    """The report without the code of its plots."""
+    text = write_report(made.layout, made.root / "report.html").read_text(encoding="utf-8")
+    return text.partition("<main>")[2]
+
+
+def test_all_is_done_is_said_only_where_nothing_is_pending(made):
+    for case in ("c1", "c2"):
+        made.case(case)
+    made.run("run1")
+    made.plan("run1", "c1", "c2")
+    made.scored("run1", "c1", 0.5)
+    assert [item.value for item in shown("page_failures", "print").info] == ["None so far; 1 planned score is pending."]
+    assert not shown("page_failures", "print").success
+    assert "None so far; 1 planned score is pending." in reported(made)
+    made.scored("run1", "c2", 0.5)
+    assert [item.value for item in shown("page_failures", "print").success] == ["None: every planned case has a score."]
+    assert "None: every planned case has a score." in reported(made)
+
+
+def test_cases_that_are_to_be_segmented_alone_are_pending_too(made):
+    made.case("c1")
+    made.run("run1")
+    columns = {"case_id": ["c1"], "rater": [None], "structure": ["heart"]}
+    write_columns(made.layout.plan("run1"), columns, {"run_id": "run1", "planned_at": utc_now()}, PLAN)
+    assert queries.pending(made.layout) == 1
+    made.outcome("run1", "c1", status="segmented")
+    assert queries.pending(made.layout) == 0
+
+
+def test_lines_of_the_history_are_those_of_one_split(made):
     for case, split in (("c1", "train"), ("c2", "test")):
         made.case(case, split=split)
     for version, run in ((1, "run1"), (2, "run2")):
