@@ -113,7 +113,7 @@ def history_figure(rows: pd.DataFrame, colours: Mapping[str, str]) -> go.Figure:
     A line is one split: scores of others are not beside it on the same line.
     """
     figure = go.Figure()
-    symbols, several_splits = _symbols(rows, "settings_id"), rows["split"].nunique(dropna=False) > 1
+    symbols, several_splits = _symbols(rows, "settings_id"), len(rows["split"].drop_duplicates()) > 1
     for (weights, prompt, settings, split), part in _groups(rows, "weights", "prompt", "settings_id", "split"):
         where = "" if not several_splits else f", split {split}" if isinstance(split, str) else ", no split"
         ordered = part.sort_values("weights_version")

@@ -101,6 +101,7 @@ def _table(rows: pd.DataFrame, metric: str) -> None:
     table = pd.DataFrame(
         {
             "structure": rows["structure"],
+            **({"rater": rows["rater"]} if len(set(rows["rater"])) > 1 else {}),
             "weights": rows["label"],
             "prompt": rows["prompt"].map(short_prompt) + stars,
             **({"settings": rows["settings"]} if (rows["settings"] != "default").any() else {}),

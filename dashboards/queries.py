@@ -142,8 +142,8 @@ def protocol_steps(store: StoreLayout, cohort: str) -> pd.DataFrame:
 
     `ours` has our settings and denominators, `settings` the preset's settings and our denominators, `formulas` our
     settings and the toolkit's denominators, `published` both; NULL where there is no such run, or where the toolkit
-    drops every row. All against the primary rater, as the published toolkit has no other. Every run of ours has the toolkit's denominators too, so that this step is known without a run of
-    the preset.
+    drops every row. All are against the primary rater, for the toolkit has no other. Every run of ours has the
+    toolkit's denominators too, so that this step is known without a run of the preset.
     """
     return _ask(
         store,

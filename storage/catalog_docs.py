@@ -44,8 +44,8 @@ VIEW_SUMMARIES = {
     "leaderboard": "Means with their denominators, per cohort, split, weights, prompt, settings, structure and rater. "
     "Where the inference or prompt code has changed, the newest run stands for its key.",
     "leaderboard_of_runs": "The leaderboard with the runs that a newer one has replaced (`superseded`).",
-    "history": "One row per weights version, cohort, split, prompt and settings, over all structures, against the primary "
-    "rater (who stands first in most cases of the cohort).",
+    "history": "One row per weights version, cohort, split, prompt and settings, over all structures, against the "
+    "primary rater (who stands first in most cases of the cohort).",
     "medical_sam3_v1": "Our scores by the formulas and denominators of the published Medical-SAM3 toolkit, for every "
     "run; `benchmark --preset medical-sam3-v1` makes runs with its settings too. See docs/metrics.md.",
     "measurements": "Volumes, bounding boxes and intensities of predictions.",

@@ -26,7 +26,7 @@ WORST_CASES = 10
 GROUP_KEYS = ("cohort", "prompt", "settings", "rater")
 _PRESENT = ("none", "prediction")
 _ABSENT = ("both", "reference")
-_ALPHA = 0.05
+ALPHA = 0.05
 
 
 class Verdict(StrEnum):
@@ -259,8 +259,8 @@ def _verdict(numbers: PairedComparison, adjusted_p: float | None, metric: str, m
     if adjusted_p is None:
         return Verdict.TOO_FEW
     upwards = higher_is_better(metric)
-    if is_regression(numbers, adjusted_p, higher_is_better=upwards, alpha=_ALPHA):
+    if is_regression(numbers, adjusted_p, higher_is_better=upwards, alpha=ALPHA):
         return Verdict.WORSE if abs(numbers.difference) > margin else Verdict.WITHIN_MARGIN
-    if is_improvement(numbers, adjusted_p, higher_is_better=upwards, alpha=_ALPHA):
+    if is_improvement(numbers, adjusted_p, higher_is_better=upwards, alpha=ALPHA):
         return Verdict.BETTER
     return Verdict.NOT_SHOWN

@@ -79,6 +79,8 @@ def test_nothing_is_shown_where_most_patients_and_the_mean_disagree(tmp_path, ba
     (item,) = compare_weights(store, ComparisonRequest(base, new, metrics=(metric,))).structures
     assert item.adjusted_p < 0.01
     assert item.verdict is Verdict.NOT_SHOWN
+    said = comparison_sentences(compare_weights(store, ComparisonRequest(base, new, metrics=(metric,))))
+    assert said[1].startswith("Most patients and the mean disagree, so neither is shown: liver (abdomen, box:")
 
 
 def test_pairs_that_differ_are_not_identical_although_every_patient_is_equal(tmp_path):

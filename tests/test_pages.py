@@ -7,6 +7,9 @@ from dashboards import queries
 from dashboards.figures import history_figure
 from dashboards.report import write_report
 from dashboards.serve import STORE_VARIABLE
+from medsam3_core.recipes import Recipe
+from medsam3_core.structures import Structure
+from storage.cohorts import Cohort, write_cohort
 from storage.parquet_tables import write_columns
 from storage.run_ledger import utc_now
 from storage.table_schemas import PLAN
@@ -55,6 +58,46 @@ def test_cases_that_are_to_be_segmented_alone_are_pending_too(made):
     assert queries.pending(made.layout) == 1
     made.outcome("run1", "c1", status="segmented")
     assert queries.pending(made.layout) == 0
+
+
+@pytest.fixture
+def two_raters(made):
+    """Two weights on twelve cases that two raters drew; NEW is worse against the second one alone."""
+    cases = [f"c{number:02}" for number in range(12)]
+    for case in cases:
+        made.case(case, raters=["r1", "r2"], structures=["heart"])
+    recipe = Recipe("planted", "phantom", (Structure("heart", "heart"),), "CT", "ct:50,400")
+    write_cohort(made.layout, Cohort(made.cohort, recipe, ("x",)))
+    for weights in ("first", "second"):
+        made.run(weights, weights=weights, settings="default", weights_sha256=weights * 9)
+        for case in cases:
+            made.scored(weights, case, 0.7)
+            made.score(weights, case, 0.3 if weights == "second" else 0.6, rater="r2")
+    return made
+
+
+def test_raters_are_told_apart_on_pages_and_in_the_report(two_raters):
+    (board,) = [table.value for table in shown("page_leaderboard").dataframe if "failures as 0" in table.value]
+    assert list(board["rater"]) == ["r1", "r1", "r2", "r2"]
+    page = shown("page_compare", "print")
+    assert [item.value for item in page.error] == [
+        "REGRESSION: second is worse than first on heart (hearts, text, rater r2: dice -0.300)."
+    ]
+    numbers, worst = (table.value for table in page.dataframe)
+    assert list(zip(numbers["structure"], numbers["rater"], strict=True)) == [("heart", "r1"), ("heart", "r2")]
+    assert set(worst["rater"]) == {"r2"}
+    text = reported(two_raters)
+    assert "<th>structure</th><th>rater</th><th>weights</th>" in text
+    assert "heart, rater r2" in text
+
+
+def test_a_single_rater_is_not_named(made):
+    made.case("c1", raters=["r1"], structures=["heart"])
+    made.run("run1")
+    made.scored("run1", "c1", 0.5)
+    (board,) = [table.value for table in shown("page_leaderboard").dataframe if "failures as 0" in table.value]
+    assert "rater" not in board
+    assert "<th>rater</th>" not in reported(made)
 
 
 def test_lines_of_the_history_are_those_of_one_split(made):
