@@ -54,19 +54,22 @@ def paired_scatter(pairs: pd.DataFrame, base: str, new: str, metric: str, colour
 
 
 def difference_figure(pairs: pd.DataFrame, base: str, new: str, metric: str, colours: Mapping[str, str]) -> go.Figure:
-    """Distribution of NEW minus BASE per structure, one point per case where these are few."""
+    """Distribution of NEW minus BASE per structure and rater, one point per case where these are few."""
     figure = go.Figure()
-    for structure, part in list(pairs.groupby("structure", sort=True))[::-1]:
+    several_raters = len(set(pairs["rater"])) > 1
+    groups = list(pairs.groupby(["structure", "rater"], sort=True, dropna=False))[::-1]
+    for (structure, rater), part in groups:
+        name = _row_name(str(structure), str(rater), several_raters=several_raters)
         figure.add_box(
-            x=part["difference"].to_numpy("float32"), name=str(structure), orientation="h",
+            x=part["difference"].to_numpy("float32"), name=name, orientation="h",
             boxpoints="all" if len(pairs) <= 600 else "outliers", jitter=0.5, pointpos=0,
             marker={"color": colour_of(new, colours), "size": 4, "opacity": 0.5},
             line={"color": INK, "width": 1.2}, fillcolor="rgba(120,140,160,0.12)",
-            text=part["case_id"], hovertemplate="%{text}: %{x:+.3f}<extra>" + str(structure) + "</extra>",
+            text=part["case_id"], hovertemplate="%{text}: %{x:+.3f}<extra>" + name + "</extra>",
         )  # fmt: skip
     figure.add_vline(x=0, line={"color": MUTED, "dash": "dot", "width": 1})
     figure.update_xaxes(title=_difference_title(base, new, metric, _unit(pairs)))
-    height = 130 + 46 * pairs["structure"].nunique()
+    height = 130 + 46 * len(groups)
     return styled(figure, height=max(height, 240)).update_layout(showlegend=False)
 
 
@@ -76,22 +79,27 @@ def forest_figure(
     """Mean difference with its interval per structure; filled where the test decides, in the colour of the better."""
     figure = go.Figure()
     shown = [item for item in items if item.numbers.difference is not None][::-1]
+    several_raters = len({item.rater for item in items}) > 1
     for item in shown:
-        found = item.numbers
+        found, name = item.numbers, _row_name(item.structure, item.rater, several_raters=several_raters)
         better = new if found.wins > found.losses else base if found.losses > found.wins else ""
         colour = colour_of(better, colours)
         figure.add_scatter(
-            x=[found.difference], y=[item.structure], mode="markers",
+            x=[found.difference], y=[name], mode="markers",
             error_x=_error_bars(item, colour),
             marker={"color": colour if item.verdict in _DECIDED else "white", "size": 11,
                     "line": {"color": colour, "width": 2}},
-            hovertemplate=f"<b>{item.structure}</b> {found.difference:+.3f}<br>{_interval(item)}<br>{found.patients} "
+            hovertemplate=f"<b>{name}</b> {found.difference:+.3f}<br>{_interval(item)}<br>{found.patients} "
             f"patients: {found.wins} better, {found.ties} equal, {found.losses} worse<br>{item.verdict}<extra></extra>",
         )  # fmt: skip
     figure.add_vline(x=0, line={"color": MUTED, "dash": "dot", "width": 1})
     unit = next((item.unit for item in shown if item.unit), None)
     figure.update_xaxes(title=_difference_title(base, new, metric, unit))
     return styled(figure, height=max(120 + 34 * len(shown), 200)).update_layout(showlegend=False)
+
+
+def _row_name(structure: str, rater: str, *, several_raters: bool) -> str:
+    return f"{structure}, rater {rater}" if several_raters else structure
 
 
 def _error_bars(item: StructureComparison, colour: str) -> dict[str, Any] | None:

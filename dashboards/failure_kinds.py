@@ -22,6 +22,17 @@ def kind_of_reason(reason: str | None, case_id: str) -> str:
     return _GAPS.sub("…", _NAMED.sub("…", nameless))
 
 
+def no_failure_sentence(pending: int) -> str:
+    """What is said where nothing has failed: that all is done, or how much is not.
+
+    Args:
+        pending: From `queries.pending`.
+    """
+    if pending:
+        return f"None so far; {pending:,} planned score{'s are' if pending > 1 else ' is'} pending."
+    return "None: every planned case has a score."
+
+
 def with_kinds(failures: pd.DataFrame) -> pd.DataFrame:
     """Rows of `queries.failures` with the column `kind`; weights of rejected cases are called ingest."""
     kinds = [

@@ -108,10 +108,14 @@ def _log_step(seconds: pd.Series) -> str | int:
 
 
 def history_figure(rows: pd.DataFrame, colours: Mapping[str, str]) -> go.Figure:
-    """Mean Dice of one cohort over the versions of each weights, in the order in which they were finished."""
+    """Mean Dice of one cohort over the versions of each weights, in the order in which they were finished.
+
+    A line is one split: scores of others are not beside it on the same line.
+    """
     figure = go.Figure()
-    symbols = _symbols(rows, "settings_id")
-    for (weights, prompt, settings), part in _groups(rows, "weights", "prompt", "settings_id"):
+    symbols, several_splits = _symbols(rows, "settings_id"), len(rows["split"].drop_duplicates()) > 1
+    for (weights, prompt, settings, split), part in _groups(rows, "weights", "prompt", "settings_id", "split"):
+        where = "" if not several_splits else f", split {split}" if isinstance(split, str) else ", no split"
         ordered = part.sort_values("weights_version")
         labels = [name if version == 1 else f"{name}@{version}" for name, version in
                   zip(ordered["weights"], ordered["weights_version"], strict=True)]  # fmt: skip
@@ -119,16 +123,17 @@ def history_figure(rows: pd.DataFrame, colours: Mapping[str, str]) -> go.Figure:
             x=ordered["last_finished"],
             y=ordered["dice_mean"],
             mode="lines+markers",
-            name=f"{weights}, {short_prompt(prompt)}",
+            name=f"{weights}, {short_prompt(prompt)}{where}",
             line={"color": MUTED, "width": 1},
             marker={
                 "size": 11,
                 "color": [colour_of(label, colours) for label in labels],
                 "symbol": symbols[prompt, settings],
             },
-            customdata=pd.DataFrame({"label": labels, "n": ordered["n"], "failed": ordered["failed"]}),
+            customdata=ordered.assign(label=labels)[["label", "n", "failed", "dice_mean_failures_as_zero"]],
             hovertemplate="<b>%{customdata[0]}</b> %{y:.3f}<br>n = %{customdata[1]}, failed %{customdata[2]}"
-            f"<extra>{short_prompt(prompt)}, settings {settings[:6]}</extra>",
+            "<br>failures as 0: %{customdata[3]:.3f}"
+            f"<extra>{short_prompt(prompt)}, settings {settings[:6]}{where}</extra>",
         )
     figure.update_xaxes(title="finished (UTC)")
     figure.update_yaxes(title=axis_title("dice"), range=[-0.02, 1.02], showgrid=True)

@@ -19,7 +19,13 @@ from dashboards.page_parts import (
 from dashboards.style import METRIC_NAMES
 from storage.compared_pairs import comparable_weights
 from storage.comparison import Comparison, ComparisonRequest, StructureComparison, compare_weights
-from storage.comparison_words import comparison_notes, comparison_sentences, is_tested, short_prompt
+from storage.comparison_words import (
+    comparison_notes,
+    comparison_sentences,
+    has_several_raters,
+    is_tested,
+    short_prompt,
+)
 from storage.locations import location
 from storage.store_layout import StoreLayout
 
@@ -83,9 +89,11 @@ def _show_plots(found: Comparison, prompt: str, settings: str, metric: str) -> N
 def _show_numbers(items: list[StructureComparison], base: str, new: str) -> None:
     """Means, interval, test and effect per structure."""
     found = [item.numbers for item in items]
+    raters = [item.rater for item in items]
     table = pd.DataFrame(
         {
-            "structure": [item.structure for item in items], "patients": [one.patients for one in found],
+            "structure": [item.structure for item in items], **({"rater": raters} if len(set(raters)) > 1 else {}),
+            "patients": [one.patients for one in found],
             base: [one.base_mean for one in found], new: [one.new_mean for one in found],
             "difference": [one.difference for one in found],
             "95 %": ["" if one.low is None else f"{one.low:+.3f} to {one.high:+.3f}" for one in found],
@@ -110,7 +118,9 @@ def _show_worst(found: Comparison, open_case: Callable[[str, str, str], None]) -
     worst = found.worst
     table = pd.DataFrame(
         {
-            "case": worst["case_id"], "structure": worst["structure"], "prompt": worst["prompt"].map(short_prompt),
+            "case": worst["case_id"], "structure": worst["structure"],
+            **({"rater": worst["rater"]} if has_several_raters(found) else {}),
+            "prompt": worst["prompt"].map(short_prompt),
             "BASE": worst["base"], "NEW": worst["new"], "difference": worst["difference"],
             "NEW ended": worst["new_status"],
         }

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from dashboards import queries
-from dashboards.failure_kinds import with_kinds
+from dashboards.failure_kinds import no_failure_sentence, with_kinds
 from dashboards.page_parts import (
     KEPT_SECONDS,
     accepted_cases,
@@ -31,7 +31,12 @@ def show(open_case: Callable[[str, str], None]) -> None:
     heading("Failures", "Every planned case ends as a score or here; none of these is in a mean.")
     failures = _failures(*store_key())
     if failures.empty:
-        st.success("Every planned case has a score.", icon=":material/check:")
+        pending = _pending(*store_key())
+        said = no_failure_sentence(pending)
+        if pending:
+            st.info(said, icon=":material/hourglass_empty:")
+        else:
+            st.success(said, icon=":material/check:")
         return
     failures = with_kinds(failures)
     groups = (
@@ -105,3 +110,8 @@ def _joined(values: pd.Series) -> str:
 @st.cache_data(ttl=KEPT_SECONDS, show_spinner=False)
 def _failures(root: str, state: int) -> pd.DataFrame:
     return queries.failures(StoreLayout(location(root)))
+
+
+@st.cache_data(ttl=KEPT_SECONDS, show_spinner=False)
+def _pending(root: str, state: int) -> int:
+    return queries.pending(StoreLayout(location(root)))

@@ -95,12 +95,13 @@ def _filters(board: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
 def _table(rows: pd.DataFrame, metric: str) -> None:
     name = METRIC_NAMES[metric].name
-    unit = f" ({rows['distance_unit'].dropna().iloc[0]})" if metric in ("hd95", "assd") else ""
+    unit = f" ({' or '.join(rows['distance_unit'].dropna().unique())})" if metric in ("hd95", "assd") else ""
     as_zero = f"{metric}_mean_failures_as_zero"
     stars = rows["privileged"].map({True: "*", False: ""})
     table = pd.DataFrame(
         {
             "structure": rows["structure"],
+            **({"rater": rows["rater"]} if len(set(rows["rater"])) > 1 else {}),
             "weights": rows["label"],
             "prompt": rows["prompt"].map(short_prompt) + stars,
             **({"settings": rows["settings"]} if (rows["settings"] != "default").any() else {}),

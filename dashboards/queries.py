@@ -133,8 +133,8 @@ def runs(store: StoreLayout) -> pd.DataFrame:
 
 
 def history(store: StoreLayout) -> pd.DataFrame:
-    """The view `history`: one row per weights version, cohort, prompts and settings."""
-    return _ask(store, "SELECT * FROM history ORDER BY cohort, prompt, weights, weights_version")
+    """The view `history`: one row per weights version, cohort, split, prompts and settings."""
+    return _ask(store, "SELECT * FROM history ORDER BY cohort, split NULLS FIRST, prompt, weights, weights_version")
 
 
 def protocol_steps(store: StoreLayout, cohort: str) -> pd.DataFrame:
@@ -142,8 +142,8 @@ def protocol_steps(store: StoreLayout, cohort: str) -> pd.DataFrame:
 
     `ours` has our settings and denominators, `settings` the preset's settings and our denominators, `formulas` our
     settings and the toolkit's denominators, `published` both; NULL where there is no such run, or where the toolkit
-    drops every row. Every run of ours has the toolkit's denominators too, so that this step is known without a run of
-    the preset.
+    drops every row. All are against the primary rater, for the toolkit has no other. Every run of ours has the
+    toolkit's denominators too, so that this step is known without a run of the preset.
     """
     return _ask(
         store,
@@ -152,6 +152,7 @@ def protocol_steps(store: StoreLayout, cohort: str) -> pd.DataFrame:
             SELECT l.*, v.is_preset, v.dice_mean AS theirs, v.n, v.boxes_dropped, split_part(l.prompt, ':', 1) AS kind
             FROM leaderboard AS l JOIN medical_sam3_v1 AS v ON v.run_id = l.run_id AND v.structure = l.structure
                 AND v.split IS NOT DISTINCT FROM l.split
+            ANTI JOIN internal.secondary_raters AS other ON other.cohort = l.cohort AND other.rater = l.rater
             WHERE l.cohort = $cohort AND (l.prompt LIKE 'text:%slices=all' OR l.prompt LIKE 'box:jitter=0,%slices=all')
         )
         SELECT {_LABEL.format("runs_of_both")}, split, structure, kind,
@@ -165,6 +166,19 @@ def protocol_steps(store: StoreLayout, cohort: str) -> pd.DataFrame:
         cohort=cohort,
         ours=InferenceSettings().settings_id,
     )
+
+
+def pending(store: StoreLayout) -> int:
+    """Planned scores that do not stand yet, and planned measurements of cases that nobody has segmented yet."""
+    found = _ask(
+        store,
+        """
+        SELECT (SELECT coalesce(sum(pending), 0) FROM leaderboard)::BIGINT + (
+            SELECT count(*) FROM (SELECT run_id, case_id FROM plan WHERE rater IS NULL)
+            ANTI JOIN internal.current_attempts USING (run_id, case_id)
+        ) AS pending""",
+    )
+    return int(found["pending"].iloc[0])
 
 
 def failures(store: StoreLayout) -> pd.DataFrame:

@@ -54,7 +54,7 @@ def write_report(store: StoreLayout, out: Path) -> Path:
         *_leaderboard_sections(store, board, colours),
         *(_comparison_section(item, colours) for item in comparisons),
         section("Best and worst cases", case_gallery(store, board, colours)),
-        section("Failures", failure_table(failures)),
+        section("Failures", failure_table(failures, queries.pending(store))),
         section("Protocol and digests", protocol_table(runs, cohorts, _case_lists(store, cohorts), PROTOCOL_VERSION)),
     ]
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")

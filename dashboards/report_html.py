@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from dashboards.failure_kinds import with_kinds
+from dashboards.failure_kinds import no_failure_sentence, with_kinds
 from dashboards.protocol_effect import STEPS
 from dashboards.style import ACCENT, FONT, GRID, INK, MUTED, colour_of
 from storage.comparison_words import short_prompt
@@ -74,8 +74,10 @@ def plot(figure: go.Figure) -> str:
 
 
 def leaderboard_table(rows: pd.DataFrame, colours: Mapping[str, str]) -> str:
-    """Means with intervals and denominators."""
-    header = ("structure", "weights", "prompt", "Dice [95 %]", "failures as 0", "NSD", "HD95", "present",
+    """Means with intervals and denominators; the rater, where a structure stands there once for each of several."""
+    several_raters = len(set(rows["rater"])) > 1
+    header = ("structure", *(["rater"] if several_raters else []), "weights",
+              "prompt", "Dice [95 %]", "failures as 0", "NSD", "HD95", "present",
               "absent: kept empty", "scored / planned", "failed", "s / case")  # fmt: skip
     cells = []
     for row in rows.to_dict("records"):
@@ -85,7 +87,8 @@ def leaderboard_table(rows: pd.DataFrame, colours: Mapping[str, str]) -> str:
             "" if row["settings"] == "default" else f"<br><span class='muted'>{html.escape(row['settings'])}</span>"
         )
         cells.append(
-            [html.escape(row["structure"]), dot + html.escape(row["label"]), prompt + settings,
+            [html.escape(row["structure"]), *([html.escape(str(row["rater"]))] if several_raters else []),
+             dot + html.escape(row["label"]), prompt + settings,
              _interval(row), _number(row["dice_mean_failures_as_zero"]), _number(row["nsd_mean"]),
              _number(row["hd95_mean"], ".1f", f" {row['distance_unit']}"), _whole(row["present"]),
              f"{_whole(row['absent_correct'])} of {_whole(row['absent'])}",
@@ -93,13 +96,13 @@ def leaderboard_table(rows: pd.DataFrame, colours: Mapping[str, str]) -> str:
              _number(row["seconds_per_case"], ".2g")]
         )  # fmt: skip
     star = notes(["* prompts made from the reference."]) if rows["privileged"].any() else ""
-    return _table(header, cells, right_from=3) + star
+    return _table(header, cells, right_from=4 if several_raters else 3) + star
 
 
-def failure_table(failures: pd.DataFrame) -> str:
-    """Failures grouped by reason, the most frequent first."""
+def failure_table(failures: pd.DataFrame, pending: int) -> str:
+    """Failures grouped by reason, the most frequent first; where there is none, whether all has been done."""
     if failures.empty:
-        return "<p>None: every planned case has a score.</p>"
+        return f"<p>{no_failure_sentence(pending)}</p>"
     cells = []
     for (status, kind), part in sorted(
         with_kinds(failures).groupby(["status", "kind"]), key=lambda item: -len(item[1])

@@ -10,7 +10,7 @@ from rich.text import Text
 from flows.table_print import stdout_console
 from medsam3_core.errors import UsageError
 from storage.comparison import Comparison, StructureComparison, Verdict
-from storage.comparison_words import comparison_notes, comparison_sentences, short_prompt
+from storage.comparison_words import comparison_notes, comparison_sentences, has_several_raters, short_prompt
 
 _STYLES = {Verdict.WORSE: "bold red", Verdict.BETTER: "green", Verdict.WITHIN_MARGIN: "yellow"}
 
@@ -81,14 +81,17 @@ def _block(rows: Sequence[StructureComparison]) -> Table:
 
 
 def _worst(comparison: Comparison) -> Table:
+    several_raters = has_several_raters(comparison)
     table = _table(
-        ("case", "left"), ("cohort", "left"), ("structure", "left"), ("BASE", "right"), ("NEW", "right"),
+        ("case", "left"), ("cohort", "left"), ("structure", "left"), *([("rater", "left")] if several_raters else []),
+        ("BASE", "right"), ("NEW", "right"),
         ("difference", "right"), ("prompt", "left"),
     )  # fmt: skip
     for row in comparison.worst.to_dict("records"):
         status = "" if row["new_status"] == "scored" else f" ({row['new_status']})"
         table.add_row(
-            Text(row["case_id"]), Text(row["cohort"]), Text(row["structure"]), _number(row["base"]),
+            Text(row["case_id"]), Text(row["cohort"]), Text(row["structure"]),
+            *([Text(str(row["rater"]))] if several_raters else []), _number(row["base"]),
             Text(_number(row["new"]) + status), _number(row["difference"], "+.3f"), Text(short_prompt(row["prompt"])),
         )  # fmt: skip
     return table

@@ -78,6 +78,7 @@ class PairedComparison:
         wins: Patients for whom NEW is better.
         ties: Patients with equal means, to 1e-6.
         losses: Patients for whom NEW is worse.
+        unequal: Rows whose two values differ, by 1e-6 at least; a patient's may differ although the means are equal.
     """
 
     pairs: int
@@ -95,6 +96,7 @@ class PairedComparison:
     wins: int
     ties: int
     losses: int
+    unequal: int
 
 
 def compare_pairs(
@@ -148,6 +150,7 @@ def compare_pairs(
         wins=int(np.count_nonzero(signs > 0)),
         ties=int(np.count_nonzero(signs == 0)),
         losses=int(np.count_nonzero(signs < 0)),
+        unequal=_nonzero_micro(new - base).size,
     )
 
 
@@ -155,9 +158,26 @@ def is_regression(
     comparison: PairedComparison, adjusted_p: float | None, *, higher_is_better: bool = True, alpha: float = 0.05
 ) -> bool:
     """Whether NEW is significantly worse, at the level `alpha` after adjustment; False where no test was possible."""
-    if adjusted_p is None or comparison.difference is None or adjusted_p > alpha:
-        return False
-    return comparison.difference < 0 if higher_is_better else comparison.difference > 0
+    return _shown_direction(comparison, adjusted_p, alpha) == (-1 if higher_is_better else 1)
+
+
+def is_improvement(
+    comparison: PairedComparison, adjusted_p: float | None, *, higher_is_better: bool = True, alpha: float = 0.05
+) -> bool:
+    """Whether NEW is significantly better, at the level `alpha` after adjustment; False where no test was possible."""
+    return _shown_direction(comparison, adjusted_p, alpha) == (1 if higher_is_better else -1)
+
+
+def _shown_direction(comparison: PairedComparison, adjusted_p: float | None, alpha: float) -> int:
+    """1 where NEW is significantly larger, -1 where smaller, 0 where neither is shown.
+
+    The test ranks patients, the difference is the mean of rows: a few outliers, or patients with many rows, can turn
+    the mean against the ranks. Then neither direction is shown, however small p is.
+    """
+    difference, ranks = comparison.difference, comparison.rank_biserial
+    if adjusted_p is None or adjusted_p > alpha or difference is None or ranks is None:
+        return 0
+    return int(np.sign(difference)) if np.sign(difference) == np.sign(ranks) else 0
 
 
 def patient_means(values: NDArray[np.float64], patients: NDArray[Any]) -> NDArray[np.float64]:

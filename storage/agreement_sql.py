@@ -15,9 +15,13 @@ WHERE a.protocol = {quoted(PROTOCOL_VERSION)}"""
 
 
 def inter_rater_sql() -> str:
-    """Means over cases that hold the structure by one of the two raters at least."""
-    return """
+    """Means over cases that hold the structure by one of the two raters at least; one unit, or none that has a unit."""
+    nsd, hd95, unit = (
+        f"CASE WHEN count(DISTINCT distance_unit) <= 1 THEN {sql} END"
+        for sql in ("avg(nsd)", "avg(hd95)", "any_value(distance_unit)")
+    )
+    return f"""
 SELECT cohort, split, structure, rater, other_rater, count(dice) AS cases, count(DISTINCT patient_id) AS patients,
     avg(dice) AS dice_mean, median(dice) AS dice_median, min(dice) AS dice_min, max(dice) AS dice_max,
-    avg(nsd) AS nsd_mean, avg(hd95) AS hd95_mean, avg(cldice) AS cldice_mean, any_value(distance_unit) AS distance_unit
+    {nsd} AS nsd_mean, {hd95} AS hd95_mean, avg(cldice) AS cldice_mean, {unit} AS distance_unit
 FROM agreement WHERE "empty" <> 'both' GROUP BY ALL"""

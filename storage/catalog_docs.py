@@ -39,12 +39,13 @@ VIEW_SUMMARIES = {
     "outcomes": "The ledger: one row per case and attempt; `latest` marks the newest attempt of each case.",
     "scores": "Fresh scores, one row per planned run, case, rater and structure: newest attempt, current case, current "
     "protocol. Rows that ended without a score are here too, with NULL metrics. `split` and `patient_id` are those "
-    "that the cohort has now.",
+    "that the cohort has now, and `in_training` knows the marks that its cases got later.",
     "failures": "Every case that did not end as scored or segmented in a run, and every case rejected at ingest.",
     "leaderboard": "Means with their denominators, per cohort, split, weights, prompt, settings, structure and rater. "
     "Where the inference or prompt code has changed, the newest run stands for its key.",
     "leaderboard_of_runs": "The leaderboard with the runs that a newer one has replaced (`superseded`).",
-    "history": "One row per weights version, cohort, prompt and settings, over all structures.",
+    "history": "One row per weights version, cohort, split, prompt and settings, over all structures, against the "
+    "primary rater (who stands first in most cases of the cohort).",
     "medical_sam3_v1": "Our scores by the formulas and denominators of the published Medical-SAM3 toolkit, for every "
     "run; `benchmark --preset medical-sam3-v1` makes runs with its settings too. See docs/metrics.md.",
     "measurements": "Volumes, bounding boxes and intensities of predictions.",
@@ -64,6 +65,7 @@ _DERIVED = {
     "absent": "scored rows whose reference does not hold it",
     "absent_correct": "absent rows where nothing was drawn",
     "failed_present": "failed rows that failures_as_zero counts: the structure is not known to be absent from the case",
+    "distance_unit": "mm or px; NULL where the rows behind the means are in both: then distances and NSD are NULL, too",
     "seconds_per_case": "mean seconds of the run per case, all steps",
     "superseded": "whether a newer run has the same cohort, weights, version, prompt and settings",
     "dice_mean": "mean Dice of counted rows",
@@ -133,8 +135,9 @@ def _compare_section(con: duckdb.DuckDBPyConnection) -> str:
     columns = con.execute("DESCRIBE SELECT * FROM compare('BASE', 'NEW')").fetchall()
     text = (
         "Rows of two weights side by side: `SELECT * FROM compare('NAME', 'NAME@2')`. A name alone is its latest "
-        "version with a run. Paired by cohort, case, rater, structure, prompt_id and settings_id; a row is here when "
-        "both have one, scored or not."
+        "version with a run. Paired by cohort, case, rater, structure, prompt_id and settings_id, of several pairs of "
+        "runs with equal prompt and settings (older prompt code) the newest; a row is here when both have one, scored "
+        "or not."
     )
     return _table(
         "## compare(base, new)", text, [(row[0], row[1], column_meaning("compare", row[0])) for row in columns]
@@ -154,6 +157,8 @@ def column_meaning(view: str, column: str) -> str:
         return _of_schema(schema, column)
     if view == "compare" and column == "in_training":
         return "whether one of the two was trained on this case"
+    if view == "compare" and column == "distance_unit":
+        return "mm or px"
     if column in _DERIVED:
         return _DERIVED[column]
     for side in ("base", "new"):

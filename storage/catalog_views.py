@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from storage.agreement_sql import agreement_sql, inter_rater_sql
 from storage.catalog_sources import CatalogSources
 from storage.compare_sql import compare_macro_sql
-from storage.leaderboard_sql import history_sql, leaderboard_of_runs_sql, leaderboard_sql
+from storage.leaderboard_sql import history_sql, leaderboard_of_runs_sql, leaderboard_sql, secondary_raters_sql
 from storage.published_protocol_sql import published_protocol_sql
 from storage.score_groups_sql import score_groups_sql
 from storage.scores_sql import current_attempts_sql, fresh_scores_sql, newest_sql, outcomes_sql
@@ -52,6 +52,7 @@ def catalog_statements(sources: CatalogSources, *, naming: str | None = None) ->
         "internal.current_attempts": current_attempts_sql(sources),
         "scores": fresh_scores_sql(sources),
         "failures": _failures_sql(),
+        "internal.secondary_raters": secondary_raters_sql(),
         "internal.score_groups": score_groups_sql(sources),
         "leaderboard_of_runs": leaderboard_of_runs_sql(sources),
         "leaderboard": leaderboard_sql(),

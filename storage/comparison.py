@@ -4,6 +4,7 @@ How a pair counts:
 - both scored and the structure present: the difference of the metric;
 - one of them failed: it counts as 0 where 0 is the worst value (overlap), and is left out of distances;
 - both failed, or either trained on the case: left out, counted beside the numbers;
+- cases in mm and others in px: distances and NSD are undefined for the whole structure;
 - the structure absent: left out of the means; drawing it nevertheless is counted as a false alarm.
 """
 
@@ -16,16 +17,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from medsam3_core.errors import UsageError
-from medsam3_core.statistics import PairedComparison, compare_pairs, holm, is_regression
+from medsam3_core.statistics import PairedComparison, compare_pairs, holm, is_improvement, is_regression
 from storage.compared_pairs import read_pairs
-from storage.metric_columns import DISTANCES, METRICS
+from storage.metric_columns import DISTANCES, IN_UNITS, METRICS
 from storage.store_layout import StoreLayout
 
 WORST_CASES = 10
 GROUP_KEYS = ("cohort", "prompt", "settings", "rater")
 _PRESENT = ("none", "prediction")
 _ABSENT = ("both", "reference")
-_ALPHA = 0.05
+ALPHA = 0.05
 
 
 class Verdict(StrEnum):
@@ -95,6 +96,7 @@ class StructureComparison:
         base_false_alarms: Of these, how often BASE drew it.
         new_false_alarms: Of these, how often NEW drew it.
         in_training: Pairs left out because one of the weights was trained on the case.
+        two_units: Whether pairs that count are in mm and in px, so that a metric with a unit is undefined.
     """
 
     cohort: str
@@ -113,6 +115,7 @@ class StructureComparison:
     base_false_alarms: int
     new_false_alarms: int
     in_training: int
+    two_units: bool
 
     @property
     def group(self) -> tuple[str, str, str, str]:
@@ -190,15 +193,22 @@ def _compare_metric(rows: pd.DataFrame, metric: str, margin: float) -> tuple[lis
 
 def _pairs_that_count(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Rows with the values that are compared, see the module's text."""
-    present = rows["base_empty"].isin(_PRESENT) | rows["new_empty"].isin(_PRESENT)
-    counted = rows[present & ~rows["in_training"]].copy()
+    counted = _that_count(rows).copy()
+    mixed = counted.groupby([*GROUP_KEYS, "structure"], dropna=False)["distance_unit"].transform("nunique") > 1
     for side in ("base", "new"):
         values = counted[f"{side}_{metric}"].to_numpy(np.float64, na_value=np.nan)
         counted[side] = _failures_as_zero(values, counted[f"{side}_status"], metric)
+        if metric in IN_UNITS:
+            counted.loc[mixed, side] = np.nan
     counted["metric"] = metric
     counted["difference"] = counted["new"] - counted["base"]
     counted["loss"] = -counted["difference"] if higher_is_better(metric) else counted["difference"]
     return counted
+
+
+def _that_count(rows: pd.DataFrame) -> pd.DataFrame:
+    present = rows["base_empty"].isin(_PRESENT) | rows["new_empty"].isin(_PRESENT)
+    return rows[present & ~rows["in_training"]]
 
 
 def _failures_as_zero(values: NDArray[np.float64], status: pd.Series, metric: str) -> NDArray[np.float64]:
@@ -213,6 +223,7 @@ def _structure_comparison(
 ) -> StructureComparison:
     first = rows.iloc[0]
     absent = rows["base_empty"].isin(_ABSENT) | rows["new_empty"].isin(_ABSENT)
+    units = _units(_that_count(rows))
     return StructureComparison(
         cohort=first["cohort"],
         prompt=first["prompt"],
@@ -220,7 +231,7 @@ def _structure_comparison(
         rater=first["rater"],
         structure=first["structure"],
         metric=metric,
-        unit=first["distance_unit"] or "" if metric in DISTANCES else "",
+        unit=str(units[0]) if metric in DISTANCES and len(units) == 1 else "",
         numbers=numbers,
         adjusted_p=adjusted_p,
         verdict=_verdict(numbers, adjusted_p, metric, margin),
@@ -230,16 +241,26 @@ def _structure_comparison(
         base_false_alarms=int((rows["base_empty"] == "reference").sum()),
         new_false_alarms=int((rows["new_empty"] == "reference").sum()),
         in_training=int(rows["in_training"].sum()),
+        two_units=metric in IN_UNITS and len(units) > 1,
     )
+
+
+def _units(rows: pd.DataFrame) -> NDArray[np.object_]:
+    """Units of the rows that have one: a row without a score has none."""
+    units: NDArray[np.object_] = rows["distance_unit"].dropna().unique()
+    return units
 
 
 def _verdict(numbers: PairedComparison, adjusted_p: float | None, metric: str, margin: float) -> Verdict:
     if numbers.difference is None:
         return Verdict.NO_PAIRS
-    if numbers.wins == numbers.losses == 0:
+    if not numbers.unequal:
         return Verdict.IDENTICAL
     if adjusted_p is None:
         return Verdict.TOO_FEW
-    if is_regression(numbers, adjusted_p, higher_is_better=higher_is_better(metric), alpha=_ALPHA):
+    upwards = higher_is_better(metric)
+    if is_regression(numbers, adjusted_p, higher_is_better=upwards, alpha=ALPHA):
         return Verdict.WORSE if abs(numbers.difference) > margin else Verdict.WITHIN_MARGIN
-    return Verdict.BETTER if adjusted_p <= _ALPHA else Verdict.NOT_SHOWN
+    if is_improvement(numbers, adjusted_p, higher_is_better=upwards, alpha=ALPHA):
+        return Verdict.BETTER
+    return Verdict.NOT_SHOWN

@@ -42,9 +42,14 @@ def close_journal(store: StoreLayout, cohort: str) -> None:
         path.unlink(missing_ok=True)
 
 
+def is_open(store: StoreLayout, cohort: str) -> bool:
+    """Whether an ingest of a cohort has listed cases and has not ended: it is under way, or it died."""
+    return bool(table_files(store.listed(cohort)))
+
+
 def is_ingested(store: StoreLayout, cohort: str) -> bool:
     """Whether a cohort has cases and no ingest of it was left unfinished."""
-    if cohort not in cohort_names(store) or table_files(store.listed(cohort)):
+    if cohort not in cohort_names(store) or is_open(store, cohort):
         return False
     return bool(table_files(store.cases(cohort)))
 

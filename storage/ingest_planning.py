@@ -8,7 +8,7 @@ from medsam3_core.cases import CaseSource, CaseStatus
 from medsam3_core.digests import digest_json
 from medsam3_core.errors import UsageError
 from storage.cohorts import Cohort, latest_cases, write_cohort
-from storage.ingest_journal import close_journal, note_listed, vanished
+from storage.ingest_journal import close_journal, is_open, note_listed, vanished
 from storage.locations import absolute, location
 from storage.readers.registry import find_reader, layout_of
 from storage.readers.source_files import listed_once, stamps_of
@@ -87,9 +87,13 @@ def plan_ingest(
 
 
 def finish_ingest(store: StoreLayout, plan: IngestPlan) -> None:
-    """Record the cohort with the digest of its case list, now that every case has its row; mark what weights saw."""
+    """Record the cohort with the digest of its case list, now that every case has its row; mark what weights saw.
+
+    The whole cohort is looked at: an ingest that died before may have left cases that nobody has looked at.
+    """
     write_cohort(store, plan.cohort)
-    mark_known_cases(store, plan.cohort.name, {case.case_id for case, _ in plan.pending})
+    if plan.pending or is_open(store, plan.cohort.name):
+        mark_known_cases(store, plan.cohort.name)
     close_journal(store, plan.cohort.name)
 
 

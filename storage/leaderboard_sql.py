@@ -33,15 +33,29 @@ def leaderboard_sql() -> str:
     return "SELECT * EXCLUDE (superseded) FROM leaderboard_of_runs WHERE NOT superseded"
 
 
-def history_sql() -> str:
-    """One row per weights version, cohort, prompt and settings, over all structures."""
+def secondary_raters_sql() -> str:
+    """Raters of each cohort but the primary one, who stands first in most of its cases.
+
+    Means over all but these count every case once: those without a reference, too, which fail under no rater's name.
+    """
     return """
-SELECT r.weights, r.weights_version, r.cohort, r.prompt, min(g.first_finished) AS first_finished,
+SELECT cohort, rater FROM (SELECT cohort, unnest(raters) AS rater, raters[1] AS first_rater FROM cases)
+GROUP BY cohort, rater
+QUALIFY row_number() OVER (PARTITION BY cohort ORDER BY count(*) FILTER (rater = first_rater) DESC, rater) > 1"""
+
+
+def history_sql() -> str:
+    """One row per weights version, cohort, split, prompt and settings, over all structures, against one rater."""
+    return """
+SELECT r.weights, r.weights_version, r.cohort, g.split, r.prompt, min(g.first_finished) AS first_finished,
     max(g.last_finished) AS last_finished, sum(g.dice_mean * g.dice_n) / nullif(sum(g.dice_n), 0) AS dice_mean,
-    sum(g.dice_n)::BIGINT AS n, sum(g.failed)::BIGINT AS failed, r.settings_id, r.privileged
+    coalesce(sum(g.dice_mean * g.dice_n), 0) / nullif(sum(g.dice_n) + sum(g.missed), 0) AS dice_mean_failures_as_zero,
+    sum(g.dice_n)::BIGINT AS n, sum(g.failed)::BIGINT AS failed, sum(g.missed)::BIGINT AS failed_present,
+    r.settings_id, r.privileged
 FROM internal.score_groups AS g
 JOIN internal.numbered_runs AS r ON r.run_id = g.run_id AND NOT r.superseded
-GROUP BY r.weights, r.weights_version, r.cohort, r.prompt, r.settings_id, r.privileged
+ANTI JOIN internal.secondary_raters AS other ON other.cohort = r.cohort AND other.rater = g.rater
+GROUP BY r.weights, r.weights_version, r.cohort, g.split, r.prompt, r.settings_id, r.privileged
 """
 
 
@@ -79,8 +93,10 @@ def _metric_columns(metric: str) -> str:
 
 
 def _failures_as_zero(metric: str) -> str:
-    """Mean with zeros for the missed rows; a metric that may not apply to the structure needs one value at least."""
-    values = f"coalesce(g.{metric}_n, 0)"
-    rows = f"nullif({values} + coalesce(g.missed, 0), 0)"
-    mean = f"coalesce(g.{metric}_mean * g.{metric}_n, 0) / {rows}"
+    """Mean with zeros for the missed rows; a metric that may not apply to the structure needs one value at least.
+
+    A metric whose number of values is NULL is undefined in this group (two units).
+    """
+    values = f"g.{metric}_n"
+    mean = f"coalesce(g.{metric}_mean * {values}, 0) / nullif({values} + g.missed, 0)"
     return mean if metric in ALWAYS_DEFINED else f"CASE WHEN {values} > 0 THEN {mean} END"

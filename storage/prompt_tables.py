@@ -30,15 +30,28 @@ def index_prompts(
 
 
 def read_prompts(
-    store: StoreLayout, cohort: str, prompt_id: str, files: Sequence[str], case_ids: Sequence[str]
+    store: StoreLayout, cohort: str, prompt_id: str, files: Mapping[tuple[str, str], str]
 ) -> dict[str, list[PromptRow]]:
-    """Prompts of some cases from the files that hold them; a case without any prompt has an empty list."""
-    folder = store.prompts(cohort, prompt_id)
-    tables = [read_file(folder / name, PROMPTS) for name in sorted(set(files))]
-    found: dict[str, list[PromptRow]] = {case_id: [] for case_id in case_ids}
-    for row in rows_of_cases(tables, case_ids):
-        if row["kind"] != "none":
-            found[row["case_id"]].append(_prompt_row(row))
+    """Prompts by case_id; a case without any prompt has an empty list.
+
+    Several files may hold prompts of a case: other weights made them too, or the case was another one then. Its rows
+    come from its own file alone, and only if they were made from the case as it is now.
+
+    Args:
+        store: The store.
+        cohort: Cohort.
+        prompt_id: Prompts.
+        files: From `index_prompts`: the file of each (case_id, case_digest) that is asked for.
+    """
+    digests: dict[str, dict[str, str]] = {}
+    for (case_id, case_digest), name in files.items():
+        digests.setdefault(name, {})[case_id] = case_digest
+    found: dict[str, list[PromptRow]] = {case_id: [] for case_id, _ in files}
+    for name, wanted in sorted(digests.items()):
+        table = read_file(store.prompts(cohort, prompt_id) / name, PROMPTS)
+        for row in rows_of_cases([table], list(wanted)):
+            if row["kind"] != "none" and row["case_digest"] == wanted[row["case_id"]]:
+                found[row["case_id"]].append(_prompt_row(row))
     return found
 
 

@@ -88,6 +88,7 @@ def write_run(store: StoreLayout, run: Run) -> None:
             "weights": run.weights.name,
             "weights_version": run.weights.version,
             "weights_sha256": run.weights.sha256,
+            "weights_identities": sorted(filter(None, run.weights.identities)),
             "cohort": run.cohort,
             "prompt": run.policy.canonical(),
             "prompt_id": run.prompt_id,

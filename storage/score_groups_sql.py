@@ -1,24 +1,26 @@
 """SQL of score groups: counts and statistics per run, split, structure and rater, which leaderboard and history show.
 
 A row of `scores` is *counted* when it is scored, its structure is present in the reference and the weights were not
-trained on the case. Means and medians are over counted rows, intervals over the means of patients.
+trained on the case. Means and medians are over counted rows, intervals over the means of patients. Where counted rows
+are in mm and in px, what has a unit (`IN_UNITS`) is undefined, its number of values too.
 
 Compaction keeps the groups of a run beside its scores. They hold as long as nothing that they rest on has changed:
-the attempts that are current, the digests, splits, patients and structures of their cases (the *fingerprint*), the
-protocol, and this file (`GROUPS_VERSION`). Else they are computed from the rows.
+the attempts that are current, the digests, splits, patients, structures and marks of training of their cases (the
+*fingerprint*), the protocol, and this file (`GROUPS_VERSION`). Else they are computed from the rows.
 """
 
 from medsam3_core.protocol_version import PROTOCOL_VERSION
 from storage.catalog_sources import CatalogSources, quoted
-from storage.metric_columns import METRICS
+from storage.metric_columns import IN_UNITS, METRICS
 from storage.scores_sql import fresh_scores_sql
 from storage.t_quantile_sql import t_quantile_sql
 
-GROUPS_VERSION = "1"
+GROUPS_VERSION = "2"
 """Raise it when the same scores give other groups."""
 
 GROUP_KEYS = ("run_id", "split", "structure", "rater")
 GROUP_COUNTS = ("scored", "failed", "in_training", "present", "absent", "absent_correct")
+_ONE_UNIT = "NOT coalesce(bool_or(in_mm) AND bool_or(in_px), false)"
 _IDENTITY = ("cases", "fingerprint", "protocol", "groups_version")
 
 
@@ -49,7 +51,8 @@ patient_keys AS (SELECT DISTINCT patient_key, run_id, split FROM todo),
 fresh AS NOT MATERIALIZED ({fresh_scores_sql(sources, attempts="todo", extra=("patient_key",))}),
 computed AS MATERIALIZED (
     SELECT {keys}, {", ".join(f"sum({count})::BIGINT AS {count}" for count in GROUP_COUNTS)},
-        any_value(distance_unit) AS distance_unit, {", ".join(_statistics(m) for m in METRICS)}
+        CASE WHEN {_ONE_UNIT} THEN any_value(distance_unit) END AS distance_unit,
+        {", ".join(_statistics(m) for m in METRICS)}
     FROM ({_patients_sql("fresh")}) JOIN patient_keys USING (patient_key) GROUP BY {keys}
 ),
 missed AS ({_missed_sql("fresh")}),
@@ -63,7 +66,7 @@ groups AS MATERIALIZED (
 
 def _run_facts_sql() -> str:
     """What is known of a run as a whole; the fingerprint is a digest of all that its groups rest on."""
-    row = "case_id, attempt, status, case_digest, split, patient_id, case_status, case_structures"
+    row = "case_id, attempt, status, case_digest, split, patient_id, case_status, case_structures, is_marked"
     return f"""
     SELECT run_id, count(*) AS cases, sum(hash({row}))::VARCHAR AS fingerprint,
         {quoted(PROTOCOL_VERSION)} AS protocol, {quoted(GROUPS_VERSION)} AS groups_version,
@@ -109,7 +112,9 @@ def _patients_sql(scores: str) -> str:
         count(*) FILTER (counted) AS present,
         count(*) FILTER (is_absent) AS absent,
         count(*) FILTER (is_absent AND "empty" = 'both') AS absent_correct,
-        any_value(distance_unit) AS distance_unit, {lists}
+        any_value(distance_unit) FILTER (counted) AS distance_unit,
+        bool_or(distance_unit = 'mm') FILTER (counted) AS in_mm,
+        bool_or(distance_unit = 'px') FILTER (counted) AS in_px, {lists}
     FROM ({_counted_scores_sql(scores)}) GROUP BY patient_key, structure, rater"""
 
 
@@ -124,12 +129,16 @@ def _missed_sql(scores: str) -> str:
 
 
 def _statistics(metric: str) -> str:
-    """Mean over rows, and centre and half width of the interval over patients."""
+    """Number, mean and median of rows, and centre and half width of the interval over patients."""
     patient_mean = f"{metric}_sum / nullif({metric}_n, 0)"
     patients = f"count({patient_mean})"
-    half = f"{t_quantile_sql(f'({patients} - 1)')} * stddev_samp({patient_mean}) / sqrt({patients})"
-    return (
-        f"sum({metric}_n)::BIGINT AS {metric}_n, sum({metric}_sum) / nullif(sum({metric}_n), 0) AS {metric}_mean, "
-        f"avg({patient_mean}) AS {metric}_centre, {half} AS {metric}_half, "
-        f"list_median(flatten(list({metric}_list))) AS {metric}_median"
-    )
+    statistics = {
+        "n": f"sum({metric}_n)::BIGINT",
+        "mean": f"sum({metric}_sum) / nullif(sum({metric}_n), 0)",
+        "centre": f"avg({patient_mean})",
+        "half": f"{t_quantile_sql(f'({patients} - 1)')} * stddev_samp({patient_mean}) / sqrt({patients})",
+        "median": f"list_median(flatten(list({metric}_list)))",
+    }
+    if metric in IN_UNITS:
+        statistics = {name: f"CASE WHEN {_ONE_UNIT} THEN {sql} END" for name, sql in statistics.items()}
+    return ", ".join(f"{sql} AS {metric}_{name}" for name, sql in statistics.items())

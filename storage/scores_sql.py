@@ -22,6 +22,8 @@ def outcomes_sql(sources: CatalogSources) -> str:
 def current_attempts_sql(sources: CatalogSources, *, of_runs: str | None = None) -> str:
     """The newest attempt per run and case, as in `outcomes`, if it was made from the case as it is now.
 
+    `is_marked`: whether the case is marked, by now, as one that the weights of the run learned from.
+
     Args:
         sources: Relations of the store.
         of_runs: Relation with the column `run_id`: leave out the attempts of other runs; None for all runs.
@@ -32,6 +34,8 @@ def current_attempts_sql(sources: CatalogSources, *, of_runs: str | None = None)
     return f"""
 SELECT o.run_id, o.case_id, o.attempt, o.finished_at, o.case_digest, o.status, o.reason, c.split, c.patient_id,
     c.status AS case_status, c.structures AS case_structures,
+    coalesce(list_has_any(c.in_training, coalesce(r.weights_identities, [r.weights_sha256, r.weights])), false)
+        AS is_marked,
     {" + ".join(f"coalesce(o.seconds_{step}, 0)" for step in _STEPS)} AS seconds
 FROM ({newest}) AS o
 JOIN runs AS r ON r.run_id = o.run_id
@@ -41,7 +45,7 @@ JOIN cases AS c ON c.cohort = r.cohort AND c.case_id = o.case_id AND c.case_dige
 def fresh_scores_sql(
     sources: CatalogSources, *, attempts: str = "internal.current_attempts", extra: Sequence[str] = ()
 ) -> str:
-    """Fresh rows, with split and patient as the cohort has them now.
+    """Fresh rows, with split, patient and marks of training as the cohort has them now.
 
     Files of batches may hold a row twice (scored again after an interruption): the newest wins. Compaction has seen to
     that already, and to the digests, which need not be compared again for every row.
@@ -58,7 +62,8 @@ def fresh_scores_sql(
 
 
 def _fresh(relation: str, attempts: str, extra: Sequence[str], also: str = "") -> str:
-    columns = ["s.* REPLACE (o.split AS split, o.patient_id AS patient_id)", *(f"o.{name}" for name in extra)]
+    now = "o.split AS split, o.patient_id AS patient_id, s.in_training OR o.is_marked AS in_training"
+    columns = [f"s.* REPLACE ({now})", *(f"o.{name}" for name in extra)]
     return f"""
 SELECT {", ".join(columns)} FROM ({relation}) AS s
 JOIN {attempts} AS o ON o.run_id = s.run_id AND o.case_id = s.case_id AND o.attempt = s.attempt {also}

@@ -119,7 +119,7 @@ SCORES = versioned_schema(
     ("weights_sha256", pa.string(), "identity of the weights"),
     ("cohort", pa.string(), "cohort"),
     ("split", pa.string(), "split of the case"),
-    ("in_training", pa.bool_(), "whether the weights were trained on this case"),
+    ("in_training", pa.bool_(), "whether the weights, or those that they come from, were trained on this case"),
     ("case_id", pa.string(), "case"),
     ("case_digest", pa.string(), "digest of image, references and recipe part"),
     ("patient_id", pa.string(), "cluster for statistics"),
@@ -170,6 +170,12 @@ RUNS = versioned_schema(
     ("weights", pa.string(), "name of the weights"),
     ("weights_version", pa.int32(), "version under that name"),
     ("weights_sha256", pa.string(), "identity of the weights"),
+    (
+        "weights_identities",
+        pa.list_(pa.string()),
+        "marks of cases that these weights, or those that they come from, "
+        "learned from: digests and names; NULL in runs of before this column",
+    ),
     ("cohort", pa.string(), "cohort"),
     ("prompt", pa.string(), "canonical prompt policy"),
     ("prompt_id", pa.string(), "digest of policy, texts and prompt code"),
@@ -234,7 +240,7 @@ GROUPS = versioned_schema(
     ("absent", pa.int64(), "scored rows whose reference does not hold the structure"),
     ("absent_correct", pa.int64(), "absent rows where nothing was drawn"),
     ("missed", pa.int64(), "failed rows that count as zero"),
-    ("distance_unit", pa.string(), "mm or px"),
+    ("distance_unit", pa.string(), "mm or px; NULL where counted rows are in both, as is all that has a unit"),
     *(
         (f"{metric}_{name}", pa.int64() if name == "n" else pa.float64(), f"{text} of {metric}")
         for metric in METRICS

@@ -8,7 +8,7 @@ marked with them are `in_training`: counted on the leaderboard and left out of i
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,15 +64,10 @@ def mark_training_cases(store: StoreLayout, cases: Sequence[CaseRef], sha256: st
     return sum(mark_known_cases(store, cohort) for cohort in cohort_names(store))
 
 
-def mark_known_cases(store: StoreLayout, cohort: str, among: Collection[str] | None = None) -> int:
+def mark_known_cases(store: StoreLayout, cohort: str) -> int:
     """Mark the cases of a cohort that weights have learned from: the same content, or another case of a patient.
 
     Patients are told apart by number within a dataset alone, so they count within a cohort and a recipe.
-
-    Args:
-        store: The store.
-        cohort: Cohort.
-        among: Look at these cases only; None for all.
 
     Returns:
         Number of cases that got a mark.
@@ -86,10 +81,9 @@ def mark_known_cases(store: StoreLayout, cohort: str, among: Collection[str] | N
     missing: dict[str, list[str]] = {}
     for row in {row["case_id"]: row for row in known.to_pylist()}.values():  # the newest row of each case
         case_id = row["case_id"]
-        if among is None or case_id in among:
-            found = learned.weights_of(cohort, recipe, row, images.get(case_id))
-            if new := sorted(found - set(row["in_training"])):
-                missing[case_id] = new
+        found = learned.weights_of(cohort, recipe, row, images.get(case_id))
+        if new := sorted(found - set(row["in_training"])):
+            missing[case_id] = new
     if missing:
         whole = rows_of_cases([read_table(store.cases(cohort), CASES).sort_by("ingested_at")], list(missing))
         newest = {row["case_id"]: row for row in whole}

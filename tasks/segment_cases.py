@@ -73,11 +73,13 @@ class SegmentBatch:
         """Per prompt id, the prompts of the cases of this batch that have some in the store."""
         stored: dict[str, dict[str, list[PromptRow]]] = {}
         for prompt_id, run in {run.prompt_id: run for run in self.runs.values()}.items():
-            known = [planned for planned in cases if prompt_id in planned.prompt_files]
-            if known:
-                files = [planned.prompt_files[prompt_id] for planned in known]
-                names = [planned.case_id for planned in known]
-                stored[prompt_id] = read_prompts(self.store, run.cohort, prompt_id, files, names)
+            files = {
+                (planned.case_id, planned.case.case_digest): planned.prompt_files[prompt_id]
+                for planned in cases
+                if prompt_id in planned.prompt_files
+            }
+            if files:
+                stored[prompt_id] = read_prompts(self.store, run.cohort, prompt_id, files)
         return stored
 
 

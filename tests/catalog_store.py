@@ -104,7 +104,7 @@ class HandmadeStore:
             "dice": dice,
             "nsd": dice,
             "hd95": None if dice is None else 10 * dice,
-            "distance_unit": "mm",
+            "distance_unit": None if dice is None else "mm",
             "finished_at": at(10),
             "protocol": PROTOCOL_VERSION,
         }

@@ -29,8 +29,8 @@ def plant_cohort(store: StoreLayout, cohort: str, patients: int, structures: tup
     return rows
 
 
-def plant_run(store: StoreLayout, cases, weights: str, dice, *, failed=(), prompt_id=PROMPT_ID, empty="none"):
-    """A finished run; `dice(structure)` gives one value per case, `failed` names cases without a score."""
+def plant_run(store: StoreLayout, cases, weights: str, dice, *, failed=(), prompt_id=PROMPT_ID, empty="none", px=()):
+    """A finished run; `dice(structure)` gives one value per case; `failed` names cases without a score, `px` in px."""
     cohort = cases[0]["cohort"]
     run_id = f"{weights}-{cohort}".replace(":", "-")
     common = {
@@ -54,11 +54,13 @@ def plant_run(store: StoreLayout, cases, weights: str, dice, *, failed=(), promp
                  "planned_at": utc_now()}
             )  # fmt: skip
             value = float(values[structure][number])
-            numbers = {} if broken else {"empty": empty, "dice": value, "nsd": value, "hd95": 10 * (1 - value)}
+            measured = {"dice": value, "nsd": value, "hd95": 10 * (1 - value)}
+            measured |= {"distance_unit": "px" if case["case_id"] in px else "mm"}
+            numbers = {} if broken else {"empty": empty, **measured}
             scores.append(
                 {**common, **own, **status, **numbers, "patient_id": case["patient_id"], "split": None, "ndim": 3,
                  "modality": "CT", "rater": "reference", "structure": structure, "in_training": False,
-                 "distance_unit": "mm", "finished_at": utc_now(), "protocol": PROTOCOL_VERSION}
+                 "finished_at": utc_now(), "protocol": PROTOCOL_VERSION}
             )  # fmt: skip
     write_rows(store.plan(run_id), plan, PLAN)
     write_rows(store.scores(run_id), scores, SCORES)

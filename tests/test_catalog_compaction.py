@@ -68,6 +68,15 @@ def test_leaderboard_of_a_compacted_run_comes_from_its_groups_while_nothing_has_
     assert rows(store, "SELECT scored, pending FROM leaderboard") == [(0, 4)]
 
 
+def test_groups_that_compaction_kept_are_made_again_when_a_case_gets_a_mark(store):
+    compact_scores(store.layout, "run1")
+    assert rows(store, "SELECT in_training, dice_mean FROM leaderboard") == [(0, 0.2)]
+    store.case("c1", in_training=["a" * 64], ingested_at=at(70))
+    assert rows(store, "SELECT in_training, dice_mean FROM leaderboard") == [(1, None)]
+    store.case("c1", ingested_at=at(80))
+    assert rows(store, "SELECT in_training, dice_mean FROM leaderboard") == [(0, 0.2)]
+
+
 def test_rows_that_may_become_fresh_again_are_kept(store, monkeypatch):
     compact_scores(store.layout, "run1")
     store.case("c2", ingested_at=at(60))  # the file was put back

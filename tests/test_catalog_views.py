@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from medsam3_core.errors import StoreError
+from medsam3_core.protocol_version import PROTOCOL_VERSION
 from storage import table_schemas
 from storage.atomic_write import write_json
 from storage.catalog import catalog_is_current, connect, publish_catalog
@@ -15,7 +16,7 @@ from storage.catalog_views import PUBLIC_VIEWS
 from storage.parquet_tables import write_rows
 from storage.store_layout import StoreLayout
 from storage.t_quantile_sql import t_quantile_sql
-from tests.catalog_store import HandmadeStore, at
+from tests.catalog_store import DIGEST, HandmadeStore, at
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -180,6 +181,39 @@ def test_one_patient_has_no_interval(store):
     assert (leaderboard(store)["dice_low"], leaderboard(store)["dice_high"]) == (None, None)
 
 
+@pytest.mark.parametrize("patient", ["c1", "c2"])
+def test_distances_and_nsd_of_two_units_are_undefined_and_dice_is_not(store, patient):
+    store.case("c2", patient_id=patient, ingested_at=at(1))
+    store.scored("run1", "c1", 0.4)
+    store.scored("run1", "c2", 0.6, distance_unit="px")
+    store.scored("run1", "c3", None)
+    row = leaderboard(store)
+    assert (row["dice_mean"], row["present"], row["distance_unit"], row["hd95_n"]) == (0.5, 2, None, 0)
+    undefined = [name for name in row if name.startswith(("nsd_", "hd95_", "assd_")) and not name.endswith("_n")]
+    assert len(undefined) == 5 + 4 + 4
+    assert {row[name] for name in undefined} == {None}
+
+
+def test_cases_that_are_in_no_mean_do_not_bring_a_second_unit(store):
+    store.case("c0")
+    store.scored("run1", "c1", 0.4)
+    store.scored("run1", "c0", 0.6, distance_unit="px", empty="both")
+    store.scored("run1", "c3", 0.6, distance_unit="px", in_training=True)
+    row = leaderboard(store)
+    assert (row["nsd_mean"], row["hd95_mean"], row["hd95_n"], row["distance_unit"]) == (0.4, 4.0, 1, "mm")
+
+
+def test_raters_of_cases_in_two_units_have_no_mean_distance(store):
+    row = {"cohort": "hearts", "structure": "heart", "rater": "r1", "other_rater": "r2", "case_digest": DIGEST,
+           "empty": "none", "dice": 0.5, "nsd": 0.5, "hd95": 4.0, "protocol": PROTOCOL_VERSION}  # fmt: skip
+    agreement = store.layout.agreement("hearts")
+    query = "SELECT cases, dice_mean, nsd_mean, hd95_mean, distance_unit FROM inter_rater"
+    write_rows(agreement, [row | {"case_id": "c1", "distance_unit": "mm"}], table_schemas.AGREEMENT)
+    assert ask(store, query) == [(1, 0.5, 0.5, 4.0, "mm")]
+    write_rows(agreement, [row | {"case_id": "c2", "distance_unit": "px"}], table_schemas.AGREEMENT)
+    assert ask(store, query) == [(2, 0.5, None, None, None)]
+
+
 @pytest.mark.parametrize("freedom", [*range(1, 32), 50, 100, 1000, 100_000])
 def test_t_quantile_is_scipys(freedom, duck):
     found = duck.execute(f"SELECT {t_quantile_sql(str(freedom))}").fetchall()[0][0]
@@ -230,6 +264,49 @@ def test_compare_does_not_pair_other_prompts_or_settings(store):
     assert ask(store, "SELECT * FROM compare('net', 'other')") == []
 
 
+def test_compare_takes_the_newest_pair_of_runs_that_share_their_prompt_code(store):
+    pairs = "SELECT base_run_id, new_run_id FROM compare('net', 'other')"
+    store.run("new1", weights="other", created_at=at(5).isoformat())
+    store.run("new2", weights="other", prompt_id="p2", created_at=at(50).isoformat())
+    for run_id in ("run1", "new1", "new2"):
+        store.scored(run_id, "c1", 0.5)
+    assert ask(store, pairs) == [("run1", "new1")]  # BASE was run with the older prompt code only
+    store.run("run2", prompt_id="p2", created_at=at(40).isoformat())
+    store.scored("run2", "c1", 0.5)
+    assert ask(store, pairs) == [("run2", "new2")]
+    for run_id, weights in (("run3", "net"), ("new3", "other")):
+        store.run(run_id, weights=weights, settings="threshold=0.4", settings_id="s2")
+        store.scored(run_id, "c1", 0.5)
+    assert sorted(ask(store, pairs)) == [("run2", "new2"), ("run3", "new3")]
+
+
+MARKS = [
+    ({}, "a" * 64, True),
+    ({}, "net", True),
+    ({}, "f" * 64, False),
+    ({"weights_identities": ["net", "a" * 64, "parent"]}, "parent", True),
+    ({"weights_identities": ["a" * 64]}, "net", False),
+]
+
+
+@pytest.mark.parametrize(("facts", "mark", "seen"), MARKS)
+def test_a_case_that_is_marked_after_it_was_scored_leaves_the_means(store, facts, mark, seen):
+    store.run("run1", **facts)
+    store.run("other", weights="other", weights_sha256="o" * 64)
+    for run_id in ("run1", "other"):
+        store.scored(run_id, "c1", 0.9)
+        store.scored(run_id, "c2", 0.5)
+    store.case("c1", in_training=[mark], ingested_at=at(50))
+    found = ask(store, "SELECT case_id, in_training FROM scores WHERE run_id = 'run1' ORDER BY 1")
+    assert found == [("c1", seen), ("c2", False)]
+    row = leaderboard(store, run_id="run1")
+    assert (row["in_training"], row["dice_mean"]) == ((1, 0.5) if seen else (0, 0.7))
+    assert leaderboard(store, run_id="other")["in_training"] == 0
+    for pair in ("'net', 'other'", "'other', 'net'"):
+        compared = ask(store, f"SELECT case_id, in_training FROM compare({pair}) ORDER BY 1")
+        assert compared == [("c1", seen), ("c2", False)]
+
+
 def test_failures_are_cases_of_runs_and_of_the_ingest(store):
     store.scored("run1", "c1", 0.5)
     store.scored("run1", "c2", None, reason="no memory")
@@ -264,6 +341,21 @@ def test_history_has_one_row_per_version(store):
     store.scored("run2", "c1", 0.75, finished_at=at(99))
     found = ask(store, "SELECT weights_version, dice_mean, n, last_finished FROM history ORDER BY 1")
     assert found == [(1, 0.25, 1, at(10)), (2, 0.75, 1, at(99))]
+
+
+def test_history_has_a_row_per_split_against_the_primary_rater(store):
+    for case, split, raters in (("c1", "train", ["r1", "r2"]), ("c2", "test", ["r1", "r2"]), ("c3", "test", ["r2"])):
+        store.case(case, split=split, raters=raters, structures=["heart"], ingested_at=at(1))
+    store.case("c4", split="test", raters=[], status="rejected", ingested_at=at(1))
+    for rater, dice in (("r1", 0.5), ("r2", 0.9)):
+        store.scored("run1", "c1", dice, rater=rater)
+        store.scored("run1", "c2", dice / 2, rater=rater)
+    store.scored("run1", "c4", None, rater="reference")
+    columns = "split, dice_mean, dice_mean_failures_as_zero, n, failed"
+    assert ask(store, f"SELECT {columns} FROM history ORDER BY 1") == [
+        ("test", 0.25, 0.125, 1, 1),
+        ("train", 0.5, 0.5, 1, 0),
+    ]
 
 
 def test_older_file_without_a_column_still_reads(store):

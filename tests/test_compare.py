@@ -68,11 +68,62 @@ def test_a_run_does_not_differ_from_itself(planted):
     assert found.worst.empty
 
 
+@pytest.mark.parametrize("metric", ["dice", "hd95"])
+@pytest.mark.parametrize(("base", "new"), [("old", "new"), ("new", "old")])
+def test_nothing_is_shown_where_most_patients_and_the_mean_disagree(tmp_path, base, new, metric):
+    store = StoreLayout(tmp_path)
+    cases = plant_cohort(store, "abdomen", 22, ("liver",))
+    changed = 0.3 + np.array([-0.01 - 0.001 * patient for patient in range(20)] + [0.5, 0.6])
+    plant_run(store, cases, "old", lambda _: 0.3)
+    plant_run(store, cases, "new", lambda _: changed)
+    (item,) = compare_weights(store, ComparisonRequest(base, new, metrics=(metric,))).structures
+    assert item.adjusted_p < 0.01
+    assert item.verdict is Verdict.NOT_SHOWN
+    said = comparison_sentences(compare_weights(store, ComparisonRequest(base, new, metrics=(metric,))))
+    assert said[1].startswith("Most patients and the mean disagree, so neither is shown: liver (abdomen, box:")
+
+
+def test_pairs_that_differ_are_not_identical_although_every_patient_is_equal(tmp_path):
+    store = StoreLayout(tmp_path)
+    cases = plant_cohort(store, "eyes", 8, ("disc",), per_patient=2)
+    plant_run(store, cases, "old", lambda _: 0.5)
+    plant_run(store, cases, "new", lambda _: 0.5 + np.tile([0.1, -0.1], 8))
+    (item,) = compare_weights(store, ComparisonRequest("old", "new")).structures
+    assert (item.numbers.ties, item.verdict) == (8, Verdict.TOO_FEW)
+
+
 def test_distances_get_worse_upwards(planted):
     found = compare_weights(planted, ComparisonRequest("old", "new", metrics=("hd95",)))
     assert [item.structure for item in found.regressions] == ["spleen"]
     assert found.regressions[0].unit == "mm"
     assert found.regressions[0].numbers.difference > 0
+
+
+@pytest.mark.parametrize("failed_in", ["old", "new"])
+def test_distances_have_their_unit_although_the_first_case_failed(tmp_path, failed_in):
+    store = StoreLayout(tmp_path)
+    cases = plant_cohort(store, "abdomen", 12, ("liver",))
+    failed = {failed_in: {"case_0000_0"}}
+    for weights, dice in (("old", 0.8), ("new", 0.7)):
+        plant_run(store, cases, weights, lambda _, dice=dice: dice, failed=failed.get(weights, ()))
+    found = compare_weights(store, ComparisonRequest("old", "new", metrics=("hd95",)))
+    assert (found.structures[0].unit, found.structures[0].numbers.undefined) == ("mm", 1)
+    assert set(found.pairs["distance_unit"]) == {"mm"}
+    assert "hd95 +1.000 mm" in comparison_sentences(found)[0]
+
+
+def test_what_is_in_mm_and_in_px_is_not_compared_and_dice_is(tmp_path):
+    store = StoreLayout(tmp_path)
+    cases = plant_cohort(store, "abdomen", 12, ("liver", "spleen"))
+    for weights, dice in (("old", 0.8), ("new", 0.7)):
+        plant_run(store, cases, weights, lambda _, dice=dice: dice, px={"case_0003_0"})
+    found = compare_weights(store, ComparisonRequest("old", "new", metrics=("dice", "nsd", "hd95")))
+    verdicts = {(item.metric, item.unit, item.verdict) for item in found.structures}
+    assert verdicts == {("dice", "", Verdict.WORSE), ("nsd", "", Verdict.NO_PAIRS), ("hd95", "", Verdict.NO_PAIRS)}
+    notes = comparison_notes(found)
+    listed = "liver (abdomen, box), spleen (abdomen, box)"
+    assert f"No nsd and no hd95 of {listed}: some cases are in mm and others in px." in notes
+    assert not any("nothing drawn" in note for note in notes)
 
 
 def test_the_ten_worst_regressions_come_worst_first_with_their_cases(planted):

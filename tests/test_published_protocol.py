@@ -136,6 +136,17 @@ def test_the_steps_from_our_protocol_to_the_published_one_are_told_apart(store):
     ]
 
 
+def test_the_steps_are_those_of_the_rater_that_the_toolkit_is_compared_with(store):
+    for case in ("c1", "c2", "c3"):
+        store.case(case, raters=["r1", "r2"], structures=["heart"], ingested_at=at(1))
+    store_run_both_ways(store)
+    for run in ("ours", "theirs"):
+        for case in ("c1", "c2", "c3"):
+            store.score(run, case, 1.0, rater="r2", **counts(tp=1000, fp=0, fn=0))
+    (row,) = queries.protocol_steps(store.layout, "hearts").to_dict("records")
+    assert (row["ours"], row["settings"]) == (pytest.approx(1.4 / 3), pytest.approx(1.6 / 3))
+
+
 def test_without_a_run_of_the_preset_the_denominators_alone_are_shown(store):
     store.run("ours", prompt="text:slices=all", settings_id=InferenceSettings().settings_id)
     store.scored("ours", "c1", 0.5, **counts(tp=500, fp=500, fn=500))

@@ -8,14 +8,19 @@ import pytest
 
 from medsam3_core.cases import CaseStatus
 from medsam3_core.errors import UsageError
+from medsam3_core.prompt_rows import PromptRow
 from storage.cohorts import case_refs, latest_cases, write_cases
 from storage.parquet_tables import read_table
+from storage.prompt_tables import read_prompts, write_prompts
 from storage.readers.phantom import PhantomSource
 from storage.readers.phantom_files import write_phantom_dataset
 from storage.run_ledger import unscored_rows, utc_now, write_outcomes
 from storage.run_planning import BenchmarkPlan, BenchmarkRequest, plan_benchmark, record_plan
 from storage.store_layout import StoreLayout, open_store
 from storage.table_schemas import CASES, PLAN
+from storage.weights_registry import load_segmenter
+from tasks.breadcrumbs import BreadcrumbFolder
+from tasks.segment_cases import SegmentBatch
 from tests.small_store import benchmark_here, ingest_here
 
 REQUEST = BenchmarkRequest(("eyes",), ("baseline:box",), ("box",), split="all")
@@ -95,6 +100,49 @@ def test_stored_prompts_are_shared_by_other_weights(done: StoreLayout) -> None:
     plan = plan_benchmark(done, plan_of(weights=("baseline:otsu",)))
     assert len(pending(plan)) == 4
     assert all(item.prompt_files for item in plan.groups[0].pending)
+
+
+def segment_in_batches(store: StoreLayout, plan: BenchmarkPlan, **batches: slice) -> None:
+    """Do a plan batch by batch; the names of the batches are those of their files."""
+    (group,) = plan.groups
+    record_plan(store, group)
+    work = SegmentBatch(store, group.cohort.recipe, group.runs, partial(load_segmenter, group.weights, "cpu"))
+    for name, part in batches.items():
+        work(name, BreadcrumbFolder(store.breadcrumbs() / "benchmark"), group.pending[part])
+
+
+def prompts_of(store: StoreLayout, plan: BenchmarkPlan) -> dict[str, list[PromptRow]]:
+    """What the batch of all pending cases reads."""
+    (group,) = plan.groups
+    (run,) = group.runs.values()
+    keys = {(item.case_id, item.case.case_digest): item.prompt_files[run.prompt_id] for item in group.pending}
+    return read_prompts(store, run.cohort, run.prompt_id, keys)
+
+
+def test_prompts_that_two_weights_stored_in_other_batches_are_read_once(eyes: StoreLayout) -> None:
+    box, otsu = (plan_benchmark(eyes, plan_of(weights=(name,))) for name in ("baseline:box", "baseline:otsu"))
+    segment_in_batches(eyes, box, a=slice(0, 2), d=slice(2, 4))
+    once = plan_benchmark(eyes, plan_of(settings=("threshold=0.4",)))
+    expected = prompts_of(eyes, once)
+    segment_in_batches(eyes, otsu, b=slice(0, 3), c=slice(3, 4))
+    third = plan_benchmark(eyes, plan_of(settings=("threshold=0.4",)))
+    assert {file for item in third.groups[0].pending for file in item.prompt_files.values()} == {
+        "b.parquet", "d.parquet",
+    }  # fmt: skip
+    assert prompts_of(eyes, third) == expected
+    assert all(expected.values())
+
+
+def test_prompts_of_a_case_as_it_was_are_not_read_beside_those_of_now(eyes: StoreLayout) -> None:
+    segment_in_batches(eyes, plan_benchmark(eyes, REQUEST), a=slice(0, 4))
+    otsu = plan_of(weights=("baseline:otsu",))
+    expected = prompts_of(eyes, plan_benchmark(eyes, otsu))
+    touch_case(eyes, "fundus_002", case_digest="changed")
+    again = plan_benchmark(eyes, REQUEST).groups[0]
+    (run,), (item,) = again.runs.values(), again.pending
+    drawn = replace(expected["fundus_001"][0], case_id="fundus_002")
+    write_prompts(eyes, run.prompt_id, run.policy, {item.case: [drawn]}, "b")
+    assert prompts_of(eyes, plan_benchmark(eyes, otsu)) == expected | {"fundus_002": [drawn]}
 
 
 def test_a_changed_protocol_scores_stored_predictions_again_without_inference(

@@ -9,6 +9,7 @@ from medsam3_core.statistics import (
     compare_pairs,
     effect_size,
     holm,
+    is_improvement,
     is_regression,
     patient_means,
     signed_rank_test,
@@ -197,3 +198,23 @@ def test_an_improvement_or_a_missing_test_is_no_regression():
     assert not is_regression(better, better.p)
     assert is_regression(better, better.p, higher_is_better=False)
     assert not is_regression(better, None)
+    assert is_improvement(better, better.p)
+    assert not is_improvement(better, better.p, higher_is_better=False)
+    assert not is_improvement(better, None)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_ranks_and_mean_that_disagree_show_neither_direction(sign):
+    changes = sign * np.array([-0.01 - 0.001 * patient for patient in range(20)] + [0.5, 0.6])
+    found = compare_pairs(np.full(22, 0.5), 0.5 + changes, np.arange(22))
+    assert found.p < 0.01
+    assert np.sign(found.difference) == sign == -np.sign(found.rank_biserial)
+    assert not is_regression(found, found.p)
+    assert not is_improvement(found, found.p)
+
+
+def test_rows_differ_although_the_means_of_their_patients_are_equal():
+    base, patients = np.full(4, 0.5), np.array(["p1", "p1", "p2", "p2"])
+    found = compare_pairs(base, base + np.array([0.1, -0.1, 0.2, -0.2]), patients)
+    assert (found.wins, found.ties, found.losses, found.unequal) == (0, 2, 0, 4)
+    assert compare_pairs(base, base + 1e-9, patients).unequal == 0

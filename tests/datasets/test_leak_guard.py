@@ -17,12 +17,14 @@ from storage.cohorts import case_refs, latest_cases
 from storage.ingest_planning import plan_ingest
 from storage.readers.registry import find_reader
 from storage.recipe_files import BUILTIN_FOLDER, load_recipe
-from storage.run_ledger import Run, score_row
+from storage.run_ledger import Run, score_row, write_run
 from storage.run_planning import BenchmarkRequest
 from storage.sql_guard import run_sql
 from storage.store_layout import open_store
 from storage.training_marks import mark_training_cases
 from storage.weights_registry import find_weights
+from tasks.breadcrumbs import BreadcrumbFolder
+from tasks.ingest_cases import IngestBatch, PendingCase
 from tests.datasets import published_2d
 from tests.datasets.drawn import blobs, textured
 from tests.small_store import benchmark_here, ingest_here
@@ -139,6 +141,36 @@ def test_another_image_of_a_patient_that_was_learned_from_is_marked_when_it_come
         shutil.copyfile(path, dataset.folder / path.name.replace("01R", "14R"))
     ingest_here(store, str(dataset.folder), "again")
     assert marked_in(store, "again") == {"Image_01L", "Image_01R"}  # a copy of 01R was not learned from
+
+
+def test_cases_that_an_ingest_left_when_it_died_are_marked_by_the_next_one(tmp_path) -> None:
+    store, dataset = open_store(tmp_path / "store"), published_2d.chase_db1(tmp_path / "chase")
+    ingest_here(store, str(dataset.folder), "chase", limit=1)
+    mark_training_cases(store, cases_named(store, "chase", "Image_01L"), box_sha256(store))
+    plan = plan_ingest(store, str(dataset.folder), "chase", "auto", None, None, 0)
+    work = IngestBatch(store, "chase", plan.cohort.recipe, plan.source_root)
+    work("died", BreadcrumbFolder(store.breadcrumbs() / "ingest"), [PendingCase(*one) for one in plan.pending])
+    assert marked_in(store, "chase") == {"Image_01L"}
+    assert not ingest_here(store, str(dataset.folder), "chase").pending
+    assert marked_in(store, "chase") == {"Image_01L", "Image_01R"}
+
+
+def test_a_case_that_is_learned_from_after_it_was_scored_leaves_the_means(marked) -> None:
+    dataset, store, seen = marked
+    (later,) = [case_id for case_id, drawn in dataset.cases.items() if drawn.split == "train" and case_id != seen]
+    mark_training_cases(store, cases_named(store, "tn3k", later), box_sha256(store))
+    (row,) = [row for row in leaderboard_rows(store) if row["split"] == "train"]
+    assert (row["scored"], row["in_training"], row["present"], row["dice_mean"]) == (2, 2, 0, None)
+
+
+def test_a_run_records_all_marks_that_mean_its_weights(marked) -> None:
+    _, store, _ = marked
+    weights = replace(find_weights(store, "baseline:box"), parents=("mine@2:" + "1" * 64, "sam3@1:" + "2" * 64))
+    policy = PromptPolicy.parse("box")
+    write_run(store, Run(weights, "tn3k", policy, "other", InferenceSettings.parse([]), ("nodule",)))
+    rows = run_sql(store, "SELECT weights_identities FROM runs WHERE prompt_id = 'other'").to_pylist()
+    assert rows == [{"weights_identities": sorted(weights.identities)}]
+    assert {"mine", "sam3", "1" * 64, "2" * 64, weights.sha256} < weights.identities
 
 
 def test_marks_reach_cohorts_that_are_in_the_store_already(marked) -> None:

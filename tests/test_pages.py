@@ -1,0 +1,113 @@
+"""Pages of the dashboard on stores written by hand, run in this process without a browser."""
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from dashboards import queries
+from dashboards.figures import history_figure
+from dashboards.report import write_report
+from dashboards.serve import STORE_VARIABLE
+from medsam3_core.recipes import Recipe
+from medsam3_core.structures import Structure
+from storage.cohorts import Cohort, write_cohort
+from storage.parquet_tables import write_columns
+from storage.run_ledger import utc_now
+from storage.table_schemas import PLAN
+from tests.catalog_store import HandmadeStore, at
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """A store that the pages are shown of."""
+    monkeypatch.setenv(STORE_VARIABLE, str(tmp_path))
+    return HandmadeStore(tmp_path)
+
+
+def shown(page: str, arguments: str = "") -> AppTest:
+    """A page as it stands, without an error."""
+    app = AppTest.from_string(f"from dashboards import {page}\n{page}.show({arguments})", default_timeout=60).run()
+    assert not app.exception
+    return app
+
+
+def reported(made: HandmadeStore) -> str:
+    """The report without the code of its plots."""
+    text = write_report(made.layout, made.root / "report.html").read_text(encoding="utf-8")
+    return text.partition("<main>")[2]
+
+
+def test_all_is_done_is_said_only_where_nothing_is_pending(made):
+    for case in ("c1", "c2"):
+        made.case(case)
+    made.run("run1")
+    made.plan("run1", "c1", "c2")
+    made.scored("run1", "c1", 0.5)
+    assert [item.value for item in shown("page_failures", "print").info] == ["None so far; 1 planned score is pending."]
+    assert not shown("page_failures", "print").success
+    assert "None so far; 1 planned score is pending." in reported(made)
+    made.scored("run1", "c2", 0.5)
+    assert [item.value for item in shown("page_failures", "print").success] == ["None: every planned case has a score."]
+    assert "None: every planned case has a score." in reported(made)
+
+
+def test_cases_that_are_to_be_segmented_alone_are_pending_too(made):
+    made.case("c1")
+    made.run("run1")
+    columns = {"case_id": ["c1"], "rater": [None], "structure": ["heart"]}
+    write_columns(made.layout.plan("run1"), columns, {"run_id": "run1", "planned_at": utc_now()}, PLAN)
+    assert queries.pending(made.layout) == 1
+    made.outcome("run1", "c1", status="segmented")
+    assert queries.pending(made.layout) == 0
+
+
+@pytest.fixture
+def two_raters(made):
+    """Two weights on twelve cases that two raters drew; NEW is worse against the second one alone."""
+    cases = [f"c{number:02}" for number in range(12)]
+    for case in cases:
+        made.case(case, raters=["r1", "r2"], structures=["heart"])
+    recipe = Recipe("planted", "phantom", (Structure("heart", "heart"),), "CT", "ct:50,400")
+    write_cohort(made.layout, Cohort(made.cohort, recipe, ("x",)))
+    for weights in ("first", "second"):
+        made.run(weights, weights=weights, settings="default", weights_sha256=weights * 9)
+        for case in cases:
+            made.scored(weights, case, 0.7)
+            made.score(weights, case, 0.3 if weights == "second" else 0.6, rater="r2")
+    return made
+
+
+def test_raters_are_told_apart_on_pages_and_in_the_report(two_raters):
+    (board,) = [table.value for table in shown("page_leaderboard").dataframe if "failures as 0" in table.value]
+    assert list(board["rater"]) == ["r1", "r1", "r2", "r2"]
+    page = shown("page_compare", "print")
+    assert [item.value for item in page.error] == [
+        "REGRESSION: second is worse than first on heart (hearts, text, rater r2: dice -0.300)."
+    ]
+    numbers, worst = (table.value for table in page.dataframe)
+    assert list(zip(numbers["structure"], numbers["rater"], strict=True)) == [("heart", "r1"), ("heart", "r2")]
+    assert set(worst["rater"]) == {"r2"}
+    text = reported(two_raters)
+    assert "<th>structure</th><th>rater</th><th>weights</th>" in text
+    assert "heart, rater r2" in text
+
+
+def test_a_single_rater_is_not_named(made):
+    made.case("c1", raters=["r1"], structures=["heart"])
+    made.run("run1")
+    made.scored("run1", "c1", 0.5)
+    (board,) = [table.value for table in shown("page_leaderboard").dataframe if "failures as 0" in table.value]
+    assert "rater" not in board
+    assert "<th>rater</th>" not in reported(made)
+
+
+def test_lines_of_the_history_are_those_of_one_split(made):
+    for case, split in (("c1", "train"), ("c2", "test")):
+        made.case(case, split=split)
+    for version, run in ((1, "run1"), (2, "run2")):
+        made.run(run, weights_version=version)
+        made.scored(run, "c1", 0.9, finished_at=at(version))
+        made.scored(run, "c2", 0.1 * version, finished_at=at(version))
+    lines = {line.name: list(line.y) for line in history_figure(queries.history(made.layout), {}).data}
+    assert lines == {"net, text, split test": [0.1, 0.2], "net, text, split train": [0.9, 0.9]}
+    made.case("c1", split="test", ingested_at=at(9))
+    assert [line.name for line in history_figure(queries.history(made.layout), {}).data] == ["net, text"]
