@@ -13,6 +13,7 @@ from medsam3_core.errors import CaseDataError
 from storage.case_volumes import open_case_volume
 from storage.cohorts import CaseRef
 from storage.locations import local_copies, location
+from storage.release_claims import require_claim
 from storage.release_ledger import release_row, write_releases
 from storage.released_exports import ReleaseError, ReleaseForm, ToRelease, release
 from storage.store_layout import StoreLayout
@@ -47,6 +48,7 @@ class ExportBatch:
         source_root: Root of the source.
         form: What is written.
         out: Where to.
+        claim: Under which claim of that folder, see `storage.release_claims`.
         anonymous: Leave patients' names out of DICOM.
     """
 
@@ -58,6 +60,7 @@ class ExportBatch:
     source_root: str
     form: ReleaseForm
     out: Path
+    claim: str
     anonymous: bool = False
 
     def __call__(self, batch_id: str, crumbs: BreadcrumbFolder, cases: Sequence[PendingExport]) -> BatchReport:
@@ -85,6 +88,7 @@ class ExportBatch:
             return self._row(pending, source)
 
     def _row(self, pending: PendingExport, source: Path) -> dict[str, Any]:
+        require_claim(self.out, self.claim)
         case = pending.case
         item = ToRelease(
             case.case_id,
@@ -97,7 +101,7 @@ class ExportBatch:
             pending.source,
             self.anonymous,
         )
-        common = release_row(self.run_id, case.case_id, pending.attempt, self.form)
+        common = self._unwritten(pending)
         try:
             released = release(item, self.form, self.out)
         except (CaseDataError, ReleaseError, OSError, ValueError, AttributeError) as error:
@@ -110,5 +114,9 @@ class ExportBatch:
 
     def record_crash(self, pending: PendingExport, reason: str) -> None:
         """Write the row of a case that killed its worker; called by the driver."""
-        row = release_row(self.run_id, pending.case_id, pending.attempt, self.form) | {"reason": reason}
+        row = self._unwritten(pending) | {"reason": reason}
         write_releases(self.store, self.run_id, f"crash-{pending.attempt}-{pending.case_id}"[:150], [row])
+
+    def _unwritten(self, pending: PendingExport) -> dict[str, Any]:
+        case_id, attempt = pending.case_id, pending.attempt
+        return release_row(self.run_id, case_id, attempt, self.form, self.claim, anonymous=self.anonymous)
