@@ -18,6 +18,7 @@ from pydicom.uid import UID, generate_uid
 
 from medsam3_core.cases import CaseSource
 from medsam3_core.errors import CaseDataError
+from storage.dicom_without_names import without_names
 from storage.pseudonyms import Pseudonyms
 from storage.readers.dicom_header_reading import read_header
 from storage.readers.dicom_series import prove_headers
@@ -49,7 +50,8 @@ def write_segmentation(
         masks: Structure to mask, shape (z, y, x) in the order in which the series was proved.
         texts: Structure to what was asked for.
         weights: Name and version, as the algorithm.
-        anonymous: Pseudonym of the case instead of the patient's id; no name, no birth date.
+        anonymous: Pseudonym of the case instead of the patient's id; of the source's headers nothing but UIDs and
+            geometry, see `storage.dicom_without_names`.
 
     Raises:
         CaseDataError: If nothing was drawn, or the series has no place in patient coordinates.
@@ -103,6 +105,9 @@ def _type_code(text: str) -> Code:
 def _source_image(path: Path, case: CaseSource, *, anonymous: bool) -> Dataset:
     data = pydicom.dcmread(path, stop_before_pixels=True, force=True)
     meta = getattr(data, "file_meta", Dataset())
+    if anonymous:
+        data, meta = without_names(data), Dataset()
+        data.PatientID = case.patient_id
     filled = {
         "SOPClassUID": meta.get("MediaStorageSOPClassUID", ""),
         "SOPInstanceUID": meta.get("MediaStorageSOPInstanceUID", ""),
@@ -116,9 +121,6 @@ def _source_image(path: Path, case: CaseSource, *, anonymous: bool) -> Dataset:
     for keyword in _EMPTY_IF_MISSING:
         if keyword not in data:
             setattr(data, keyword, "")
-    if anonymous:
-        data.PatientName, data.PatientBirthDate, data.PatientID = "", "", case.patient_id
-        data.ReferringPhysicianName, data.AccessionNumber, data.StudyID = "", "", ""
     return data
 
 

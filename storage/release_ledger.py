@@ -58,7 +58,7 @@ def unreleased(store: StoreLayout, run: Run, form: str, claim: str) -> list[tupl
 def write_summary(store: StoreLayout, run: Run, form: str, out: Path, claim: str) -> dict[str, int]:
     """Write `manifest.csv` (one row per case) and `measurements.parquet`; how many ended how.
 
-    Files of older attempts whose newest could not be released are removed: what the manifest does not list is not there.
+    The file of an older attempt whose newest was not released is removed: what the manifest does not list is not there.
     """
     facts = {row["case_id"]: row for row in latest_cases(store, run.cohort).to_dict("records")}
     releases = _releases(store, run, form, claim)

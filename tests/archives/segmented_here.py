@@ -54,9 +54,10 @@ def segment_here(
     meanwhile()
     claim = claim_folder(store, run, out, anonymous=anonymous)
     sources = unchanged_sources(store, ingest)
+    weights = f"{run.weights.name}@{run.weights.version}"
     export = ExportBatch(
-        store, run.run_id, run.structures, dict(run.texts), f"{run.weights.name}@{run.weights.version}", ingest.source_root,
-        ReleaseForm(form), out, claim, anonymous,
+        store, run.run_id, run.structures, dict(run.texts), weights, ingest.source_root, ReleaseForm(form), out, claim,
+        anonymous,
     )  # fmt: skip
     pending = [
         PendingExport(case, attempt, sources.get(case.case_id)) for case, attempt in unreleased(store, run, form, claim)
