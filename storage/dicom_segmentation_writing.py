@@ -5,7 +5,8 @@ same way each time, so that segmenting twice refers to the same study.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import highdicom as hd
@@ -18,7 +19,7 @@ from pydicom.uid import UID, generate_uid
 
 from medsam3_core.cases import CaseSource
 from medsam3_core.errors import CaseDataError
-from storage.dicom_without_names import without_names
+from storage.dicom_without_names import nameless_header
 from storage.pseudonyms import Pseudonyms
 from storage.readers.dicom_header_reading import read_header
 from storage.readers.dicom_series import prove_headers
@@ -78,23 +79,39 @@ def write_segmentation(
         )
         for number, structure in enumerate(masks, start=1)
     ]  # fmt: skip
-    segmentation = hd.seg.Segmentation(
-        source_images=images,
-        pixel_array=stored,
-        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=segments,
-        series_instance_uid=generate_uid(),
-        series_number=9000,
-        sop_instance_uid=generate_uid(),
-        instance_number=1,
-        manufacturer="medsam3",
-        manufacturer_model_name=weights[:64],
-        software_versions="medsam3",
-        device_serial_number="0",
-        content_label="SEGMENTATION",
-        omit_empty_frames=True,
-    )
+    with _known_kind(images[0]):
+        segmentation = hd.seg.Segmentation(
+            source_images=images,
+            pixel_array=stored,
+            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+            segment_descriptions=segments,
+            series_instance_uid=generate_uid(),
+            series_number=9000,
+            sop_instance_uid=generate_uid(),
+            instance_number=1,
+            manufacturer="medsam3",
+            manufacturer_model_name=weights[:64],
+            software_versions="medsam3",
+            device_serial_number="0",
+            content_label="SEGMENTATION",
+            omit_empty_frames=True,
+        )
     segmentation.save_as(target, enforce_file_format=True)
+
+
+@contextmanager
+def _known_kind(image: Dataset) -> Iterator[None]:
+    """Private kinds of objects are not in the tables of the standard, which highdicom looks them up in."""
+    try:
+        yield
+    except KeyError as error:
+        if error.args != (image.SOPClassUID,):
+            raise
+        msg = (
+            f"the source's kind of object ({image.SOPClassUID}) is private or unknown, a DICOM segmentation cannot "
+            "refer to it; use nifti"
+        )
+        raise CaseDataError(msg) from error
 
 
 def _type_code(text: str) -> Code:
@@ -103,10 +120,10 @@ def _type_code(text: str) -> Code:
 
 
 def _source_image(path: Path, case: CaseSource, *, anonymous: bool) -> Dataset:
-    data = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+    data: Dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True)
     meta = getattr(data, "file_meta", Dataset())
     if anonymous:
-        data, meta = without_names(data), Dataset()
+        data, meta = nameless_header(data), Dataset()
         data.PatientID = case.patient_id
     filled = {
         "SOPClassUID": meta.get("MediaStorageSOPClassUID", ""),

@@ -24,7 +24,7 @@ _COMPRESSIONS = frozenset(
 )
 
 
-def without_names(data: Dataset) -> Dataset:
+def nameless_header(data: Dataset) -> Dataset:
     """A header with UIDs, geometry and compression of another and nothing else of it; its texts are UTF-8.
 
     What is not a UID or a number where it should be is left out.

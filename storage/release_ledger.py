@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,19 @@ MEASUREMENTS_FILE = "measurements.parquet"
 _COLUMNS = ("case_id", "patient_id", "source", "status", "reason", "file")
 
 
+class ReleaseStatus(StrEnum):
+    """How a release ended."""
+
+    RELEASED = "released"
+    FAILED = "failed"
+    DAMAGED = "damaged"
+    """The prediction in the store cannot be read; the case must be segmented again."""
+
+
 def release_row(
     run_id: str, case_id: str, attempt: str, form: str, claim: str, *, anonymous: bool = False
 ) -> dict[str, Any]:
-    """Columns of every row of the table `exports`."""
+    """Columns of every row of the table `exports`, as of a case that was not released."""
     return {
         "run_id": run_id,
         "case_id": case_id,
@@ -34,6 +44,7 @@ def release_row(
         "format": str(form),
         "anonymous": anonymous,
         "claim": claim,
+        "status": str(ReleaseStatus.FAILED),
         "path": None,
         "contested": 0,
         "released_at": utc_now(),
@@ -53,6 +64,13 @@ def unreleased(store: StoreLayout, run: Run, form: str, claim: str) -> list[tupl
     there = {key for key, row in releases.items() if row["path"] and location(row["path"]).exists()}
     segmented = [row for row in _outcomes(store, run) if row[1] == CaseStatus.SEGMENTED]
     return [(refs[case_id], attempt) for case_id, _, _, attempt in segmented if (case_id, attempt) not in there]
+
+
+def damaged_predictions(store: StoreLayout, run_id: str) -> set[tuple[str, str]]:
+    """Case and attempt of predictions that were found damaged when they were last to be released."""
+    rows = read_table(store.exports(run_id), EXPORTS).sort_by("released_at").to_pylist()
+    newest = {(row["case_id"], row["attempt"]): row["status"] for row in rows}
+    return {key for key, status in newest.items() if status == ReleaseStatus.DAMAGED}
 
 
 def write_summary(store: StoreLayout, run: Run, form: str, out: Path, claim: str) -> dict[str, int]:

@@ -5,7 +5,8 @@ never given its final name.
 """
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam3_core.cases import CaseSource
-from medsam3_core.errors import CaseDataError, Medsam3Error
+from medsam3_core.errors import CaseDataError, DamagedFileError, Medsam3Error
 from medsam3_core.geometry import VolumeGeometry
 from storage.atomic_write import replacing
 from storage.case_volumes import StoredVolume
@@ -35,6 +36,10 @@ Masks = Mapping[str, NDArray[np.bool_]]
 
 class ReleaseError(Medsam3Error):
     """What was read back is not what was written; nothing was released."""
+
+
+class DamagedPredictionError(DamagedFileError):
+    """The prediction in the store cannot be read; only segmenting the case again brings it back."""
 
 
 class ReleaseForm(StrEnum):
@@ -90,15 +95,28 @@ def release(item: ToRelease, form: ReleaseForm, out: Path) -> Released:
     Raises:
         CaseDataError: If this format cannot hold this case; says why.
         ReleaseError: If what is read back differs.
+        DamagedPredictionError: If the prediction is absent or damaged.
         StoreError: If `out` cannot be written.
     """
-    prediction = open_prediction(item.prediction_file)
     target = out / f"{item.case_id}{_SUFFIX[form]}"
     write = {ReleaseForm.NIFTI: _nifti, ReleaseForm.DICOM_SEG: _dicom, ReleaseForm.ZARR: _zarr}[form]
-    with replacing(target) as scratch:
+    with _naming_damage(item), replacing(target) as scratch:
+        prediction = open_prediction(item.prediction_file)
         written, geometry, read_back, contested = write(item, prediction, scratch)
         shift = compare_masks(written, prediction.geometry(), read_back, geometry, str(target))
     return Released(target, contested, shift)
+
+
+@contextmanager
+def _naming_damage(item: ToRelease) -> Iterator[None]:
+    try:
+        yield
+    except (DamagedFileError, zipfile.BadZipFile) as error:
+        msg = (
+            f"the prediction of {item.case_id} in the store is damaged ({error.__cause__ or error}); "
+            "run medsam3 segment again with --retry, which segments the case again"
+        )
+        raise DamagedPredictionError(msg) from error
 
 
 def compare_masks(

@@ -32,12 +32,13 @@ def segment_here(
     *,
     anonymous: bool = False,
     meanwhile: Callable[[], object] = lambda: None,
+    before_release: Callable[[], object] = lambda: None,
     dies_after: int | None = None,
 ) -> tuple[Run, dict[str, int], int]:
     """Segment and release; the run, how cases ended, and how many were segmented by this call.
 
-    `meanwhile` is called between the two. `dies_after` files were released, `ProcessDiedError` ends it: no row of them
-    is written, as if the process had been killed.
+    `meanwhile` is called between the two, `before_release` when it is known what is to be released. When `dies_after`
+    files were released, `ProcessDiedError` ends it: no row of them is written, as if the process had been killed.
     """
     crumbs = BreadcrumbFolder(store.breadcrumbs() / "here")
     run, rows = run_of_request(store, request)
@@ -62,6 +63,7 @@ def segment_here(
     pending = [
         PendingExport(case, attempt, sources.get(case.case_id)) for case, attempt in unreleased(store, run, form, claim)
     ]
+    before_release()
     if dies_after is not None:
         for case in pending[:dies_after]:
             export.row(case)
