@@ -31,7 +31,10 @@ from tasks.segmenter_plugin import SegmenterPlugin
 
 @dataclass(frozen=True, slots=True)
 class SegmentSummary:
-    """How it ended: cohort, run, and how many cases ended how (segmented means released too)."""
+    """How it ended: cohort, run, and how many cases ended how.
+
+    `segmented` means released too, `empty` that nothing was found and the form has no file that says so.
+    """
 
     cohort: str
     run_id: str
@@ -39,8 +42,8 @@ class SegmentSummary:
 
     @property
     def unfinished(self) -> int:
-        """Cases without a released segmentation."""
-        return sum(count for status, count in self.counts.items() if status != "segmented")
+        """Cases that should have a released segmentation and have none."""
+        return sum(count for status, count in self.counts.items() if status not in ("segmented", "empty"))
 
 
 @flow(name="segment", flow_run_name="segment-{source}")

@@ -32,6 +32,10 @@ _EMPTY_IF_MISSING = (
 )  # fmt: skip
 
 
+class NothingDrawnError(CaseDataError):
+    """The prediction has no voxel, and DICOM has no segmentation without one: an answer, not a failure."""
+
+
 def write_segmentation(
     target: Path,
     source: Path,
@@ -55,11 +59,12 @@ def write_segmentation(
             geometry, see `storage.dicom_without_names`.
 
     Raises:
-        CaseDataError: If nothing was drawn, or the series has no place in patient coordinates.
+        NothingDrawnError: If nothing was drawn.
+        CaseDataError: If the series has no place in patient coordinates.
     """
     if not any(mask.any() for mask in masks.values()):
         msg = "nothing was found, and a DICOM segmentation without a single voxel does not exist; see measurements"
-        raise CaseDataError(msg)
+        raise NothingDrawnError(msg)
     nobody = Pseudonyms(b"")
     headers = [header for file in case.image if (header := read_header(source, file, nobody)) is not None]
     if len(headers) != len(case.image):

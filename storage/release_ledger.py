@@ -28,6 +28,8 @@ class ReleaseStatus(StrEnum):
     """How a release ended."""
 
     RELEASED = "released"
+    EMPTY = "empty"
+    """Nothing was found, and this form has no file that says so: done, unless the case is segmented again."""
     FAILED = "failed"
     DAMAGED = "damaged"
     """The prediction in the store cannot be read; the case must be segmented again."""
@@ -58,10 +60,17 @@ def write_releases(store: StoreLayout, run_id: str, name: str, rows: Sequence[Ma
 
 
 def unreleased(store: StoreLayout, run: Run, form: str, claim: str) -> list[tuple[CaseRef, str]]:
-    """Segmented cases whose newest prediction was not released under this claim, with the attempt that made it."""
+    """Segmented cases whose newest prediction was not released under this claim, with the attempt that made it.
+
+    Cases in which nothing was found are done where the form cannot say so.
+    """
     refs = {case.case_id: case for case in latest_case_refs(store, run.cohort)}
     releases = _releases(store, run, form, claim)
-    there = {key for key, row in releases.items() if row["path"] and location(row["path"]).exists()}
+    there = {
+        key
+        for key, row in releases.items()
+        if row["status"] == ReleaseStatus.EMPTY or (row["path"] and location(row["path"]).exists())
+    }
     segmented = [row for row in _outcomes(store, run) if row[1] == CaseStatus.SEGMENTED]
     return [(refs[case_id], attempt) for case_id, _, _, attempt in segmented if (case_id, attempt) not in there]
 
@@ -91,6 +100,8 @@ def write_summary(store: StoreLayout, run: Run, form: str, out: Path, claim: str
             released = releases.get((case_id, attempt), {})
             file = Path(released["path"]).name if released.get("path") else ""
             listed.add(file)
+            if status == CaseStatus.SEGMENTED and released.get("status") == ReleaseStatus.EMPTY:
+                status = str(ReleaseStatus.EMPTY)
             ended = "unreleased" if status == CaseStatus.SEGMENTED and not file else status
             counts[ended] = counts.get(ended, 0) + 1
             fact = facts[case_id]

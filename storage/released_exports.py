@@ -93,6 +93,7 @@ def release(item: ToRelease, form: ReleaseForm, out: Path) -> Released:
     """Write one case below `out`; an older file of the same name is replaced.
 
     Raises:
+        NothingDrawnError: If there is nothing to write and this format cannot say so.
         CaseDataError: If this format cannot hold this case; says why.
         ReleaseError: If what is read back differs.
         DamagedPredictionError: If the prediction is absent or damaged.

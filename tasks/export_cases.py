@@ -14,6 +14,7 @@ from medsam3_core.cases import CaseSource
 from medsam3_core.errors import CaseDataError, DamagedFileError, StoreError
 from storage.case_volumes import open_case_volume
 from storage.cohorts import CaseRef
+from storage.dicom_segmentation_writing import NothingDrawnError
 from storage.locations import connection_errors, local_copies, location
 from storage.readers.archive import without_names
 from storage.release_claims import require_claim
@@ -93,6 +94,8 @@ class ExportBatch:
         require_claim(self.out, self.claim)
         try:
             released = release(self._item(pending, source), self.form, self.out)
+        except NothingDrawnError as error:
+            return self._unwritten(pending, str(error), ReleaseStatus.EMPTY)
         except (CaseDataError, ReleaseError) as error:
             return self._unwritten(pending, str(error))
         except DamagedFileError as error:
@@ -117,8 +120,8 @@ class ExportBatch:
             volume = open_case_volume(self.store.volume(case.cohort, case.case_id, zipped=case.ndim == 2))
         except DamagedFileError as error:
             msg = (
-                f"the image of {case.case_id} in the store is damaged ({error.__cause__}); touch its source files, so that they "
-                "are read again, and run the same command again"
+                f"the image of {case.case_id} in the store is damaged ({error.__cause__}); touch its source files, so "
+                "that they are read again, and run the same command again"
             )
             raise DamagedFileError(msg) from error
         return ToRelease(

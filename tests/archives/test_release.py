@@ -10,12 +10,15 @@ import pytest
 from click.testing import CliRunner
 
 from flows.cli import cli
+from flows.segment import SegmentSummary
 from medsam3_core.errors import UsageError
 from storage.exports import export_run
+from storage.parquet_tables import read_table
 from storage.release_claims import claim_folder, require_claim, require_claimable
 from storage.run_ledger import Run
 from storage.segment_planning import SegmentRequest, run_of_request
 from storage.store_layout import StoreLayout
+from storage.table_schemas import EXPORTS
 from storage.writer_lock import SupersededError
 from tests.archives.segmented_here import ProcessDiedError, segment_here
 from tests.archives.test_segment import listed_ids
@@ -174,3 +177,37 @@ def test_a_labels_file_that_is_none_is_named(source: Path, store: StoreLayout, t
     run, _ = run_of_request(store, asking(source, ("liver", 1)))
     with pytest.raises(UsageError, match=r"labels\.json is no list of labels; remove it, or choose another --out"):
         require_claimable(store, run, tmp_path, anonymous=False)
+
+
+def test_nothing_found_is_an_ending_of_its_own_and_not_tried_again(
+    source: Path, store: StoreLayout, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    asked = SegmentRequest(str(source), "tiny-untrained", texts=("liver",), settings=("threshold=0.9999",))
+    run, counts, _ = segment_here(store, asked, out, "dicom-seg")
+    assert counts == {"empty": 2}
+    assert SegmentSummary(run.cohort, run.run_id, counts).unfinished == 0
+    assert {(row["status"], row["file"]) for row in manifest(out)} == {("empty", "")}
+    assert all(row["reason"].startswith("nothing was found") for row in manifest(out))
+    rows = read_table(store.exports(run.run_id), EXPORTS).to_pylist()
+    assert [row["status"] for row in rows] == ["empty", "empty"]
+    assert segment_here(store, asked, out, "dicom-seg")[1] == {"empty": 2}
+    assert read_table(store.exports(run.run_id), EXPORTS).num_rows == 2
+    assert segment_here(store, asked, out, "nifti")[1] == {"segmented": 2}
+
+
+def test_a_file_of_an_older_attempt_does_not_stay_beside_a_manifest_without_it(
+    source: Path, store: StoreLayout, tmp_path: Path
+) -> None:
+    out, asked = tmp_path / "out", asking(source, ("liver", 1))
+    run, _, _ = segment_here(store, asked, out)
+    save(source / "one", ct_slices(6, seed=3, PatientName="Doe^Jane", PatientID="MRN-4711"))
+
+    def spoil() -> None:
+        for row in manifest(out):
+            if row["source"].startswith("one"):
+                store.prediction(run.run_id, row["case_id"]).unlink()
+
+    assert segment_here(store, asked, out, before_release=spoil)[1] == {"segmented": 1, "unreleased": 1}
+    assert {row["file"] for row in manifest(out)} == {"", *(file.name for file in out.glob("*.nii.gz"))}
+    assert len(list(out.glob("*.nii.gz"))) == 1
