@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 from click.testing import CliRunner
 
@@ -201,7 +202,10 @@ def test_a_file_of_an_older_attempt_does_not_stay_beside_a_manifest_without_it(
 ) -> None:
     out, asked = tmp_path / "out", asking(source, ("liver", 1))
     run, _, _ = segment_here(store, asked, out)
-    save(source / "one", ct_slices(6, seed=3, PatientName="Doe^Jane", PatientID="MRN-4711"))
+    for file in (source / "one").iterdir():
+        changed = pydicom.dcmread(file)
+        changed.RescaleIntercept = -1000
+        changed.save_as(file)
 
     def spoil() -> None:
         for row in manifest(out):
