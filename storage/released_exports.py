@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from medsam3_core.cases import CaseSource
 from medsam3_core.errors import CaseDataError, DamagedFileError, Medsam3Error
-from medsam3_core.geometry import VolumeGeometry
+from medsam3_core.geometry import LengthUnit, VolumeGeometry
 from storage.atomic_write import replacing
 from storage.case_volumes import StoredVolume
 from storage.dicom_segmentation_writing import write_segmentation
@@ -165,12 +165,15 @@ def _nifti(item: ToRelease, prediction: StoredPrediction, scratch: Path) -> _Wri
     if not np.array_equal(stored.affine, np.asarray(item.volume.nifti_affine, dtype=np.float32).astype(np.float64)):
         msg = f"{scratch.name}: the affine {stored.affine.tolist()} is not that of the input; nothing was released"
         raise ReleaseError(msg)
+    unit = prediction.geometry().unit
+    expected = str(item.volume.nifti_unit) if unit is LengthUnit.MILLIMETRE else "unknown"
+    if (found := stored.header.get_xyzt_units()[0]) != expected:
+        msg = f"{scratch.name}: the unit {found} is not that of the input, {expected}; nothing was released"
+        raise ReleaseError(msg)
     read = np.asanyarray(stored.dataobj).T
     numbered = list(enumerate(item.structures, start=1))
-    own, geometry = item.volume.nifti_affine, prediction.geometry()
-    if np.allclose(own, geometry.affine_nifti):  # else the source is in metres or micrometres and keeps its numbers
-        geometry = VolumeGeometry.from_nifti(geometry.shape_zyx, stored.affine)
-        geometry = replace(geometry, unit=prediction.geometry().unit)
+    in_place = item.volume.nifti_unit.to_millimetres(stored.affine)
+    geometry = replace(VolumeGeometry.from_nifti(prediction.geometry().shape_zyx, in_place), unit=unit)
     written = {name: values == value for value, name in numbered}
     return written, geometry, {name: read == value for value, name in numbered}, contested
 

@@ -104,7 +104,9 @@ class ExportBatch:
             is_prediction = isinstance(error, DamagedPredictionError)
             status = ReleaseStatus.DAMAGED if is_prediction else ReleaseStatus.FAILED
             return self._unwritten(pending, str(error), status)
-        except (StoreError, ImportError, ConnectionError, *connection_errors()):
+        except (StoreError, ImportError, ConnectionError):
+            raise
+        except connection_errors():
             raise
         except Exception as error:  # noqa: BLE001 - whatever else one case does, its neighbours must not suffer
             return self._unwritten(pending, _without_values(error))
