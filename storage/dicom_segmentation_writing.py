@@ -5,6 +5,7 @@ same way each time, so that segmenting twice refers to the same study.
 """
 
 import hashlib
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,7 +85,8 @@ def write_segmentation(
         )
         for number, structure in enumerate(masks, start=1)
     ]  # fmt: skip
-    with _known_kind(images[0]):
+    with _known_kind(images[0]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they quote the patient's name
         segmentation = hd.seg.Segmentation(
             source_images=images,
             pixel_array=stored,

@@ -119,6 +119,18 @@ def test_an_anonymous_segmentation_takes_nothing_but_uids_and_geometry(
     assert written.PatientID == patient
 
 
+def test_no_warning_of_a_library_names_the_patient(
+    store: StoreLayout, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    slices = ct_slices(6)
+    for data in slices:
+        data.PatientName = "Zaphod"
+    save(tmp_path / "archive", slices)
+    asked = request(tmp_path / "archive", tmp_path)
+    segment_here(store, asked, tmp_path / "out", "dicom-seg")
+    assert not [item for item in recwarn if "Zaphod" in str(item.message)]
+
+
 def test_a_patient_has_one_pseudonym_in_all_series_and_another_under_another_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
