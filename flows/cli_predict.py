@@ -96,7 +96,7 @@ def predict(
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Inference setting; repeat for several.")
 @click.option("--cluster", default="local", show_default=True, help="Cluster by name.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many cases.")
-@click.option("--retry", is_flag=True, help="Try rejected, failed and crashed cases again.")
+@click.option("--retry", is_flag=True, help="Try rejected, failed and crashed cases, and damaged predictions, again.")
 @click.option("--anonymous", is_flag=True, help="Leave patients' names, numbers and birth dates out of DICOM.")
 @store_option
 def segment(

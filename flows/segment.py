@@ -13,8 +13,10 @@ from flows.clusters import Workers, dask_workers
 from flows.ingest import convert_cases
 from flows.settings import named_cluster
 from storage.catalog import publish_catalog
+from storage.file_locks import holding
 from storage.ingest_planning import IngestPlan, finish_ingest, plan_ingest, unchanged_sources
 from storage.locations import location
+from storage.release_claims import claim_folder, release_lock, require_claimable
 from storage.release_ledger import unreleased, write_summary
 from storage.released_exports import ReleaseForm
 from storage.run_ledger import Run
@@ -29,7 +31,10 @@ from tasks.segmenter_plugin import SegmenterPlugin
 
 @dataclass(frozen=True, slots=True)
 class SegmentSummary:
-    """How it ended: cohort, run, and how many cases ended how (segmented means released too)."""
+    """How it ended: cohort, run, and how many cases ended how.
+
+    `segmented` means released too, `empty` that nothing was found and the form has no file that says so.
+    """
 
     cohort: str
     run_id: str
@@ -37,8 +42,8 @@ class SegmentSummary:
 
     @property
     def unfinished(self) -> int:
-        """Cases without a released segmentation."""
-        return sum(count for status, count in self.counts.items() if status != "segmented")
+        """Cases that should have a released segmentation and have none."""
+        return sum(count for status, count in self.counts.items() if status not in ("segmented", "empty"))
 
 
 @flow(name="segment", flow_run_name="segment-{source}")
@@ -82,10 +87,12 @@ def segment_source(
     request = SegmentRequest(source, weights, tuple(texts or ()), prompts_file, chosen, limit, retry, policy)
     run, rows = run_of_request(layout, request)
     require_run_allowed(layout.root, run)
+    require_claimable(layout, run, target, anonymous=anonymous)
     kind = reader_for_segmenting(source, reader)
     ingest = plan_ingest(layout, source, request.cohort, kind, None, None, limit, with_references=False)
     with (
         writing(layout, [run.run_id]) as token,
+        holding(release_lock(layout, target), f"{target} is being written"),
         dask_workers(named_cluster(cluster, layout.root), [run.weights]) as workers,
         workers.on_store(layout),
     ):
@@ -96,8 +103,9 @@ def segment_source(
         record_plan(layout, group)
         record_rejected(layout, group)
         _segment(layout, group, workers, token)
-        export_cases(layout, run, ingest, ReleaseForm(form), target, workers, anonymous=anonymous)
-        counts = write_summary(layout, run, form, target)
+        claim = claim_folder(layout, run, target, anonymous=anonymous)
+        export_cases(layout, run, ingest, ReleaseForm(form), target, claim, workers, anonymous=anonymous)
+        counts = write_summary(layout, run, form, target, claim)
     publish_catalog(layout)
     return SegmentSummary(request.cohort, run.run_id, counts)
 
@@ -117,18 +125,19 @@ def export_cases(
     ingest: IngestPlan,
     form: ReleaseForm,
     out: Path,
+    claim: str,
     workers: Workers,
     *,
     anonymous: bool,
 ) -> StreamCounts:
     """One bounded stream of batches over the workers."""
-    pending = unreleased(store, run, form, out)
+    pending = unreleased(store, run, form, claim)
     if not pending:
         return StreamCounts()
     sources = unchanged_sources(store, ingest) if form is ReleaseForm.DICOM_SEG else {}
     cases = [PendingExport(case, attempt, sources.get(case.case_id)) for case, attempt in pending]
     name = f"{run.weights.name}@{run.weights.version}"
     work = ExportBatch(
-        store, run.run_id, run.structures, dict(run.texts), name, ingest.source_root, form, out, anonymous
+        store, run.run_id, run.structures, dict(run.texts), name, ingest.source_root, form, out, claim, anonymous
     )
     return stream_cases(f"release {form}", store, work, cases, workers, record_crash=work.record_crash)

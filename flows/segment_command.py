@@ -6,7 +6,9 @@ from flows.agent_options import require_run_allowed
 from flows.console import say
 from flows.settings import named_cluster
 from flows.worker_forking import begin_forking
+from storage.locations import location
 from storage.readers.registry import find_reader
+from storage.release_claims import require_claimable
 from storage.segment_planning import SegmentRequest, reader_for_segmenting, run_of_request
 from storage.store_layout import open_store
 
@@ -19,6 +21,7 @@ def run_segment(
     find_reader(request.source, reader_for_segmenting(request.source, reader))  # refused before anything starts
     run, _ = run_of_request(store, request)
     require_run_allowed(root, run)
+    require_claimable(store, run, location(out).resolve(), anonymous=anonymous)
     settings = named_cluster(cluster, root)
     begin_forking(settings, [run.weights])  # it imports beside the imports that follow
 

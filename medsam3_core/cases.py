@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from medsam3_core.digests import digest_array, digest_json
 from medsam3_core.errors import CaseDataError
 from medsam3_core.findings import FindingKind
-from medsam3_core.geometry import VolumeGeometry
+from medsam3_core.geometry import AffineUnit, VolumeGeometry
 from medsam3_core.recipes import Recipe, case_digest
 from medsam3_core.structures import LabelMap
 
@@ -68,6 +68,7 @@ class CaseVolume:
         modality: As the recipe or the file says.
         nifti_affine: The 4 x 4 affine exactly as the source gives it (index order x, y, z), or None without one.
         attributes: Facts about the source that are kept with the volume (JSON values).
+        nifti_unit: Unit of `nifti_affine`; the geometry is in millimetres whatever it is.
     """
 
     voxels: NDArray[Any]
@@ -76,6 +77,7 @@ class CaseVolume:
     modality: str = ""
     nifti_affine: NDArray[np.float64] | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    nifti_unit: AffineUnit = AffineUnit.MILLIMETRE
 
     def __post_init__(self) -> None:
         if self.voxels.ndim not in (3, 4) or self.voxels.shape[-3:] != self.geometry.shape_zyx:

@@ -26,6 +26,24 @@ class LengthUnit(StrEnum):
     PIXEL = "px"
 
 
+class AffineUnit(StrEnum):
+    """Unit of an affine as a source gives it, by its name in NIfTI headers."""
+
+    MILLIMETRE = "mm"
+    METRE = "meter"
+    MICROMETRE = "micron"
+
+    @property
+    def millimetres(self) -> float:
+        """Millimetres per unit."""
+        return {AffineUnit.MILLIMETRE: 1.0, AffineUnit.METRE: 1000.0, AffineUnit.MICROMETRE: 0.001}[self]
+
+    def to_millimetres(self, affine: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The same affine, shape (4, 4), in millimetres; bit-equal where it is in millimetres already."""
+        scaled: NDArray[np.float64] = np.diag([*[self.millimetres] * 3, 1.0]) @ affine
+        return scaled
+
+
 @dataclass(frozen=True)
 class VolumeGeometry:
     """Shape and position of a volume; exists only if it is invertible.

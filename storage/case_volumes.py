@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from zarr.storage import LocalStore, MemoryStore
 
 from medsam3_core.cases import CaseVolume
-from medsam3_core.geometry import VolumeGeometry
+from medsam3_core.geometry import AffineUnit, VolumeGeometry
 from medsam3_core.structures import LabelEntry, LabelMap
 from storage.atomic_write import replacing
 from storage.ngff_metadata import NGFF_VERSION, geometry_from_attributes, image_attributes, reference_attributes
@@ -68,6 +68,15 @@ class StoredVolume:
         """The 4 x 4 affine of the source (index order x, y, z), or the one that follows from the geometry."""
         stored: Any = self.group.attrs.get("nifti", {})
         return np.asarray(stored["affine"]) if stored else self.geometry.affine_nifti
+
+    @property
+    def nifti_unit(self) -> AffineUnit:
+        """Unit of `nifti_affine`; of volumes written before it was kept, the one that leads to the geometry."""
+        stored: Any = self.group.attrs.get("nifti", {})
+        if "unit" in stored:
+            return AffineUnit(stored["unit"])
+        factor = np.linalg.norm(self.geometry.affine_nifti[:3, :3]) / np.linalg.norm(self.nifti_affine[:3, :3])
+        return next((unit for unit in AffineUnit if np.isclose(factor, unit.millimetres)), AffineUnit.MILLIMETRE)
 
     @property
     def modality(self) -> str:

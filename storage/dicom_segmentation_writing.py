@@ -5,7 +5,9 @@ same way each time, so that segmenting twice refers to the same study.
 """
 
 import hashlib
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import highdicom as hd
@@ -18,6 +20,7 @@ from pydicom.uid import UID, generate_uid
 
 from medsam3_core.cases import CaseSource
 from medsam3_core.errors import CaseDataError
+from storage.dicom_without_names import nameless_header
 from storage.pseudonyms import Pseudonyms
 from storage.readers.dicom_header_reading import read_header
 from storage.readers.dicom_series import prove_headers
@@ -28,6 +31,10 @@ _EMPTY_IF_MISSING = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime",
     "AccessionNumber", "ReferringPhysicianName", "PositionReferenceIndicator",
 )  # fmt: skip
+
+
+class NothingDrawnError(CaseDataError):
+    """The prediction has no voxel, and DICOM has no segmentation without one: an answer, not a failure."""
 
 
 def write_segmentation(
@@ -49,14 +56,16 @@ def write_segmentation(
         masks: Structure to mask, shape (z, y, x) in the order in which the series was proved.
         texts: Structure to what was asked for.
         weights: Name and version, as the algorithm.
-        anonymous: Pseudonym of the case instead of the patient's id; no name, no birth date.
+        anonymous: Pseudonym of the case instead of the patient's id; of the source's headers nothing but UIDs and
+            geometry, see `storage.dicom_without_names`.
 
     Raises:
-        CaseDataError: If nothing was drawn, or the series has no place in patient coordinates.
+        NothingDrawnError: If nothing was drawn.
+        CaseDataError: If the series has no place in patient coordinates.
     """
     if not any(mask.any() for mask in masks.values()):
         msg = "nothing was found, and a DICOM segmentation without a single voxel does not exist; see measurements"
-        raise CaseDataError(msg)
+        raise NothingDrawnError(msg)
     nobody = Pseudonyms(b"")
     headers = [header for file in case.image if (header := read_header(source, file, nobody)) is not None]
     if len(headers) != len(case.image):
@@ -76,23 +85,40 @@ def write_segmentation(
         )
         for number, structure in enumerate(masks, start=1)
     ]  # fmt: skip
-    segmentation = hd.seg.Segmentation(
-        source_images=images,
-        pixel_array=stored,
-        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=segments,
-        series_instance_uid=generate_uid(),
-        series_number=9000,
-        sop_instance_uid=generate_uid(),
-        instance_number=1,
-        manufacturer="medsam3",
-        manufacturer_model_name=weights[:64],
-        software_versions="medsam3",
-        device_serial_number="0",
-        content_label="SEGMENTATION",
-        omit_empty_frames=True,
-    )
+    with _known_kind(images[0]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they quote the patient's name
+        segmentation = hd.seg.Segmentation(
+            source_images=images,
+            pixel_array=stored,
+            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+            segment_descriptions=segments,
+            series_instance_uid=generate_uid(),
+            series_number=9000,
+            sop_instance_uid=generate_uid(),
+            instance_number=1,
+            manufacturer="medsam3",
+            manufacturer_model_name=weights[:64],
+            software_versions="medsam3",
+            device_serial_number="0",
+            content_label="SEGMENTATION",
+            omit_empty_frames=True,
+        )
     segmentation.save_as(target, enforce_file_format=True)
+
+
+@contextmanager
+def _known_kind(image: Dataset) -> Iterator[None]:
+    """Private kinds of objects are not in the tables of the standard, which highdicom looks them up in."""
+    try:
+        yield
+    except KeyError as error:
+        if error.args != (image.SOPClassUID,):
+            raise
+        msg = (
+            f"the source's kind of object ({image.SOPClassUID}) is private or unknown, a DICOM segmentation cannot "
+            "refer to it; use nifti"
+        )
+        raise CaseDataError(msg) from error
 
 
 def _type_code(text: str) -> Code:
@@ -101,8 +127,11 @@ def _type_code(text: str) -> Code:
 
 
 def _source_image(path: Path, case: CaseSource, *, anonymous: bool) -> Dataset:
-    data = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+    data: Dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True)
     meta = getattr(data, "file_meta", Dataset())
+    if anonymous:
+        data, meta = nameless_header(data), Dataset()
+        data.PatientID = case.patient_id
     filled = {
         "SOPClassUID": meta.get("MediaStorageSOPClassUID", ""),
         "SOPInstanceUID": meta.get("MediaStorageSOPInstanceUID", ""),
@@ -116,9 +145,6 @@ def _source_image(path: Path, case: CaseSource, *, anonymous: bool) -> Dataset:
     for keyword in _EMPTY_IF_MISSING:
         if keyword not in data:
             setattr(data, keyword, "")
-    if anonymous:
-        data.PatientName, data.PatientBirthDate, data.PatientID = "", "", case.patient_id
-        data.ReferringPhysicianName, data.AccessionNumber, data.StudyID = "", "", ""
     return data
 
 

@@ -165,15 +165,19 @@ def _write_nifti(target: Path, values: NDArray[Any], volume: StoredVolume) -> No
 
 
 def nifti_image(values: NDArray[Any], volume: StoredVolume) -> nib.Nifti1Image:
-    """Array back in NIfTI's order (x, y, z); header with the source's affine as sform and, where it can, as qform."""
+    """Array back in NIfTI's order (x, y, z); header with the source's affine as sform and, where it can, as qform.
+
+    The numbers and the unit of the affine are those of the source.
+    """
     affine = volume.nifti_affine
     image = nib.Nifti1Image(np.ascontiguousarray(values.transpose(2, 1, 0)), affine)
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)
-    if not np.allclose(image.get_qform(), affine, atol=1e-3):  # a qform cannot say shear
+    tolerance = 1e-3 / volume.nifti_unit.millimetres
+    if not np.allclose(image.get_qform(), affine, atol=tolerance):  # a qform cannot say shear
         image.header["qform_code"] = 0
     if volume.geometry.unit is LengthUnit.MILLIMETRE:
-        image.header.set_xyzt_units(xyz="mm")
+        image.header.set_xyzt_units(xyz=str(volume.nifti_unit))
     return image
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medsam3_core.errors import CaseDataError, UsageError
-from medsam3_core.geometry import VolumeGeometry
+from medsam3_core.geometry import AffineUnit, VolumeGeometry
 from medsam3_core.intensity import IntensityPolicy, as_rgb, to_uint8
 from storage.readers.nifti_files import UNREADABLE, read_nifti
 from storage.readers.pixel_files import read_image
@@ -36,6 +36,7 @@ class InputImage:
         geometry: Where the voxels are.
         affine: 4 x 4 for index order (x, y, z), exactly as a NIfTI header gives it; None for pictures.
         window: Intensity policy: `identity` for 8 bits, percentiles of the volume for everything else.
+        unit: Unit of the affine.
     """
 
     path: Path
@@ -43,6 +44,7 @@ class InputImage:
     geometry: VolumeGeometry
     affine: NDArray[np.float64] | None
     window: str
+    unit: AffineUnit = AffineUnit.MILLIMETRE
     _ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
@@ -93,7 +95,7 @@ def read_input_image(path: Path) -> InputImage:
     if name.endswith(VOLUMES):
         _require_slices_fit(path)
         volume = read_nifti(path)
-        return InputImage(path, volume.voxels, volume.geometry, volume.affine, _window(volume.voxels))
+        return InputImage(path, volume.voxels, volume.geometry, volume.affine, _window(volume.voxels), volume.unit)
     if name.endswith(PICTURES):
         _require_decodable(path)
         pixels = read_image(path)

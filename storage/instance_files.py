@@ -79,10 +79,11 @@ def write_label_map(target: Path, image: InputImage, labels: NDArray[np.integer[
     written: Any = nib.Nifti1Image(np.ascontiguousarray(labels.transpose(2, 1, 0)), affine)
     written.set_sform(affine, code=1)
     written.set_qform(affine, code=1)
-    if not np.allclose(written.get_qform(), affine, atol=1e-3):  # a qform cannot say shear
+    tolerance = 1e-3 / image.unit.millimetres
+    if not np.allclose(written.get_qform(), affine, atol=tolerance):  # a qform cannot say shear
         written.header["qform_code"] = 0
-    if image.affine is not None and np.array_equal(image.affine, image.geometry.affine_nifti):
-        written.header.set_xyzt_units(xyz="mm")
+    if image.affine is not None:
+        written.header.set_xyzt_units(xyz=str(image.unit))
     with replacing(target) as scratch:
         nib.save(written, scratch)
 

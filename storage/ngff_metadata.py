@@ -1,7 +1,7 @@
 """NGFF 0.5 metadata of our images and label images: axes, levels, labels. Pure dictionaries, no voxels.
 
 Scale and translation cannot say how an oblique volume lies, so they only carry spacing; the exact affine stands beside
-them in the attributes (`nifti.affine`, index order x, y, z, and the derived `affine_zyx_to_ras_mm`).
+them in the attributes (`nifti.affine`, index order x, y, z, in `nifti.unit`, and the derived `affine_zyx_to_ras_mm`).
 """
 
 import colorsys
@@ -62,7 +62,12 @@ def image_attributes(name: str, volume: CaseVolume, level_factors: Sequence[tupl
     attributes["source"] = dict(volume.attributes)
     attributes["modality"] = volume.modality
     if volume.nifti_affine is not None:
-        attributes["nifti"] = {"affine": volume.nifti_affine.tolist(), "index_order": "xyz", "space": "RAS+"}
+        attributes["nifti"] = {
+            "affine": volume.nifti_affine.tolist(),
+            "unit": str(volume.nifti_unit),
+            "index_order": "xyz",
+            "space": "RAS+",
+        }
     return {"ome": ome, **attributes}
 
 

@@ -2,13 +2,15 @@
 
 import csv
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from medsam3_core.cases import CaseStatus
-from storage.atomic_write import replacing, write_json
+from storage.atomic_write import remove, replacing
 from storage.catalog import connect
 from storage.cohorts import CaseRef, latest_case_refs, latest_cases
 from storage.locations import location
@@ -22,13 +24,29 @@ MEASUREMENTS_FILE = "measurements.parquet"
 _COLUMNS = ("case_id", "patient_id", "source", "status", "reason", "file")
 
 
-def release_row(run_id: str, case_id: str, attempt: str, form: str) -> dict[str, Any]:
-    """Columns of every row of the table `exports`."""
+class ReleaseStatus(StrEnum):
+    """How a release ended."""
+
+    RELEASED = "released"
+    EMPTY = "empty"
+    """Nothing was found, and this form has no file that says so: done, unless the case is segmented again."""
+    FAILED = "failed"
+    DAMAGED = "damaged"
+    """The prediction in the store cannot be read; the case must be segmented again."""
+
+
+def release_row(
+    run_id: str, case_id: str, attempt: str, form: str, claim: str, *, anonymous: bool = False
+) -> dict[str, Any]:
+    """Columns of every row of the table `exports`, as of a case that was not released."""
     return {
         "run_id": run_id,
         "case_id": case_id,
         "attempt": attempt,
         "format": str(form),
+        "anonymous": anonymous,
+        "claim": claim,
+        "status": str(ReleaseStatus.FAILED),
         "path": None,
         "contested": 0,
         "released_at": utc_now(),
@@ -41,24 +59,38 @@ def write_releases(store: StoreLayout, run_id: str, name: str, rows: Sequence[Ma
         write_rows(store.exports(run_id), rows, EXPORTS, name=name)
 
 
-def unreleased(store: StoreLayout, run: Run, form: str, out: Path) -> list[tuple[CaseRef, str]]:
-    """Segmented cases whose newest prediction is not in `out`, with the attempt that made it."""
+def unreleased(store: StoreLayout, run: Run, form: str, claim: str) -> list[tuple[CaseRef, str]]:
+    """Segmented cases whose newest prediction was not released under this claim, with the attempt that made it.
+
+    Cases in which nothing was found are done where the form cannot say so.
+    """
     refs = {case.case_id: case for case in latest_case_refs(store, run.cohort)}
-    released = [row for row in read_table(store.exports(run.run_id), EXPORTS).to_pylist() if row["format"] == form]
-    written = [(row, location(row["path"])) for row in released if row["path"]]
-    there = {(row["case_id"], row["attempt"]) for row, path in written if path.parent == out and path.exists()}
+    releases = _releases(store, run, form, claim)
+    there = {
+        key
+        for key, row in releases.items()
+        if row["status"] == ReleaseStatus.EMPTY or (row["path"] and location(row["path"]).exists())
+    }
     segmented = [row for row in _outcomes(store, run) if row[1] == CaseStatus.SEGMENTED]
     return [(refs[case_id], attempt) for case_id, _, _, attempt in segmented if (case_id, attempt) not in there]
 
 
-def write_summary(store: StoreLayout, run: Run, form: str, out: Path) -> dict[str, int]:
-    """Write `manifest.csv` (one row per case), `measurements.parquet` and `labels.json`; how many ended how."""
+def damaged_predictions(store: StoreLayout, run_id: str) -> set[tuple[str, str]]:
+    """Case and attempt of predictions that were found damaged when they were last to be released."""
+    rows = read_table(store.exports(run_id), EXPORTS).sort_by("released_at").to_pylist()
+    newest = {(row["case_id"], row["attempt"]): row["status"] for row in rows}
+    return {key for key, status in newest.items() if status == ReleaseStatus.DAMAGED}
+
+
+def write_summary(store: StoreLayout, run: Run, form: str, out: Path, claim: str) -> dict[str, int]:
+    """Write `manifest.csv` (one row per case) and `measurements.parquet`; how many ended how.
+
+    The file of an older attempt whose newest was not released is removed: what the manifest does not list is not there.
+    """
     facts = {row["case_id"]: row for row in latest_cases(store, run.cohort).to_dict("records")}
-    releases: dict[tuple[str, str], dict[str, Any]] = {}
-    for row in read_table(store.exports(run.run_id), EXPORTS).sort_by("released_at").to_pylist():
-        if row["format"] == form and (row["path"] is None or location(row["path"]).parent == out):
-            releases[row["case_id"], row["attempt"]] = row
+    releases = _releases(store, run, form, claim)
     counts: dict[str, int] = {}
+    listed: set[str] = set()
     outcomes = {case_id: (status, reason, attempt) for case_id, status, reason, attempt in _outcomes(store, run)}
     with replacing(out / MANIFEST) as scratch, scratch.open("w", newline="", encoding="utf-8") as handle:
         table = csv.writer(handle)
@@ -67,21 +99,31 @@ def write_summary(store: StoreLayout, run: Run, form: str, out: Path) -> dict[st
             status, reason, attempt = outcomes[case_id]
             released = releases.get((case_id, attempt), {})
             file = Path(released["path"]).name if released.get("path") else ""
+            listed.add(file)
+            if status == CaseStatus.SEGMENTED and released.get("status") == ReleaseStatus.EMPTY:
+                status = str(ReleaseStatus.EMPTY)
             ended = "unreleased" if status == CaseStatus.SEGMENTED and not file else status
             counts[ended] = counts.get(ended, 0) + 1
             fact = facts[case_id]
             table.writerow(
                 [case_id, fact["patient_id"], fact["source"], status, reason or released.get("reason") or "", file]
             )
+    for file in {Path(row["path"]).name for row in releases.values() if row["path"]} - listed:
+        remove(out / file)
     with connect(store, "measurements") as connection:
         measured = connection.sql(
             "SELECT * FROM measurements WHERE run_id = ? ORDER BY case_id, structure", params=[run.run_id]
         ).to_arrow_table()
     with replacing(out / MEASUREMENTS_FILE) as scratch:
         pq.write_table(measured, scratch)
-    names = {"background": 0, **{name: value for value, name in enumerate(run.structures, start=1)}}
-    write_json(out / "labels.json", {"run_id": run.run_id, "labels": names})
     return counts
+
+
+def _releases(store: StoreLayout, run: Run, form: str, claim: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """The newest row of each case and attempt in this form under this claim."""
+    table = read_table(store.exports(run.run_id), EXPORTS)
+    table = table.filter((pc.field("format") == str(form)) & (pc.field("claim") == claim))
+    return {(row["case_id"], row["attempt"]): row for row in table.sort_by("released_at").to_pylist()}
 
 
 def _outcomes(store: StoreLayout, run: Run) -> list[tuple[str, str, str | None, str]]:

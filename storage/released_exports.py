@@ -5,7 +5,8 @@ never given its final name.
 """
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -16,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam3_core.cases import CaseSource
-from medsam3_core.errors import CaseDataError, Medsam3Error
-from medsam3_core.geometry import VolumeGeometry
+from medsam3_core.errors import CaseDataError, DamagedFileError, Medsam3Error
+from medsam3_core.geometry import LengthUnit, VolumeGeometry
 from storage.atomic_write import replacing
 from storage.case_volumes import StoredVolume
 from storage.dicom_segmentation_writing import write_segmentation
@@ -35,6 +36,10 @@ Masks = Mapping[str, NDArray[np.bool_]]
 
 class ReleaseError(Medsam3Error):
     """What was read back is not what was written; nothing was released."""
+
+
+class DamagedPredictionError(DamagedFileError):
+    """The prediction in the store cannot be read; only segmenting the case again brings it back."""
 
 
 class ReleaseForm(StrEnum):
@@ -88,17 +93,31 @@ def release(item: ToRelease, form: ReleaseForm, out: Path) -> Released:
     """Write one case below `out`; an older file of the same name is replaced.
 
     Raises:
+        NothingDrawnError: If there is nothing to write and this format cannot say so.
         CaseDataError: If this format cannot hold this case; says why.
         ReleaseError: If what is read back differs.
+        DamagedPredictionError: If the prediction is absent or damaged.
         StoreError: If `out` cannot be written.
     """
-    prediction = open_prediction(item.prediction_file)
     target = out / f"{item.case_id}{_SUFFIX[form]}"
     write = {ReleaseForm.NIFTI: _nifti, ReleaseForm.DICOM_SEG: _dicom, ReleaseForm.ZARR: _zarr}[form]
-    with replacing(target) as scratch:
+    with _naming_damage(item), replacing(target) as scratch:
+        prediction = open_prediction(item.prediction_file)
         written, geometry, read_back, contested = write(item, prediction, scratch)
         shift = compare_masks(written, prediction.geometry(), read_back, geometry, str(target))
     return Released(target, contested, shift)
+
+
+@contextmanager
+def _naming_damage(item: ToRelease) -> Iterator[None]:
+    try:
+        yield
+    except (DamagedFileError, zipfile.BadZipFile) as error:
+        msg = (
+            f"the prediction of {item.case_id} in the store is damaged ({error.__cause__ or error}); "
+            "run medsam3 segment again with --retry, which segments the case again"
+        )
+        raise DamagedPredictionError(msg) from error
 
 
 def compare_masks(
@@ -146,12 +165,15 @@ def _nifti(item: ToRelease, prediction: StoredPrediction, scratch: Path) -> _Wri
     if not np.array_equal(stored.affine, np.asarray(item.volume.nifti_affine, dtype=np.float32).astype(np.float64)):
         msg = f"{scratch.name}: the affine {stored.affine.tolist()} is not that of the input; nothing was released"
         raise ReleaseError(msg)
+    unit = prediction.geometry().unit
+    expected = str(item.volume.nifti_unit) if unit is LengthUnit.MILLIMETRE else "unknown"
+    if (found := stored.header.get_xyzt_units()[0]) != expected:
+        msg = f"{scratch.name}: the unit {found} is not that of the input, {expected}; nothing was released"
+        raise ReleaseError(msg)
     read = np.asanyarray(stored.dataobj).T
     numbered = list(enumerate(item.structures, start=1))
-    own, geometry = item.volume.nifti_affine, prediction.geometry()
-    if np.allclose(own, geometry.affine_nifti):  # else the source is in metres or micrometres and keeps its numbers
-        geometry = VolumeGeometry.from_nifti(geometry.shape_zyx, stored.affine)
-        geometry = replace(geometry, unit=prediction.geometry().unit)
+    in_place = item.volume.nifti_unit.to_millimetres(stored.affine)
+    geometry = replace(VolumeGeometry.from_nifti(prediction.geometry().shape_zyx, in_place), unit=unit)
     written = {name: values == value for value, name in numbered}
     return written, geometry, {name: read == value for value, name in numbered}, contested
 

@@ -24,6 +24,7 @@ from storage.prompts_file import read_prompts_file
 from storage.readers.label_index import structure_slug
 from storage.readers.registry import AUTO, find_reader
 from storage.recipe_files import builtin_recipes
+from storage.release_ledger import damaged_predictions
 from storage.run_ledger import Run
 from storage.run_planning import PlannedCase, WorkGroup
 from storage.run_refusals import refusal
@@ -45,7 +46,7 @@ class SegmentRequest:
         prompts: A prompts file, instead of texts.
         settings: Inference settings as `key=value`.
         limit: At most so many cases; 0 means all.
-        retry: Whether rejected, failed and crashed cases are tried again.
+        retry: Whether rejected, failed and crashed cases, and those whose prediction is damaged, are tried again.
         policy: How texts are asked: `text` as they stand, or by the `agent` as requests.
     """
 
@@ -157,14 +158,24 @@ def plan_segment(store: StoreLayout, request: SegmentRequest, run: Run, rows: Se
 
 
 def _done(store: StoreLayout, run: Run, *, retry: bool) -> set[str]:
-    """Cases with an outcome that holds for them as they are now; with `retry` only those that were segmented."""
+    """Cases with an outcome that holds for them as they are now.
+
+    With `retry` only those that were segmented, and whose prediction was not found damaged since.
+    """
     if not store.run_json(run.run_id).exists():
         return set()
     with connect(store, "current_attempts") as connection:
         rows = connection.execute(
-            "SELECT case_id, status FROM internal.current_attempts WHERE run_id = ?", [run.run_id]
+            "SELECT case_id, status, attempt FROM internal.current_attempts WHERE run_id = ?", [run.run_id]
         ).fetchall()
-    return {case_id for case_id, status in rows if status == CaseStatus.SEGMENTED or not retry}
+    if not retry:
+        return {case_id for case_id, _, _ in rows}
+    lost = damaged_predictions(store, run.run_id)
+    return {
+        case_id
+        for case_id, status, attempt in rows
+        if status == CaseStatus.SEGMENTED and (case_id, attempt) not in lost
+    }
 
 
 def _with_prompts(

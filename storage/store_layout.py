@@ -208,6 +208,10 @@ class StoreLayout:
         """Held by the driver that writes a run."""
         return self.root / ".locks" / f"run-{check_name('run', run_id)}.lock"
 
+    def release_lock(self, folder: str) -> Path:
+        """Held by the process that releases into a folder outside, which a digest names."""
+        return self.root / ".locks" / f"out-{check_name('folder', folder)}.lock"
+
     def writer_token(self, run_id: str) -> Path:
         """Names the driver whose workers may commit to a run."""
         return self.root / ".locks" / f"run-{check_name('run', run_id)}.token"

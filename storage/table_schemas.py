@@ -216,6 +216,13 @@ EXPORTS = versioned_schema(
     ("case_id", pa.string(), "case"),
     ("attempt", pa.string(), "attempt whose prediction was written"),
     ("format", pa.string(), "nifti, dicom-seg or zarr"),
+    ("anonymous", pa.bool_(), "whether names of patients were left out"),
+    ("claim", pa.string(), "claim of the folder under which it was written; NULL before there were claims"),
+    (
+        "status",
+        pa.string(),
+        "released, empty where there is nothing to write, failed, or damaged: its prediction cannot be read",
+    ),
     ("path", pa.string(), "file or folder that was released; NULL where none was"),
     ("reason", pa.string(), "why nothing was released"),
     ("contested", pa.int64(), "voxels that two structures claimed and one got; 0 where structures may overlap"),

@@ -1,6 +1,8 @@
 """Export: write predictions in a clinical format, prove them, and note what was released and what was not."""
 
 import time
+import traceback
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +11,15 @@ from typing import Any
 import psutil
 
 from medsam3_core.cases import CaseSource
-from medsam3_core.errors import CaseDataError
+from medsam3_core.errors import CaseDataError, DamagedFileError, StoreError
 from storage.case_volumes import open_case_volume
 from storage.cohorts import CaseRef
-from storage.locations import local_copies, location
-from storage.release_ledger import release_row, write_releases
-from storage.released_exports import ReleaseError, ReleaseForm, ToRelease, release
+from storage.dicom_segmentation_writing import NothingDrawnError
+from storage.locations import connection_errors, local_copies, location
+from storage.readers.archive import without_names
+from storage.release_claims import require_claim
+from storage.release_ledger import ReleaseStatus, release_row, write_releases
+from storage.released_exports import DamagedPredictionError, ReleaseError, ReleaseForm, ToRelease, release
 from storage.store_layout import StoreLayout
 from tasks.batch_stream import BatchReport
 from tasks.breadcrumbs import BETWEEN_CASES, Breadcrumb, BreadcrumbFolder
@@ -47,6 +52,7 @@ class ExportBatch:
         source_root: Root of the source.
         form: What is written.
         out: Where to.
+        claim: Under which claim of that folder, see `storage.release_claims`.
         anonymous: Leave patients' names out of DICOM.
     """
 
@@ -58,6 +64,7 @@ class ExportBatch:
     source_root: str
     form: ReleaseForm
     out: Path
+    claim: str
     anonymous: bool = False
 
     def __call__(self, batch_id: str, crumbs: BreadcrumbFolder, cases: Sequence[PendingExport]) -> BatchReport:
@@ -70,10 +77,9 @@ class ExportBatch:
                 rows.append(self.row(case))
             crumb.at(BETWEEN_CASES)
             write_releases(self.store, self.run_id, batch_id, rows)
-        released = sum(row["path"] is not None for row in rows)
-        statuses = {"released": released, "unreleased": len(rows) - released}
+        statuses = Counter(row["status"] for row in rows)
         return BatchReport(
-            {status: count for status, count in statuses.items() if count},
+            dict(statuses),
             time.perf_counter() - started,
             peak_rss_bytes=psutil.Process().memory_info().rss,
         )
@@ -85,11 +91,45 @@ class ExportBatch:
             return self._row(pending, source)
 
     def _row(self, pending: PendingExport, source: Path) -> dict[str, Any]:
+        require_claim(self.out, self.claim)
+        try:
+            released = release(self._item(pending, source), self.form, self.out)
+        except NothingDrawnError as error:
+            return self._unwritten(pending, str(error), ReleaseStatus.EMPTY)
+        except (CaseDataError, ReleaseError) as error:
+            return self._unwritten(pending, str(error))
+        except DamagedFileError as error:
+            if not self.store.cohort_json(pending.case.cohort).exists():
+                raise  # not one file is gone but the store
+            is_prediction = isinstance(error, DamagedPredictionError)
+            status = ReleaseStatus.DAMAGED if is_prediction else ReleaseStatus.FAILED
+            return self._unwritten(pending, str(error), status)
+        except (StoreError, ImportError, ConnectionError):
+            raise
+        except connection_errors():
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever else one case does, its neighbours must not suffer
+            return self._unwritten(pending, _without_values(error))
+        return self._unwritten(pending, None, ReleaseStatus.RELEASED) | {
+            "path": str(released.path),
+            "contested": released.contested,
+            "largest_shift_mm": released.largest_shift,
+        }
+
+    def _item(self, pending: PendingExport, source: Path) -> ToRelease:
         case = pending.case
-        item = ToRelease(
+        try:
+            volume = open_case_volume(self.store.volume(case.cohort, case.case_id, zipped=case.ndim == 2))
+        except DamagedFileError as error:
+            msg = (
+                f"the image of {case.case_id} in the store is damaged ({error.__cause__}); touch its source files, so "
+                "that they are read again, and run the same command again"
+            )
+            raise DamagedFileError(msg) from error
+        return ToRelease(
             case.case_id,
             self.store.prediction(self.run_id, case.case_id),
-            open_case_volume(self.store.volume(case.cohort, case.case_id, zipped=case.ndim == 2)),
+            volume,
             self.structures,
             self.texts,
             self.weights,
@@ -97,18 +137,28 @@ class ExportBatch:
             pending.source,
             self.anonymous,
         )
-        common = release_row(self.run_id, case.case_id, pending.attempt, self.form)
-        try:
-            released = release(item, self.form, self.out)
-        except (CaseDataError, ReleaseError, OSError, ValueError, AttributeError) as error:
-            return common | {"reason": f"{error}"[:500]}
-        return common | {
-            "path": str(released.path),
-            "contested": released.contested,
-            "largest_shift_mm": released.largest_shift,
-        }
 
     def record_crash(self, pending: PendingExport, reason: str) -> None:
         """Write the row of a case that killed its worker; called by the driver."""
-        row = release_row(self.run_id, pending.case_id, pending.attempt, self.form) | {"reason": reason}
+        row = self._unwritten(pending, reason)
         write_releases(self.store, self.run_id, f"crash-{pending.attempt}-{pending.case_id}"[:150], [row])
+
+    def _unwritten(
+        self, pending: PendingExport, reason: str | None, status: ReleaseStatus = ReleaseStatus.FAILED
+    ) -> dict[str, Any]:
+        """The row of a case without a file; its reason does not name the patient."""
+        if reason is not None and pending.source is not None:
+            reason = without_names(reason, pending.source)
+        row = release_row(
+            self.run_id, pending.case_id, pending.attempt, self.form, self.claim, anonymous=self.anonymous
+        )
+        return row | {"status": str(status), "reason": reason[:500] if reason else None}
+
+
+def _without_values(error: Exception) -> str:
+    """Kind and place of an error that nobody foresaw: its text may quote a header, and headers name patients."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(place.filename).parent.name}/{Path(place.filename).name}:{place.lineno}"
+    if isinstance(error, OSError):
+        return f"{error.filename or where}: {error.strerror or type(error).__name__}; run the same command again"
+    return f"{type(error).__name__} in {where}; this form cannot hold the case, another --format may"

@@ -139,6 +139,17 @@ def test_a_slice_of_a_volume_becomes_a_label_map_with_the_affine_of_the_input(
     assert "window percentile:0.5,99.5" in done.err
 
 
+def test_a_label_map_of_a_volume_in_micrometres_is_in_micrometres(medsam3: Medsam3, tmp_path: Path) -> None:
+    image = nib.Nifti1Image(np.zeros((40, 36, 4), np.int16), np.diag([500.0, 500, 2000, 1]))
+    image.header.set_xyzt_units("micron")
+    nib.save(image, tmp_path / "volume.nii")
+    words = ("--weights", "baseline:box", "--box", "4,6,20,30", "--slice", "3")
+    medsam3("predict", tmp_path / "volume.nii", *words, "--out", tmp_path / "labels.nii.gz")
+    written = nib.load(tmp_path / "labels.nii.gz")
+    assert written.header.get_xyzt_units()[0] == "micron"
+    np.testing.assert_array_equal(written.affine, image.affine)
+
+
 def test_numbers_of_instances_on_the_same_place_stand_side_by_side() -> None:
     from storage.instance_overlay import _beside
 

@@ -18,7 +18,7 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from medsam3_core.errors import CaseDataError, UnreadableFileError
-from medsam3_core.geometry import VolumeGeometry
+from medsam3_core.geometry import AffineUnit, VolumeGeometry
 from storage.readers.size_limits import require_fitting
 from storage.readers.source_files import naming
 
@@ -34,7 +34,6 @@ UNREADABLE = (
     struct.error,
 )
 """What nibabel raises for files that are damaged or no NIfTI."""
-_MILLIMETRES = {"meter": 1000.0, "micron": 0.001}
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,12 +45,14 @@ class NiftiVolume:
         geometry: Where they are, in millimetres.
         affine: 4 x 4 for index order (x, y, z), exactly as the header gives it.
         attributes: Facts of the header (JSON values).
+        unit: Unit of the affine; millimetres where the header gives none, by custom.
     """
 
     voxels: NDArray[Any]
     geometry: VolumeGeometry
     affine: NDArray[np.float64]
     attributes: dict[str, Any]
+    unit: AffineUnit
 
 
 def read_nifti(path: Path, *, channel: int | None = None) -> NiftiVolume:
@@ -72,11 +73,11 @@ def read_nifti(path: Path, *, channel: int | None = None) -> NiftiVolume:
     with naming(path):
         spatial = _three_dimensional(_as_numbers(stored), channel)
         affine = np.asarray(image.affine, dtype=np.float64)
-        to_millimetres = np.diag([*[_length_factor(image.header)] * 3, 1.0])
+        unit = _length_unit(image.header)
         voxels = np.ascontiguousarray(spatial.T)
         depth, height, width = voxels.shape
-        geometry = VolumeGeometry.from_nifti((depth, height, width), to_millimetres @ affine)
-    return NiftiVolume(voxels, geometry, affine, _header_facts(image, channel))
+        geometry = VolumeGeometry.from_nifti((depth, height, width), unit.to_millimetres(affine))
+    return NiftiVolume(voxels, geometry, affine, _header_facts(image, channel), unit)
 
 
 def _as_numbers(stored: NDArray[Any]) -> NDArray[Any]:
@@ -111,12 +112,12 @@ def _three_dimensional(voxels: NDArray[Any], channel: int | None) -> NDArray[Any
     raise CaseDataError(msg)
 
 
-def _length_factor(header: Any) -> float:
-    """Millimetres per unit of the header; files without a known unit are in millimetres by custom."""
+def _length_unit(header: Any) -> AffineUnit:
+    """Unit of the header; files without a known one are in millimetres by custom."""
     try:
-        return _MILLIMETRES.get(header.get_xyzt_units()[0], 1.0)
-    except (AttributeError, KeyError):
-        return 1.0
+        return AffineUnit(header.get_xyzt_units()[0])
+    except (AttributeError, KeyError, ValueError):
+        return AffineUnit.MILLIMETRE
 
 
 def _header_facts(image: Any, channel: int | None) -> dict[str, Any]:

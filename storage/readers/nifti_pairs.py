@@ -62,7 +62,9 @@ def nifti_case(path: Path, image: NiftiVolume, references: tuple[LabelMap, ...],
         CaseDataError: If the image holds NaN or infinite voxels; names the file.
     """
     with naming(path):
-        return CaseVolume(image.voxels, image.geometry, references, recipe.modality, image.affine, image.attributes)
+        return CaseVolume(
+            image.voxels, image.geometry, references, recipe.modality, image.affine, image.attributes, image.unit
+        )
 
 
 def read_nifti_reference(

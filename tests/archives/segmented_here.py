@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from storage.ingest_planning import finish_ingest, plan_ingest, unchanged_sources
+from storage.release_claims import claim_folder
 from storage.release_ledger import unreleased, write_summary
 from storage.released_exports import ReleaseForm
 from storage.run_ledger import Run
@@ -19,6 +20,10 @@ from tasks.ingest_cases import IngestBatch, PendingCase
 from tasks.segment_cases import SegmentBatch
 
 
+class ProcessDiedError(Exception):
+    """What ends a release in the middle."""
+
+
 def segment_here(
     store: StoreLayout,
     request: SegmentRequest,
@@ -27,10 +32,13 @@ def segment_here(
     *,
     anonymous: bool = False,
     meanwhile: Callable[[], object] = lambda: None,
+    before_release: Callable[[], object] = lambda: None,
+    dies_after: int | None = None,
 ) -> tuple[Run, dict[str, int], int]:
     """Segment and release; the run, how cases ended, and how many were segmented by this call.
 
-    `meanwhile` is called between the two.
+    `meanwhile` is called between the two, `before_release` when it is known what is to be released. When `dies_after`
+    files were released, `ProcessDiedError` ends it: no row of them is written, as if the process had been killed.
     """
     crumbs = BreadcrumbFolder(store.breadcrumbs() / "here")
     run, rows = run_of_request(store, request)
@@ -45,16 +53,23 @@ def segment_here(
         segment = SegmentBatch(store, group.cohort.recipe, group.runs, partial(load_segmenter, run.weights, "cpu"))
         segment(_attempt(), crumbs, group.pending)
     meanwhile()
+    claim = claim_folder(store, run, out, anonymous=anonymous)
     sources = unchanged_sources(store, ingest)
+    weights = f"{run.weights.name}@{run.weights.version}"
     export = ExportBatch(
-        store, run.run_id, run.structures, dict(run.texts), f"{run.weights.name}@1", ingest.source_root,
-        ReleaseForm(form), out, anonymous,
+        store, run.run_id, run.structures, dict(run.texts), weights, ingest.source_root, ReleaseForm(form), out, claim,
+        anonymous,
     )  # fmt: skip
     pending = [
-        PendingExport(case, attempt, sources.get(case.case_id)) for case, attempt in unreleased(store, run, form, out)
+        PendingExport(case, attempt, sources.get(case.case_id)) for case, attempt in unreleased(store, run, form, claim)
     ]
+    before_release()
+    if dies_after is not None:
+        for case in pending[:dies_after]:
+            export.row(case)
+        raise ProcessDiedError
     export(_attempt(), crumbs, pending)
-    return run, write_summary(store, run, form, out), len(group.pending)
+    return run, write_summary(store, run, form, out, claim), len(group.pending)
 
 
 def _attempt() -> str:

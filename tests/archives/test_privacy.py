@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+import pydicom
 import pytest
+from pydicom.datadict import DicomDictionary, dictionary_VR, keyword_for_tag
+from pydicom.dataset import Dataset
 
 from flows.cli import cli
 from medsam3_core.errors import UsageError
@@ -12,7 +15,7 @@ from storage.store_layout import StoreLayout
 from tests.archives.segmented_here import segment_here
 from tests.archives.test_dicom_faults import listed
 from tests.archives.test_segment import request
-from tests.archives.written_dicom import ct_slices, save
+from tests.archives.written_dicom import ct_slices, enhanced_ct, save
 
 PLANTED = ("Zaphod", "Beeblebrox", "19610203", "MRN-4711", "secret remark", "Dr. Marvin")
 
@@ -67,6 +70,65 @@ def request_of_first(source: Path, tmp_path: Path):
 
     del tmp_path
     return SegmentRequest(str(source), "baseline:box", prompts=source.parent / "boxes.csv")
+
+
+_TEXTS = frozenset({"PN", "LO", "SH", "ST", "LT", "UT", "UC"})
+_READ = frozenset({"FunctionalGroups", "LUT", "Pixel", "Plane", "ImageCenterPoint"})
+
+
+def planted_everywhere(data: Dataset) -> None:
+    """A word in every text, an item with names in every sequence that has no say in the image, and private ones."""
+    for tag in (known for known in DicomDictionary if known >= 0x00080000):
+        keyword, kind = keyword_for_tag(tag), dictionary_VR(tag)
+        if kind in _TEXTS and keyword:
+            setattr(data, keyword, "Zaphod")
+        elif kind == "DA" and keyword:
+            setattr(data, keyword, "19610203")
+        elif kind == "SQ" and keyword and not any(word in keyword for word in _READ):
+            item = Dataset()
+            item.PatientName, item.PatientID, item.CodeMeaning = "Beeblebrox^Zaphod", "MRN-4711", "secret remark"
+            setattr(data, keyword, [item])
+    data.private_block(0x0011, "Dr. Marvin", create=True).add_new(1, "LO", "secret remark")
+    data.PatientID, data.PatientAge, data.SpecificCharacterSet = "MRN-4711", "064Y", "ISO_IR 192"
+
+
+@pytest.mark.parametrize("frames", ["one", "many"])
+def test_an_anonymous_segmentation_takes_nothing_but_uids_and_geometry(
+    store: StoreLayout, tmp_path: Path, frames: str
+) -> None:
+    slices = ct_slices(6) if frames == "one" else [enhanced_ct(6)]
+    for data in slices:
+        planted_everywhere(data)
+    if frames == "many":
+        groups = slices[0].PerFrameFunctionalGroupsSequence[0]
+        groups.PlanePositionSequence[0].PatientComments = groups.FrameComments = "secret remark"
+        slices[0].SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PatientName = "Beeblebrox^Zaphod"
+    save(tmp_path / "archive", slices)
+    asked = request(tmp_path / "archive", tmp_path)
+    assert segment_here(store, asked, tmp_path / "named", "dicom-seg")[1] == {"segmented": 1}
+    assert {"Zaphod", "Beeblebrox", "MRN-4711", "19610203"} <= found_in(tmp_path / "named")
+    run, counts, _ = segment_here(store, asked, tmp_path / "out", "dicom-seg", anonymous=True)
+    assert counts == {"segmented": 1}
+    assert found_in(tmp_path / "out") == set()
+    (file,) = (tmp_path / "out").glob("*.dcm")
+    written = pydicom.dcmread(file)
+    assert not [word for word in (*PLANTED, "064Y", "nobody") if word.lower() in str(written).lower()]
+    assert written.StudyInstanceUID == slices[0].StudyInstanceUID
+    assert written.FrameOfReferenceUID == slices[0].FrameOfReferenceUID
+    (patient,) = latest_cases(store, run.cohort)["patient_id"]
+    assert written.PatientID == patient
+
+
+def test_no_warning_of_a_library_names_the_patient(
+    store: StoreLayout, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    slices = ct_slices(6)
+    for data in slices:
+        data.PatientName = "Zaphod"
+    save(tmp_path / "archive", slices)
+    asked = request(tmp_path / "archive", tmp_path)
+    segment_here(store, asked, tmp_path / "out", "dicom-seg")
+    assert not [item for item in recwarn if "Zaphod" in str(item.message)]
 
 
 def test_a_patient_has_one_pseudonym_in_all_series_and_another_under_another_key(

@@ -1,6 +1,7 @@
 """Segmentation without references: masks out in three formats, each proved, measured, resumed."""
 
 import csv
+import json
 from pathlib import Path
 
 import highdicom as hd
@@ -11,8 +12,10 @@ import pytest
 from pydicom.dataset import FileDataset
 
 from medsam3_core.errors import UnsupportedPromptError, UsageError
-from storage.case_volumes import open_case_volume
+from storage import released_exports
+from storage.case_volumes import StoredVolume, open_case_volume
 from storage.cohorts import case_refs, latest_cases
+from storage.exports import nifti_image
 from storage.released_exports import ReleaseError, compare_masks
 from storage.segment_planning import SegmentRequest
 from storage.sql_guard import run_sql
@@ -193,6 +196,59 @@ def test_a_source_that_is_no_dicom_is_not_released_as_dicom(store: StoreLayout, 
     assert segment_here(store, asked, tmp_path / "out", "dicom-seg")[1] == {"unreleased": 1}
     assert "no DICOM series" in (tmp_path / "out" / "manifest.csv").read_text()
     assert not list((tmp_path / "out").glob("*.dcm"))
+
+
+@pytest.fixture(params=["mm", "micron", "meter", "unknown"])
+def measured(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[SegmentRequest, str, np.ndarray]:
+    """A NIfTI of oblique voxels of 2 x 0.5 x 0.5 mm whose header is in one of the units; the unit and its affine."""
+    unit = request.param
+    affine = np.diag([0.5, 0.5, 2.0, 1.0])
+    affine[:3, 3] = (-30.0, 12.0, 7.0)
+    affine[0, 1] = 0.25
+    affine[:3] /= {"micron": 0.001, "meter": 1000.0}.get(unit, 1.0)
+    image = nib.Nifti1Image(np.arange(8 * 9 * 4, dtype=np.int16).reshape(8, 9, 4), affine)
+    image.header.set_xyzt_units(unit)
+    (tmp_path / "a").mkdir()
+    nib.save(image, tmp_path / "a" / "v.nii.gz")
+    prompts = tmp_path / "boxes.csv"
+    prompts.write_text("case_id,slice,structure,instance,kind,x0,y0,x1,y1\nv,2,liver,0,box,1,2,5,6\n")
+    return SegmentRequest(str(tmp_path / "a"), "baseline:box", prompts=prompts), unit, affine
+
+
+def test_a_label_map_has_numbers_and_unit_of_its_source(measured: tuple, store: StoreLayout, tmp_path: Path) -> None:
+    asked, unit, affine = measured
+    run, counts, _ = segment_here(store, asked, tmp_path / "out")
+    assert counts == {"segmented": 1}
+
+    def require_place() -> None:
+        written = nib.load(tmp_path / "out" / "v.nii.gz")
+        assert written.header.get_xyzt_units()[0] == ("mm" if unit == "unknown" else unit)
+        assert np.array_equal(written.affine, affine.astype(np.float32))
+        assert written.header["qform_code"] == 0
+
+    require_place()
+    (row,) = run_sql(store, f"SELECT volume FROM measurements WHERE run_id = '{run.run_id}'").to_pylist()
+    assert row["volume"] == pytest.approx(16 * 2.0 * 0.5 * 0.5 / 1000)
+    root = store.volume(run.cohort, "v", zipped=False) / "zarr.json"
+    content = json.loads(root.read_text())
+    del content["attributes"]["nifti"]["unit"]  # as stores were written before units were kept
+    root.write_text(json.dumps(content))
+    (tmp_path / "out" / "v.nii.gz").unlink()
+    assert segment_here(store, asked, tmp_path / "out")[1] == {"segmented": 1}
+    require_place()
+
+
+def test_another_unit_in_the_file_is_not_released(
+    archive: tuple, store: StoreLayout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def in_metres(values: np.ndarray, volume: StoredVolume) -> nib.Nifti1Image:
+        image = nifti_image(values, volume)
+        image.header.set_xyzt_units(xyz="meter")
+        return image
+
+    monkeypatch.setattr(released_exports, "nifti_image", in_metres)
+    assert segment_here(store, request(archive[0], tmp_path), tmp_path / "out")[1] == {"unreleased": 1}
+    assert "the unit meter is not that of the input, mm" in (tmp_path / "out" / "manifest.csv").read_text()
 
 
 def test_a_file_that_reads_back_differently_is_not_released() -> None:

@@ -1,0 +1,120 @@
+"""Whose folder `--out` is: it holds the files of one run, and `labels.json` in it says which.
+
+A run that takes a folder over removes what was released there before it writes its own `labels.json`, and counts
+nothing as released that was not written under its claim. So wherever a process dies, the files in the folder belong to
+the run that `labels.json` names; between the two steps nobody is named.
+"""
+
+import hashlib
+import uuid
+from pathlib import Path
+from typing import Any
+
+from medsam3_core.errors import StoreError, UsageError
+from storage.atomic_write import read_json, remove, write_json
+from storage.parquet_tables import read_table
+from storage.release_ledger import MANIFEST, MEASUREMENTS_FILE
+from storage.run_folders import run_ids
+from storage.run_ledger import Run
+from storage.store_layout import StoreLayout
+from storage.table_schemas import EXPORTS
+from storage.writer_lock import SupersededError
+
+LABELS = "labels.json"
+
+
+def claim_folder(store: StoreLayout, run: Run, out: Path, *, anonymous: bool) -> str:
+    """Make a folder the run's own; files that another run of the same source released there are removed.
+
+    Without names is another claim than with them: files that name patients do not stay where none may.
+
+    Returns:
+        The claim, which stands in every row of what is released under it.
+
+    Raises:
+        UsageError: If the folder belongs to somebody else, see `require_claimable`.
+        StoreError: If the folder cannot be written.
+    """
+    require_claimable(store, run, out, anonymous=anonymous)
+    if claim := _own_claim(_labels_file(out), run, anonymous=anonymous):
+        return claim
+    for name in (LABELS, MANIFEST, MEASUREMENTS_FILE):
+        remove(out / name)
+    for file in sorted({file for files in _released_files(store, out).values() for file in files}):
+        remove(out / file)
+    claim = uuid.uuid4().hex[:12]
+    write_json(out / LABELS, _facts(run, anonymous=anonymous) | {"claim": claim})
+    return claim
+
+
+def require_claimable(store: StoreLayout, run: Run, out: Path, *, anonymous: bool) -> None:
+    """Refuse a folder that holds what this run may not replace: other sources, exports, releases of other stores.
+
+    Raises:
+        UsageError: Names the folder and whose it is.
+    """
+    found = _labels_file(out)
+    if _own_claim(found, run, anonymous=anonymous):
+        return
+    named = found.get("run_id", run.run_id)
+    known = run_ids(store)
+    if named != run.run_id and ("cohort" in found or named not in known):
+        msg = f"{out / LABELS} belongs to another export ({named}); choose another --out"
+        raise UsageError(msg)
+    cohorts = {run_id: read_json(store.run_json(run_id))["cohort"] for run_id in known}
+    for run_id, files in _released_files(store, out).items():
+        if cohorts[run_id] != run.cohort and any((out / file).exists() for file in files):
+            msg = f"{out} holds what was segmented of another source (run {run_id}); choose another --out"
+            raise UsageError(msg)
+
+
+def require_claim(out: Path, claim: str) -> None:
+    """Refuse to write under a claim that has been replaced: workers may outlive the process that sent them.
+
+    Raises:
+        SupersededError: If the folder is another run's by now.
+    """
+    if _labels_file(out).get("claim") != claim:
+        msg = f"another run has taken over {out}; this one leaves it alone"
+        raise SupersededError(msg)
+
+
+def release_lock(store: StoreLayout, out: Path) -> Path:
+    """Held by the process that releases into a folder."""
+    return store.release_lock(hashlib.sha256(str(out).encode()).hexdigest()[:16])
+
+
+def _labels_file(out: Path) -> dict[str, Any]:
+    path = out / LABELS
+    if not path.exists():
+        return {}
+    try:
+        found = read_json(path)
+    except StoreError:
+        found = None
+    if not isinstance(found, dict):
+        msg = f"{path} is no list of labels; remove it, or choose another --out"
+        raise UsageError(msg)
+    return found
+
+
+def _own_claim(found: dict[str, Any], run: Run, *, anonymous: bool) -> str:
+    """The claim, or empty if another run, other values of labels or the other kind of names stand there."""
+    facts = _facts(run, anonymous=anonymous)
+    return str(found.get("claim", "")) if all(found.get(key) == value for key, value in facts.items()) else ""
+
+
+def _facts(run: Run, *, anonymous: bool) -> dict[str, Any]:
+    names = {"background": 0, **{name: value for value, name in enumerate(run.structures, start=1)}}
+    return {"run_id": run.run_id, "anonymous": anonymous, "labels": names}
+
+
+def _released_files(store: StoreLayout, out: Path) -> dict[str, set[str]]:
+    """Names of files and folders that runs of this store ever released into a folder, by run."""
+    folder = str(out).rstrip("/") + "/"
+    found: dict[str, set[str]] = {}
+    for run_id in run_ids(store):
+        paths = read_table(store.exports(run_id), EXPORTS, columns=["path"])["path"].unique().to_pylist()
+        names = {path.removeprefix(folder) for path in paths if path and path.startswith(folder)}
+        found[run_id] = {name for name in names if "/" not in name}
+    return found
