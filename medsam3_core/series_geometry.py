@@ -41,6 +41,7 @@ class SeriesFault(StrEnum):
     MIXED_SPACING = "mixed-spacing"
     UNEVEN_GAP = "uneven-gap"
     TRUNCATED = "truncated-file"
+    ODD_HEADER = "odd-header"
     NOT_DICOM = "not-dicom"
     NO_PIXELS = "no-pixels"
     UNREADABLE_PIXELS = "unreadable-pixels"
