@@ -39,6 +39,7 @@ class SeriesFault(StrEnum):
     MIXED_ORIENTATION = "mixed-orientation"
     MIXED_SIZE = "mixed-size"
     MIXED_SPACING = "mixed-spacing"
+    MIXED_COLOUR = "mixed-colour"
     UNEVEN_GAP = "uneven-gap"
     TRUNCATED = "truncated-file"
     ODD_HEADER = "odd-header"

@@ -177,9 +177,7 @@ def _reason(source: CaseSource, error: Exception) -> str:
     logger.warning("case %s failed:\n%s", source.case_id, without_names(traceback.format_exc(), source))
     shown = source.extra.get("shown", ", ".join(source.image[:1]) or source.case_id)
     text = without_names(f"{type(error).__name__}: {error}", source)[:500]
-    return (
-        f"{shown} cannot be read ({text}); it is damaged or of a kind that is not known: export it again or remove it"
-    )
+    return f"{shown} cannot be read ({text}); it is damaged or of an unknown kind: export it again or remove it"
 
 
 def _require_no_promised_reference(source: CaseSource) -> None:

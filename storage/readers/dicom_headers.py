@@ -14,6 +14,7 @@ from storage.readers.dicom_values import HeaderValues, first_number, numbers
 
 _SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 _DIRECTORY = "1.2.840.10008.1.3.10"
+PALETTE = "PALETTE COLOR"
 
 
 class HeaderKind(StrEnum):
@@ -42,6 +43,11 @@ class PixelFormat:
     bits_allocated: int
     bits_stored: int
     is_signed: bool
+
+    @property
+    def is_colour(self) -> bool:
+        """Whether voxels become colours: as several samples, or as entries of a palette."""
+        return self.samples > 1 or self.photometric == PALETTE
 
     @property
     def bytes_per_voxel(self) -> int:

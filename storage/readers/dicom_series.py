@@ -65,6 +65,13 @@ def prove_headers(headers: Sequence[DicomHeader]) -> ProvenSeries:
     for header in headers:
         if header.fault is not None:
             raise SeriesRejectedError.of(header.fault, header.detail)
+        if len(header.places) > header.frames:
+            msg = f"{header.file} has {header.frames} frames and says of {len(header.places)} where they lie"
+            raise SeriesRejectedError.of(SeriesFault.ODD_HEADER, f"{msg}; export it again")
+        if header.pixels.is_colour != headers[0].pixels.is_colour:
+            colour, grey = (header, headers[0]) if header.pixels.is_colour else (headers[0], header)
+            msg = f"{colour.file} is in colour ({colour.pixels.photometric}) and {grey.file} is not; split the series"
+            raise SeriesRejectedError.of(SeriesFault.MIXED_COLOUR, msg)
     if headers[0].frames > len(headers[0].places):
         msg = f"{headers[0].file} has {headers[0].frames} frames that do not say where they lie; split it into images"
         raise SeriesRejectedError.of(SeriesFault.NO_POSITION, msg)
