@@ -10,7 +10,7 @@ from storage.pseudonyms import Pseudonyms
 from storage.readers.dicom_elements import HeaderElements, MoreBytesError, UnwalkableError, is_dicom, walk_header
 from storage.readers.dicom_headers import DicomHeader, HeaderKind, make_header
 from storage.readers.dicom_parsing import parse_header
-from storage.readers.dicom_values import WANTED_TAGS, WalkedValues
+from storage.readers.dicom_values import FRAME_GROUPS_TAG, WANTED_TAGS, WalkedValues
 from storage.readers.source_files import read_range
 
 _FIRST_BYTES = 1 << 14
@@ -42,7 +42,8 @@ def _read_header(root: Path, file: str, pseudonyms: Pseudonyms) -> DicomHeader |
     except UnwalkableError:
         return parse_header(root / file, file, pseudonyms)
     header = _with_length_check(root / file, header, elements, total)
-    if header.kind is HeaderKind.IMAGE and header.frames > 1 and header.fault is None:
+    has_frames = header.frames > 1 or FRAME_GROUPS_TAG in elements.values
+    if header.kind is HeaderKind.IMAGE and has_frames and header.fault is None:
         return parse_header(root / file, file, pseudonyms)
     return header
 

@@ -75,6 +75,7 @@ class DicomHeader:
         rescales: As many.
         pixels: How pixels are stored.
         patient: Pseudonym; empty where the file names no patient.
+        is_enhanced: Whether places and rescales come from functional groups.
         hidden: Parts of the path that name the patient, each with what is shown instead.
         fault: Why this file cannot be used, or None.
         detail: What was found, for the reason of a rejection.
@@ -95,6 +96,7 @@ class DicomHeader:
     rescales: tuple[Rescale, ...] = ()
     pixels: PixelFormat = PixelFormat(1, "MONOCHROME2", 16, 16, is_signed=False)
     patient: str = ""
+    is_enhanced: bool = False
     hidden: tuple[tuple[str, str], ...] = ()
     fault: SeriesFault | None = None
     detail: str = ""

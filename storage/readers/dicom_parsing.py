@@ -28,7 +28,7 @@ _DEFLATE_LIMIT = 1 << 30
 
 
 def parse_header(path: Path, file: str, pseudonyms: Pseudonyms) -> DicomHeader:
-    """The header of a file by pydicom, with a place for each of several frames; never raises on odd content.
+    """The header of a file by pydicom, with a place for each frame of an enhanced one; never raises on odd content.
 
     A file that is read and says what makes no sense keeps its series, so that it rejects that and no other.
     """
@@ -49,11 +49,25 @@ def parse_header(path: Path, file: str, pseudonyms: Pseudonyms) -> DicomHeader:
 
 
 def _with_frames(header: DicomHeader, data: Dataset) -> DicomHeader:
-    if header.frames < 2 or "PerFrameFunctionalGroupsSequence" not in data:
+    """The header with what its functional groups say; of an only frame what they leave out may stand outside them."""
+    if header.kind is not HeaderKind.IMAGE or "PerFrameFunctionalGroupsSequence" not in data:
         return header
     frames = list(_frame_groups(data))
     places = tuple(_frame_place(f"{header.file} frame {n}", groups, header) for n, groups in enumerate(frames, 1))
-    return replace(header, places=places, rescales=tuple(map(_frame_rescale, frames)))
+    rescales = tuple(_frame_rescale(groups, header.rescales[0]) for groups in frames)
+    if header.frames == 1 and len(places) == 1:
+        known = header.places[0]
+        merged = SlicePlace(
+            header.file,
+            known.shape_yx,
+            places[0].position or known.position,
+            places[0].orientation or known.orientation,
+            places[0].spacing_yx or known.spacing_yx,
+            places[0].thickness or known.thickness,
+            known.is_localizer,
+        )
+        places = (merged,)
+    return replace(header, places=places, rescales=rescales, is_enhanced=True)
 
 
 def parse_without_pixels(path: Path) -> Dataset:
@@ -110,6 +124,11 @@ def _numbers(name: str, group: Dataset, keyword: str, count: int) -> tuple[float
     return tuple(map(float, found))
 
 
-def _frame_rescale(groups: tuple[Dataset, Dataset]) -> Rescale:
+def _frame_rescale(groups: tuple[Dataset, Dataset], whole: Rescale) -> Rescale:
+    """Of the frame, else of the whole file."""
     transform = _group(groups, "PixelValueTransformationSequence")
-    return Rescale(float(transform.get("RescaleSlope") or 1.0), float(transform.get("RescaleIntercept") or 0.0))
+    slope, intercept = transform.get("RescaleSlope"), transform.get("RescaleIntercept")
+    return Rescale(
+        whole.slope if slope in (None, "") else float(slope) or 1.0,
+        whole.intercept if intercept in (None, "") else float(intercept),
+    )

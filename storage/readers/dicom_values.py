@@ -45,12 +45,15 @@ _TAGS = {
     "signed": 0x00280103,
     "intercept": 0x00281052,
     "slope": 0x00281053,
+    "frame_groups": 0x52009230,
 }
 
 _OF_PATIENTS = frozenset({"patient_name", "patient_id", "issuer", "birth_date"})
 
 WANTED_TAGS = frozenset(_TAGS.values())
 """All that a header is asked for."""
+FRAME_GROUPS_TAG = _TAGS["frame_groups"]
+"""PerFrameFunctionalGroupsSequence: where frames, or the only frame, say where they lie."""
 
 
 class HeaderValues(Protocol):

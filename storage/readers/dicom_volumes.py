@@ -78,7 +78,11 @@ def _voxels(source: Path, headers: Sequence[DicomHeader], order: Sequence[int]) 
     pixels = headers[0].pixels
     if any(header.pixels != pixels for header in headers) or len(set(rescales)) > 1 or pixels.samples > 1:
         return _by_pydicom(source, headers, order)
-    if headers[0].frames > 1 or pixels.photometric in (_INVERTED, PALETTE) or pixels.bits_allocated not in (8, 16, 32):
+    if (
+        any(header.frames > 1 or header.is_enhanced for header in headers)
+        or pixels.photometric in (_INVERTED, PALETTE)
+        or pixels.bits_allocated not in (8, 16, 32)
+    ):
         return _by_pydicom(source, headers, order)
     try:
         voxels = _by_simpleitk([str(source / headers[index].file) for index in order])

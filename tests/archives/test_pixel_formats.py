@@ -63,7 +63,7 @@ def test_a_palette_that_is_not_there_is_a_reason_that_names_it(tmp_path: Path) -
     slices = ct_slices(2, PhotometricInterpretation="PALETTE COLOR")
     save(tmp_path / "a", slices)
     layout, recipe, cases = listed(tmp_path / "a")
-    with pytest.raises(SeriesRejectedError, match="IM0000 .*without RedPaletteColorLookupTableDescriptor.*convert it"):
+    with pytest.raises(SeriesRejectedError, match=r"IM0000 .*without RedPaletteColorLookupTableDescriptor.*convert it"):
         layout.read_case(tmp_path / "a", cases[0], recipe)
 
 
