@@ -25,12 +25,14 @@ class IngestPlan:
         source_root: Absolute source folder, or the pseudo source of phantoms.
         pending: Cases to read with the fingerprint of their files.
         unchanged: Cases in the store whose files have not changed since.
+        with_references: Whether references are read, and structures enter the digests of cases.
     """
 
     cohort: Cohort
     source_root: str
     pending: tuple[tuple[CaseSource, str], ...]
     unchanged: int
+    with_references: bool = True
 
 
 @listed_once()
@@ -47,7 +49,7 @@ def plan_ingest(
 ) -> IngestPlan:
     """List a source and compare it with the store; writes `cohort.json` and the journal of what is to be read.
 
-    Without references images are read alone: a reference that is wrong or missing rejects no case.
+    Without references images are read alone: a reference that is wrong, missing or new touches no case.
 
     Raises:
         UsageError: If source, reader, recipe or names are wrong; names value and remedy.
@@ -74,16 +76,17 @@ def plan_ingest(
         case: tuple(names) for case, names in zip(rows["case_id"], rows["in_training"], strict=True) if len(names)
     }
     pending, unchanged = [], 0
+    part = recipe.for_digests(with_references=with_references).case_part_digest
     gone = vanished(store, cohort, root, {case.case_id for case in listed} | known.keys())
     for case in (*_without_foreign(listed, known, root), *gone):
-        fingerprint = _fingerprint(root, case, recipe.case_part_digest)
+        fingerprint = _fingerprint(root, case, part)
         if known.get(case.case_id) == (CaseStatus.ACCEPTED, root, fingerprint):
             unchanged += 1
         else:
             seen_by = tuple(dict.fromkeys((*case.seen_by, *trained.get(case.case_id, ()))))
             pending.append((replace(case, seen_by=seen_by), fingerprint))
     note_listed(store, cohort, root, [case for case, _ in pending])
-    return IngestPlan(named, root, tuple(pending), unchanged)
+    return IngestPlan(named, root, tuple(pending), unchanged, with_references)
 
 
 def finish_ingest(store: StoreLayout, plan: IngestPlan) -> None:
@@ -99,15 +102,12 @@ def unchanged_sources(store: StoreLayout, plan: IngestPlan) -> dict[str, CaseSou
     Cases were listed without references, as for segmenting.
     """
     recipe, root = plan.cohort.recipe, plan.source_root
+    part = recipe.for_digests(with_references=plan.with_references).case_part_digest
     read = latest_cases(store, plan.cohort.name, ["source_fingerprint"])
     known = dict(zip(read["case_id"], read["source_fingerprint"], strict=True))
     listed = layout_of(recipe).list_cases(location(root), recipe)
     cases = [replace(case, references={}) for case in listed]
-    return {
-        case.case_id: case
-        for case in cases
-        if known.get(case.case_id) == _fingerprint(root, case, recipe.case_part_digest)
-    }
+    return {case.case_id: case for case in cases if known.get(case.case_id) == _fingerprint(root, case, part)}
 
 
 def _without_foreign(

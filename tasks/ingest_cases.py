@@ -52,12 +52,14 @@ class IngestBatch:
         cohort: Cohort.
         recipe: How the source is read.
         source_root: Source folder, or the pseudo source of phantoms.
+        with_references: Whether references are read, and structures enter the digests of cases.
     """
 
     store: StoreLayout
     cohort: str
     recipe: Recipe
     source_root: str
+    with_references: bool = True
 
     def __call__(self, batch_id: str, crumbs: BreadcrumbFolder, cases: Sequence[PendingCase]) -> BatchReport:
         """Ingest cases; each becomes one row, accepted or rejected with its reason."""
@@ -94,7 +96,7 @@ class IngestBatch:
             return self.rejected(case, _reason(case.source, error))
 
     def _written(self, case: PendingCase, volume: CaseVolume, beside: "_TablesBeside") -> dict[str, Any]:
-        digest = volume.digest(self.recipe)
+        digest = volume.digest(self.recipe.for_digests(with_references=self.with_references))
         fingerprint = fingerprint_row(case.case_id, case.source.split, volume, utc_now())
         agreement = agreement_rows(self.cohort, case.case_id, digest, volume, self.recipe)
         target = self.store.volume(self.cohort, case.case_id, zipped=volume.geometry.is_2d)
