@@ -64,7 +64,6 @@ def plan_ingest(
         msg = f"{source} holds no case of the layout {recipe.layout!r}; check the folder or choose another --reader"
         raise UsageError(msg)
     listed = [replace(case, split=split) for case in listed] if split else listed
-    listed = listed[:limit] if limit else listed
     if not with_references:
         listed = [replace(case, references={}) for case in listed if case.image]
     named = Cohort(cohort, recipe, (root,))
@@ -77,8 +76,9 @@ def plan_ingest(
     }
     pending, unchanged = [], 0
     part = recipe.for_digests(with_references=with_references).case_part_digest
+    listed = _without_foreign(listed, known, root)
     gone = vanished(store, cohort, root, {case.case_id for case in listed} | known.keys())
-    for case in (*_without_foreign(listed, known, root), *gone):
+    for case in [*listed, *gone][: limit or None]:
         fingerprint = _fingerprint(root, case, part)
         if known.get(case.case_id) == (CaseStatus.ACCEPTED, root, fingerprint):
             unchanged += 1
@@ -93,7 +93,7 @@ def finish_ingest(store: StoreLayout, plan: IngestPlan) -> None:
     """Record the cohort with the digest of its case list, now that every case has its row; mark what weights saw."""
     write_cohort(store, plan.cohort)
     mark_known_cases(store, plan.cohort.name, {case.case_id for case, _ in plan.pending})
-    close_journal(store, plan.cohort.name)
+    close_journal(store, plan.cohort.name, plan.source_root)
 
 
 def unchanged_sources(store: StoreLayout, plan: IngestPlan) -> dict[str, CaseSource]:
