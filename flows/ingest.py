@@ -73,7 +73,9 @@ def ingest_cohort(
 def convert_cases(plan: IngestPlan, store: StoreLayout, workers: Workers) -> StreamCounts:
     """One bounded stream of batches over the workers."""
     work = IngestBatch(store, plan.cohort.name, plan.cohort.recipe, plan.source_root, plan.with_references)
-    cases = [PendingCase(source, fingerprint) for source, fingerprint in plan.pending]
+    cases = [
+        PendingCase(source, fingerprint, plan.standing.get(source.case_id, "")) for source, fingerprint in plan.pending
+    ]
     return stream_cases(
         f"ingest {plan.cohort.name}",
         store,

@@ -1,13 +1,13 @@
 """What an ingest has to do: list the source, leave out what is in the store unchanged."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medsam3_core.cases import CaseSource, CaseStatus
 from medsam3_core.digests import digest_json
 from medsam3_core.errors import UsageError
-from storage.cohorts import Cohort, latest_cases, write_cohort
+from storage.cohorts import Cohort, latest_cases, latest_rejections, write_cohort
 from storage.ingest_journal import close_journal, note_listed, vanished
 from storage.locations import absolute, location
 from storage.readers.registry import find_reader, layout_of
@@ -26,6 +26,7 @@ class IngestPlan:
         pending: Cases to read with the fingerprint of their files.
         unchanged: Cases in the store whose files have not changed since.
         with_references: Whether references are read, and structures enter the digests of cases.
+        standing: Of pending cases that were rejected as they are now: case id to the digest of the row that says so.
     """
 
     cohort: Cohort
@@ -33,6 +34,7 @@ class IngestPlan:
     pending: tuple[tuple[CaseSource, str], ...]
     unchanged: int
     with_references: bool = True
+    standing: Mapping[str, str] = field(default_factory=dict)
 
 
 @listed_once()
@@ -74,7 +76,8 @@ def plan_ingest(
     trained = {
         case: tuple(names) for case, names in zip(rows["case_id"], rows["in_training"], strict=True) if len(names)
     }
-    pending, unchanged = [], 0
+    pending, unchanged, standing = [], 0, {}
+    rejections = latest_rejections(store, cohort)
     part = recipe.for_digests(with_references=with_references).case_part_digest
     listed = _without_foreign(listed, known, root)
     gone = vanished(store, cohort, root, {case.case_id for case in listed} | known.keys())
@@ -85,8 +88,13 @@ def plan_ingest(
         else:
             seen_by = tuple(dict.fromkeys((*case.seen_by, *trained.get(case.case_id, ()))))
             pending.append((replace(case, seen_by=seen_by), fingerprint))
+            row = rejections.get(case.case_id)
+            if row is not None and known.get(case.case_id) == (CaseStatus.REJECTED, root, fingerprint):
+                facts_now = (recipe.modality, sorted(case.references) or ["reference"], list(seen_by))
+                if (row["modality"], row["raters"], row["in_training"]) == facts_now:
+                    standing[case.case_id] = row["case_digest"]
     note_listed(store, cohort, root, [case for case, _ in pending])
-    return IngestPlan(named, root, tuple(pending), unchanged, with_references)
+    return IngestPlan(named, root, tuple(pending), unchanged, with_references, standing)
 
 
 def finish_ingest(store: StoreLayout, plan: IngestPlan) -> None:

@@ -32,10 +32,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class PendingCase:
-    """A case to read, with the fingerprint that its source files had when they were listed."""
+    """A case to read.
+
+    Attributes:
+        source: The case.
+        fingerprint: That of its source files when they were listed.
+        standing: Digest of the row that rejected it as it is now; where it is rejected as before, no row is added.
+    """
 
     source: CaseSource
     fingerprint: str
+    standing: str = ""
 
     @property
     def case_id(self) -> str:
@@ -62,7 +69,7 @@ class IngestBatch:
     with_references: bool = True
 
     def __call__(self, batch_id: str, crumbs: BreadcrumbFolder, cases: Sequence[PendingCase]) -> BatchReport:
-        """Ingest cases; each becomes one row, accepted or rejected with its reason."""
+        """Ingest cases; each has one row afterwards, accepted or rejected with its reason."""
         started = time.perf_counter()
         rows, beside = [], _TablesBeside()
         with Breadcrumb(crumbs, batch_id) as crumb:
@@ -72,7 +79,8 @@ class IngestBatch:
             crumb.at(BETWEEN_CASES)
             write_fingerprints(self.store, self.cohort, beside.fingerprints)
             write_agreement(self.store, self.cohort, beside.agreement)
-            write_cases(self.store, self.cohort, rows, name=batch_id)
+            new = [row for case, row in zip(cases, rows, strict=True) if row["case_digest"] != case.standing]
+            write_cases(self.store, self.cohort, new, name=batch_id)
         statuses = [row["status"] for row in rows]
         return BatchReport(
             {status: statuses.count(status) for status in set(statuses)},
@@ -128,8 +136,10 @@ class IngestBatch:
         }
 
     def record_crash(self, case: PendingCase, reason: str) -> None:
-        """Write the row of a case that killed its worker; called by the driver."""
-        write_cases(self.store, self.cohort, [self.rejected(case, reason)])
+        """Write the row of a case that killed its worker, unless it stands already; called by the driver."""
+        row = self.rejected(case, reason)
+        if row["case_digest"] != case.standing:
+            write_cases(self.store, self.cohort, [row])
 
     def _common(self, case: PendingCase) -> dict[str, Any]:
         return {

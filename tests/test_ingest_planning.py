@@ -9,9 +9,11 @@ from medsam3_core.errors import UsageError
 from storage.cohorts import latest_cases, read_cohort
 from storage.ingest_journal import is_ingested
 from storage.ingest_planning import IngestPlan, plan_ingest
+from storage.parquet_tables import read_table
 from storage.readers.phantom import PhantomSource
 from storage.readers.phantom_files import write_phantom_dataset
 from storage.store_layout import StoreLayout
+from storage.table_schemas import CASES
 from tests.small_store import ingest_here
 
 
@@ -56,6 +58,30 @@ def test_a_case_that_was_rejected_is_read_again(store: StoreLayout, source: Path
     assert len(rejected) == 1
     assert broken.name in rejected["reason"].item()
     assert pending(plan(store, str(source))) == rejected["case_id"].tolist()
+
+
+def rows_of(store: StoreLayout, case_id: str) -> list[str]:
+    """How a case ended in each of its rows, oldest first."""
+    table = read_table(store.cases("eyes"), CASES, columns=["case_id", "ingested_at", "status"]).sort_by("ingested_at")
+    return [row["status"] for row in table.to_pylist() if row["case_id"] == case_id]
+
+
+def test_a_case_that_is_rejected_as_before_gets_no_second_row(store: StoreLayout, source: Path) -> None:
+    broken = sorted((source / "images").rglob("*.png"))[0]
+    content = broken.read_bytes()
+    broken.write_bytes(content[: len(content) // 2])
+    ingest_here(store, str(source), "eyes")
+    (case_id,) = latest_cases(store, "eyes").query("status == 'rejected'")["case_id"]
+    assert pending(ingest_here(store, str(source), "eyes")) == [case_id]
+    assert is_ingested(store, "eyes")
+    assert rows_of(store, case_id) == ["rejected"]
+    broken.write_bytes(content[: len(content) // 3])
+    ingest_here(store, str(source), "eyes")
+    assert rows_of(store, case_id) == ["rejected", "rejected"]
+    broken.write_bytes(content)
+    ingest_here(store, str(source), "eyes")
+    ingest_here(store, str(source), "eyes")
+    assert rows_of(store, case_id) == ["rejected", "rejected", "accepted"]
 
 
 def test_a_limit_takes_the_first_cases(store: StoreLayout, source: Path) -> None:

@@ -39,7 +39,11 @@ def segment_here(
     read = IngestBatch(
         store, request.cohort, ingest.cohort.recipe, ingest.source_root, with_references=ingest.with_references
     )
-    read(_attempt(), crumbs, [PendingCase(case, fingerprint) for case, fingerprint in ingest.pending])
+    read(
+        _attempt(),
+        crumbs,
+        [PendingCase(case, fingerprint, ingest.standing.get(case.case_id, "")) for case, fingerprint in ingest.pending],
+    )
     finish_ingest(store, ingest)
     group = plan_segment(store, request, run, rows)
     record_plan(store, group)
