@@ -9,7 +9,7 @@ from medsam3_core.digests import digest_json
 from medsam3_core.errors import UsageError
 from storage.cohorts import Cohort, latest_cases, latest_rejections, write_cohort
 from storage.ingest_journal import close_journal, note_listed, vanished
-from storage.locations import absolute, location
+from storage.locations import absolute, is_remote, location
 from storage.readers.registry import find_reader, layout_of
 from storage.readers.source_files import listed_once, stamps_of
 from storage.store_layout import StoreLayout, check_name
@@ -24,7 +24,7 @@ class IngestPlan:
         cohort: Cohort as it will be recorded.
         source_root: Absolute source folder, or the pseudo source of phantoms.
         pending: Cases to read with the fingerprint of their files.
-        unchanged: Cases in the store whose files have not changed since.
+        unchanged: Cases in the store, with their volume, whose files have not changed since.
         with_references: Whether references are read, and structures enter the digests of cases.
         standing: Of pending cases that were rejected as they are now: case id to the digest of the row that says so.
     """
@@ -70,7 +70,8 @@ def plan_ingest(
         listed = [replace(case, references={}) for case in listed if case.image]
     named = Cohort(cohort, recipe, (root,))
     write_cohort(store, named)
-    rows = latest_cases(store, cohort, ["status", "source_root", "source_fingerprint", "in_training"])
+    rows = latest_cases(store, cohort, ["status", "source_root", "source_fingerprint", "in_training", "ndim"])
+    flat = set(rows["case_id"][rows["ndim"] == 2])
     facts = zip(rows["status"], rows["source_root"], rows["source_fingerprint"], strict=True)
     known = dict(zip(rows["case_id"], facts, strict=True))
     trained = {
@@ -83,7 +84,8 @@ def plan_ingest(
     gone = vanished(store, cohort, root, {case.case_id for case in listed} | known.keys())
     for case in [*listed, *gone][: limit or None]:
         fingerprint = _fingerprint(root, case, part)
-        if known.get(case.case_id) == (CaseStatus.ACCEPTED, root, fingerprint):
+        is_known = known.get(case.case_id) == (CaseStatus.ACCEPTED, root, fingerprint)
+        if is_known and _has_volume(store, cohort, case.case_id, zipped=case.case_id in flat):
             unchanged += 1
         else:
             seen_by = tuple(dict.fromkeys((*case.seen_by, *trained.get(case.case_id, ()))))
@@ -132,6 +134,11 @@ def _without_foreign(
         else:
             checked.append(case)
     return checked
+
+
+def _has_volume(store: StoreLayout, cohort: str, case_id: str, *, zipped: bool) -> bool:
+    """Whether the volume of a case is where it was written; an object store is not asked, which would take long."""
+    return is_remote(store.root) or store.volume(cohort, case_id, zipped=zipped).exists()
 
 
 def _fingerprint(root: str, case: CaseSource, recipe_digest: str) -> str:

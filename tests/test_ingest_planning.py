@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from medsam3_core.errors import UsageError
+from storage.case_volumes import open_case_volume
 from storage.cohorts import latest_cases, read_cohort
 from storage.ingest_journal import is_ingested
 from storage.ingest_planning import IngestPlan, plan_ingest
@@ -58,6 +59,20 @@ def test_a_case_that_was_rejected_is_read_again(store: StoreLayout, source: Path
     assert len(rejected) == 1
     assert broken.name in rejected["reason"].item()
     assert pending(plan(store, str(source))) == rejected["case_id"].tolist()
+
+
+@pytest.mark.parametrize("kind", ["fundus", "ct"])
+def test_a_volume_that_was_lost_is_written_again(store: StoreLayout, kind: str) -> None:
+    source = f"phantom:{kind},cases=2,size=6x48x48" if kind == "ct" else f"phantom:{kind},cases=2,size=48x48"
+    ingest_here(store, source, "eyes")
+    before = latest_cases(store, "eyes").set_index("case_id")["case_digest"]
+    lost = store.volume("eyes", f"{kind}_001", zipped=kind == "fundus")
+    shutil.move(lost, lost.with_name("aside"))
+    again = ingest_here(store, source, "eyes")
+    assert (pending(again), again.unchanged) == ([f"{kind}_001"], 1)
+    assert open_case_volume(lost).case_digest == before[f"{kind}_001"]
+    assert latest_cases(store, "eyes").set_index("case_id")["case_digest"].equals(before)
+    assert plan(store, source).unchanged == 2
 
 
 def rows_of(store: StoreLayout, case_id: str) -> list[str]:
