@@ -98,7 +98,7 @@ class IngestBatch:
             return self.rejected(case, _reason(case.source, error))
         try:
             return self._written(case, volume, beside)
-        except (OSError, *_of_all_cases()):
+        except _of_all_cases(OSError):
             raise
         except Exception as error:  # noqa: BLE001 - the same
             return self.rejected(case, _reason(case.source, error))
@@ -172,9 +172,9 @@ class _TablesBeside:
     agreement: list[dict[str, Any]] = field(default_factory=list)
 
 
-def _of_all_cases() -> tuple[type[Exception], ...]:
+def _of_all_cases(*more: type[Exception]) -> tuple[type[Exception], ...]:
     """What no case is to blame for: it stops the batch, and a run where it goes on."""
-    return (StoreError, ImportError, ConnectionError, *connection_errors())
+    return (StoreError, ImportError, ConnectionError, *connection_errors(), *more)
 
 
 def _reason(source: CaseSource, error: Exception) -> str:

@@ -106,7 +106,7 @@ def _by_pydicom(source: Path, headers: Sequence[DicomHeader], order: Sequence[in
     if len(headers) == 1:
         frames = _decoded(source / headers[0].file, headers[0])
         slices: Iterable[NDArray[Any]] = (frames[index] for index in order)
-        return _assembled(slices, [rescales[index] for index in order], headers[:1] * len(order))
+        return _assembled(slices, [rescales[index] for index in order], [headers[0]] * len(order))
     slices = (_decoded(source / headers[index].file, headers[index])[0] for index in order)
     return _assembled(slices, [rescales[index] for index in order], [headers[index] for index in order])
 
