@@ -206,15 +206,16 @@ def segment_shard(
         work,
         cases,
         workers,
-        record_crash=partial(_record_crash, store, group),
+        record_crash=partial(record_crash, store, group),
         unfinished=partial(unfinished_runs, store),
         target_seconds=10.0,
         resources=workers.resources,
     )
 
 
-def _record_crash(store: StoreLayout, group: WorkGroup, planned: PlannedCase, reason: str) -> None:
+def record_crash(store: StoreLayout, group: WorkGroup, planned: PlannedCase, reason: str) -> None:
+    """A case that keeps killing its worker ends so in every run that wanted it, segmented or only scored again."""
     attempt = f"crash-{uuid.uuid4().hex[:12]}"
-    for run_id in planned.run_ids:
+    for run_id in (*planned.run_ids, *planned.rescore_ids):
         scores, outcome = unscored_rows(group.runs[run_id], planned.case, attempt, CaseStatus.CRASHED, reason)
         write_outcomes(store, run_id, attempt, scores, [outcome])

@@ -75,8 +75,10 @@ def ingest_cohort(
 @task(name="convert-cases", task_run_name="convert-cases", cache_policy=NO_CACHE)
 def convert_cases(plan: IngestPlan, store: StoreLayout, workers: Workers) -> StreamCounts:
     """One bounded stream of batches over the workers."""
-    work = IngestBatch(store, plan.cohort.name, plan.cohort.recipe, plan.source_root)
-    cases = [PendingCase(source, fingerprint) for source, fingerprint in plan.pending]
+    work = IngestBatch(store, plan.cohort.name, plan.cohort.recipe, plan.source_root, plan.with_references)
+    cases = [
+        PendingCase(source, fingerprint, plan.standing.get(source.case_id, "")) for source, fingerprint in plan.pending
+    ]
     return stream_cases(
         f"ingest {plan.cohort.name}",
         store,

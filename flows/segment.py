@@ -21,7 +21,13 @@ from storage.release_ledger import unreleased, write_summary
 from storage.released_exports import ReleaseForm
 from storage.run_ledger import Run
 from storage.run_planning import WorkGroup, record_plan
-from storage.segment_planning import SegmentRequest, plan_segment, reader_for_segmenting, run_of_request
+from storage.segment_planning import (
+    SegmentRequest,
+    plan_segment,
+    reader_for_segmenting,
+    require_out_apart,
+    run_of_request,
+)
 from storage.store_layout import StoreLayout, open_store
 from storage.writer_lock import writing
 from tasks.batch_stream import StreamCounts
@@ -81,6 +87,7 @@ def segment_source(
         cluster: Cluster by name.
         policy: How texts are asked: `text`, or by the `agent` as requests.
     """
+    require_out_apart(source, location(out))
     layout, target = open_store(store), location(out).resolve()
     prompts_file = Path(prompts) if prompts else None
     chosen = with_site_model(layout.root, [policy], settings or ())

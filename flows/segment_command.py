@@ -9,7 +9,7 @@ from flows.worker_forking import begin_forking
 from storage.locations import location
 from storage.readers.registry import find_reader
 from storage.release_claims import require_claimable
-from storage.segment_planning import SegmentRequest, reader_for_segmenting, run_of_request
+from storage.segment_planning import SegmentRequest, reader_for_segmenting, require_out_apart, run_of_request
 from storage.store_layout import open_store
 
 
@@ -17,6 +17,7 @@ def run_segment(
     root: Path, request: SegmentRequest, out: Path, form: str, reader: str, cluster: str, *, anonymous: bool
 ) -> int:
     """Run the flow, print where the answers lie; exit code 0, or 1 if a case has no released segmentation."""
+    require_out_apart(request.source, out)
     store = open_store(root)
     find_reader(request.source, reader_for_segmenting(request.source, reader))  # refused before anything starts
     run, _ = run_of_request(store, request)

@@ -1,7 +1,7 @@
 """A recipe says how a source dataset is read: its layout, structures, intensities, splits and licence, as data."""
 
 import hashlib
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from medsam3_core.digests import digest_json
@@ -125,6 +125,10 @@ class Recipe:
     def own_windows(self) -> dict[str, str]:
         """Intensity policies of the structures that have one of their own, by name."""
         return {structure.name: structure.window for structure in self.structures if structure.window}
+
+    def for_digests(self, *, with_references: bool) -> "Recipe":
+        """What of it enters digests of cases: where no reference is read, no structure can change a number."""
+        return self if with_references else replace(self, structures=())
 
     @property
     def case_part_digest(self) -> str:

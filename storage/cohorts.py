@@ -160,6 +160,14 @@ def latest_cases(store: StoreLayout, cohort: str, columns: Sequence[str] | None 
     return newest.sort_values("case_id").reset_index(drop=True)
 
 
+def latest_rejections(store: StoreLayout, cohort: str) -> dict[str, dict[str, Any]]:
+    """Case id to the newest row that rejected it, whatever came after, with what an ingest compares."""
+    columns = ["case_id", "ingested_at", "status", "case_digest", "modality", "raters", "in_training"]
+    table = read_table(store.cases(cohort), CASES, columns=columns)
+    rows = table.filter(pc.equal(table["status"], str(CaseStatus.REJECTED))).sort_by("ingested_at").to_pylist()
+    return {row["case_id"]: row for row in rows}
+
+
 def latest_case_refs(store: StoreLayout, cohort: str) -> list[CaseRef]:
     """Newest row of every case as `CaseRef`, sorted by case_id: the way to a million of them in little memory."""
     names = [item.name for item in fields(CaseRef)]

@@ -9,11 +9,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from medsam3_core.cases import CaseSource
 from storage.cohorts import cohort_names
-from storage.parquet_tables import read_table, table_files, write_rows
+from storage.parquet_tables import read_file, read_table, table_files, write_rows
 from storage.store_layout import StoreLayout
+from storage.table_schemas import CASES
 
 _LISTED = pa.schema([("source_root", pa.string()), ("case_id", pa.string()), ("listed", pa.string())])
 
@@ -36,10 +38,17 @@ def vanished(store: StoreLayout, cohort: str, root: str, seen: Collection[str]) 
     return [_case(text) for text in left.values()]
 
 
-def close_journal(store: StoreLayout, cohort: str) -> None:
-    """Forget what was listed: every case has its row now."""
+def close_journal(store: StoreLayout, cohort: str, root: str) -> None:
+    """Forget what was listed of a source and has its row now; other sources, and what lay beyond a limit, stay."""
+    done = read_table(store.cases(cohort), CASES, columns=["case_id"])["case_id"].combine_chunks()
     for path in table_files(store.listed(cohort)):
-        path.unlink(missing_ok=True)
+        rows = read_file(path, _LISTED)
+        finished = pc.and_(pc.equal(rows["source_root"], root), pc.is_in(rows["case_id"], value_set=done))
+        left = rows.filter(pc.invert(finished))
+        if 0 < left.num_rows < rows.num_rows:
+            write_rows(store.listed(cohort), left.to_pylist(), _LISTED)  # before the file goes: none is ever in none
+        if left.num_rows < rows.num_rows:
+            path.unlink(missing_ok=True)
 
 
 def is_open(store: StoreLayout, cohort: str) -> bool:

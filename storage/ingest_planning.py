@@ -1,15 +1,15 @@
 """What an ingest has to do: list the source, leave out what is in the store unchanged."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medsam3_core.cases import CaseSource, CaseStatus
 from medsam3_core.digests import digest_json
 from medsam3_core.errors import UsageError
-from storage.cohorts import Cohort, latest_cases, write_cohort
+from storage.cohorts import Cohort, latest_cases, latest_rejections, write_cohort
 from storage.ingest_journal import close_journal, is_open, note_listed, vanished
-from storage.locations import absolute, location
+from storage.locations import absolute, is_remote, location
 from storage.readers.registry import find_reader, layout_of
 from storage.readers.source_files import listed_once, stamps_of
 from storage.store_layout import StoreLayout, check_name
@@ -24,13 +24,17 @@ class IngestPlan:
         cohort: Cohort as it will be recorded.
         source_root: Absolute source folder, or the pseudo source of phantoms.
         pending: Cases to read with the fingerprint of their files.
-        unchanged: Cases in the store whose files have not changed since.
+        unchanged: Cases in the store, with their volume, whose files have not changed since.
+        with_references: Whether references are read, and structures enter the digests of cases.
+        standing: Of pending cases that were rejected as they are now: case id to the digest of the row that says so.
     """
 
     cohort: Cohort
     source_root: str
     pending: tuple[tuple[CaseSource, str], ...]
     unchanged: int
+    with_references: bool = True
+    standing: Mapping[str, str] = field(default_factory=dict)
 
 
 @listed_once()
@@ -47,7 +51,7 @@ def plan_ingest(
 ) -> IngestPlan:
     """List a source and compare it with the store; writes `cohort.json` and the journal of what is to be read.
 
-    Without references images are read alone: a reference that is wrong or missing rejects no case.
+    Without references images are read alone: a reference that is wrong, missing or new touches no case.
 
     Raises:
         UsageError: If source, reader, recipe or names are wrong; names value and remedy.
@@ -62,28 +66,37 @@ def plan_ingest(
         msg = f"{source} holds no case of the layout {recipe.layout!r}; check the folder or choose another --reader"
         raise UsageError(msg)
     listed = [replace(case, split=split) for case in listed] if split else listed
-    listed = listed[:limit] if limit else listed
     if not with_references:
         listed = [replace(case, references={}) for case in listed if case.image]
     named = Cohort(cohort, recipe, (root,))
     write_cohort(store, named)
-    rows = latest_cases(store, cohort, ["status", "source_root", "source_fingerprint", "in_training"])
+    rows = latest_cases(store, cohort, ["status", "source_root", "source_fingerprint", "in_training", "ndim"])
+    flat = set(rows["case_id"][rows["ndim"] == 2])
     facts = zip(rows["status"], rows["source_root"], rows["source_fingerprint"], strict=True)
     known = dict(zip(rows["case_id"], facts, strict=True))
     trained = {
         case: tuple(names) for case, names in zip(rows["case_id"], rows["in_training"], strict=True) if len(names)
     }
-    pending, unchanged = [], 0
+    pending, unchanged, standing = [], 0, {}
+    rejections = latest_rejections(store, cohort)
+    part = recipe.for_digests(with_references=with_references).case_part_digest
+    listed = _without_foreign(listed, known, root)
     gone = vanished(store, cohort, root, {case.case_id for case in listed} | known.keys())
-    for case in (*_without_foreign(listed, known, root), *gone):
-        fingerprint = _fingerprint(root, case, recipe.case_part_digest)
-        if known.get(case.case_id) == (CaseStatus.ACCEPTED, root, fingerprint):
+    for case in [*listed, *gone][: limit or None]:
+        fingerprint = _fingerprint(root, case, part)
+        is_known = known.get(case.case_id) == (CaseStatus.ACCEPTED, root, fingerprint)
+        if is_known and _has_volume(store, cohort, case.case_id, zipped=case.case_id in flat):
             unchanged += 1
         else:
             seen_by = tuple(dict.fromkeys((*case.seen_by, *trained.get(case.case_id, ()))))
             pending.append((replace(case, seen_by=seen_by), fingerprint))
+            row = rejections.get(case.case_id)
+            if row is not None and known.get(case.case_id) == (CaseStatus.REJECTED, root, fingerprint):
+                facts_now = (recipe.modality, sorted(case.references) or ["reference"], list(seen_by))
+                if (row["modality"], row["raters"], row["in_training"]) == facts_now:
+                    standing[case.case_id] = row["case_digest"]
     note_listed(store, cohort, root, [case for case, _ in pending])
-    return IngestPlan(named, root, tuple(pending), unchanged)
+    return IngestPlan(named, root, tuple(pending), unchanged, with_references, standing)
 
 
 def finish_ingest(store: StoreLayout, plan: IngestPlan) -> None:
@@ -94,7 +107,7 @@ def finish_ingest(store: StoreLayout, plan: IngestPlan) -> None:
     write_cohort(store, plan.cohort)
     if plan.pending or is_open(store, plan.cohort.name):
         mark_known_cases(store, plan.cohort.name)
-    close_journal(store, plan.cohort.name)
+    close_journal(store, plan.cohort.name, plan.source_root)
 
 
 def unchanged_sources(store: StoreLayout, plan: IngestPlan) -> dict[str, CaseSource]:
@@ -103,15 +116,12 @@ def unchanged_sources(store: StoreLayout, plan: IngestPlan) -> dict[str, CaseSou
     Cases were listed without references, as for segmenting.
     """
     recipe, root = plan.cohort.recipe, plan.source_root
+    part = recipe.for_digests(with_references=plan.with_references).case_part_digest
     read = latest_cases(store, plan.cohort.name, ["source_fingerprint"])
     known = dict(zip(read["case_id"], read["source_fingerprint"], strict=True))
     listed = layout_of(recipe).list_cases(location(root), recipe)
     cases = [replace(case, references={}) for case in listed]
-    return {
-        case.case_id: case
-        for case in cases
-        if known.get(case.case_id) == _fingerprint(root, case, recipe.case_part_digest)
-    }
+    return {case.case_id: case for case in cases if known.get(case.case_id) == _fingerprint(root, case, part)}
 
 
 def _without_foreign(
@@ -128,6 +138,11 @@ def _without_foreign(
         else:
             checked.append(case)
     return checked
+
+
+def _has_volume(store: StoreLayout, cohort: str, case_id: str, *, zipped: bool) -> bool:
+    """Whether the volume of a case is where it was written; an object store is not asked, which would take long."""
+    return is_remote(store.root) or store.volume(cohort, case_id, zipped=zipped).exists()
 
 
 def _fingerprint(root: str, case: CaseSource, recipe_digest: str) -> str:

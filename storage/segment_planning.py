@@ -87,6 +87,20 @@ def reader_for_segmenting(source: str, reader: str = AUTO) -> str:
     return "archive" if layout.name in _ANY_TREE and recipe.name not in builtin_recipes() else AUTO
 
 
+def require_out_apart(source: str, out: Path) -> None:
+    """Refuse to write what was segmented into what is segmented: the next run would take it for references and images.
+
+    Raises:
+        UsageError: If `out` is the source or lies in it; names both.
+    """
+    if source.startswith("phantom:"):
+        return
+    inside, root = absolute(out), absolute(source)
+    if inside == root or inside.startswith(f"{root.rstrip('/')}/"):
+        msg = f"--out {out} lies in the source {source}, and the next run would list it; give a folder outside"
+        raise UsageError(msg)
+
+
 def structures_of_texts(texts: Sequence[str]) -> tuple[Structure, ...]:
     """A structure for each text, named by it.
 

@@ -1,6 +1,8 @@
 """Ingest: read a case from its source, prove it, write it to the store, return its row."""
 
+import logging
 import time
+import traceback
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,13 +12,14 @@ import psutil
 
 from medsam3_core.cases import CaseSource, CaseStatus, CaseVolume
 from medsam3_core.digests import digest_json
-from medsam3_core.errors import CaseDataError
+from medsam3_core.errors import CaseDataError, StoreError
 from medsam3_core.recipes import Recipe
 from storage.case_volumes import write_case_volume
 from storage.cohorts import committed_cases, write_cases
 from storage.fingerprints import fingerprint_row, write_fingerprints
-from storage.locations import location
+from storage.locations import connection_errors, location
 from storage.rater_agreement import agreement_rows, write_agreement
+from storage.readers.archive import without_names
 from storage.readers.case_reading import read_case
 from storage.readers.registry import layout_of
 from storage.run_ledger import utc_now
@@ -24,13 +27,22 @@ from storage.store_layout import StoreLayout
 from tasks.batch_stream import BatchReport
 from tasks.breadcrumbs import BETWEEN_CASES, Breadcrumb, BreadcrumbFolder
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class PendingCase:
-    """A case to read, with the fingerprint that its source files had when they were listed."""
+    """A case to read.
+
+    Attributes:
+        source: The case.
+        fingerprint: That of its source files when they were listed.
+        standing: Digest of the row that rejected it as it is now; where it is rejected as before, no row is added.
+    """
 
     source: CaseSource
     fingerprint: str
+    standing: str = ""
 
     @property
     def case_id(self) -> str:
@@ -47,15 +59,17 @@ class IngestBatch:
         cohort: Cohort.
         recipe: How the source is read.
         source_root: Source folder, or the pseudo source of phantoms.
+        with_references: Whether references are read, and structures enter the digests of cases.
     """
 
     store: StoreLayout
     cohort: str
     recipe: Recipe
     source_root: str
+    with_references: bool = True
 
     def __call__(self, batch_id: str, crumbs: BreadcrumbFolder, cases: Sequence[PendingCase]) -> BatchReport:
-        """Ingest cases; each becomes one row, accepted or rejected with its reason."""
+        """Ingest cases; each has one row afterwards, accepted or rejected with its reason."""
         started = time.perf_counter()
         rows, beside = [], _TablesBeside()
         with Breadcrumb(crumbs, batch_id) as crumb:
@@ -65,7 +79,8 @@ class IngestBatch:
             crumb.at(BETWEEN_CASES)
             write_fingerprints(self.store, self.cohort, beside.fingerprints)
             write_agreement(self.store, self.cohort, beside.agreement)
-            write_cases(self.store, self.cohort, rows, name=batch_id)
+            new = [row for case, row in zip(cases, rows, strict=True) if row["case_digest"] != case.standing]
+            write_cases(self.store, self.cohort, new, name=batch_id)
         statuses = [row["status"] for row in rows]
         return BatchReport(
             {status: statuses.count(status) for status in set(statuses)},
@@ -75,28 +90,39 @@ class IngestBatch:
 
     def row(self, case: PendingCase, beside: "_TablesBeside") -> dict[str, Any]:
         """Read and write one case; trouble with its data ends in the row, trouble with the store is raised."""
-        source = case.source
         try:
-            if source.reject_reason:
-                raise CaseDataError(source.reject_reason)
-            volume = read_case(layout_of(self.recipe), location(self.source_root), source, self.recipe)
-            if not volume.references:
-                _require_no_promised_reference(source)
-        except CaseDataError as error:
-            return self.rejected(case, str(error))
-        except MemoryError:
-            return self.rejected(case, "does not fit into this worker's memory; raise the memory limit of the cluster")
-        except OSError as error:
-            return self.rejected(case, f"{error.filename or source.image}: {error.strerror or error}")
+            volume = self._read(case.source)
+        except _of_all_cases():
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever else one case does, its neighbours must not suffer
+            return self.rejected(case, _reason(case.source, error))
+        try:
+            return self._written(case, volume, beside)
+        except _of_all_cases(OSError):
+            raise
+        except Exception as error:  # noqa: BLE001 - the same
+            return self.rejected(case, _reason(case.source, error))
+
+    def _written(self, case: PendingCase, volume: CaseVolume, beside: "_TablesBeside") -> dict[str, Any]:
+        digest = volume.digest(self.recipe.for_digests(with_references=self.with_references))
+        fingerprint = fingerprint_row(case.case_id, case.source.split, volume, utc_now())
+        agreement = agreement_rows(self.cohort, case.case_id, digest, volume, self.recipe)
         target = self.store.volume(self.cohort, case.case_id, zipped=volume.geometry.is_2d)
-        digest = volume.digest(self.recipe)
         write_case_volume(target, case.case_id, volume, digest)
-        beside.fingerprints.append(fingerprint_row(case.case_id, source.split, volume, utc_now()))
-        beside.agreement += agreement_rows(self.cohort, case.case_id, digest, volume, self.recipe)
+        beside.fingerprints.append(fingerprint)
+        beside.agreement += agreement
         return self._common(case) | _facts(volume) | {
             "status": str(CaseStatus.ACCEPTED),
             "case_digest": digest,
         }  # fmt: skip
+
+    def _read(self, source: CaseSource) -> CaseVolume:
+        if source.reject_reason:
+            raise CaseDataError(source.reject_reason)
+        volume = read_case(layout_of(self.recipe), location(self.source_root), source, self.recipe)
+        if not volume.references:
+            _require_no_promised_reference(source)
+        return volume
 
     def rejected(self, case: PendingCase, reason: str) -> dict[str, Any]:
         """The row of a case whose data are unusable; its digest changes with reason or source."""
@@ -110,8 +136,10 @@ class IngestBatch:
         }
 
     def record_crash(self, case: PendingCase, reason: str) -> None:
-        """Write the row of a case that killed its worker; called by the driver."""
-        write_cases(self.store, self.cohort, [self.rejected(case, reason)])
+        """Write the row of a case that killed its worker, unless it stands already; called by the driver."""
+        row = self.rejected(case, reason)
+        if row["case_digest"] != case.standing:
+            write_cases(self.store, self.cohort, [row])
 
     def _common(self, case: PendingCase) -> dict[str, Any]:
         return {
@@ -142,6 +170,26 @@ class _TablesBeside:
 
     fingerprints: list[dict[str, Any]] = field(default_factory=list)
     agreement: list[dict[str, Any]] = field(default_factory=list)
+
+
+def _of_all_cases(*more: type[Exception]) -> tuple[type[Exception], ...]:
+    """What no case is to blame for: it stops the batch, and a run where it goes on."""
+    return (StoreError, ImportError, ConnectionError, *connection_errors(), *more)
+
+
+def _reason(source: CaseSource, error: Exception) -> str:
+    """Why a case is rejected; does not name the patient."""
+    match error:
+        case CaseDataError():
+            return str(error)
+        case MemoryError():
+            return "does not fit into this worker's memory; raise the memory limit of the cluster"
+        case OSError():
+            return without_names(f"{error.filename or source.image}: {error.strerror or error}", source)
+    logger.warning("case %s failed:\n%s", source.case_id, without_names(traceback.format_exc(), source))
+    shown = source.extra.get("shown", ", ".join(source.image[:1]) or source.case_id)
+    text = without_names(f"{type(error).__name__}: {error}", source)[:500]
+    return f"{shown} cannot be read ({text}); it is damaged or of an unknown kind: export it again or remove it"
 
 
 def _require_no_promised_reference(source: CaseSource) -> None:

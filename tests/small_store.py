@@ -17,7 +17,7 @@ def ingest_here(store: StoreLayout, source: str, cohort: str, *, reader: str = "
     """Ingest all pending cases of a source; the plan."""
     plan = plan_ingest(store, source, cohort, reader, None, None, limit)
     work = IngestBatch(store, cohort, plan.cohort.recipe, plan.source_root)
-    cases = [PendingCase(case, fingerprint) for case, fingerprint in plan.pending]
+    cases = [PendingCase(case, fingerprint, plan.standing.get(case.case_id, "")) for case, fingerprint in plan.pending]
     if cases:
         work(_attempt(), BreadcrumbFolder(store.breadcrumbs() / "ingest"), cases)
     finish_ingest(store, plan)

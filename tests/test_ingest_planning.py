@@ -9,11 +9,15 @@ import pytest
 from PIL import Image
 
 from medsam3_core.errors import UsageError
+from storage.case_volumes import open_case_volume
 from storage.cohorts import latest_cases, read_cohort
+from storage.ingest_journal import is_ingested
 from storage.ingest_planning import IngestPlan, plan_ingest
+from storage.parquet_tables import read_table
 from storage.readers.phantom import PhantomSource
 from storage.readers.phantom_files import write_phantom_dataset
 from storage.store_layout import StoreLayout, open_store
+from storage.table_schemas import CASES
 from storage.writer_lock import ingesting
 from tests.small_store import ingest_here
 
@@ -61,8 +65,93 @@ def test_a_case_that_was_rejected_is_read_again(store: StoreLayout, source: Path
     assert pending(plan(store, str(source))) == rejected["case_id"].tolist()
 
 
+@pytest.mark.parametrize("kind", ["fundus", "ct"])
+def test_a_volume_that_was_lost_is_written_again(store: StoreLayout, kind: str) -> None:
+    source = f"phantom:{kind},cases=2,size=6x48x48" if kind == "ct" else f"phantom:{kind},cases=2,size=48x48"
+    ingest_here(store, source, "eyes")
+    before = latest_cases(store, "eyes").set_index("case_id")["case_digest"]
+    lost = store.volume("eyes", f"{kind}_001", zipped=kind == "fundus")
+    shutil.move(lost, lost.with_name("aside"))
+    again = ingest_here(store, source, "eyes")
+    assert (pending(again), again.unchanged) == ([f"{kind}_001"], 1)
+    assert open_case_volume(lost).case_digest == before[f"{kind}_001"]
+    assert latest_cases(store, "eyes").set_index("case_id")["case_digest"].equals(before)
+    assert plan(store, source).unchanged == 2
+
+
+def rows_of(store: StoreLayout, case_id: str) -> list[str]:
+    """How a case ended in each of its rows, oldest first."""
+    table = read_table(store.cases("eyes"), CASES, columns=["case_id", "ingested_at", "status"]).sort_by("ingested_at")
+    return [row["status"] for row in table.to_pylist() if row["case_id"] == case_id]
+
+
+def test_a_case_that_is_rejected_as_before_gets_no_second_row(store: StoreLayout, source: Path) -> None:
+    broken = sorted((source / "images").rglob("*.png"))[0]
+    content = broken.read_bytes()
+    broken.write_bytes(content[: len(content) // 2])
+    ingest_here(store, str(source), "eyes")
+    (case_id,) = latest_cases(store, "eyes").query("status == 'rejected'")["case_id"]
+    assert pending(ingest_here(store, str(source), "eyes")) == [case_id]
+    assert is_ingested(store, "eyes")
+    assert rows_of(store, case_id) == ["rejected"]
+    broken.write_bytes(content[: len(content) // 3])
+    ingest_here(store, str(source), "eyes")
+    assert rows_of(store, case_id) == ["rejected", "rejected"]
+    broken.write_bytes(content)
+    ingest_here(store, str(source), "eyes")
+    ingest_here(store, str(source), "eyes")
+    assert rows_of(store, case_id) == ["rejected", "rejected", "accepted"]
+
+
 def test_a_limit_takes_the_first_cases(store: StoreLayout, source: Path) -> None:
     assert len(plan(store, str(source), limit=2).pending) == 2
+
+
+def test_a_limit_holds_for_what_a_killed_ingest_had_listed(store: StoreLayout, source: Path) -> None:
+    plan(store, str(source))  # and killed
+    limited = plan(store, str(source), limit=1)
+    assert len(limited.pending) == 1
+    ingest_here(store, str(source), "eyes", limit=1)
+    assert len(latest_cases(store, "eyes")) == 1
+    assert not is_ingested(store, "eyes")
+    (read,) = latest_cases(store, "eyes")["source"]
+    for file in source.rglob("*.png"):
+        if file.stem != Path(read).stem:
+            file.unlink()
+    ingest_here(store, str(source), "eyes")
+    assert latest_cases(store, "eyes")["status"].tolist() == ["accepted", "rejected", "rejected", "rejected"]
+    assert is_ingested(store, "eyes")
+
+
+def test_a_limit_holds_for_vanished_cases_too(store: StoreLayout, source: Path) -> None:
+    plan(store, str(source))
+    images = sorted((source / "images").rglob("*.png"))
+    for file in source.rglob("*.png"):
+        if file.stem != images[0].stem:
+            file.unlink()
+    assert len(plan(store, str(source), limit=2).pending) == 2
+    assert len(plan(store, str(source)).pending) == 4
+
+
+def test_a_finished_source_leaves_the_journal_of_another_alone(
+    store: StoreLayout, source: Path, tmp_path: Path
+) -> None:
+    plan(store, str(source))  # and killed
+    other = tmp_path / "other" / source.name
+    write_phantom_dataset(other, PhantomSource.parse("phantom:fundus,cases=2,seed=5,size=48x48"), "image-pairs")
+    for number, file in enumerate(sorted(other.rglob("*.png"), key=lambda file: (file.stem, str(file)))):
+        file.rename(file.with_stem(f"other_{number // 2}"))
+    finished = ingest_here(store, str(other), "eyes")
+    assert len(finished.pending) == 2
+    assert not is_ingested(store, "eyes")
+    lost = sorted((source / "images").rglob("*.png"))[3]
+    for file in source.rglob(lost.name):
+        file.unlink()
+    ingest_here(store, str(source), "eyes")
+    cases = latest_cases(store, "eyes")
+    assert cases["status"].tolist().count("accepted") == 5
+    assert cases.query("status == 'rejected'")["source"].tolist() == [str(lost.relative_to(source))]
+    assert is_ingested(store, "eyes")
 
 
 def test_a_split_given_by_hand_beats_that_of_the_recipe(store: StoreLayout, source: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.benchmark import record_crash
 from medsam3_core.cases import CaseStatus
 from medsam3_core.errors import UsageError
 from medsam3_core.prompt_rows import PromptRow
@@ -16,6 +17,7 @@ from storage.readers.phantom import PhantomSource
 from storage.readers.phantom_files import write_phantom_dataset
 from storage.run_ledger import unscored_rows, utc_now, write_outcomes
 from storage.run_planning import BenchmarkPlan, BenchmarkRequest, plan_benchmark, record_plan
+from storage.sql_guard import run_sql
 from storage.store_layout import StoreLayout, open_store
 from storage.table_schemas import CASES, PLAN
 from storage.weights_registry import load_segmenter
@@ -156,6 +158,24 @@ def test_a_changed_protocol_scores_stored_predictions_again_without_inference(
     assert all(item.rescore_ids and not item.run_ids for item in plan.groups[0].pending)
     benchmark_here(done, REQUEST)
     assert plan_benchmark(done, REQUEST).pending == 0
+
+
+def test_a_case_that_kills_its_worker_while_it_is_scored_again_ends_as_crashed(
+    done: StoreLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, module in list(sys.modules.items()):
+        if name.startswith("storage.") and hasattr(module, "PROTOCOL_VERSION"):
+            monkeypatch.setattr(module, "PROTOCOL_VERSION", "next")
+    (group,) = plan_benchmark(done, REQUEST).groups
+    record_plan(done, group)
+    (poison,) = [item for item in group.pending if item.case_id == "fundus_001"]
+    assert not poison.run_ids
+    record_crash(done, group, poison, "killed its worker 2 times")
+    assert pending(plan_benchmark(done, REQUEST)) == ["fundus_000", "fundus_002", "fundus_003"]
+    rows = run_sql(done, "SELECT case_id, status, reason FROM failures").to_pylist()
+    assert rows == [{"case_id": "fundus_001", "status": "crashed", "reason": "killed its worker 2 times"}]
+    benchmark_here(done, plan_of(retry=True))
+    assert plan_benchmark(done, plan_of(retry=True)).pending == 0
 
 
 @pytest.mark.parametrize("status", [CaseStatus.FAILED, CaseStatus.CRASHED, CaseStatus.REJECTED])

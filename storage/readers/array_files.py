@@ -28,7 +28,7 @@ _UNREADABLE = (
     TypeError,
     IndexError,
     KeyError,
-    NotImplementedError,
+    RuntimeError,  # a password that is asked for, a compression that is not known
     MemoryError,
     MatReadError,
     zipfile.BadZipFile,

@@ -33,7 +33,7 @@ class HeaderElements:
     """What was found before the pixels.
 
     Attributes:
-        values: Tag to the bytes of its value, for the tags that were asked for.
+        values: Tag to the bytes of its value, for the tags that were asked for; none of a sequence of undefined length.
         syntax: Transfer syntax UID; implicit little endian where the file has no meta header.
         pixel_offset: Where the value of the pixel element starts; None where the file ends without one.
         pixel_length: Its length in bytes; None where it is encapsulated.
@@ -120,6 +120,8 @@ class _Walk:
                 raise UnwalkableError(msg)
             last = tag
             if length == _UNDEFINED:
+                if tag in wanted:
+                    values[tag] = b""
                 offset = self._sequence_end(start, explicit=explicit, depth=0)
                 continue
             if start + length > self._total:

@@ -10,7 +10,7 @@ from storage.pseudonyms import Pseudonyms
 from storage.readers.dicom_elements import HeaderElements, MoreBytesError, UnwalkableError, is_dicom, walk_header
 from storage.readers.dicom_headers import DicomHeader, HeaderKind, make_header
 from storage.readers.dicom_parsing import parse_header
-from storage.readers.dicom_values import WANTED_TAGS, WalkedValues
+from storage.readers.dicom_values import FRAME_GROUPS_TAG, WANTED_TAGS, WalkedValues
 from storage.readers.source_files import read_range
 
 _FIRST_BYTES = 1 << 14
@@ -18,12 +18,22 @@ _SEQUENCE_END = b"\xfe\xff\xdd\xe0\x00\x00\x00\x00"
 
 
 def read_header(root: Path, file: str, pseudonyms: Pseudonyms) -> DicomHeader | None:
-    """Read one header; None if the file is no DICOM. Never raises on odd content, which becomes a `fault`."""
+    """Read one header; None if the file is no DICOM. Never raises on odd content, which becomes a `fault`.
+
+    Nor on a file that moves or shrinks while it is read.
+    """
     try:
-        prefix, total = read_range(root / file, 0, _FIRST_BYTES)
+        return _read_header(root, file, pseudonyms)
     except OSError as error:
-        reason = f"{file}: {error.strerror or error}"
+        reason = f"{file}: {error.strerror or error}; copy it again"
         return DicomHeader(file, HeaderKind.OTHER, fault=SeriesFault.TRUNCATED, detail=reason)
+    except Exception as error:  # noqa: BLE001 - one file that is odd in a new way must not end the listing
+        reason = f"{file} has a header that cannot be read ({type(error).__name__}: {error}); export it again"
+        return DicomHeader(file, HeaderKind.OTHER, fault=SeriesFault.ODD_HEADER, detail=reason)
+
+
+def _read_header(root: Path, file: str, pseudonyms: Pseudonyms) -> DicomHeader | None:
+    prefix, total = read_range(root / file, 0, _FIRST_BYTES)
     if not is_dicom(prefix):
         return None
     try:
@@ -32,7 +42,8 @@ def read_header(root: Path, file: str, pseudonyms: Pseudonyms) -> DicomHeader | 
     except UnwalkableError:
         return parse_header(root / file, file, pseudonyms)
     header = _with_length_check(root / file, header, elements, total)
-    if header.kind is HeaderKind.IMAGE and header.frames > 1 and header.fault is None:
+    has_frames = header.frames > 1 or FRAME_GROUPS_TAG in elements.values
+    if header.kind is HeaderKind.IMAGE and has_frames and header.fault is None:
         return parse_header(root / file, file, pseudonyms)
     return header
 

@@ -4,6 +4,7 @@ Names, birth dates and free text are looked at only to take them out of paths an
 leaves this module holds them.
 """
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -13,6 +14,7 @@ from storage.readers.dicom_values import HeaderValues, first_number, numbers
 
 _SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 _DIRECTORY = "1.2.840.10008.1.3.10"
+PALETTE = "PALETTE COLOR"
 
 
 class HeaderKind(StrEnum):
@@ -43,6 +45,11 @@ class PixelFormat:
     is_signed: bool
 
     @property
+    def is_colour(self) -> bool:
+        """Whether voxels become colours: as several samples, or as entries of a palette."""
+        return self.samples > 1 or self.photometric == PALETTE
+
+    @property
     def bytes_per_voxel(self) -> int:
         """Bytes of one voxel with all its samples."""
         return max(1, self.samples) * max(1, -(-self.bits_allocated // 8))
@@ -68,6 +75,7 @@ class DicomHeader:
         rescales: As many.
         pixels: How pixels are stored.
         patient: Pseudonym; empty where the file names no patient.
+        is_enhanced: Whether places and rescales come from functional groups.
         hidden: Parts of the path that name the patient, each with what is shown instead.
         fault: Why this file cannot be used, or None.
         detail: What was found, for the reason of a rejection.
@@ -88,6 +96,7 @@ class DicomHeader:
     rescales: tuple[Rescale, ...] = ()
     pixels: PixelFormat = PixelFormat(1, "MONOCHROME2", 16, 16, is_signed=False)
     patient: str = ""
+    is_enhanced: bool = False
     hidden: tuple[tuple[str, str], ...] = ()
     fault: SeriesFault | None = None
     detail: str = ""
@@ -107,7 +116,7 @@ def make_header(file: str, values: HeaderValues, pseudonyms: Pseudonyms) -> Dico
     identity = (values.text("issuer"), patient_id) if patient_id else (name, birth)
     rows, columns = values.number("rows"), values.number("columns")
     sop_class = values.text("sop_class") or values.text("meta_class")
-    frames = max(1, int(first_number(values.text("frames"), 1)))
+    odd = _odd_number(values)
     return DicomHeader(
         file,
         _kind(sop_class, rows * columns),
@@ -119,7 +128,7 @@ def make_header(file: str, values: HeaderValues, pseudonyms: Pseudonyms) -> Dico
         modality=values.text("modality"),
         series_number=values.text("series_number"),
         phase=tuple(values.text(part) for part in ("acquisition", "temporal", "echo_time", "b_value")),
-        frames=frames,
+        frames=1 if odd else max(1, int(first_number(values.text("frames"), 1))),
         places=(_place(file, values, (rows, columns)),) if rows * columns else (),
         rescales=(_rescale(values),),
         pixels=PixelFormat(
@@ -131,7 +140,23 @@ def make_header(file: str, values: HeaderValues, pseudonyms: Pseudonyms) -> Dico
         ),
         patient=pseudonyms.patient(*identity) if patient_id or name else "",
         hidden=tuple(pair for pair in shown if pair[0] != pair[1]),
+        fault=SeriesFault.ODD_HEADER if odd else None,
+        detail=odd_header(file, odd) if odd else "",
     )
+
+
+def _odd_number(values: HeaderValues) -> str:
+    """What must be a number, or absent, and is neither; empty where all is well."""
+    for name, keyword in (("frames", "NumberOfFrames"), ("slope", "RescaleSlope"), ("intercept", "RescaleIntercept")):
+        text = values.text(name)
+        if text and not math.isfinite(first_number(text, math.nan)):
+            return f"{keyword} {text!r}"
+    return ""
+
+
+def odd_header(file: str, found: str) -> str:
+    """What is said of a header that holds what no reader can make sense of."""
+    return f"{file} has the {found}, which means nothing; correct it or export the series again"
 
 
 def _place(name: str, values: HeaderValues, shape: tuple[int, int]) -> SlicePlace:

@@ -10,13 +10,14 @@ from typing import cast
 
 import pydicom
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from upath import UPath
 
 from medsam3_core.series_geometry import SeriesFault, SlicePlace
 from storage.locations import is_remote
 from storage.pseudonyms import Pseudonyms
 from storage.readers.dicom_elements import PREAMBLE
-from storage.readers.dicom_headers import DicomHeader, HeaderKind, Rescale, make_header
+from storage.readers.dicom_headers import DicomHeader, HeaderKind, Rescale, make_header, odd_header
 from storage.readers.dicom_values import ParsedValues
 from storage.readers.source_files import read_range
 
@@ -27,18 +28,46 @@ _DEFLATE_LIMIT = 1 << 30
 
 
 def parse_header(path: Path, file: str, pseudonyms: Pseudonyms) -> DicomHeader:
-    """The header of a file by pydicom, with a place for each of several frames; never raises on odd content."""
+    """The header of a file by pydicom, with a place for each frame of an enhanced one; never raises on odd content.
+
+    A file that is read and says what makes no sense keeps its series, so that it rejects that and no other.
+    """
     try:
         data = parse_without_pixels(path)
     except Exception as error:  # noqa: BLE001 - pydicom raises what it likes on broken files
         detail = f"{file} cannot be read as DICOM ({type(error).__name__}); copy or export it again"
         return DicomHeader(file, HeaderKind.OTHER, fault=SeriesFault.TRUNCATED, detail=detail)
-    header = make_header(file, ParsedValues(data), pseudonyms)
-    if header.frames < 2 or "PerFrameFunctionalGroupsSequence" not in data:
+    values = ParsedValues(data)
+    header = make_header(file, values, pseudonyms)
+    if header.fault is None and (found := values.first_odd()) is not None:
+        return replace(header, fault=SeriesFault.ODD_HEADER, detail=odd_header(file, found))
+    try:
+        return _with_frames(header, data)
+    except Exception as error:  # noqa: BLE001 - values that are none, items that are missing
+        detail = f"{file} has frames that do not say where they lie ({error}); correct them or export the series again"
+        return replace(header, fault=SeriesFault.ODD_HEADER, detail=detail)
+
+
+def _with_frames(header: DicomHeader, data: Dataset) -> DicomHeader:
+    """The header with what its functional groups say; of an only frame what they leave out may stand outside them."""
+    if header.kind is not HeaderKind.IMAGE or "PerFrameFunctionalGroupsSequence" not in data:
         return header
     frames = list(_frame_groups(data))
-    places = tuple(_frame_place(f"{file} frame {n}", groups, header) for n, groups in enumerate(frames, 1))
-    return replace(header, places=places, rescales=tuple(map(_frame_rescale, frames)))
+    places = tuple(_frame_place(f"{header.file} frame {n}", groups, header) for n, groups in enumerate(frames, 1))
+    rescales = tuple(_frame_rescale(groups, header.rescales[0]) for groups in frames)
+    if header.frames == 1 and len(places) == 1:
+        known = header.places[0]
+        merged = SlicePlace(
+            header.file,
+            known.shape_yx,
+            places[0].position or known.position,
+            places[0].orientation or known.orientation,
+            places[0].spacing_yx or known.spacing_yx,
+            places[0].thickness or known.thickness,
+            known.is_localizer,
+        )
+        places = (merged,)
+    return replace(header, places=places, rescales=rescales, is_enhanced=True)
 
 
 def parse_without_pixels(path: Path) -> Dataset:
@@ -71,21 +100,35 @@ def _group(groups: tuple[Dataset, Dataset], name: str) -> Dataset:
 
 
 def _frame_place(name: str, groups: tuple[Dataset, Dataset], header: DicomHeader) -> SlicePlace:
-    position = _group(groups, "PlanePositionSequence").get("ImagePositionPatient")
-    orientation = _group(groups, "PlaneOrientationSequence").get("ImageOrientationPatient")
     measures = _group(groups, "PixelMeasuresSequence")
-    spacing = measures.get("PixelSpacing")
-    x, y, z = map(float, position) if position else (0.0, 0.0, 0.0)
+    position = _numbers(name, _group(groups, "PlanePositionSequence"), "ImagePositionPatient", 3)
+    orientation = _numbers(name, _group(groups, "PlaneOrientationSequence"), "ImageOrientationPatient", 6)
+    spacing = _numbers(name, measures, "PixelSpacing", 2)
     return SlicePlace(
         name,
         header.places[0].shape_yx,
-        (x, y, z) if position else None,
-        tuple(map(float, orientation)) if orientation else None,
-        (float(spacing[0]), float(spacing[1])) if spacing else None,
+        (position[0], position[1], position[2]) if position else None,
+        orientation or None,
+        (spacing[0], spacing[1]) if spacing else None,
         float(measures.get("SliceThickness") or 0.0),
     )
 
 
-def _frame_rescale(groups: tuple[Dataset, Dataset]) -> Rescale:
+def _numbers(name: str, group: Dataset, keyword: str, count: int) -> tuple[float, ...]:
+    """So many numbers, or none where the group has none."""
+    value = group.get(keyword)
+    found = () if value in (None, "") else tuple(value) if isinstance(value, MultiValue) else (value,)
+    if found and len(found) != count:
+        msg = f"{name}: {keyword} {value}, where {count} numbers are expected"
+        raise ValueError(msg)
+    return tuple(map(float, found))
+
+
+def _frame_rescale(groups: tuple[Dataset, Dataset], whole: Rescale) -> Rescale:
+    """Of the frame, else of the whole file."""
     transform = _group(groups, "PixelValueTransformationSequence")
-    return Rescale(float(transform.get("RescaleSlope") or 1.0), float(transform.get("RescaleIntercept") or 0.0))
+    slope, intercept = transform.get("RescaleSlope"), transform.get("RescaleIntercept")
+    return Rescale(
+        whole.slope if slope in (None, "") else float(slope) or 1.0,
+        whole.intercept if intercept in (None, "") else float(intercept),
+    )

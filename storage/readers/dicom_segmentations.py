@@ -48,15 +48,16 @@ def read_segmentation_header(root: Path, file: str) -> SegmentationHeader | None
     try:
         data = parse_without_pixels(root / file)
         structures = tuple(Structure(name, text) for _, name, text in _segments(data))
+        referred = list(data.get("ReferencedSeriesSequence") or ())
+        series = frozenset(str(item.get("SeriesInstanceUID", "")) for item in referred)
+        instances = {
+            str(instance.get("ReferencedSOPInstanceUID", ""))
+            for item in referred
+            for instance in item.get("ReferencedInstanceSequence") or ()
+        }
+        frame_of_reference = str(data.get("FrameOfReferenceUID", ""))
     except Exception:  # noqa: BLE001 - pydicom raises what it likes on broken files
         return None
-    series = frozenset(str(item.get("SeriesInstanceUID", "")) for item in data.get("ReferencedSeriesSequence", ()))
-    instances = {
-        str(instance.get("ReferencedSOPInstanceUID", ""))
-        for item in data.get("ReferencedSeriesSequence", ())
-        for instance in item.get("ReferencedInstanceSequence", ())
-    }
-    frame_of_reference = str(data.get("FrameOfReferenceUID", ""))
     return SegmentationHeader(file, frame_of_reference, series - {""}, frozenset(instances) - {""}, structures)
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from posixpath import commonpath, dirname
 
+import numpy as np
+
 from medsam3_core.geometry import VolumeGeometry
 from medsam3_core.series_geometry import (
     ProvenSeries,
@@ -63,6 +65,13 @@ def prove_headers(headers: Sequence[DicomHeader]) -> ProvenSeries:
     for header in headers:
         if header.fault is not None:
             raise SeriesRejectedError.of(header.fault, header.detail)
+        if len(header.places) > header.frames:
+            msg = f"{header.file} has {header.frames} frames and says of {len(header.places)} where they lie"
+            raise SeriesRejectedError.of(SeriesFault.ODD_HEADER, f"{msg}; export it again")
+        if header.pixels.is_colour != headers[0].pixels.is_colour:
+            colour, grey = (header, headers[0]) if header.pixels.is_colour else (headers[0], header)
+            msg = f"{colour.file} is in colour ({colour.pixels.photometric}) and {grey.file} is not; split the series"
+            raise SeriesRejectedError.of(SeriesFault.MIXED_COLOUR, msg)
     if headers[0].frames > len(headers[0].places):
         msg = f"{headers[0].file} has {headers[0].frames} frames that do not say where they lie; split it into images"
         raise SeriesRejectedError.of(SeriesFault.NO_POSITION, msg)
@@ -117,6 +126,8 @@ def _grid_key(header: DicomHeader) -> object:
     place = header.places[0] if header.places else None
     if place is None:
         return None
+    if not np.isfinite((*(place.spacing_yx or ()), *(place.orientation or ()))).all():
+        return None
     spacing = tuple(round(value, 3) for value in place.spacing_yx or ())
     return place.shape_yx, spacing, orientation_key(place.orientation or ())
 
@@ -125,6 +136,8 @@ def _origin_key(header: DicomHeader) -> object:
     """Where the slice starts within its own plane: the same for all slices of an upright series."""
     place = header.places[0] if header.places else None
     if place is None or place.position is None or place.orientation is None or len(place.orientation) != 6:
+        return None
+    if not np.isfinite((*place.position, *place.orientation)).all():
         return None
     along = [sum(a * b for a, b in zip(place.position, place.orientation[i : i + 3], strict=True)) for i in (0, 3)]
     return tuple(round(value) for value in along)

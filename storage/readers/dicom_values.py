@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import pydicom
+from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
 
 from storage.readers.dicom_elements import HeaderElements, text_of
@@ -44,10 +45,15 @@ _TAGS = {
     "signed": 0x00280103,
     "intercept": 0x00281052,
     "slope": 0x00281053,
+    "frame_groups": 0x52009230,
 }
+
+_OF_PATIENTS = frozenset({"patient_name", "patient_id", "issuer", "birth_date"})
 
 WANTED_TAGS = frozenset(_TAGS.values())
 """All that a header is asked for."""
+FRAME_GROUPS_TAG = _TAGS["frame_groups"]
+"""PerFrameFunctionalGroupsSequence: where frames, or the only frame, say where they lie."""
 
 
 class HeaderValues(Protocol):
@@ -90,9 +96,23 @@ class ParsedValues:
     data: Dataset
 
     def _value(self, name: str) -> Any:
+        """What pydicom makes of an element; its bytes as text where it makes nothing of them."""
         for source in (self.data, getattr(self.data, "file_meta", Dataset())):
             if _TAGS[name] in source:
-                return source[_TAGS[name]].value
+                try:
+                    return source[_TAGS[name]].value
+                except Exception:  # noqa: BLE001 - an endless number, an unknown representation: see `first_odd`
+                    return _as_text(source.get_item(_TAGS[name]).value)
+        return None
+
+    def first_odd(self) -> str | None:
+        """The first element that pydicom can make nothing of, by keyword and, unless it names a patient, value."""
+        for name, tag in _TAGS.items():
+            try:
+                self.data.get(tag)
+            except Exception:  # noqa: BLE001 - the same
+                said = "" if name in _OF_PATIENTS else f" {self.text(name)!r}"
+                return f"{keyword_for_tag(tag)}{said}"
         return None
 
     def text(self, name: str) -> str:
@@ -106,6 +126,10 @@ class ParsedValues:
         """Number of an element."""
         value = self._value(name)
         return int(value) if isinstance(value, int) else 0
+
+
+def _as_text(value: object) -> str:
+    return text_of(value) if isinstance(value, bytes) else ""
 
 
 def _decoded(value: bytes, charset: str) -> str:

@@ -1,10 +1,11 @@
 """The voxels of a DICOM series, read once, in the order that its geometry was proved in.
 
-SimpleITK decodes what it can and keeps whole numbers; pydicom reads the rest: several frames, colour, MONOCHROME1, a
-rescale that differs between slices (in float32; SimpleITK would cut it to whole numbers), what SimpleITK refuses.
+SimpleITK decodes what it can and keeps whole numbers; pydicom reads the rest: several frames, colour (a palette is
+applied), MONOCHROME1, a rescale that differs between slices (in float32; SimpleITK would cut it to whole numbers),
+slices stored in different ways (in a type that holds them all), what SimpleITK refuses.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pydicom
 import SimpleITK as sitk  # noqa: N813 - its own custom
 from numpy.typing import NDArray
+from pydicom.pixels import apply_color_lut
 
 from medsam3_core.cases import CaseSource, CaseVolume
 from medsam3_core.geometry import LengthUnit, VolumeGeometry
@@ -19,7 +21,7 @@ from medsam3_core.recipes import Recipe
 from medsam3_core.series_geometry import ProvenSeries, SeriesFault, SeriesRejectedError
 from storage.pseudonyms import Pseudonyms
 from storage.readers.dicom_header_reading import read_header
-from storage.readers.dicom_headers import DicomHeader, Rescale
+from storage.readers.dicom_headers import PALETTE, DicomHeader, Rescale
 from storage.readers.dicom_series import is_flat, prove_headers
 from storage.readers.size_limits import require_fitting
 from storage.readers.source_files import naming
@@ -76,7 +78,11 @@ def _voxels(source: Path, headers: Sequence[DicomHeader], order: Sequence[int]) 
     pixels = headers[0].pixels
     if any(header.pixels != pixels for header in headers) or len(set(rescales)) > 1 or pixels.samples > 1:
         return _by_pydicom(source, headers, order)
-    if headers[0].frames > 1 or pixels.photometric == _INVERTED or pixels.bits_allocated not in (8, 16, 32):
+    if (
+        any(header.frames > 1 or header.is_enhanced for header in headers)
+        or pixels.photometric in (_INVERTED, PALETTE)
+        or pixels.bits_allocated not in (8, 16, 32)
+    ):
         return _by_pydicom(source, headers, order)
     try:
         voxels = _by_simpleitk([str(source / headers[index].file) for index in order])
@@ -99,15 +105,19 @@ def _by_pydicom(source: Path, headers: Sequence[DicomHeader], order: Sequence[in
     rescales = [rescale for header in headers for rescale in header.rescales]
     if len(headers) == 1:
         frames = _decoded(source / headers[0].file, headers[0])
-        return _assembled([frames[index] for index in order], [rescales[index] for index in order], headers[0])
+        slices: Iterable[NDArray[Any]] = (frames[index] for index in order)
+        return _assembled(slices, [rescales[index] for index in order], [headers[0]] * len(order))
     slices = (_decoded(source / headers[index].file, headers[index])[0] for index in order)
-    return _assembled(slices, [rescales[index] for index in order], headers[0])
+    return _assembled(slices, [rescales[index] for index in order], [headers[index] for index in order])
 
 
 def _decoded(path: Path, header: DicomHeader) -> NDArray[Any]:
-    """Stored pixels, shape (frames, y, x) or (frames, y, x, samples)."""
+    """Stored pixels, or the colours that they mean in a palette, shape (frames, y, x) or (frames, y, x, samples)."""
     try:
-        pixels = pydicom.dcmread(path, force=True).pixel_array
+        data = pydicom.dcmread(path, force=True)
+        pixels = data.pixel_array
+        if header.pixels.photometric == PALETTE:
+            pixels = _coloured(pixels, data)
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         msg = f"{header.file} cannot be decoded ({reason}); convert it to an uncompressed syntax or copy it again"
@@ -115,10 +125,29 @@ def _decoded(path: Path, header: DicomHeader) -> NDArray[Any]:
     return pixels if header.frames > 1 else pixels[None]
 
 
-def _assembled(slices: Any, rescales: Sequence[Rescale], header: DicomHeader) -> NDArray[Any]:
+def _coloured(stored: NDArray[Any], data: pydicom.Dataset) -> NDArray[np.uint8]:
+    """What a palette makes of stored pixels, shape (..., 3), 8 bits; values beyond its ends are its first or last."""
+    if "RedPaletteColorLookupTableDescriptor" not in data:
+        msg = f"{PALETTE} without RedPaletteColorLookupTableDescriptor"
+        raise ValueError(msg)
+    entries, first, bits = data.RedPaletteColorLookupTableDescriptor
+    entries = entries or 1 << 16
+    palette = apply_color_lut(np.arange(first, first + entries), data)[:, :3]
+    if palette.dtype == np.uint8 and entries > 256:
+        msg = f"a palette of {entries} entries of 8 bits is not known"
+        raise ValueError(msg)
+    if bits > 8 and palette.max() > 255:  # else 8 bits in the room of 16, as some write them
+        palette = palette >> 8
+    colours: NDArray[np.uint8] = palette.astype(np.uint8)[np.clip(stored.astype(np.int32) - first, 0, entries - 1)]
+    return colours
+
+
+def _assembled(
+    slices: Iterable[NDArray[Any]], rescales: Sequence[Rescale], headers: Sequence[DicomHeader]
+) -> NDArray[Any]:
     volume: NDArray[Any] | None = None
     same = len(set(rescales)) == 1
-    for z, (stored, rescale) in enumerate(zip(slices, rescales, strict=True)):
+    for z, (stored, rescale, header) in enumerate(zip(slices, rescales, headers, strict=True)):
         if stored.ndim == 3:
             plane = np.moveaxis(stored[..., :3], 2, 0)
         elif same and rescale.slope == 1 and rescale.intercept.is_integer():
@@ -129,15 +158,19 @@ def _assembled(slices: Any, rescales: Sequence[Rescale], header: DicomHeader) ->
             plane = _inverted(plane, header, rescale).astype(plane.dtype)
         if volume is None:
             volume = np.zeros((*plane.shape[:-2], len(rescales), *plane.shape[-2:]), plane.dtype)
+        elif (wider := np.result_type(volume.dtype, plane.dtype)) != volume.dtype:
+            volume = volume.astype(wider)
         volume[..., z, :, :] = plane
     assert volume is not None
-    return _narrow(volume) if volume.dtype == np.int32 else volume
+    if volume.dtype == np.float64:
+        return volume.astype(np.float32)
+    return _narrow(volume) if volume.dtype in (np.int32, np.int64) else volume
 
 
 def _narrow(values: NDArray[Any]) -> NDArray[Any]:
-    """int16 or uint16 where they hold all values."""
+    """The first of int16, uint16, int32 and uint32 that holds all values."""
     low, high = values.min(initial=0), values.max(initial=0)
-    for kind in (np.int16, np.uint16):
+    for kind in (np.int16, np.uint16, np.int32, np.uint32):
         if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
             return values.astype(kind, copy=False)
     return values
@@ -168,6 +201,8 @@ def _facts(headers: Sequence[DicomHeader]) -> dict[str, Any]:
         facts |= {"dicom_rescale_slope": one.slope, "dicom_rescale_intercept": one.intercept}
     else:
         facts["dicom_rescale"] = "differs between slices"
-    if first.pixels.photometric == _INVERTED:
+    if any(header.pixels.photometric == _INVERTED for header in headers):
         facts["dicom_monochrome1"] = "inverted"
+    if any(header.pixels.photometric == PALETTE for header in headers):
+        facts["dicom_palette"] = "applied"
     return facts

@@ -44,8 +44,14 @@ def segment_here(
     run, rows = run_of_request(store, request)
     kind = reader_for_segmenting(request.source)
     ingest = plan_ingest(store, request.source, request.cohort, kind, None, None, 0, with_references=False)
-    read = IngestBatch(store, request.cohort, ingest.cohort.recipe, ingest.source_root)
-    read(_attempt(), crumbs, [PendingCase(case, fingerprint) for case, fingerprint in ingest.pending])
+    read = IngestBatch(
+        store, request.cohort, ingest.cohort.recipe, ingest.source_root, with_references=ingest.with_references
+    )
+    read(
+        _attempt(),
+        crumbs,
+        [PendingCase(case, fingerprint, ingest.standing.get(case.case_id, "")) for case, fingerprint in ingest.pending],
+    )
     finish_ingest(store, ingest)
     group = plan_segment(store, request, run, rows)
     record_plan(store, group)

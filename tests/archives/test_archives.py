@@ -56,6 +56,37 @@ def test_frames_of_one_file_are_put_in_the_order_of_their_positions(tmp_path: Pa
     assert volume.geometry.spacing_zyx == pytest.approx((2.5, 0.8, 0.5))
 
 
+@pytest.mark.parametrize("undefined", [False, True])
+def test_an_only_frame_lies_where_its_functional_groups_say(tmp_path: Path, undefined: bool) -> None:
+    data = enhanced_ct(1)
+    data["PerFrameFunctionalGroupsSequence"].is_undefined_length = undefined
+    save(tmp_path / "a", [data])
+    volume = only_volume(tmp_path / "a")
+    assert np.array_equal(volume.voxels, stored_voxels(1).astype(np.int16) - 1024)
+    expected = [[-0.5, 0, 0, 30], [0, -0.8, 0, 40], [0, 0, 5, 100], [0, 0, 0, 1]]
+    assert np.allclose(volume.geometry.affine_nifti, expected)
+
+
+def test_files_of_one_frame_each_are_one_series(tmp_path: Path) -> None:
+    files = [enhanced_ct(1) for _ in range(4)]
+    for z, data in enumerate(files):
+        data.SeriesInstanceUID = files[0].SeriesInstanceUID
+        data.PerFrameFunctionalGroupsSequence[0].PlanePositionSequence[0].ImagePositionPatient[2] += 2.5 * z
+        data.PixelData = stored_voxels(4)[z].tobytes()
+    save(tmp_path / "a", files, name=lambda z: str((z + 2) % 4))
+    volume = only_volume(tmp_path / "a")
+    assert np.array_equal(volume.voxels, stored_voxels(4).astype(np.int16) - 1024)
+    assert volume.geometry.spacing_zyx == pytest.approx((2.5, 0.8, 0.5))
+
+
+def test_a_rescale_beside_the_functional_groups_holds_for_all_frames(tmp_path: Path) -> None:
+    data = enhanced_ct(5)
+    del data.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence
+    data.RescaleSlope, data.RescaleIntercept = 2, -1024
+    save(tmp_path / "a", [data])
+    assert np.array_equal(only_volume(tmp_path / "a").voxels, stored_voxels(5) * 2.0 - 1024)
+
+
 def test_a_frame_that_is_missing_is_named(tmp_path: Path) -> None:
     spoilt = enhanced_ct(5)
     spoilt.PerFrameFunctionalGroupsSequence[4].PlanePositionSequence[0].ImagePositionPatient[2] += 2.5

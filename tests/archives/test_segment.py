@@ -16,12 +16,16 @@ from storage import released_exports
 from storage.case_volumes import StoredVolume, open_case_volume
 from storage.cohorts import case_refs, latest_cases
 from storage.exports import nifti_image
+from storage.ingest_planning import plan_ingest
+from storage.locations import location
 from storage.released_exports import ReleaseError, compare_masks
-from storage.segment_planning import SegmentRequest
+from storage.segment_planning import SegmentRequest, require_out_apart
 from storage.sql_guard import run_sql
 from storage.store_layout import StoreLayout
 from tests.archives.segmented_here import segment_here
+from tests.archives.test_archives import segmentation
 from tests.archives.written_dicom import COLUMNS, ROWS, ct_slices, enhanced_ct, save
+from tests.small_store import ingest_here
 
 
 def boxes_file(path: Path, case_id: str) -> Path:
@@ -146,6 +150,40 @@ def test_what_is_done_is_not_done_again_and_what_changed_is(archive: tuple, stor
     save(source / "ct", slices, name=lambda z: f"{(z * 7) % 6}")
     assert segment_here(store, asked, tmp_path / "out")[2] == 1
     assert run_sql(store, "SELECT count(*) AS n FROM measurements").to_pylist() == [{"n": 2}]
+
+
+def test_a_new_reference_in_the_archive_changes_nothing(archive: tuple, store: StoreLayout, tmp_path: Path) -> None:
+    source, slices = archive
+    asked = request(source, tmp_path)
+    assert segment_here(store, asked, tmp_path / "out")[2] == 1
+    masks = np.zeros((6, ROWS, COLUMNS, 1), np.uint8)
+    masks[2, 3:5, 3:5] = 1
+    segmentation(slices, masks, ["spleen"]).save_as(source / "seg.dcm")
+    (source / "labels.json").write_text('{"labels": {"1": "kidney"}}')
+    plan = plan_ingest(store, str(source), asked.cohort, "archive", None, None, 0, with_references=False)
+    assert [item.name for item in plan.cohort.recipe.structures] == ["kidney", "spleen"]
+    assert (plan.pending, plan.unchanged) == ((), 1)
+    assert segment_here(store, asked, tmp_path / "out")[2] == 0
+
+
+def test_what_is_ingested_with_references_is_read_again_when_they_change(
+    archive: tuple, store: StoreLayout, tmp_path: Path
+) -> None:
+    source, _ = archive
+    ingest_here(store, str(source), "all")
+    (source / "labels.json").write_text('{"labels": {"1": "kidney"}}')
+    assert len(ingest_here(store, str(source), "all").pending) == 1
+
+
+@pytest.mark.parametrize("out", ["archive", "archive/out", "elsewhere/../archive/out"])
+def test_answers_are_not_written_into_the_source(tmp_path: Path, out: str) -> None:
+    with pytest.raises(UsageError, match=rf"--out {tmp_path / out} lies in the source {tmp_path / 'archive'}"):
+        require_out_apart(str(tmp_path / "archive"), tmp_path / out)
+    require_out_apart(str(tmp_path / "archive"), tmp_path / "archive-out")
+    require_out_apart("phantom:ct", tmp_path / out)
+    require_out_apart("s3://bucket/archive", location("s3://bucket/archive-out"))
+    with pytest.raises(UsageError, match="s3://bucket/archive/out lies in the source s3://bucket/archive,"):
+        require_out_apart("s3://bucket/archive", location("s3://bucket/archive/out"))
 
 
 @pytest.mark.parametrize("what", ["vanished", "changed"])
