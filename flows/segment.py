@@ -1,5 +1,6 @@
 """The flow that segments a source without any reference: register, segment, release."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from flows.agent_options import require_run_allowed, with_site_model
 from flows.benchmark import record_rejected, segment_shard, shards_of
 from flows.case_stream import stream_cases
 from flows.clusters import Workers, dask_workers
+from flows.console import say
 from flows.ingest import convert_cases
 from flows.settings import named_cluster
 from storage.catalog import publish_catalog
@@ -29,7 +31,7 @@ from storage.segment_planning import (
     run_of_request,
 )
 from storage.store_layout import StoreLayout, open_store
-from storage.writer_lock import writing
+from storage.writer_lock import ingesting, writing
 from tasks.batch_stream import StreamCounts
 from tasks.export_cases import ExportBatch, PendingExport
 from tasks.segmenter_plugin import SegmenterPlugin
@@ -96,23 +98,26 @@ def segment_source(
     require_run_allowed(layout.root, run)
     require_claimable(layout, run, target, anonymous=anonymous)
     kind = reader_for_segmenting(source, reader)
-    ingest = plan_ingest(layout, source, request.cohort, kind, None, None, limit, with_references=False)
-    with (
-        writing(layout, [run.run_id]) as token,
-        holding(release_lock(layout, target), f"{target} is being written"),
-        dask_workers(named_cluster(cluster, layout.root), [run.weights]) as workers,
-        workers.on_store(layout),
-    ):
-        if ingest.pending:
-            convert_cases(ingest, layout, workers)
-        finish_ingest(layout, ingest)
-        group = plan_segment(layout, request, run, rows)
-        record_plan(layout, group)
-        record_rejected(layout, group)
-        _segment(layout, group, workers, token)
-        claim = claim_folder(layout, run, target, anonymous=anonymous)
-        export_cases(layout, run, ingest, ReleaseForm(form), target, claim, workers, anonymous=anonymous)
-        counts = write_summary(layout, run, form, target, claim)
+    with ExitStack() as listed:
+        listed.enter_context(ingesting(layout, request.cohort, say))
+        ingest = plan_ingest(layout, source, request.cohort, kind, None, None, limit, with_references=False)
+        with (
+            writing(layout, [run.run_id]) as token,
+            holding(release_lock(layout, target), f"{target} is being written"),
+            dask_workers(named_cluster(cluster, layout.root), [run.weights]) as workers,
+            workers.on_store(layout),
+        ):
+            if ingest.pending:
+                convert_cases(ingest, layout, workers)
+            finish_ingest(layout, ingest)
+            listed.close()  # others may ingest while this one segments
+            group = plan_segment(layout, request, run, rows)
+            record_plan(layout, group)
+            record_rejected(layout, group)
+            _segment(layout, group, workers, token)
+            claim = claim_folder(layout, run, target, anonymous=anonymous)
+            export_cases(layout, run, ingest, ReleaseForm(form), target, claim, workers, anonymous=anonymous)
+            counts = write_summary(layout, run, form, target, claim)
     publish_catalog(layout)
     return SegmentSummary(request.cohort, run.run_id, counts)
 
