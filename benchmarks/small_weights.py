@@ -44,14 +44,13 @@ class Question:
     target: float | None = None
 
 
-LOW = "threshold=0.05"
-SEMANTIC, PARTS = ("merge=semantic", LOW), ("merge=components", LOW)
+SEMANTIC, PARTS = ("merge=semantic",), ("merge=components",)
 QUESTIONS = (
     Question("hippocampus, text", "hippocampus", "text", SEMANTIC, target=0.85),
     Question("hippocampus, text, by instances", "hippocampus", "text"),
     Question("hippocampus, box", "hippocampus", "box", target=0.87),
     Question("hippocampus, box, semantic mask", "hippocampus", "box", SEMANTIC, target=0.87),
-    Question("hippocampus, one central point", "hippocampus", "points:pos=1", ("mode=interactive", LOW), target=0.78),
+    Question("hippocampus, one central point", "hippocampus", "points:pos=1", ("mode=interactive",), target=0.78),
     Question("fundus vessels, text, whole image", "chase", "text", SEMANTIC),
     Question("fundus vessels, text, 4 x 4 tiles", "chase", "text", ("tiles=4", *SEMANTIC)),
     Question("fundus vessels, text, 6 x 6 tiles", "chase", "text", ("tiles=6", *SEMANTIC), target=0.72),

@@ -6,7 +6,7 @@ in nobody's list. With the journal it is read like any other, fails, and is reje
 
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,9 +21,12 @@ _LISTED = pa.schema([("source_root", pa.string()), ("case_id", pa.string()), ("l
 
 
 def note_listed(store: StoreLayout, cohort: str, root: str, cases: Sequence[CaseSource]) -> None:
-    """Note the cases that an ingest is about to read."""
+    """Note the cases that an ingest is about to read; paths that name a patient are left out."""
     if cases:
-        rows = [{"source_root": root, "case_id": case.case_id, "listed": json.dumps(asdict(case))} for case in cases]
+        rows = [
+            {"source_root": root, "case_id": case.case_id, "listed": json.dumps(asdict(_without_names(case)))}
+            for case in cases
+        ]
         write_rows(store.listed(cohort), rows, _LISTED)
 
 
@@ -61,6 +64,15 @@ def is_ingested(store: StoreLayout, cohort: str) -> bool:
     if cohort not in cohort_names(store) or is_open(store, cohort):
         return False
     return bool(table_files(store.cases(cohort)))
+
+
+def _without_names(case: CaseSource) -> CaseSource:
+    """A case whose path names a patient, as it may be written down: enough to reject it if it should vanish."""
+    if not case.extra.get("hidden"):
+        return case
+    shown = case.extra.get("shown", case.case_id)
+    gone = f"{shown} was there when an ingest that was interrupted listed it, and is gone since; bring it back"
+    return replace(case, image=(), references={}, extra={}, reject_reason=case.reject_reason or gone)
 
 
 def _case(text: str) -> CaseSource:

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medsam3_core.cases import CaseSource
 from medsam3_core.errors import UsageError
 from storage.case_volumes import open_case_volume
 from storage.cohorts import latest_cases, read_cohort
-from storage.ingest_journal import is_ingested
+from storage.ingest_journal import _LISTED, is_ingested, note_listed, vanished
 from storage.ingest_planning import IngestPlan, plan_ingest
-from storage.parquet_tables import read_table
+from storage.parquet_tables import read_file, read_table
 from storage.readers.phantom import PhantomSource
 from storage.readers.phantom_files import write_phantom_dataset
 from storage.store_layout import StoreLayout, open_store
@@ -187,6 +188,22 @@ def test_names_that_could_leave_their_folder_are_refused(store: StoreLayout, nam
 def test_an_unknown_reader_lists_those_that_exist(store: StoreLayout, source: Path) -> None:
     with pytest.raises(UsageError, match=r"unknown reader 'dicoom'.*chase_db1"):
         plan_ingest(store, str(source), "eyes", "dicoom", None, None, 0)
+
+
+def test_the_journal_names_no_patient_and_rejects_what_vanished(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "store")
+    named = CaseSource(
+        "s1", "p-1f", None, ("DOE_JANE/IM1",), extra={"hidden": [["DOE_JANE", "p-1f"]], "shown": "p-1f/IM1"}
+    )
+    plain = CaseSource("s2", "s2", None, ("b.png",))
+    note_listed(store, "scans", "/data", [named, plain])
+    (file,) = (store.listed("scans")).glob("*.parquet")
+    assert "DOE" not in str(read_file(file, _LISTED).to_pylist())
+    gone = {case.case_id: case for case in vanished(store, "scans", "/data", set())}
+    assert (gone["s2"].image, gone["s2"].reject_reason) == (plain.image, None)
+    assert (gone["s1"].patient_id, gone["s1"].image) == ("p-1f", ())
+    assert gone["s1"].reject_reason is not None
+    assert gone["s1"].reject_reason.startswith("p-1f/IM1 was there when an ingest that was interrupted listed it")
 
 
 def test_who_ingests_into_a_cohort_waits_for_who_does_so_already(tmp_path: Path) -> None:
