@@ -15,7 +15,7 @@ from storage.store_layout import StoreLayout
 KINDS = ("fundus", "ct")
 BASELINES, WEIGHTS = ("baseline:box", "baseline:otsu"), ("tiny-base", "tiny-medical")
 BOXES = ("box", "box:jitter=0.1")
-SETTINGS = ("threshold=0.05", "merge=semantic")
+SETTINGS = ("merge=semantic",)
 """The small weights are less sure of themselves than large ones, and draw one mask better than its parts."""
 
 

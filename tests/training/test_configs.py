@@ -130,7 +130,7 @@ def test_texts_of_nothing_are_those_of_others_and_words_but_not_what_slices_show
         (GOOD + "questions: {mix: {absent: 1.5}}\n", "questions.mix: mix needs text, box"),
         (GOOD + "validation: {every: 5, prompts: []}\n", "validation: validation needs .* a prompt to ask"),
         (GOOD + "validation: {prompts: [txt]}\n", "validation: unknown prompt"),
-        (GOOD + "validation: {settings: [treshold=0.3]}\n", "validation: .*treshold"),
+        (GOOD + "validation: {settings: [thrshld=0.3]}\n", "validation: .*thrshld"),
         (GOOD + "architecture: huge\n", "architecture takes 'small', got 'huge'"),
         ("name: a\ncohorts: [{cohort: b, every: 0}]\n", r"cohorts\[0\]: cohort b needs .* every of at least 1"),
         (
