@@ -16,7 +16,7 @@ KINDS = ("fundus", "ct")
 BASELINES, WEIGHTS = ("baseline:box", "baseline:otsu"), ("tiny-base", "tiny-medical")
 BOXES = ("box", "box:jitter=0.1")
 SETTINGS = ("merge=semantic",)
-"""The small weights are less sure of themselves than large ones, and draw one mask better than its parts."""
+"""The small weights draw one mask better than its parts."""
 
 
 def run_demo(store: Path, cases: int) -> int:
