@@ -12,13 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.command_line import Medsam3, command_line
-from tests.sam3.golden import GOLDEN, LAYOUTS, detector_io, needs_golden, tracker_io
+from tests.sam3.golden import GOLDEN, LAYOUTS, ROUNDING, detector_io, needs_golden, tracker_io
 from tests.sam3.segmenters import phantom
 
 AFFINE = np.array([[-1.5, 0.1, 0, 20], [0.1, 1.5, 0, -30], [0, 0, 3, 5], [0, 0, 0, 1]], dtype=float)
 FP32 = ("--set", "dtype=fp32")
-ROUNDING = 1e-5
-"""Logits so near to 0 fall on either side, as the CPU adds them up; those of masks go to 10."""
 
 
 @pytest.fixture(scope="module")

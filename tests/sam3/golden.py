@@ -24,6 +24,8 @@ LAYOUTS = {"bare": GOLDEN / "bare" / "checkpoint.safetensors", "released": GOLDE
 DETECTOR_CASES = ("text", "box", "text_box", "text_posneg", "texts3", "ragged")
 CLICK_CASES = ("img_points", "img_point_single", "img_box", "img_box_points", "img_points_mask")
 TRACK_CASES = ("vid_mask", "vid_box", "vid_points")
+ROUNDING = 1e-5
+"""Mask logits so near to 0 fall on either side, as a CPU adds them up; they go to 10."""
 
 torch.set_num_threads(
     1

@@ -8,12 +8,12 @@ from medsam3_core.errors import UsageError
 from medsam3_core.prompts import MaskPrompt, PointPrompt, SlicePrompt
 from medsam3_core.sam3 import propagation
 from medsam3_core.sam3.layouts import Part
-from medsam3_core.sam3.postprocess import masks_at
+from medsam3_core.sam3.postprocess import logits_at, masks_at
 from medsam3_core.sam3.propagation import VolumePrompt
 from medsam3_core.sam3.segmenter import Sam3Segmenter
 from medsam3_core.sam3.tiny import untrained_weights
 from storage.checkpoints import open_segmenter
-from tests.sam3.golden import LAYOUTS, needs_golden, track_prompt, tracker_io, video_slice
+from tests.sam3.golden import LAYOUTS, ROUNDING, needs_golden, track_prompt, tracker_io, video_slice
 from tests.sam3.segmenters import FP32, INTERACTIVE, ask, assert_same, box, count_trunk_passes, only, phantom, text
 
 
@@ -57,7 +57,10 @@ def test_interactive_prompts_give_one_instance_each(released, case):
 @needs_golden
 def test_a_clicked_box_is_the_official_answer(released):
     answer = ask(released, golden_slice(), track_prompt("vid_box"), INTERACTIVE)
-    assert np.array_equal(answer.masks[0], masks_at(tracker_io()["img_box.masks"][0], (224, 224))[0])
+    official = logits_at(tracker_io()["img_box.masks"][0], (224, 224))[0].numpy()
+    differs = answer.masks[0] != (official > 0)
+    assert not (differs & (np.abs(official) > ROUNDING)).any()
+    assert differs.sum() <= 2
     assert answer.scores[0] == pytest.approx(float(tracker_io()["img_box.iou"][0, 0]), abs=5e-6)
 
 

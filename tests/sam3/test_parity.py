@@ -41,8 +41,11 @@ from tests.sam3.golden import (
 
 pytestmark = needs_golden
 
-SCORES, BOXES, MASKS, TRACKS = 5e-6, 1e-6, 5e-5, 1e-3
-"""Tolerances that hold in fp32: scores and presence, boxes, mask logits, propagation (whose memories are bf16)."""
+SCORES, BOXES, MASKS, TRACKS = 5e-6, 1e-6, 5e-5, 5e-3
+"""Tolerances that hold in fp32: scores and presence, boxes, mask logits, propagation (whose memories are bf16).
+
+One pixel with a logit of 1e-7 that a CPU rounds to the other side of 0 moves later logits by 2e-3 through the memories.
+"""
 
 
 def encoding_of(network: Sam3Network) -> SliceEncoding:
