@@ -35,7 +35,7 @@ full: $(VENV)/.installed
 # The small weights once more, from their configurations: some hours on two cores.
 weights: $(VENV)/.installed
 	for config in tiny-base tiny-medical-start tiny-medical-middle tiny-medical-further tiny-medical-later tiny-medical-long tiny-medical-cooled; do $(BIN)/medsam3 train $$config --store $(STORE) || exit 1; done
-	for config in tiny-medical-paired tiny-medical-augmented tiny-medical; do $(BIN)/torchrun --nproc_per_node 2 -m flows train $$config --store $(STORE) || exit 1; done
+	for config in tiny-medical-paired tiny-medical-augmented tiny-medical-told tiny-medical; do $(BIN)/torchrun --nproc_per_node 2 -m flows train $$config --store $(STORE) || exit 1; done
 
 server: $(VENV)/.installed
 	$(BIN)/python -m flows.server --port $(PORT) --home .prefect --store $(STORE)
