@@ -147,12 +147,17 @@ def test_prompts_of_a_case_as_it_was_are_not_read_beside_those_of_now(eyes: Stor
     assert prompts_of(eyes, plan_benchmark(eyes, otsu)) == expected | {"fundus_002": [drawn]}
 
 
-def test_a_changed_protocol_scores_stored_predictions_again_without_inference(
-    done: StoreLayout, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def raise_protocol(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All scores are of an older protocol from now on."""
     for name, module in list(sys.modules.items()):
         if name.startswith("storage.") and hasattr(module, "PROTOCOL_VERSION"):
             monkeypatch.setattr(module, "PROTOCOL_VERSION", "next")
+
+
+def test_a_changed_protocol_scores_stored_predictions_again_without_inference(
+    done: StoreLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raise_protocol(monkeypatch)
     plan = plan_benchmark(done, REQUEST)
     assert len(pending(plan)) == 4
     assert all(item.rescore_ids and not item.run_ids for item in plan.groups[0].pending)
@@ -163,9 +168,7 @@ def test_a_changed_protocol_scores_stored_predictions_again_without_inference(
 def test_a_case_that_kills_its_worker_while_it_is_scored_again_ends_as_crashed(
     done: StoreLayout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, module in list(sys.modules.items()):
-        if name.startswith("storage.") and hasattr(module, "PROTOCOL_VERSION"):
-            monkeypatch.setattr(module, "PROTOCOL_VERSION", "next")
+    raise_protocol(monkeypatch)
     (group,) = plan_benchmark(done, REQUEST).groups
     record_plan(done, group)
     (poison,) = [item for item in group.pending if item.case_id == "fundus_001"]
