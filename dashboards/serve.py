@@ -5,9 +5,8 @@ import os
 from pathlib import Path
 
 from dashboards.style import ACCENT, INK
-from storage.store_layout import StoreLayout
+from storage.store_layout import STORE_VARIABLE, StoreLayout
 
-STORE_VARIABLE = "MEDSAM3_STORE"
 PAGE_PATHS = ("leaderboard", "compare", "cases", "runs", "failures", "try", "sql")
 """Addresses of the pages; the first one is served at the root too."""
 

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from storage.locations import location
+from storage.store_layout import STORE_VARIABLE, StoreLayout, existing_store
 
 FAILED_CASES, WRONG_USAGE, REGRESSION, INTERRUPTED = 1, 2, 3, 130
 
@@ -38,6 +39,21 @@ def store_option(command: click.decorators.FC) -> click.decorators.FC:
     return click.option(
         "--store",
         type=LocationType(),
-        default=lambda: os.environ.get("MEDSAM3_STORE", "medsam3-store"),
+        default=lambda: os.environ.get(STORE_VARIABLE, "medsam3-store"),
         help="Folder of the store, or s3://bucket/prefix.  [default: $MEDSAM3_STORE, else ./medsam3-store]",
     )(command)
+
+
+def store_to_read(root: Path) -> StoreLayout:
+    """The store at `root`; says which runs are in no view.
+
+    Raises:
+        StoreError: If there is none; says how to make one.
+    """
+    from flows.console import say
+    from storage.run_folders import broken_runs
+
+    store = existing_store(root)
+    for sentence in broken_runs(store):
+        say(sentence)
+    return store

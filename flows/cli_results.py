@@ -33,7 +33,7 @@ def sql(query: str, form: str, store: Path) -> None:
     Those asked most: leaderboard, scores, failures, cases, history, and compare('BASE', 'NEW'); docs/catalog.md lists
     all of them with their columns.
     """
-    from flows.reading import store_to_read
+    from flows.cli_options import store_to_read
     from flows.table_print import print_table
     from storage.sql_guard import run_sql
 
@@ -93,8 +93,8 @@ def compare(
 
     BASE and NEW are weights, NAME or NAME@N.
     """
+    from flows.cli_options import store_to_read
     from flows.compare_command import parse_margins, print_comparison
-    from flows.reading import store_to_read
     from storage.comparison import ComparisonRequest, compare_weights
 
     request = ComparisonRequest(base, new, cohorts, split, tuple(dict.fromkeys(metrics)), parse_margins(margins))

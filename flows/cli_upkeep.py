@@ -1,4 +1,4 @@
-"""The commands that look after a store: watch, prune."""
+"""The commands that look after an installation and a store: doctor, watch, prune."""
 
 import sys
 from pathlib import Path
@@ -6,6 +6,15 @@ from pathlib import Path
 import click
 
 from flows.cli_options import CommandWithExamples, store_option
+
+
+@click.command(cls=CommandWithExamples, epilog="medsam3 doctor\nmedsam3 doctor --store /data/store")
+@store_option
+def doctor(store: Path) -> None:
+    """Check device, model path, cluster, Prefect, disk and the licences of the data."""
+    from flows.doctor_command import examine
+
+    sys.exit(examine(store))
 
 
 @click.command(cls=CommandWithExamples, epilog="medsam3 watch --once\nmedsam3 watch --store /data/store")

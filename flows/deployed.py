@@ -8,9 +8,7 @@ from prefect import runtime
 from flows.console import say
 from medsam3_core.errors import UsageError
 from storage.locations import location
-from storage.store_layout import StoreLayout, open_store
-
-STORE_VARIABLE = "MEDSAM3_STORE"
+from storage.store_layout import STORE_VARIABLE, StoreLayout, open_store
 
 
 def store_of(parameter: str) -> StoreLayout:

@@ -1,4 +1,4 @@
-"""`medsam3 doctor`: one line per check, with the remedy where something is wrong."""
+"""Checks of an installation, each with the remedy where something is wrong."""
 
 import importlib.metadata
 import os
@@ -13,10 +13,7 @@ from pathlib import Path
 
 import psutil
 from packaging.requirements import Requirement
-from rich.text import Text
 
-from flows.console import say
-from flows.table_print import stdout_console
 from medsam3_core.errors import Medsam3Error, WeightsError
 from storage.catalog_sources import cohort_names
 from storage.cohorts import read_cohort
@@ -27,7 +24,6 @@ from storage.weights_registry import registered_weights, require_unchanged
 _GIGABYTE = 1_000_000_000
 _FULL_SIZE_MEMORY = 6 * _GIGABYTE
 _LITTLE_DISK = 5 * _GIGABYTE
-_STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red"}
 
 
 class Grade(StrEnum):
@@ -51,23 +47,6 @@ class Finding:
 Check = Callable[[Path], Iterator[Finding]]
 
 
-def examine(store_root: Path) -> int:
-    """Run all checks and print a line for each; exit code 0, or 1 if one failed."""
-    console = stdout_console()
-    failed = 0
-    for name, check in CHECKS.items():
-        for finding in findings_of(name, check, store_root):
-            failed += finding.grade is Grade.FAILED
-            line = Text(f"{finding.grade:<8}", style=_STYLES[finding.grade])
-            line.append(f" {finding.name:<10} {finding.facts}", style="default")
-            console.print(line, soft_wrap=True)
-            if finding.remedy:
-                console.print(Text(f"{'':20}{finding.remedy}"), soft_wrap=True)
-    if failed:
-        say(f"{failed} check{'s' if failed > 1 else ''} failed")
-    return int(failed > 0)
-
-
 def findings_of(name: str, check: Check, store_root: Path) -> list[Finding]:
     """What a check found; an error in it is a finding, not the end of the examination."""
     try:
@@ -78,10 +57,15 @@ def findings_of(name: str, check: Check, store_root: Path) -> list[Finding]:
         return [Finding(name, Grade.FAILED, f"{type(error).__name__}: {error}", "reinstall medsam3 into a fresh venv")]
 
 
+def all_findings(store_root: Path) -> Iterator[Finding]:
+    """Findings of all checks, each check run when its findings are asked for."""
+    for name, check in CHECKS.items():
+        yield from findings_of(name, check, store_root)
+
+
 def failed_checks(store_root: Path) -> list[Finding]:
     """All findings that say that a benchmark would not work."""
-    found = [finding for name, check in CHECKS.items() for finding in findings_of(name, check, store_root)]
-    return [finding for finding in found if finding.grade is Grade.FAILED]
+    return [finding for finding in all_findings(store_root) if finding.grade is Grade.FAILED]
 
 
 def check_device(store_root: Path) -> Iterator[Finding]:

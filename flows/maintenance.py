@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from flows.console import say
 from flows.deployed import store_of
 from flows.settings import MaintenanceSettings, read_settings
-from flows.status import in_units
+from flows.table_print import in_units
 from flows.telling import tell
 from storage.encoding_cache import parse_size
 from storage.store_layout import StoreLayout, existing_store

@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flows.console import say
+from medsam3_core.capabilities import Capabilities
 from medsam3_core.errors import UnsupportedPromptError, UsageError
 from medsam3_core.inference_settings import InferenceSettings, PromptMode
 from medsam3_core.prompt_words import assemble_prompts, parse_box, parse_point
 from medsam3_core.prompts import SlicePrompt
 from medsam3_core.sam3.prompt_checks import is_interactive
-from medsam3_core.segmenters.protocol import Capabilities, Segmenter
+from medsam3_core.segmenters.protocol import Segmenter
 from storage.input_images import InputImage, read_input_image
 from storage.instance_files import InstanceForm, form_of
 from storage.mask_files import read_mask_prompts

@@ -24,6 +24,7 @@ import psutil
 
 from flows.console import say
 from medsam3_core.errors import Medsam3Error, UsageError
+from storage.store_layout import STORE_VARIABLE
 
 POOL = "medsam3-pool"
 HOST = "127.0.0.1"
@@ -83,7 +84,7 @@ class ServerPlace:
             "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "true",
             "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "true",
             "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "true",
-            "MEDSAM3_STORE": str(self.store),
+            STORE_VARIABLE: str(self.store),
         }
         return {**quiet, **os.environ, **ours}
 
@@ -240,7 +241,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=4200)
     parser.add_argument("--home", type=Path, default=Path(".prefect"), help="database and logs")
-    parser.add_argument("--store", type=Path, default=Path(os.environ.get("MEDSAM3_STORE", "medsam3-store")))
+    parser.add_argument("--store", type=Path, default=Path(os.environ.get(STORE_VARIABLE, "medsam3-store")))
     parser.add_argument("--poll", type=float, default=2.0, help="seconds between two questions of the worker")
     parser.add_argument("--flow-runs", type=int, default=4, help="flow runs in work at a time")
     asked = parser.parse_args(words)

@@ -7,12 +7,10 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from flows.reading import store_to_read
-from flows.table_print import stdout_console
+from flows.cli_options import store_to_read
+from flows.table_print import in_units, stdout_console
 from storage.comparison_words import short_prompt
 from storage.store_status import CohortStatus, RunStatus, StoreStatus, read_status
-
-_UNITS = ("B", "KB", "MB", "GB", "TB")
 
 
 def print_status(store_root: Path, console: Console | None = None) -> None:
@@ -34,14 +32,6 @@ def render_status(root: Path, status: StoreStatus) -> RenderableType:
     if any(run.failed for run in status.runs) or any(cohort.rejected for cohort in status.cohorts):
         parts.append(Text('Why cases failed: medsam3 sql "SELECT * FROM failures"'))
     return Group(*parts)
-
-
-def in_units(size_bytes: int) -> str:
-    """A size as people read it, three digits at most before the unit."""
-    size, unit = float(size_bytes), 0
-    while size >= 1000 and unit < len(_UNITS) - 1:
-        size, unit = size / 1000, unit + 1
-    return f"{size:.3g} {_UNITS[unit]}"
 
 
 def _cohort_table(cohorts: tuple[CohortStatus, ...]) -> Table:

@@ -167,3 +167,12 @@ def _unique(names: list[str]) -> list[str]:
         seen[name] = seen.get(name, 0) + 1
         unique.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
     return unique
+
+
+def in_units(size_bytes: int) -> str:
+    """A size as people read it, three digits at most before the unit."""
+    units = ("B", "KB", "MB", "GB", "TB")
+    size, unit = float(size_bytes), 0
+    while size >= 1000 and unit < len(units) - 1:
+        size, unit = size / 1000, unit + 1
+    return f"{size:.3g} {units[unit]}"

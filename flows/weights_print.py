@@ -9,7 +9,7 @@ from rich.text import Text
 
 from flows.console import say
 from flows.table_print import stdout_console
-from medsam3_core.segmenters.protocol import Capabilities
+from medsam3_core.capabilities import Capabilities
 from storage.weights import Weights
 
 

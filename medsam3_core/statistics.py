@@ -267,18 +267,6 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def t_interval(means: NDArray[np.float64], *, confidence: float = 0.95) -> Interval | None:
-    """Student's t interval of the mean of patient means, shape (patients,); not clipped to [0, 1].
-
-    Returns:
-        The interval, of width 0 if all means are equal; None below two patients.
-    """
-    if means.size < 2:
-        return None
-    half = float(stats.t.ppf((1 + confidence) / 2, means.size - 1)) * float(means.std(ddof=1)) / means.size**0.5
-    return Interval(float(means.mean()) - half, float(means.mean()) + half)
-
-
 def _patient_sums(values: NDArray[np.float64], patients: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
     """Sum and number of the rows of each patient, both of shape (patients,)."""
     _, patient_of_row = np.unique(patients, return_inverse=True)

@@ -27,10 +27,3 @@ def read_inter_rater(store: StoreLayout) -> pa.Table:
     query = "SELECT * FROM inter_rater ORDER BY cohort, split NULLS LAST, structure, rater, other_rater"
     with connect(store, query) as con:
         return con.sql(query).to_arrow_table()
-
-
-def read_pairs(store: StoreLayout, base: str, new: str) -> pa.Table:
-    """The rows of `compare(base, new)`, sorted."""
-    query = "SELECT * FROM compare($base, $new) ORDER BY cohort, case_id, rater, structure, prompt_id, settings_id"
-    with connect(store, query) as con:
-        return con.sql(query, params={"base": base, "new": new}).to_arrow_table()

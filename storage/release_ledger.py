@@ -15,8 +15,8 @@ from storage.catalog import connect
 from storage.cohorts import CaseRef, latest_case_refs, latest_cases
 from storage.locations import location
 from storage.parquet_tables import read_table, write_rows
-from storage.run_ledger import Run, utc_now
-from storage.store_layout import StoreLayout
+from storage.run_ledger import Run
+from storage.store_layout import StoreLayout, utc_now
 from storage.table_schemas import EXPORTS
 
 MANIFEST = "manifest.csv"

@@ -10,7 +10,6 @@ import platform
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from storage.atomic_write import write_json
 from storage.cohorts import CaseRef, as_row
 from storage.parquet_tables import statuses_of, write_columns, write_rows
 from storage.shipped_weights import shipped_training_digests
-from storage.store_layout import StoreLayout
+from storage.store_layout import StoreLayout, utc_now
 from storage.table_schemas import MEASUREMENTS, OUTCOMES, PLAN, SCORES
 from storage.weights import Weights
 from storage.writer_lock import committing
@@ -68,11 +67,6 @@ class Run:
     def run_id(self) -> str:
         """Name of the run in the store."""
         return self.spec.run_id
-
-
-def utc_now() -> datetime:
-    """Now, UTC, without zone: tables hold UTC only."""
-    return datetime.now(UTC).replace(tzinfo=None)
 
 
 def write_run(store: StoreLayout, run: Run) -> None:

@@ -16,11 +16,15 @@ import os
 import re
 import uuid
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from medsam3_core.errors import StoreError, UsageError
 from storage.locations import cache_folder, connection_errors, is_remote, location
 from storage.pseudonyms import require_key_outside
+
+STORE_VARIABLE = "MEDSAM3_STORE"
+"""Environment variable that names the store where nothing else does."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _GENERATION = re.compile(r"gen-(\d{4,})")
@@ -271,3 +275,8 @@ def existing_store(root: Path | str) -> StoreLayout:
         msg = f"no store at {root}; make one with: medsam3 ingest SOURCE --cohort NAME --store {root}"
         raise StoreError(msg)
     return StoreLayout(root)
+
+
+def utc_now() -> datetime:
+    """Now, UTC, without zone: tables hold UTC only."""
+    return datetime.now(UTC).replace(tzinfo=None)

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from medsam3_core.capabilities import Capabilities
 from medsam3_core.public_weights import public_names
-from medsam3_core.segmenters.protocol import Capabilities
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from medsam3_core.capabilities import Capabilities
 from medsam3_core.errors import WeightsError
 from medsam3_core.sam3.network import require_finite
-from medsam3_core.segmenters.protocol import Capabilities
 from storage.checkpoints import read_weights, resolve, weights_sha256
 from storage.checkpoints.adapters import base_location, is_adapter, read_adapter
 from storage.checkpoints.hub import SCHEME

@@ -12,10 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from medsam3_core.capabilities import Capabilities
 from medsam3_core.errors import UsageError, WeightsError
 from medsam3_core.public_weights import public_names
 from medsam3_core.segmenters.baselines import BASELINES
-from medsam3_core.segmenters.protocol import Capabilities, Segmenter
+from medsam3_core.segmenters.protocol import Segmenter
 from storage.atomic_write import read_json, replacing, write_json
 from storage.file_locks import holding
 from storage.shipped_weights import FACTS, shipped_checkpoint, shipped_folder, shipped_names

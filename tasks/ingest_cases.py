@@ -22,8 +22,7 @@ from storage.rater_agreement import agreement_rows, write_agreement
 from storage.readers.archive import without_names
 from storage.readers.case_reading import read_case
 from storage.readers.registry import layout_of
-from storage.run_ledger import utc_now
-from storage.store_layout import StoreLayout
+from storage.store_layout import StoreLayout, utc_now
 from tasks.batch_stream import BatchReport
 from tasks.breadcrumbs import BETWEEN_CASES, Breadcrumb, BreadcrumbFolder
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from medsam3_core.capabilities import Capabilities
 from medsam3_core.errors import UsageError
 from medsam3_core.sam3.segmenter import Sam3Segmenter
-from medsam3_core.segmenters.protocol import Capabilities
 from medsam3_core.training.augmentation_plan import augmentation_for, handedness
 from medsam3_core.training.batches import Collate, SamplePlan, SampleStream, SliceGroup
 from medsam3_core.training.concept_prompts import texts_of_nothing

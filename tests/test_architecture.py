@@ -101,9 +101,9 @@ def test_the_check_is_red_when_core_reaches_out(tmp_path: Path, line: str, body:
 
 def test_the_check_sees_relative_imports(tmp_path: Path) -> None:
     path = tmp_path / "phantom.py"
-    path.write_text("from .. import parquet_tables\nfrom .protocol import Layout\n")
-    found = set(imports_of(path, "storage.readers.phantom"))
-    assert {"storage.parquet_tables", "storage.readers.protocol", "storage.readers.protocol.Layout"} <= found
+    path.write_text("from .. import drawing\nfrom .shapes import Disc\n")
+    found = set(imports_of(path, "house.room.phantom"))
+    assert {"house.drawing", "house.room.shapes", "house.room.shapes.Disc"} <= found
 
 
 def test_the_check_is_red_on_a_cycle_that_hides_in_a_function(tmp_path: Path) -> None:

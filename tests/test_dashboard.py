@@ -13,9 +13,8 @@ from dashboards.serve import PAGE_PATHS
 from storage.catalog import connect
 from storage.metric_columns import METRICS
 from storage.parquet_tables import write_rows
-from storage.run_ledger import utc_now
 from storage.run_planning import BenchmarkRequest
-from storage.store_layout import open_store
+from storage.store_layout import open_store, utc_now
 from storage.table_schemas import CASES, OUTCOMES, SCORES
 from tests.archives.written_dicom import ct_slices
 from tests.chromium import Watched, browser, needs_chromium

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from flows import doctor
-from flows.doctor import CHECKS, Finding, Grade, examine, findings_of
+from flows.doctor import CHECKS, Finding, Grade, findings_of
+from flows.doctor_command import examine
 from storage.atomic_write import write_json
 from storage.store_layout import StoreLayout
 from tests.small_store import ingest_here

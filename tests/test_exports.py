@@ -14,9 +14,8 @@ from storage.cohorts import latest_cases, write_cases
 from storage.exports import export_run, find_run, merge_structures
 from storage.parquet_tables import read_table
 from storage.prediction_volumes import PredictionWriter, open_prediction
-from storage.run_ledger import utc_now
 from storage.run_planning import BenchmarkRequest
-from storage.store_layout import StoreLayout
+from storage.store_layout import StoreLayout, utc_now
 from storage.table_schemas import CASES
 from tests.small_store import benchmark_here, ingest_here
 

@@ -5,14 +5,13 @@ import pytest
 import torch
 
 from medsam3_core.errors import UsageError, WeightsError
-from medsam3_core.prompts import BoxPrompt, PointPrompt, SlicePrompt, VolumePrompt
+from medsam3_core.prompts import BoxPrompt, PointPrompt, SlicePrompt
 from medsam3_core.sam3.architecture import architecture_from
 from medsam3_core.sam3.encoder import encode_slices, tracker_features
 from medsam3_core.sam3.interactive import answer_clicks, object_clicks
 from medsam3_core.sam3.narrow_tracker import narrow_tracker_config
 from medsam3_core.sam3.network import build_network
 from medsam3_core.sam3.precision import Precision
-from medsam3_core.sam3.propagation import propagate
 from medsam3_core.sam3.tiny import seeded_weights, tiny_config
 from medsam3_core.training.interactive_objective import (
     InteractiveObjective,
@@ -29,7 +28,6 @@ from medsam3_core.training.interactive_prompts import (
     objects_of,
     rough_mask,
 )
-from medsam3_core.training.propagation_objective import PropagationObjective
 from medsam3_core.training.samples import InteractivePrompt, TrainingConcept, TrainingSlice
 
 SIDE = 112
@@ -253,32 +251,3 @@ def test_interactive_head_learns_squares():
         optimiser.step()
         quality.append(loss.parts["true_iou"])
     assert quality[-1] > 0.6 > quality[0], quality
-
-
-def test_propagation_is_trained_on_what_inference_follows(built):
-    masks = np.stack([square(40, 30 + shift) for shift in (0, 4, 8)])
-    images = [picture(mask) for mask in masks]
-    encodings = encode_slices(built, images)
-    prompt = VolumePrompt(SlicePrompt("a", points=((PointPrompt(*centre_of(masks[0])),),)), 0)
-    followed = list(propagate(built, lambda z: encodings[z], 3, [prompt]))
-    assert all(one.object_logit > 0 for one in followed)
-    agreement = [(one.mask & masks[one.z]).sum() / (one.mask | masks[one.z]).sum() for one in followed]
-    trunk = torch.stack([one.trunk for one in encodings])
-    loss = PropagationObjective(built.tracker, built.tracker_neck)(trunk, masks, point_at(masks[0]))
-    assert loss.objects == 3
-    assert loss.parts["true_iou"] == pytest.approx(np.mean(agreement), abs=1e-5)
-
-
-def test_a_drawn_mask_leaves_nothing_to_answer_on_its_own_slice_and_memory_learns():
-    built = network(1)
-    built.tracker.requires_grad_()
-    masks = np.stack([square(40, 30), square(40, 36), np.zeros((SIDE, SIDE), bool)])
-    trunk = trunk_of(built, [picture(mask) for mask in masks])
-    drawn = InteractivePrompt(0, masks[0], mask_input=masks[0])
-    loss = PropagationObjective(built.tracker, built.tracker_neck)(trunk, masks, drawn, depth=30)
-    assert loss.objects == 2
-    loss.total.backward()
-    for part in ("memory_attention", "memory_encoder", "object_pointer_proj"):
-        gradients = [one.grad for one in getattr(built.tracker, part).parameters() if one.grad is not None]
-        assert any(bool(one.any()) for one in gradients), part
-    assert not built.tracker.mask_decoder._forward_hooks

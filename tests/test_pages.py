@@ -6,12 +6,11 @@ from streamlit.testing.v1 import AppTest
 from dashboards import queries
 from dashboards.figures import history_figure
 from dashboards.report import write_report
-from dashboards.serve import STORE_VARIABLE
 from medsam3_core.recipes import Recipe
 from medsam3_core.structures import Structure
 from storage.cohorts import Cohort, write_cohort
 from storage.parquet_tables import write_columns
-from storage.run_ledger import utc_now
+from storage.store_layout import STORE_VARIABLE, utc_now
 from storage.table_schemas import PLAN
 from tests.catalog_store import HandmadeStore, at
 

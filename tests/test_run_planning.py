@@ -15,10 +15,10 @@ from storage.parquet_tables import read_table
 from storage.prompt_tables import read_prompts, write_prompts
 from storage.readers.phantom import PhantomSource
 from storage.readers.phantom_files import write_phantom_dataset
-from storage.run_ledger import unscored_rows, utc_now, write_outcomes
+from storage.run_ledger import unscored_rows, write_outcomes
 from storage.run_planning import BenchmarkPlan, BenchmarkRequest, plan_benchmark, record_plan
 from storage.sql_guard import run_sql
-from storage.store_layout import StoreLayout, open_store
+from storage.store_layout import StoreLayout, open_store, utc_now
 from storage.table_schemas import CASES, PLAN
 from storage.weights_registry import load_segmenter
 from tasks.breadcrumbs import BreadcrumbFolder

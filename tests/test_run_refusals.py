@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from medsam3_core.capabilities import Capabilities
 from medsam3_core.errors import UsageError
 from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.prompt_policies import PromptPolicy
-from medsam3_core.segmenters.protocol import Capabilities
 from storage.checkpoints import write_untrained
 from storage.run_planning import BenchmarkRequest, plan_benchmark
 from storage.run_refusals import refusal

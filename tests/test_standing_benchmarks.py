@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from flows.benchmark_command import in_time, plan_lines
+from medsam3_core.capabilities import Capabilities
 from medsam3_core.errors import UsageError
-from medsam3_core.segmenters.protocol import Capabilities
 from storage.atomic_write import write_json
 from storage.comparison import ComparisonRequest, compare_weights
 from storage.run_estimates import estimate_plan, total_seconds

@@ -4,7 +4,6 @@ from scipy import stats
 
 from medsam3_core import statistics
 from medsam3_core.statistics import (
-    Interval,
     cluster_bootstrap,
     compare_pairs,
     effect_size,
@@ -13,7 +12,6 @@ from medsam3_core.statistics import (
     is_regression,
     patient_means,
     signed_rank_test,
-    t_interval,
 )
 
 
@@ -121,15 +119,6 @@ def test_holm_equals_its_definition_as_statsmodels_writes_it():
     expected = np.empty(50)
     expected[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(50, 0, -1)), 1)
     assert holm(p.tolist()) == pytest.approx(expected.tolist(), rel=1e-12)
-
-
-def test_the_t_interval_equals_that_of_scipy():
-    means = np.random.default_rng(0).normal(0.8, 0.1, 17)
-    expected = stats.ttest_1samp(means, 0).confidence_interval(0.95)
-    found = t_interval(means)
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
-    assert t_interval(np.full(4, 0.5)) == Interval(0.5, 0.5)
-    assert t_interval(np.array([0.5])) is None
 
 
 def test_the_bootstrap_of_single_rows_equals_that_of_scipy():

@@ -4,10 +4,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from flows.status import in_units, print_status
+from flows.status import print_status
+from flows.table_print import in_units
 from flows.weights_print import print_weights, taken
+from medsam3_core.capabilities import Capabilities
 from medsam3_core.errors import StoreError
-from medsam3_core.segmenters.protocol import Capabilities
 from storage.atomic_write import TEMPORARY_PREFIX
 from storage.store_layout import StoreLayout
 from storage.store_status import read_status
@@ -47,7 +48,7 @@ def test_planned_is_scored_and_failed_and_pending(store: StoreLayout) -> None:
 
 def plant_cohort_change(store: StoreLayout, case: dict[str, object]) -> None:
     from storage.cohorts import write_cases
-    from storage.run_ledger import utc_now
+    from storage.store_layout import utc_now
 
     write_cases(store, "ct", [case | {"case_digest": "changed", "ingested_at": utc_now()}])
 

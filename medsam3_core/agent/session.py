@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medsam3_core.capabilities import Capabilities
 from medsam3_core.digests import digest_array
 from medsam3_core.errors import UsageError
 from medsam3_core.geometry import VolumeGeometry
@@ -14,7 +15,7 @@ from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.prediction_volume import VolumePrediction
 from medsam3_core.prompts import BoxPrompt, PointPrompt, SlicePrompt
 from medsam3_core.sam3.prompt_checks import require_inside
-from medsam3_core.segmenters.protocol import Capabilities, Segmenter, SliceImage, SliceInstances
+from medsam3_core.segmenters.protocol import Segmenter, SliceImage, SliceInstances
 from medsam3_core.volume_segmentation import segment_volume
 
 SliceLoader = Callable[[int, str], SliceImage]

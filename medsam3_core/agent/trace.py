@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -98,10 +98,6 @@ class Trace:
         if kind is EventKind.MODEL and self.on_answer is not None:
             self.on_answer(self.events)
         return event
-
-    def amend(self, event: TraceEvent, **columns: Any) -> None:
-        """Complete an event that was noted before it was over."""
-        self.events[event.step] = replace(event, **columns)
 
 
 @contextmanager

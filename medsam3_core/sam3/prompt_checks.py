@@ -1,13 +1,8 @@
 """What a prompt must be before any network sees it: inside its slice, and of a kind that the weights take."""
 
-from typing import TYPE_CHECKING
-
 from medsam3_core.errors import UnsupportedPromptError, UsageError
 from medsam3_core.inference_settings import PromptMode
 from medsam3_core.prompts import MaskPrompt, PointPrompt, SlicePrompt
-
-if TYPE_CHECKING:  # torch takes seconds to import, which a box outside its slice need not wait for
-    from medsam3_core.sam3.network import Sam3Weights
 
 
 def is_interactive(prompt: SlicePrompt, mode: PromptMode) -> bool:
@@ -15,8 +10,14 @@ def is_interactive(prompt: SlicePrompt, mode: PromptMode) -> bool:
     return bool(prompt.kinds & {"points", "mask"}) or mode is PromptMode.INTERACTIVE
 
 
-def require_answerable(prompt: SlicePrompt, mode: PromptMode, weights: "Sam3Weights") -> None:
-    """Refuse a prompt that these weights cannot take.
+def require_answerable(prompt: SlicePrompt, mode: PromptMode, *, interactive: bool, source: str) -> None:
+    """Refuse a prompt that some weights cannot take.
+
+    Args:
+        prompt: The prompt.
+        mode: Which head answers boxes.
+        interactive: The weights have an interactive head.
+        source: The weights, as an error names them.
 
     Raises:
         UnsupportedPromptError: If there is no interactive head, or text is meant for it.
@@ -27,9 +28,9 @@ def require_answerable(prompt: SlicePrompt, mode: PromptMode, weights: "Sam3Weig
             msg = f"prompt for {prompt.structure!r} has negative boxes alone; add a positive box or a text"
             raise UsageError(msg)
         return
-    if not weights.interactive:
+    if not interactive:
         msg = (
-            f"{weights.source} has no interactive head, which points, masks and mode=interactive need; "
+            f"{source} has no interactive head, which points, masks and mode=interactive need; "
             "use weights with a tracker, such as the released sam3.pt"
         )
         raise UnsupportedPromptError(msg)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from medsam3_core.capabilities import Capabilities
 from medsam3_core.errors import UnsupportedPromptError, UsageError
 from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.prompts import SlicePrompt, VolumePrompt
@@ -17,7 +18,7 @@ from medsam3_core.sam3.preprocess import require_slice
 from medsam3_core.sam3.prompt_checks import is_interactive, require_answerable, require_inside
 from medsam3_core.sam3.propagation import TrackedSlice, propagate
 from medsam3_core.sam3.tiling import Tile, TileAnswer, TiledEncoding, join_tiles, prompts_per_tile, tiles_of
-from medsam3_core.segmenters.protocol import Capabilities, SliceInstances
+from medsam3_core.segmenters.protocol import SliceInstances
 
 Encoding = SliceEncoding | TiledEncoding
 
@@ -118,7 +119,7 @@ class Sam3Segmenter:
             UsageError: If a box or point leaves the slice, or a text is empty or holds a special token.
         """
         for prompt in prompts:
-            require_answerable(prompt, settings.mode, self.weights)
+            require_answerable(prompt, settings.mode, interactive=self.weights.interactive, source=self.weights.source)
             require_inside(prompt, encoding.shape_yx)
         if isinstance(encoding, TiledEncoding):
             return self._segment_tiles(encoding, prompts, settings)

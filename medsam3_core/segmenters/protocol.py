@@ -7,26 +7,12 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from medsam3_core.capabilities import Capabilities
 from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.prompts import SlicePrompt, VolumePrompt
 
 SliceImage = NDArray[np.uint8]
 """Shape (y, x, 3), RGB or three equal channels, after the intensity policy."""
-
-
-@dataclass(frozen=True, slots=True)
-class Capabilities:
-    """Which prompts some weights can take."""
-
-    text: bool
-    box: bool
-    interactive: bool = False
-    propagation: bool = False
-
-    @property
-    def follows(self) -> bool:
-        """Whether what is drawn on one slice can be followed through a volume, by a tracker or by detection."""
-        return self.propagation or self.text
 
 
 @dataclass(frozen=True, eq=False)

@@ -42,12 +42,6 @@ def augmented_slice(seen: TrainingSlice, plan: Augmentation, rng: np.random.Gene
     return _with(seen, image, label_maps)
 
 
-def plain_slice(seen: TrainingSlice, side: int) -> TrainingSlice:
-    """The whole slice as a square, unchanged: what validation and inference see."""
-    image, label_maps = plain_view(seen.image, _stacked(seen), side)
-    return _with(seen, image, label_maps)
-
-
 def augment(image: Image, label_maps: Labels, plan: Augmentation, rng: np.random.Generator) -> tuple[Image, Labels]:
     """One changed view of a slice.
 
@@ -81,19 +75,6 @@ def plain_view(image: Image, label_maps: Labels, side: int) -> tuple[Image, Labe
     _require_fitting(image, label_maps)
     whole = Window(0, 0, image.shape[0], image.shape[1])
     return _resized_window(image, whole, side), _labels_at(label_maps, whole, None, side)
-
-
-def boxes_of_instances(label_map: Labels) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Numbers (n,) of the instances in a map (y, x) and their half-open boxes (n, 4), xyxy in pixels."""
-    rows, columns = np.nonzero(label_map)
-    values = label_map[rows, columns]
-    numbers, index = np.unique(values, return_inverse=True)
-    boxes = np.empty((len(numbers), 4), dtype=np.int64)
-    boxes[:, :2], boxes[:, 2:] = np.iinfo(np.int64).max, 0
-    for column, at in enumerate((columns, rows)):
-        np.minimum.at(boxes[:, column], index, at)
-        np.maximum.at(boxes[:, column + 2], index, at + 1)
-    return numbers.astype(np.int64), boxes
 
 
 def _stacked(seen: TrainingSlice) -> Labels:

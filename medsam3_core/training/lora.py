@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
+from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
@@ -85,9 +85,3 @@ def merged_state(module: nn.Module) -> dict[str, torch.Tensor]:
             plain = name.replace(_BASE, ".")
             merged[plain] = tensor + updates[plain].detach() if plain in updates else tensor
     return merged
-
-
-def adapter_state(detector: Any) -> dict[str, torch.Tensor]:
-    """Tensors of the adapters alone, under the names of a peft folder."""
-    found: dict[str, torch.Tensor] = get_peft_model_state_dict(detector, adapter_name=_ADAPTER)
-    return {f"base_model.model.{name}": tensor.detach() for name, tensor in found.items()}

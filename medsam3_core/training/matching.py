@@ -58,37 +58,6 @@ def match_one_to_one(
     return _joined(pairs, logits.device)
 
 
-def match_one_to_many(
-    logits: torch.Tensor,
-    boxes_cxcywh: torch.Tensor,
-    target_boxes: torch.Tensor,
-    counts: list[int],
-    *,
-    most: int = 4,
-    least_score: float = 0.4,
-) -> Matches:
-    """Several queries for every object: the `most` best by 0.3 x probability + 0.7 x IoU, if above `least_score`.
-
-    A query that several objects claim goes to the one with the highest score. Arguments as in `match_one_to_one`.
-    """
-    pairs: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-    start = 0
-    with torch.no_grad():
-        for prompt, count in enumerate(counts):
-            if count:
-                wanted = target_boxes[start : start + count].float()
-                iou, _ = paired_iou(corners_of(boxes_cxcywh[prompt].float())[:, None], corners_of(wanted)[None])
-                score = 0.3 * logits[prompt].float().sigmoid()[:, None] + 0.7 * iou
-                best = score.topk(min(most, len(score)), dim=0)
-                chosen = torch.zeros_like(score, dtype=torch.bool).scatter_(0, best.indices, best.values > least_score)
-                claimed = torch.where(chosen, score, -1.0)
-                target = claimed.argmax(dim=1)
-                query = chosen.any(dim=1).nonzero()[:, 0]
-                pairs.append((torch.full_like(query, prompt), query, target[query] + start))
-            start += count
-    return _joined(pairs, logits.device)
-
-
 def _cost(class_cost: torch.Tensor, boxes: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     distance = torch.cdist(boxes, wanted, p=1)
     _, giou = paired_iou(corners_of(boxes)[:, None], corners_of(wanted)[None])

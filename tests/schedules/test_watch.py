@@ -12,8 +12,8 @@ from flows.doctor import Finding, Grade
 from flows.settings import NotifySettings, Settings, WatchSettings
 from flows.watch import watch_pass
 from flows.weights_events import CHANGED, NoServerError
+from medsam3_core.capabilities import Capabilities
 from medsam3_core.errors import StoreError, UsageError
-from medsam3_core.segmenters.protocol import Capabilities
 from storage.atomic_write import write_json
 from storage.file_locks import holding
 from storage.store_layout import StoreLayout

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from medsam3_core.capabilities import Capabilities
 from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.intensity import as_rgb
 from medsam3_core.phantoms import PhantomKind, phantom_case, phantom_recipe
 from medsam3_core.prompts import SlicePrompt
-from medsam3_core.segmenters.protocol import Capabilities
 from storage.atomic_write import read_json
 from storage.checkpoints.identity import weights_sha256
 from storage.shipped_weights import (

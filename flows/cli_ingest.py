@@ -1,0 +1,78 @@
+"""The command ingest, and its `--check`."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from flows.cli_options import FAILED_CASES, CommandWithExamples, store_option
+
+
+@click.command(
+    cls=CommandWithExamples,
+    epilog="""medsam3 ingest data/CHASE_DB1 --cohort chase
+    medsam3 ingest data/Task04_Hippocampus --cohort hippocampus --limit 20
+    medsam3 ingest data/tn3k --check
+    medsam3 ingest data/tn3k --reader tn3k --check --format json
+    medsam3 ingest phantom:ct,cases=12 --cohort phantom-ct""",
+)
+@click.argument("source")
+@click.option("--cohort", help="Name of the cohort in the store.")
+@click.option("--reader", default="auto", show_default=True, help="Recipe or layout by name.")
+@click.option("--recipe", type=click.Path(path_type=Path), help="Recipe file (YAML).")
+@click.option("--split", help="Split of all cases, against the recipe's own rule.")
+@click.option("--limit", type=click.IntRange(min=1), help="At most so many cases.")
+@click.option("--cluster", default="local", show_default=True, help="Cluster by name.")
+@click.option("--check", is_flag=True, help="Read everything, write nothing, say what is wrong or suspicious.")
+@click.option("--format", "output", type=click.Choice(["table", "json"]), help="Answer of --check.  [default: table]")
+@store_option
+def ingest(
+    source: str,
+    cohort: str | None,
+    reader: str,
+    recipe: Path | None,
+    split: str | None,
+    limit: int | None,
+    cluster: str,
+    check: bool,
+    output: str | None,
+    store: Path,
+) -> None:
+    """Convert SOURCE to OME-Zarr and record every case as accepted or rejected with its reason.
+
+    SOURCE is a folder, or a phantom: ct, mr, fundus, nuclei, ultrasound, endoscopy, dermoscopy, xray or shapes,
+    written phantom:KIND.
+
+    --check exits with 1 if it finds anything, and looks for the same images in the cohorts of the store.
+    """
+    if check:
+        from flows.check_command import CheckWords, run_check
+
+        sys.exit(run_check(CheckWords(source, reader, recipe, split, limit or 0, output or "table"), store))
+    if cohort is None or output is not None:
+        msg = "--cohort is missing" if cohort is None else "--format is for --check"
+        raise click.UsageError(msg)
+    from flows.settings import named_cluster
+    from flows.worker_forking import begin_forking
+    from storage.store_layout import open_store
+
+    open_store(store)  # refused before anything starts
+    settings = named_cluster(cluster, store)
+    begin_forking(settings, [])  # it imports beside the imports that follow
+
+    from flows.clusters import workers_starting
+    from flows.console import say
+    from flows.ingest import ingest_cohort
+    from flows.prefect_session import prefect_session
+
+    with workers_starting(settings, []), prefect_session():
+        summary = ingest_cohort(
+            str(store), source, cohort, reader, str(recipe) if recipe else None, split, limit or 0, cluster
+        )
+    say(
+        f"cohort {summary.cohort}: {summary.accepted} accepted, {summary.rejected} rejected, "
+        f"{summary.unchanged} unchanged"
+    )
+    if summary.rejected:
+        say(f"reasons: medsam3 sql \"SELECT case_id, reason FROM failures WHERE cohort = '{summary.cohort}'\"")
+    sys.exit(FAILED_CASES if summary.rejected else 0)

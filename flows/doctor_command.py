@@ -1,0 +1,27 @@
+"""`medsam3 doctor`: one line per check, with the remedy where something is wrong."""
+
+from pathlib import Path
+
+from rich.text import Text
+
+from flows.console import say
+from flows.doctor import Grade, all_findings
+from flows.table_print import stdout_console
+
+_STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red"}
+
+
+def examine(store_root: Path) -> int:
+    """Run all checks and print a line for each; exit code 0, or 1 if one failed."""
+    console = stdout_console()
+    failed = 0
+    for finding in all_findings(store_root):
+        failed += finding.grade is Grade.FAILED
+        line = Text(f"{finding.grade:<8}", style=_STYLES[finding.grade])
+        line.append(f" {finding.name:<10} {finding.facts}", style="default")
+        console.print(line, soft_wrap=True)
+        if finding.remedy:
+            console.print(Text(f"{'':20}{finding.remedy}"), soft_wrap=True)
+    if failed:
+        say(f"{failed} check{'s' if failed > 1 else ''} failed")
+    return int(failed > 0)
