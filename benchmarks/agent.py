@@ -27,7 +27,7 @@ from medsam3_core.intensity import IntensityPolicy, as_rgb, to_uint8
 from medsam3_core.recipes import Recipe
 from medsam3_core.segmenters.protocol import Segmenter
 from storage.readers.registry import find_reader
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
 from storage.weights_registry import find_weights, load_segmenter
 
 SEED = 99

@@ -33,9 +33,9 @@ from benchmarks.catalog_store import N_RUNS, N_STRUCTURES, SyntheticRun, write_s
 from medsam3_core.protocol_version import PROTOCOL_VERSION
 from storage.catalog import connect
 from storage.catalog_sources import groups_folder
-from storage.run_folders import run_ids
 from storage.score_compaction import compact_scores, keep_groups
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
+from storage.store.runs import run_ids
 
 ROUNDS = 3
 READERS = 3

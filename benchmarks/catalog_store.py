@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from medsam3_core.protocol_version import PROTOCOL_VERSION
-from storage import table_schemas
-from storage.atomic_write import write_json
 from storage.catalog_sources import COMPACTED_FILE
-from storage.metric_columns import METRICS
-from storage.store_layout import StoreLayout
+from storage.store import schemas
+from storage.store.atomic import write_json
+from storage.store.layout import StoreLayout
+from storage.store.schemas import METRICS
 
 COHORT = "synthetic"
 N_STRUCTURES = 20
@@ -103,7 +103,7 @@ def _structures(n_cases: int) -> np.ndarray:
 def _cases_table(n_cases: int) -> pa.Table:
     ids = _case_ids(n_cases)
     return _table(
-        table_schemas.CASES,
+        schemas.CASES,
         n_cases,
         cohort=COHORT,
         case_id=ids,
@@ -121,7 +121,7 @@ def _plan_table(run: SyntheticRun, n_cases: int) -> pa.Table:
     n = n_cases * N_STRUCTURES
     ids = np.repeat(_case_ids(n_cases), N_STRUCTURES)
     return _table(
-        table_schemas.PLAN,
+        schemas.PLAN,
         n,
         run_id=run.run_id,
         case_id=ids,
@@ -143,7 +143,7 @@ def _scores_table(run: SyntheticRun, n_cases: int, files: int) -> pa.Table:
     batch = np.arange(n_cases) * files // n_cases
     empty = pa.array(np.where(absent, "both", "none"), mask=failed)
     return _table(
-        table_schemas.SCORES,
+        schemas.SCORES,
         n,
         run_id=run.run_id,
         attempt=np.repeat(np.array([f"{run.run_id}-{number:05d}" for number in range(files)])[batch], N_STRUCTURES),
@@ -177,7 +177,7 @@ def _outcomes_table(scores: pa.Table) -> pa.Table:
     one_per_case = scores.take(pa.array(np.arange(0, scores.num_rows, N_STRUCTURES)))
     shared = {name: one_per_case[name].combine_chunks() for name in ("run_id", "case_id", "attempt", "case_digest")}
     return _table(
-        table_schemas.OUTCOMES,
+        schemas.OUTCOMES,
         one_per_case.num_rows,
         **shared,
         status=one_per_case["status"].combine_chunks(),

@@ -9,8 +9,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from storage.pseudonyms import Pseudonyms
 from storage.readers.dicom_scan import scan_headers
+from storage.store.pseudonyms import Pseudonyms
 
 
 def main() -> None:

@@ -43,13 +43,13 @@ from medsam3_core.inference_settings import InferenceSettings  # noqa: E402
 from medsam3_core.prompts import SlicePrompt  # noqa: E402
 from medsam3_core.protocol_version import PROTOCOL_VERSION  # noqa: E402
 from medsam3_core.segmenters.protocol import SliceInstances  # noqa: E402
-from storage import table_schemas  # noqa: E402
 from storage.cohorts import Cohort, write_cohort  # noqa: E402
 from storage.ingest_planning import finish_ingest, plan_ingest  # noqa: E402
 from storage.readers.registry import find_reader  # noqa: E402
 from storage.run_ledger import Run, write_run  # noqa: E402
 from storage.run_planning import BenchmarkRequest, plan_benchmark, record_plan  # noqa: E402
-from storage.store_layout import StoreLayout, open_store  # noqa: E402
+from storage.store import schemas  # noqa: E402
+from storage.store.layout import StoreLayout, open_store  # noqa: E402
 from tasks.batch_stream import BatchSizer, BatchWork, StreamHooks, run_stream  # noqa: E402
 from tasks.breadcrumbs import BreadcrumbFolder  # noqa: E402
 from tasks.ingest_cases import IngestBatch, PendingCase  # noqa: E402
@@ -112,7 +112,7 @@ def _write_tables(store: StoreLayout, count: int, *, done: int) -> None:
     _, recipe = find_reader("phantom:fundus,cases=1")
     write_cohort(store, Cohort("many", recipe, ("phantom:fundus",)))
     ids = np.char.add("case_", np.char.zfill(np.arange(count).astype(str), 7))
-    _write(store.cases("many"), table_schemas.CASES, ids, recipe.structures[:1], _case_columns)
+    _write(store.cases("many"), schemas.CASES, ids, recipe.structures[:1], _case_columns)
     run = plan_benchmark_run(store)
     write_run(store, run)
     common = {
@@ -123,12 +123,12 @@ def _write_tables(store: StoreLayout, count: int, *, done: int) -> None:
     }  # fmt: skip
     names = [structure.name for structure in recipe.structures]
     for folder, schema, rows, structures in (
-        (store.plan(run.run_id), table_schemas.PLAN, ids, names),
-        (store.outcomes(run.run_id), table_schemas.OUTCOMES, ids[:done], [None]),
-        (store.scores(run.run_id), table_schemas.SCORES, ids[:done], names),
-        (store.prompts("many", run.prompt_id), table_schemas.PROMPTS, ids[:done], names),
+        (store.plan(run.run_id), schemas.PLAN, ids, names),
+        (store.outcomes(run.run_id), schemas.OUTCOMES, ids[:done], [None]),
+        (store.scores(run.run_id), schemas.SCORES, ids[:done], names),
+        (store.prompts("many", run.prompt_id), schemas.PROMPTS, ids[:done], names),
     ):
-        _write(folder, schema, rows, structures, partial(_row_columns, common, one_file=schema is table_schemas.PLAN))
+        _write(folder, schema, rows, structures, partial(_row_columns, common, one_file=schema is schemas.PLAN))
 
 
 def plan_benchmark_run(store: StoreLayout) -> Run:

@@ -41,7 +41,7 @@ from storage.case_volumes import open_case_volume
 from storage.checkpoints import open_segmenter
 from storage.run_planning import BenchmarkRequest, WorkGroup, plan_benchmark
 from storage.sql_guard import run_sql
-from storage.store_layout import StoreLayout, open_store
+from storage.store.layout import StoreLayout, open_store
 from storage.weights_registry import add_weights
 
 WORDS = ("vessel", "optic disc", "polyp", "liver", "kidney", "spleen", "tumour", "nucleus")

@@ -25,7 +25,7 @@ def main(
     """Run it once; start-up is everything that is not the stream and not the closing publication."""
     from flows.cluster_settings import parse_cluster
     from flows.worker_forking import begin_forking
-    from storage.store_layout import open_store
+    from storage.store.layout import open_store
     from storage.weights_registry import find_weights
 
     cluster = f"local:{workers}"

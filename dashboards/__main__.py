@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from medsam3_core.errors import Medsam3Error
-from storage.store_layout import existing_store
+from storage.store.layout import existing_store
 
 _store = click.option("--store", required=True, help="Folder of the store, or s3://bucket/prefix.")
 
@@ -22,7 +22,7 @@ def main() -> None:
 def report(store: str, out: Path) -> None:
     """Write the report; its path is the answer."""
     from dashboards.report import write_report
-    from storage.run_folders import broken_runs
+    from storage.store.runs import broken_runs
 
     layout = existing_store(store)
     for sentence in broken_runs(layout):

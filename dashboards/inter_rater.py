@@ -9,7 +9,7 @@ from dashboards.pictures import open_case_picture
 from medsam3_core.errors import CaseDataError, StoreError
 from medsam3_core.scoring import score_structure
 from storage.cohorts import read_cohort
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
 
 MOST_CASES = 100
 """Cases that are read for it, the first by name: a page must not wait for a cohort of thousands."""

@@ -26,8 +26,8 @@ from storage.comparison_words import (
     is_tested,
     short_prompt,
 )
-from storage.locations import location
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
+from storage.store.locations import location
 
 
 def show(open_case: Callable[[str, str, str], None]) -> None:

@@ -19,8 +19,8 @@ from dashboards.page_parts import (
 )
 from dashboards.style import colour_of, styled
 from storage.comparison_words import short_prompt
-from storage.locations import location
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
+from storage.store.locations import location
 
 _LONGEST = 60
 _MOST_BARS = 12

@@ -24,8 +24,8 @@ from dashboards.page_parts import (
 from dashboards.protocol_effect import EXPLAINED, NO_PRESET_RUN, STEPS, protocol_sentences, steps_of_split
 from dashboards.style import METRIC_NAMES
 from storage.comparison_words import short_prompt
-from storage.locations import location
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
+from storage.store.locations import location
 
 _ALL = "all cases"
 

@@ -13,9 +13,9 @@ from dashboards import queries
 from dashboards.style import GRID, MUTED, weights_colours
 from medsam3_core.errors import Medsam3Error
 from storage.catalog_sources import tables_state
-from storage.locations import location
-from storage.run_folders import broken_runs
-from storage.store_layout import STORE_VARIABLE, StoreLayout, existing_store
+from storage.store.layout import STORE_VARIABLE, StoreLayout, existing_store
+from storage.store.locations import location
+from storage.store.runs import broken_runs
 
 KEPT_SECONDS = 600
 """How long an answer is kept at most; it is asked anew as soon as a table of the store has changed."""

@@ -18,8 +18,8 @@ from dashboards.page_parts import (
     store_key,
 )
 from storage.comparison_words import short_prompt
-from storage.locations import location
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
+from storage.store.locations import location
 
 
 def show() -> None:

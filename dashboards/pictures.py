@@ -17,7 +17,7 @@ from medsam3_core.structures import LabelMap
 from storage.case_volumes import StoredVolume, open_case_volume
 from storage.cohorts import read_cohort
 from storage.prediction_volumes import StoredPrediction, open_prediction
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import pandas as pd
 
 from medsam3_core.inference_settings import InferenceSettings
 from storage.catalog import connect
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
 
 _LABEL = "{0}.weights || CASE WHEN {0}.weights_version > 1 THEN '@' || {0}.weights_version ELSE '' END AS label"
 """How weights are called on pages: NAME for version 1, else NAME@N."""

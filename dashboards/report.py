@@ -26,10 +26,10 @@ from dashboards.style import weights_colours
 from dashboards.summary_words import summary_sentences
 from medsam3_core.errors import UsageError
 from medsam3_core.protocol_version import PROTOCOL_VERSION
-from storage.atomic_write import read_json, replacing
 from storage.comparison import Comparison, ComparisonRequest, compare_weights
 from storage.comparison_words import comparison_notes, comparison_sentences
-from storage.store_layout import StoreLayout
+from storage.store.atomic import read_json, replacing
+from storage.store.layout import StoreLayout
 
 _MOST_COMPARISONS = 4
 _METRIC = "dice"

@@ -11,7 +11,7 @@ from dashboards.figures import series_name
 from dashboards.style import REFERENCE_COLOUR, colour_of
 from dashboards.thumbnails import case_thumbnail
 from medsam3_core.errors import Medsam3Error
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
 
 _EACH, _MOST_COHORTS = 5, 12
 

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from dashboards.style import ACCENT, INK
-from storage.store_layout import STORE_VARIABLE, StoreLayout
+from storage.store.layout import STORE_VARIABLE, StoreLayout
 
 PAGE_PATHS = ("leaderboard", "compare", "cases", "runs", "failures", "try", "sql")
 """Addresses of the pages; the first one is served at the root too."""

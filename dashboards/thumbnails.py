@@ -16,7 +16,7 @@ from dashboards.pictures import (
     predicted_mask,
 )
 from dashboards.style import REFERENCE_COLOUR
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
 
 _SIDE = 230
 _MARGIN = 0.35

@@ -13,7 +13,7 @@ from medsam3_core.prompts import BoxPrompt, PointPrompt, SlicePrompt
 from medsam3_core.segmenters.baselines import BASELINES
 from medsam3_core.segmenters.protocol import Segmenter
 from storage.shipped_weights import shipped_names
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
 from storage.weights_registry import UNTRAINED, find_weights, load_segmenter, registered_weights
 
 STRUCTURE = "structure"

@@ -19,7 +19,7 @@ from storage.agent_endpoint import require_allowed
 from storage.agent_traces import read_trace_file
 from storage.input_images import read_input_image
 from storage.instance_files import InstanceForm, form_of
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
 from storage.weights_registry import find_weights, is_location, load_segmenter, load_unregistered
 
 

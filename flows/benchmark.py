@@ -22,8 +22,8 @@ from storage.run_ledger import unscored_rows, write_outcomes
 from storage.run_planning import BenchmarkPlan, BenchmarkRequest, PlannedCase, WorkGroup, record_plan
 from storage.score_compaction import tidy_scores
 from storage.standing_benchmarks import completed_requests, plan_requests, record_requests
-from storage.store_layout import StoreLayout
-from storage.writer_lock import writing
+from storage.store.layout import StoreLayout
+from storage.store.writers import writing
 from tasks.batch_stream import StreamCounts
 from tasks.recovery import unfinished_runs
 from tasks.segment_cases import SegmentBatch

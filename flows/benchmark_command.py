@@ -11,7 +11,7 @@ from storage.encoding_cache import parse_size
 from storage.run_estimates import Estimate, estimate_plan, total_seconds
 from storage.run_planning import BenchmarkPlan, BenchmarkRequest
 from storage.standing_benchmarks import completed_requests, plan_requests
-from storage.store_layout import existing_store, open_store
+from storage.store.layout import existing_store, open_store
 
 
 def show_plan(root: Path, request: BenchmarkRequest, cluster: str = "local") -> int:

@@ -20,7 +20,7 @@ from medsam3_core.errors import Medsam3Error, UsageError
 from storage.comparison import Comparison, ComparisonRequest, compare_weights
 from storage.run_planning import BenchmarkRequest
 from storage.standing_benchmarks import only_rescoring, plan_requests, previous_version, requests_following
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
 from storage.weights import Weights
 from storage.weights_registry import find_weights
 

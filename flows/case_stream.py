@@ -7,7 +7,7 @@ from typing import Any
 from flows.clusters import Workers
 from flows.console import say
 from flows.progress import reporting
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
 from tasks.batch_stream import (
     BatchSizer,
     BatchWork,

@@ -20,11 +20,11 @@ from flows.table_print import stdout_console
 from medsam3_core.cases import CaseSource
 from medsam3_core.recipes import Recipe
 from storage.case_checks import CaseCheck
-from storage.locations import absolute, is_remote, location
 from storage.preflight import Preflight, conclude
-from storage.pseudonyms import require_key_outside
 from storage.readers.registry import find_reader
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
+from storage.store.locations import absolute, is_remote, location
+from storage.store.pseudonyms import require_key_outside
 from tasks.check_cases import check_cases
 
 _FEW_CASES = 64

@@ -54,7 +54,7 @@ def ingest(
         raise click.UsageError(msg)
     from flows.settings import named_cluster
     from flows.worker_forking import begin_forking
-    from storage.store_layout import open_store
+    from storage.store.layout import open_store
 
     open_store(store)  # refused before anything starts
     settings = named_cluster(cluster, store)

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from storage.locations import location
-from storage.store_layout import STORE_VARIABLE, StoreLayout, existing_store
+from storage.store.layout import STORE_VARIABLE, StoreLayout, existing_store
+from storage.store.locations import location
 
 FAILED_CASES, WRONG_USAGE, REGRESSION, INTERRUPTED = 1, 2, 3, 130
 
@@ -51,7 +51,7 @@ def store_to_read(root: Path) -> StoreLayout:
         StoreError: If there is none; says how to make one.
     """
     from flows.console import say
-    from storage.run_folders import broken_runs
+    from storage.store.runs import broken_runs
 
     store = existing_store(root)
     for sentence in broken_runs(store):

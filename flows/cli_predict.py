@@ -64,7 +64,7 @@ def predict(
     """
     from flows.agent_commands import AgentWords, is_agent, run_predict_agent
     from flows.predict_command import PredictWords, run_predict
-    from storage.store_layout import StoreLayout
+    from storage.store.layout import StoreLayout
 
     if is_agent(prompt) or replay is not None:
         prompt = prompt if is_agent(prompt) else "agent"

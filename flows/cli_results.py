@@ -54,7 +54,7 @@ def export(run_id: str, form: str, case_ids: tuple[str, ...], out: Path, store: 
     """Write the predictions of a run as NIfTI label maps or PNG overlays."""
     from flows.console import say
     from storage.exports import export_run
-    from storage.store_layout import existing_store
+    from storage.store.layout import existing_store
 
     written = export_run(existing_store(store), run_id, form, case_ids, out)
     for path, contested in written:
@@ -130,7 +130,7 @@ def dashboard(port: int, store: Path) -> None:
 def replay(run: str, cases: tuple[str, ...], store: Path) -> None:
     """Repeat a RUN of the agent from its trace, asking nobody, and compare the masks; exits with 1 if one differs."""
     from flows.agent_commands import run_replay
-    from storage.store_layout import existing_store
+    from storage.store.layout import existing_store
 
     sys.exit(run_replay(existing_store(store), run, cases))
 

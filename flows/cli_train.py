@@ -28,7 +28,7 @@ def train(config: str, plan_only: bool, cluster: str, store: Path) -> None:
     from flows.prefect_session import prefect_session
     from flows.train import describe, train_flow
     from flows.train_plan import describe_plan
-    from storage.store_layout import open_store
+    from storage.store.layout import open_store
     from storage.training_configs import find_training_config, read_training_config
     from tasks.train_weights import first_process
 

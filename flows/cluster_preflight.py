@@ -16,7 +16,7 @@ from pathlib import Path
 from distributed import Client, Scheduler, Worker, WorkerPlugin
 
 from medsam3_core.errors import UsageError
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
 
 _PACKAGES = ("medsam3_core", "storage", "tasks", "flows")
 _SAME_ON_ALL = ("distributed", "numpy", "zarr", "pyarrow", "torch", "transformers")

@@ -21,7 +21,7 @@ from flows.quiet_end import QuietEnd
 from flows.worker_forking import begin_forking
 from flows.worker_keeper import keeping_workers
 from medsam3_core.errors import Medsam3Error, UsageError
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
 from storage.weights import Weights
 
 _STARTS = 3

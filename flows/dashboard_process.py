@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from storage.store_layout import existing_store
+from storage.store.layout import existing_store
 
 
 def write_report(store: Path, target: Path) -> bool:

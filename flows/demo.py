@@ -10,7 +10,7 @@ from flows.ingest import ingest_cohort
 from flows.prefect_session import prefect_session
 from flows.table_print import stdout_console
 from storage.run_planning import BenchmarkRequest
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
 
 KINDS = ("fundus", "ct")
 BASELINES, WEIGHTS = ("baseline:box", "baseline:otsu"), ("tiny-base", "tiny-medical")

@@ -7,8 +7,8 @@ from prefect import runtime
 
 from flows.console import say
 from medsam3_core.errors import UsageError
-from storage.locations import location
-from storage.store_layout import STORE_VARIABLE, StoreLayout, open_store
+from storage.store.layout import STORE_VARIABLE, StoreLayout, open_store
+from storage.store.locations import location
 
 
 def store_of(parameter: str) -> StoreLayout:

@@ -14,8 +14,8 @@ from flows.deployed import store_of
 from flows.settings import named_cluster
 from storage.catalog import publish_catalog
 from storage.ingest_planning import IngestPlan, finish_ingest, plan_ingest
-from storage.store_layout import StoreLayout
-from storage.writer_lock import ingesting
+from storage.store.layout import StoreLayout
+from storage.store.writers import ingesting
 from tasks.batch_stream import StreamCounts
 from tasks.ingest_cases import IngestBatch, PendingCase, unfinished_ingest
 

@@ -12,7 +12,7 @@ from flows.table_print import stdout_console
 from medsam3_core.prompt_policies import PromptPolicy
 from storage.catalog_queries import read_inter_rater, read_leaderboard
 from storage.shipped_weights import shipped_names
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
 
 Row = Mapping[str, Any]
 

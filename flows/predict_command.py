@@ -17,7 +17,7 @@ from storage.input_images import InputImage, read_input_image
 from storage.instance_files import InstanceForm, form_of
 from storage.mask_files import read_mask_prompts
 from storage.prompts_file import prompts_of_image
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
 from storage.weights import Weights
 from storage.weights_registry import find_weights, is_location, load_segmenter, load_unregistered, registered_weights
 from tasks.predict_image import PredictRecord, PredictRequest, check_request, predict_image, predict_volume

@@ -15,9 +15,7 @@ from flows.console import say
 from flows.ingest import convert_cases
 from flows.settings import named_cluster
 from storage.catalog import publish_catalog
-from storage.file_locks import holding
 from storage.ingest_planning import IngestPlan, finish_ingest, plan_ingest, unchanged_sources
-from storage.locations import location
 from storage.release_claims import claim_folder, release_lock, require_claimable
 from storage.release_ledger import unreleased, write_summary
 from storage.released_exports import ReleaseForm
@@ -30,8 +28,10 @@ from storage.segment_planning import (
     require_out_apart,
     run_of_request,
 )
-from storage.store_layout import StoreLayout, open_store
-from storage.writer_lock import ingesting, writing
+from storage.store.layout import StoreLayout, open_store
+from storage.store.locations import location
+from storage.store.locks import holding
+from storage.store.writers import ingesting, writing
 from tasks.batch_stream import StreamCounts
 from tasks.export_cases import ExportBatch, PendingExport
 from tasks.segmenter_plugin import SegmenterPlugin

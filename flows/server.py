@@ -24,7 +24,7 @@ import psutil
 
 from flows.console import say
 from medsam3_core.errors import Medsam3Error, UsageError
-from storage.store_layout import STORE_VARIABLE
+from storage.store.layout import STORE_VARIABLE
 
 POOL = "medsam3-pool"
 HOST = "127.0.0.1"

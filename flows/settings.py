@@ -48,7 +48,7 @@ from flows.cluster_settings import ClusterSettings, parse_cluster
 from medsam3_core.agent.chat import Price
 from medsam3_core.errors import UsageError
 from storage.agent_endpoint import KEY_VARIABLE
-from storage.locations import is_remote, location
+from storage.store.locations import is_remote, location
 
 VARIABLE = "MEDSAM3_SETTINGS"
 FILE_NAME = "medsam3.toml"

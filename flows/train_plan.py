@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from medsam3_core.training.plans import TrainingPlan
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
 from storage.training_manifest import build_manifest, select_cases
 
 

@@ -14,8 +14,8 @@ from flows.settings import Settings, read_settings
 from flows.telling import tell
 from flows.weights_events import ALERT, CHANGED, NoServerError, send_event
 from medsam3_core.errors import UsageError
-from storage.file_locks import holding
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
+from storage.store.locks import holding
 from storage.weights import Weights
 from storage.weights_registry import registered_weights
 from storage.weights_watch import Look, Seen, Sight, latest_versions, look_at, read_seen, write_seen

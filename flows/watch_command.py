@@ -9,7 +9,7 @@ from flows.console import say
 from flows.prefect_session import prefect_session
 from flows.watch import watch_weights
 from flows.weights_events import require_server
-from storage.store_layout import existing_store
+from storage.store.layout import existing_store
 
 
 def run_watch(root: Path, *, once: bool) -> int:

@@ -117,7 +117,7 @@ def slug_case_id(relative_path: str) -> str:
     """Slug of a path relative to its source: letters, digits and `_ . -`, with 6 hash characters where that changed it.
 
     The hash keeps two paths that slug alike apart. Starts with a letter or digit, 1 to 100 characters: always a name
-    that `storage.store_layout` takes.
+    that `storage.store.layout` takes.
     """
     slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", relative_path).lstrip("._-")[:93].rstrip(".-") or "case"
     if slug == relative_path:

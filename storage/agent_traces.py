@@ -8,10 +8,10 @@ from typing import Any
 from medsam3_core.agent.budget import Spent
 from medsam3_core.agent.trace import EventKind, TraceEvent
 from medsam3_core.errors import StoreError
-from storage.atomic_write import read_json, write_json
-from storage.parquet_tables import read_file, read_table, write_rows
-from storage.store_layout import StoreLayout
-from storage.table_schemas import TRACES
+from storage.store.atomic import read_json, write_json
+from storage.store.layout import StoreLayout
+from storage.store.schemas import TRACES
+from storage.store.tables import read_file, read_table, write_rows
 
 
 def trace_rows(run_id: str, case_id: str, attempt: str, events: Iterable[TraceEvent]) -> list[dict[str, Any]]:

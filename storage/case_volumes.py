@@ -13,9 +13,9 @@ from zarr.storage import LocalStore, MemoryStore
 from medsam3_core.cases import CaseVolume
 from medsam3_core.geometry import AffineUnit, VolumeGeometry
 from medsam3_core.structures import LabelEntry, LabelMap
-from storage.atomic_write import replacing
-from storage.ngff_metadata import NGFF_VERSION, geometry_from_attributes, image_attributes, reference_attributes
-from storage.zarr_arrays import level_factors, open_group, write_image_levels, write_label_levels, write_zip
+from storage.store.arrays import level_factors, open_group, write_image_levels, write_label_levels, write_zip
+from storage.store.atomic import replacing
+from storage.store.ngff import NGFF_VERSION, geometry_from_attributes, image_attributes, reference_attributes
 
 
 def write_case_volume(target: Path, case_id: str, volume: CaseVolume, case_digest: str = "") -> None:

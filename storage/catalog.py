@@ -5,14 +5,14 @@ from pathlib import Path
 import duckdb
 
 from medsam3_core.errors import StoreError
-from storage.atomic_write import replacing
 from storage.catalog_sources import catalog_sources, quoted, table_folders
 from storage.catalog_views import catalog_statements
-from storage.parquet_tables import written_by_newer
 from storage.query_engine import open_engine, snapshot
-from storage.run_folders import run_ids
-from storage.schema_version import newer_version
-from storage.store_layout import StoreLayout
+from storage.store.atomic import replacing
+from storage.store.layout import StoreLayout
+from storage.store.runs import run_ids
+from storage.store.schemas import newer_version
+from storage.store.tables import written_by_newer
 
 _RUNS_READ = "runs_read"  # every view needs the runs, some many times: a snapshot reads their small files once
 

@@ -9,27 +9,27 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from storage import table_schemas
-from storage.atomic_write import replacing
 from storage.catalog import connect
 from storage.catalog_sources import sql_type
 from storage.catalog_views import PUBLIC_VIEWS
-from storage.metric_columns import DISTANCES, METRICS
-from storage.store_layout import StoreLayout
+from storage.store import schemas
+from storage.store.atomic import replacing
+from storage.store.layout import StoreLayout
+from storage.store.schemas import DISTANCES, METRICS
 
 DOCS_PATH = Path("docs") / "catalog.md"
 """Where the page stands, relative to the checkout."""
 
 _SCHEMAS = {
-    "cases": table_schemas.CASES,
-    "prompts": table_schemas.PROMPTS,
-    "runs": table_schemas.RUNS,
-    "plan": table_schemas.PLAN,
-    "outcomes": table_schemas.OUTCOMES,
-    "scores": table_schemas.SCORES,
-    "measurements": table_schemas.MEASUREMENTS,
-    "traces": table_schemas.TRACES,
-    "agreement": table_schemas.AGREEMENT,
+    "cases": schemas.CASES,
+    "prompts": schemas.PROMPTS,
+    "runs": schemas.RUNS,
+    "plan": schemas.PLAN,
+    "outcomes": schemas.OUTCOMES,
+    "scores": schemas.SCORES,
+    "measurements": schemas.MEASUREMENTS,
+    "traces": schemas.TRACES,
+    "agreement": schemas.AGREEMENT,
 }
 VIEW_SUMMARIES = {
     "cases": "One row per case of every cohort: the newest, accepted or rejected with its reason.",
@@ -173,7 +173,7 @@ def column_meaning(view: str, column: str) -> str:
         if metric != column and metric in METRICS:
             unit = ", in distance_unit" if metric in DISTANCES and suffix != "_n" else ""
             return f"{metric}: {meaning}{unit}"
-    found = [schema for schema in (table_schemas.SCORES, *_SCHEMAS.values()) if column in schema.names]
+    found = [schema for schema in (schemas.SCORES, *_SCHEMAS.values()) if column in schema.names]
     return _of_schema(found[0], column)
 
 

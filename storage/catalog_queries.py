@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from storage.catalog import connect
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
 
 
 def read_leaderboard(store: StoreLayout, run_ids: Sequence[str] | None = None) -> pa.Table:

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from storage import table_schemas
-from storage.locations import is_remote
-from storage.parquet_tables import table_files
-from storage.run_folders import run_ids
-from storage.store_layout import StoreLayout
+from storage.store import schemas
+from storage.store.layout import StoreLayout
+from storage.store.locations import is_remote
+from storage.store.runs import run_ids
+from storage.store.tables import table_files
 
 _TYPES = {
     pa.string(): "VARCHAR",
@@ -102,18 +102,18 @@ def catalog_sources(store: StoreLayout, *, live: bool, only_run: str | None = No
         return text
 
     return CatalogSources(
-        cases=relation(table_schemas.CASES, cases),
-        prompts=relation(table_schemas.PROMPTS, prompts),
-        runs=_json(table_schemas.RUNS, [literal_path(store.run_json(run)) for run in runs]),
-        outcomes=relation(table_schemas.OUTCOMES, outcomes),
-        measurements=relation(table_schemas.MEASUREMENTS, measurements),
-        traces=relation(table_schemas.TRACES, _files([store.traces(run) for run in runs], live=live)),
-        agreement=relation(table_schemas.AGREEMENT, agreement),
-        plan_distinct=relation(table_schemas.PLAN, plan_one),
-        plan=relation(table_schemas.PLAN, plan_many),
-        scores_compacted=relation(table_schemas.SCORES, compacted),
-        scores=relation(table_schemas.SCORES, scores),
-        groups=relation(table_schemas.GROUPS, groups),
+        cases=relation(schemas.CASES, cases),
+        prompts=relation(schemas.PROMPTS, prompts),
+        runs=_json(schemas.RUNS, [literal_path(store.run_json(run)) for run in runs]),
+        outcomes=relation(schemas.OUTCOMES, outcomes),
+        measurements=relation(schemas.MEASUREMENTS, measurements),
+        traces=relation(schemas.TRACES, _files([store.traces(run) for run in runs], live=live)),
+        agreement=relation(schemas.AGREEMENT, agreement),
+        plan_distinct=relation(schemas.PLAN, plan_one),
+        plan=relation(schemas.PLAN, plan_many),
+        scores_compacted=relation(schemas.SCORES, compacted),
+        scores=relation(schemas.SCORES, scores),
+        groups=relation(schemas.GROUPS, groups),
         files=read,
     )
 

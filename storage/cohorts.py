@@ -13,10 +13,10 @@ from medsam3_core.cases import CaseStatus
 from medsam3_core.digests import digest_json
 from medsam3_core.errors import UsageError
 from medsam3_core.recipes import Recipe, recipe_from_json
-from storage.atomic_write import read_json, write_json
-from storage.parquet_tables import read_table, statuses_of, write_rows
-from storage.store_layout import StoreLayout
-from storage.table_schemas import CASES
+from storage.store.atomic import read_json, write_json
+from storage.store.layout import StoreLayout
+from storage.store.schemas import CASES
+from storage.store.tables import read_table, statuses_of, write_rows
 
 _ROWS_AT_ONCE = 50_000
 _STATUSES = {str(status): status for status in CaseStatus}

@@ -1,8 +1,8 @@
 """SQL of the table macro `compare(base, new)`: the rows of two weights side by side, paired by all but the weights."""
 
 from storage.catalog_sources import CatalogSources
-from storage.metric_columns import METRICS
 from storage.scores_sql import current_attempts_sql, fresh_scores_sql
+from storage.store.schemas import METRICS
 
 _CARRIED = (
     *("cohort", "split", "case_id", "patient_id", "rater", "structure", "prompt", "prompt_id", "settings_id"),

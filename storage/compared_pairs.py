@@ -6,7 +6,7 @@ import pandas as pd
 
 from medsam3_core.errors import UsageError
 from storage.catalog import connect
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
 from storage.weights_registry import registered_weights
 
 

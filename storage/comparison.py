@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from medsam3_core.errors import UsageError
 from medsam3_core.statistics import PairedComparison, compare_pairs, holm, is_improvement, is_regression
 from storage.compared_pairs import read_pairs
-from storage.metric_columns import DISTANCES, IN_UNITS, METRICS
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
+from storage.store.schemas import DISTANCES, IN_UNITS, METRICS
 
 WORST_CASES = 10
 GROUP_KEYS = ("cohort", "prompt", "settings", "rater")

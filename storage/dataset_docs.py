@@ -9,9 +9,9 @@ from pathlib import Path
 from medsam3_core.public_weights import PUBLIC_WEIGHTS
 from medsam3_core.recipes import Recipe
 from medsam3_core.structures import Structure
-from storage.atomic_write import replacing
 from storage.readers.parameters import PARAMETERS
 from storage.recipe_files import BUILTIN_FOLDER, builtin_recipes
+from storage.store.atomic import replacing
 
 DOCS_PATH = Path("docs") / "datasets.md"
 """Where the page stands, relative to the checkout."""

@@ -35,7 +35,7 @@ from medsam3_core.segmenters.protocol import (
     SliceImage,
     SliceInstances,
 )
-from storage.atomic_write import replacing, sweep_leftovers
+from storage.store.atomic import replacing, sweep_leftovers
 
 _MARKER = "last-benchmark"
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}

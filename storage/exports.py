@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 
 from medsam3_core.errors import UsageError
 from medsam3_core.geometry import LengthUnit
-from storage.atomic_write import read_json, replacing, write_json
 from storage.case_volumes import StoredVolume, open_case_volume
 from storage.cohorts import CaseRef, Cohort, case_refs, latest_cases, read_cohort
 from storage.overlays import OverlayCaption, draw_overlay
-from storage.parquet_tables import read_table
 from storage.prediction_volumes import StoredPrediction, open_prediction
-from storage.run_folders import run_ids
-from storage.store_layout import StoreLayout
-from storage.table_schemas import PLAN
+from storage.store.atomic import read_json, replacing, write_json
+from storage.store.layout import StoreLayout
+from storage.store.runs import run_ids
+from storage.store.schemas import PLAN
+from storage.store.tables import read_table
 
 _MOST_LISTED = 20
 

@@ -10,8 +10,8 @@ from medsam3_core.cases import CaseVolume
 from medsam3_core.perceptual_hash import perceptual_hash
 from storage.case_checks import image_digest
 from storage.cohorts import cohort_names, read_cohort
-from storage.parquet_tables import read_table, write_rows
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
+from storage.store.tables import read_table, write_rows
 
 FINGERPRINTS = pa.schema(
     [

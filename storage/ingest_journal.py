@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 
 from medsam3_core.cases import CaseSource
 from storage.cohorts import cohort_names
-from storage.parquet_tables import read_file, read_table, table_files, write_rows
-from storage.store_layout import StoreLayout
-from storage.table_schemas import CASES
+from storage.store.layout import StoreLayout
+from storage.store.schemas import CASES
+from storage.store.tables import read_file, read_table, table_files, write_rows
 
 _LISTED = pa.schema([("source_root", pa.string()), ("case_id", pa.string()), ("listed", pa.string())])
 

@@ -1,8 +1,8 @@
 """SQL of `leaderboard` and `history`: means that never stand without their denominators."""
 
 from storage.catalog_sources import CatalogSources
-from storage.metric_columns import ALWAYS_DEFINED, DISTANCES, METRICS
 from storage.score_groups_sql import GROUP_COUNTS, GROUP_KEYS, same_group, score_group_ctes
+from storage.store.schemas import ALWAYS_DEFINED, DISTANCES, METRICS
 
 _COUNTS_SHOWN = (("g", "scored"), ("g", "failed"), ("p", "pending"), *(("g", count) for count in GROUP_COUNTS[2:]))
 

@@ -12,9 +12,9 @@ from medsam3_core.recipes import Recipe
 from storage.case_checks import CaseCheck
 from storage.duplicate_images import find_duplicates
 from storage.fingerprints import Fingerprint, known_fingerprints
-from storage.locations import absolute, location
 from storage.source_inventory import SourceInventory, take_inventory
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
+from storage.store.locations import absolute, location
 
 _ORDER = {kind: number for number, kind in enumerate(FindingKind)}
 

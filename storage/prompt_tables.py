@@ -9,9 +9,9 @@ import pyarrow as pa
 from medsam3_core.prompt_policies import PromptPolicy
 from medsam3_core.prompt_rows import PromptRow, RowKind
 from storage.cohorts import CaseRef
-from storage.parquet_tables import read_file, rows_of_cases, table_files, write_rows
-from storage.store_layout import StoreLayout
-from storage.table_schemas import PROMPTS
+from storage.store.layout import StoreLayout
+from storage.store.schemas import PROMPTS
+from storage.store.tables import read_file, rows_of_cases, table_files, write_rows
 
 _KEYS = pa.schema([PROMPTS.field("case_id"), PROMPTS.field("case_digest")])
 _COLUMNS = tuple(name for name in PromptRow.__dataclass_fields__)

@@ -7,8 +7,8 @@ from typing import Any
 import duckdb
 from fsspec import AbstractFileSystem
 
-from storage.locations import file_system, is_remote, snapshot_of
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
+from storage.store.locations import file_system, is_remote, snapshot_of
 
 _SMALL_BYTES = 8 << 20
 """Tables up to this size are kept by a connection: workers write small ones, compaction makes large ones."""

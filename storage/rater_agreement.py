@@ -8,9 +8,9 @@ from medsam3_core.cases import CaseVolume
 from medsam3_core.protocol_version import PROTOCOL_VERSION
 from medsam3_core.recipes import Recipe
 from medsam3_core.scoring import score_structure
-from storage.parquet_tables import write_rows
-from storage.store_layout import StoreLayout
-from storage.table_schemas import AGREEMENT
+from storage.store.layout import StoreLayout
+from storage.store.schemas import AGREEMENT
+from storage.store.tables import write_rows
 
 _METRICS = ("dice", "iou", "nsd", "hd95", "assd", "cldice", "instance_f1", "pq")
 

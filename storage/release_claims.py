@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from medsam3_core.errors import StoreError, UsageError
-from storage.atomic_write import read_json, remove, write_json
-from storage.parquet_tables import read_table
 from storage.release_ledger import MANIFEST, MEASUREMENTS_FILE
-from storage.run_folders import run_ids
 from storage.run_ledger import Run
-from storage.store_layout import StoreLayout
-from storage.table_schemas import EXPORTS
-from storage.writer_lock import SupersededError
+from storage.store.atomic import read_json, remove, write_json
+from storage.store.layout import StoreLayout
+from storage.store.runs import run_ids
+from storage.store.schemas import EXPORTS
+from storage.store.tables import read_table
+from storage.store.writers import SupersededError
 
 LABELS = "labels.json"
 

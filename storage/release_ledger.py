@@ -10,14 +10,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from medsam3_core.cases import CaseStatus
-from storage.atomic_write import remove, replacing
 from storage.catalog import connect
 from storage.cohorts import CaseRef, latest_case_refs, latest_cases
-from storage.locations import location
-from storage.parquet_tables import read_table, write_rows
 from storage.run_ledger import Run
-from storage.store_layout import StoreLayout, utc_now
-from storage.table_schemas import EXPORTS
+from storage.store.atomic import remove, replacing
+from storage.store.layout import StoreLayout, utc_now
+from storage.store.locations import location
+from storage.store.schemas import EXPORTS
+from storage.store.tables import read_table, write_rows
 
 MANIFEST = "manifest.csv"
 MEASUREMENTS_FILE = "measurements.parquet"

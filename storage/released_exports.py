@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from medsam3_core.cases import CaseSource
 from medsam3_core.errors import CaseDataError, DamagedFileError, Medsam3Error
 from medsam3_core.geometry import LengthUnit, VolumeGeometry
-from storage.atomic_write import replacing
 from storage.case_volumes import StoredVolume
 from storage.dicom_segmentation_writing import write_segmentation
 from storage.exports import merge_structures, nifti_image
-from storage.locations import local_copy
 from storage.prediction_volumes import StoredPrediction, open_prediction
 from storage.readers.dicom_segmentations import read_segmentation
-from storage.zarr_arrays import open_group
+from storage.store.arrays import open_group
+from storage.store.atomic import replacing
+from storage.store.locations import local_copy
 
 _SHIFT_TOLERANCE_MM = 0.01
 _VOLUME_TOLERANCE = 1e-4

@@ -10,10 +10,10 @@ import pyarrow.compute as pc
 from duckdb import DuckDBPyConnection
 
 from medsam3_core.cases import CaseStatus
-from storage.parquet_tables import read_table
 from storage.run_ledger import Run
-from storage.store_layout import StoreLayout
-from storage.table_schemas import OUTCOMES, SCORES
+from storage.store.layout import StoreLayout
+from storage.store.schemas import OUTCOMES, SCORES
+from storage.store.tables import read_table
 
 Pairs = frozenset[tuple[str | None, str]]
 """Rater and structure of what was planned, scored or predicted."""

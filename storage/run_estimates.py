@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from storage.catalog import connect
 from storage.run_ledger import Run
 from storage.run_planning import BenchmarkPlan
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
 
 _SHARES_SQL = """
 WITH passes AS (

@@ -18,14 +18,14 @@ from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.prompt_policies import PromptPolicy
 from medsam3_core.protocol_version import PROTOCOL_VERSION
 from medsam3_core.run_specs import RunSpec
-from storage.atomic_write import write_json
 from storage.cohorts import CaseRef, as_row
-from storage.parquet_tables import statuses_of, write_columns, write_rows
 from storage.shipped_weights import shipped_training_digests
-from storage.store_layout import StoreLayout, utc_now
-from storage.table_schemas import MEASUREMENTS, OUTCOMES, PLAN, SCORES
+from storage.store.atomic import write_json
+from storage.store.layout import StoreLayout, utc_now
+from storage.store.schemas import MEASUREMENTS, OUTCOMES, PLAN, SCORES
+from storage.store.tables import statuses_of, write_columns, write_rows
+from storage.store.writers import committing
 from storage.weights import Weights
-from storage.writer_lock import committing
 
 _VERSIONED = ("medsam3", "torch", "transformers", "numpy", "scipy", "zarr", "pyarrow", "duckdb", "dask", "prefect")
 
@@ -129,7 +129,7 @@ def write_outcomes(
         attempt: Names the files.
         scores: Rows of `table_schemas.SCORES`.
         outcomes: Rows of `table_schemas.OUTCOMES`.
-        token: The driver's, for workers that may outlive it, see `storage.writer_lock`.
+        token: The driver's, for workers that may outlive it, see `storage.store.writers`.
 
     Raises:
         SupersededError: If another driver has taken over since.

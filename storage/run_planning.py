@@ -11,14 +11,14 @@ from medsam3_core.cases import CaseStatus
 from medsam3_core.errors import UsageError
 from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.prompt_policies import PromptPolicy
-from storage.atomic_write import read_json
 from storage.catalog import connect
 from storage.cohorts import CaseRef, Cohort, latest_case_refs, read_cohort
 from storage.prompt_tables import index_prompts
 from storage.resume_scan import NOTHING, Pairs, fresh_pairs, planned_pairs, predicted_pairs
 from storage.run_ledger import Run, write_plan, write_run
 from storage.run_refusals import refusal, remedy
-from storage.store_layout import StoreLayout
+from storage.store.atomic import read_json
+from storage.store.layout import StoreLayout
 from storage.weights import Weights
 from storage.weights_registry import find_weights
 

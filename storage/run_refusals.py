@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from medsam3_core.agent.agent_settings import AgentSettings
 from medsam3_core.inference_settings import InferenceSettings, PromptMode
 from medsam3_core.prompt_policies import PromptedSlices, PromptKind, PromptPolicy
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
 from storage.weights import Weights
 from storage.weights_registry import registered_weights
 

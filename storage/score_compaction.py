@@ -13,17 +13,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from medsam3_core.errors import StoreError
-from storage import table_schemas
-from storage.atomic_write import remove, replacing
 from storage.catalog import catalog_is_current, publish_catalog
 from storage.catalog_sources import COMPACTED_FILE, catalog_sources, groups_folder, is_compacted
 from storage.catalog_views import catalog_statements
-from storage.locations import is_remote
-from storage.parquet_tables import table_files
 from storage.query_engine import open_engine
-from storage.run_folders import run_ids
 from storage.scores_sql import lasting_scores_sql
-from storage.store_layout import StoreLayout
+from storage.store import schemas
+from storage.store.atomic import remove, replacing
+from storage.store.layout import StoreLayout
+from storage.store.locations import is_remote
+from storage.store.runs import run_ids
+from storage.store.tables import table_files
 
 GRACE_SECONDS = 3600.0
 """Longer than any query or open page; a reader that lists files anew never needs the old generation."""
@@ -125,10 +125,10 @@ def _write_lasting_scores(store: StoreLayout, run_id: str, target: Path) -> None
     try:
         with (
             open_engine(store) as con,
-            pq.ParquetWriter(target, table_schemas.SCORES, compression="zstd") as writer,
+            pq.ParquetWriter(target, schemas.SCORES, compression="zstd") as writer,
         ):
             for batch in con.sql(query).to_arrow_reader(_ROWS_PER_GROUP):
-                writer.write_table(pa.Table.from_batches([batch]).cast(table_schemas.SCORES))
+                writer.write_table(pa.Table.from_batches([batch]).cast(schemas.SCORES))
     except duckdb.Error as error:
         msg = f"cannot compact scores of run {run_id}: {error}"
         raise StoreError(msg) from error
@@ -150,4 +150,4 @@ def keep_groups(store: StoreLayout, run_id: str, folder: Path) -> None:
         msg = f"cannot summarise scores of run {run_id}: {error}"
         raise StoreError(msg) from error
     folder.mkdir()
-    pq.write_table(groups.select(table_schemas.GROUPS.names).cast(table_schemas.GROUPS), folder / "groups.parquet")
+    pq.write_table(groups.select(schemas.GROUPS.names).cast(schemas.GROUPS), folder / "groups.parquet")

@@ -11,8 +11,8 @@ the attempts that are current, the digests, splits, patients, structures and mar
 
 from medsam3_core.protocol_version import PROTOCOL_VERSION
 from storage.catalog_sources import CatalogSources, quoted
-from storage.metric_columns import IN_UNITS, METRICS
 from storage.scores_sql import fresh_scores_sql
+from storage.store.schemas import IN_UNITS, METRICS
 from storage.t_quantile_sql import t_quantile_sql
 
 GROUPS_VERSION = "2"

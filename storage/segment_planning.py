@@ -18,7 +18,6 @@ from medsam3_core.prompt_rows import PromptRow
 from medsam3_core.structures import Structure
 from storage.catalog import connect
 from storage.cohorts import CaseRef, latest_case_refs, latest_cases, read_cohort
-from storage.locations import absolute
 from storage.prompt_tables import index_prompts, write_prompts
 from storage.prompts_file import read_prompts_file
 from storage.readers.label_index import structure_slug
@@ -28,7 +27,8 @@ from storage.release_ledger import damaged_predictions
 from storage.run_ledger import Run
 from storage.run_planning import PlannedCase, WorkGroup
 from storage.run_refusals import refusal
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
+from storage.store.locations import absolute
 from storage.weights_registry import find_weights
 
 _ANY_TREE = frozenset({"nifti-pairs", "image-pairs", "msd"})

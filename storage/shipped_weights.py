@@ -10,11 +10,11 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from storage.atomic_write import read_json, write_json
 from storage.fingerprints import newest_image_digests
-from storage.parquet_tables import read_table
-from storage.store_layout import StoreLayout
-from storage.table_schemas import TRAINING
+from storage.store.atomic import read_json, write_json
+from storage.store.layout import StoreLayout
+from storage.store.schemas import TRAINING
+from storage.store.tables import read_table
 
 SHIPPED = Path(__file__).with_name("shipped_weights")
 FACTS, TRAINED_ON, LOG, WEIGHTS = "facts.json", "trained_on.json", "log.jsonl", "weights"

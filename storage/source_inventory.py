@@ -8,7 +8,6 @@ from pathlib import Path
 
 from medsam3_core.cases import CaseSource
 from medsam3_core.recipes import Recipe
-from storage.locations import is_remote
 from storage.readers.source_files import (
     ARRAY_SUFFIXES,
     IMAGE_SUFFIXES,
@@ -17,6 +16,7 @@ from storage.readers.source_files import (
     visible_files,
     without_companions,
 )
+from storage.store.locations import is_remote
 
 _DATA_SUFFIXES = (*IMAGE_SUFFIXES, *NIFTI_SUFFIXES, *ARRAY_SUFFIXES)
 

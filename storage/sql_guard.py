@@ -20,7 +20,7 @@ from medsam3_core.errors import UsageError
 from storage.catalog import connect, lock_to_tables
 from storage.catalog_views import PUBLIC_VIEWS, TABLE_MACROS
 from storage.sql_functions import FUNCTIONS, TABLE_FUNCTIONS
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
 
 _QUERY_NODES = frozenset({"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"})
 _TABLE_NODES = frozenset({"BASE_TABLE", "TABLE_FUNCTION", "SUBQUERY", "JOIN", "EXPRESSION_LIST", "EMPTY", "PIVOT"})

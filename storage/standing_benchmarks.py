@@ -14,11 +14,11 @@ from medsam3_core.digests import short_digest
 from medsam3_core.errors import UsageError
 from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.prompt_policies import PromptPolicy
-from storage.atomic_write import read_json, write_json
 from storage.catalog import connect
 from storage.cohorts import case_refs, latest_cases
 from storage.run_planning import BenchmarkPlan, BenchmarkRequest, PlannedCase, WorkGroup, plan_benchmark
-from storage.store_layout import StoreLayout
+from storage.store.atomic import read_json, write_json
+from storage.store.layout import StoreLayout
 from storage.weights import Weights
 from storage.weights_registry import find_weights, registered_weights
 

@@ -7,12 +7,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from storage.atomic_write import TEMPORARY_PREFIX
 from storage.catalog import connect
 from storage.catalog_sources import cohort_names
 from storage.cohorts import read_cohort
-from storage.locations import file_system, is_remote, object_key
-from storage.store_layout import StoreLayout
+from storage.store.atomic import TEMPORARY_PREFIX
+from storage.store.layout import StoreLayout
+from storage.store.locations import file_system, is_remote, object_key
 
 _COHORTS_SQL = """
 SELECT cohort, coalesce(split, '') AS split, count(*) FILTER (status = 'accepted') AS accepted,

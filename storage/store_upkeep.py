@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medsam3_core.errors import StoreError
-from storage.atomic_write import TEMPORARY_PREFIX, remove
 from storage.catalog import publish_catalog
 from storage.encoding_cache import CacheSettings, trim_cache
-from storage.locations import is_remote
 from storage.score_compaction import compact_scores, replaced_generations, runs_to_compact, sweep_generations
-from storage.store_layout import StoreLayout
-from storage.writer_lock import writing
+from storage.store.atomic import TEMPORARY_PREFIX, remove
+from storage.store.layout import StoreLayout
+from storage.store.locations import is_remote
+from storage.store.writers import writing
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from storage.atomic_write import replacing
+from storage.store.atomic import replacing
 
 _SIZE, _MARGIN, _GAP, _TOP = (960, 720), 56, 40, 40
 _COLOURS = (

@@ -21,9 +21,9 @@ from medsam3_core.training.plans import CohortPlan, TrainingPlan
 from storage.case_volumes import open_case_volume
 from storage.cohorts import CaseRef, case_refs, cohort_names, latest_cases, read_cohort
 from storage.fingerprints import newest_image_digests
-from storage.parquet_tables import write_rows
-from storage.store_layout import StoreLayout
-from storage.table_schemas import TRAINING
+from storage.store.layout import StoreLayout
+from storage.store.schemas import TRAINING
+from storage.store.tables import write_rows
 from storage.training_slices import ConceptDefinition, concept_labels, recipe_concepts
 
 BENCHMARK_SPLIT = "test"

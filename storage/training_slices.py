@@ -14,7 +14,7 @@ from medsam3_core.training.samples import TrainingConcept, TrainingSlice
 from medsam3_core.training.validation import ValidationCase
 from storage.case_volumes import open_case_volume
 from storage.cohorts import CaseRef
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
 
 
 @dataclass(frozen=True, slots=True)

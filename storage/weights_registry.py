@@ -17,10 +17,10 @@ from medsam3_core.errors import UsageError, WeightsError
 from medsam3_core.public_weights import public_names
 from medsam3_core.segmenters.baselines import BASELINES
 from medsam3_core.segmenters.protocol import Segmenter
-from storage.atomic_write import read_json, replacing, write_json
-from storage.file_locks import holding
 from storage.shipped_weights import FACTS, shipped_checkpoint, shipped_folder, shipped_names
-from storage.store_layout import StoreLayout, check_name
+from storage.store.atomic import read_json, replacing, write_json
+from storage.store.layout import StoreLayout, check_name
+from storage.store.locks import holding
 from storage.weights import Weights
 
 UNTRAINED = "tiny-untrained"

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from medsam3_core.digests import digest_json
 from medsam3_core.errors import WeightsError
-from storage.atomic_write import read_json, write_json
-from storage.store_layout import StoreLayout
+from storage.store.atomic import read_json, write_json
+from storage.store.layout import StoreLayout
 from storage.weights import Weights
 from storage.weights_registry import inspect_weights, register_weights, registered_weights
 

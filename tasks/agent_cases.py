@@ -13,7 +13,7 @@ from storage.agent_endpoint import EndpointSettings, open_access
 from storage.agent_traces import SpentLedger, trace_rows, write_traces
 from storage.cohorts import CaseRef
 from storage.run_ledger import Run
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
 
 
 class CaseAgent:

@@ -10,7 +10,7 @@ from storage.agent_traces import write_traces
 from storage.cohorts import CaseRef
 from storage.prompt_tables import write_prompts
 from storage.run_ledger import Run, unscored_rows, write_measurements, write_outcomes
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
 
 
 @dataclass
@@ -20,7 +20,7 @@ class BatchLedger:
     Attributes:
         store: Where they go.
         attempt: Name of this batch in them.
-        token: With which workers commit, see `storage.writer_lock`.
+        token: With which workers commit, see `storage.store.writers`.
         statuses: Cases by how they ended.
         scores: Rows by run, as all that follow.
         outcomes: One per case.

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from storage.atomic_write import remove, store_errors
-from storage.locations import is_remote
+from storage.store.atomic import remove, store_errors
+from storage.store.locations import is_remote
 
 BETWEEN_CASES = "*"
 """What the breadcrumb of a batch says while no case is in hand (a case_id never starts with a star)."""

@@ -26,8 +26,8 @@ from storage.case_volumes import open_case_volume
 from storage.cohorts import CaseRef
 from storage.prediction_volumes import PredictionWriter, open_prediction
 from storage.run_ledger import Run, outcome_row, score_row
-from storage.store_layout import StoreLayout
-from storage.writer_lock import committing
+from storage.store.layout import StoreLayout
+from storage.store.writers import committing
 from tasks.agent_cases import CaseAgent
 from tasks.batch_ledger import BatchLedger
 from tasks.slice_reader import SliceReader

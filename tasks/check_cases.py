@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from medsam3_core.cases import CaseSource
 from medsam3_core.recipes import Recipe
 from storage.case_checks import CaseCheck, check_case
-from storage.locations import location
 from storage.readers.registry import layout_of
+from storage.store.locations import location
 
 
 def check_cases(source_root: str, recipe: Recipe, cases: Sequence[CaseSource]) -> list[CaseCheck]:

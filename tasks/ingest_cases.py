@@ -17,12 +17,12 @@ from medsam3_core.recipes import Recipe
 from storage.case_volumes import write_case_volume
 from storage.cohorts import committed_cases, write_cases
 from storage.fingerprints import fingerprint_row, write_fingerprints
-from storage.locations import connection_errors, location
 from storage.rater_agreement import agreement_rows, write_agreement
 from storage.readers.archive import without_names
 from storage.readers.case_reading import read_case
 from storage.readers.registry import layout_of
-from storage.store_layout import StoreLayout, utc_now
+from storage.store.layout import StoreLayout, utc_now
+from storage.store.locations import connection_errors, location
 from tasks.batch_stream import BatchReport
 from tasks.breadcrumbs import BETWEEN_CASES, Breadcrumb, BreadcrumbFolder
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from storage.run_ledger import committed_outcomes
 from storage.run_planning import PlannedCase
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
 
 
 def unfinished_runs(

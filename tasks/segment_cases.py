@@ -18,7 +18,7 @@ from storage.agent_endpoint import EndpointSettings
 from storage.prompt_tables import read_prompts
 from storage.run_ledger import Run
 from storage.run_planning import PlannedCase
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
 from tasks.batch_ledger import BatchLedger
 from tasks.batch_stream import BatchReport
 from tasks.breadcrumbs import BETWEEN_CASES, Breadcrumb, BreadcrumbFolder
@@ -43,7 +43,7 @@ class SegmentBatch:
         segmenter: Gives the loaded segmenter of this worker.
         per_pass: Slices that are encoded together; None for 8 on CUDA, else 1.
         endpoint: Where the agent may ask a language model.
-        token: With which workers commit, see `storage.writer_lock`; empty where nobody else can write.
+        token: With which workers commit, see `storage.store.writers`; empty where nobody else can write.
     """
 
     store: StoreLayout

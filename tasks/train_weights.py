@@ -21,8 +21,8 @@ from medsam3_core.training.plans import TrainingPlan, ValidationPlan
 from medsam3_core.training.supervised import SupervisedSam3
 from medsam3_core.training.trainee import Trainee
 from medsam3_core.training.validation import ValidationCase, validate
-from storage.atomic_write import write_json
-from storage.store_layout import StoreLayout
+from storage.store.atomic import write_json
+from storage.store.layout import StoreLayout
 from storage.training_curves import write_curves
 from storage.training_manifest import TrainingCohort, build_manifest, select_cases, write_manifest
 from storage.training_marks import mark_training_cases

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from medsam3_core.protocol_version import PROTOCOL_VERSION
-from storage import table_schemas
-from storage.atomic_write import write_json
-from storage.parquet_tables import write_rows
-from storage.store_layout import StoreLayout
+from storage.store import schemas
+from storage.store.atomic import write_json
+from storage.store.layout import StoreLayout
+from storage.store.tables import write_rows
 
 START = datetime(2026, 1, 1, tzinfo=UTC).replace(tzinfo=None)
 DIGEST = "digest-1"
@@ -43,7 +43,7 @@ class HandmadeStore:
             "source": f"{case_id}.nii.gz",
             "ingested_at": at(0),
         }
-        write_rows(self.layout.cases(self.cohort), [row | values], table_schemas.CASES)
+        write_rows(self.layout.cases(self.cohort), [row | values], schemas.CASES)
 
     def run(self, run_id: str, **values: Any) -> None:
         run = {
@@ -72,7 +72,7 @@ class HandmadeStore:
             for case in case_ids
             for structure in structures
         ]
-        write_rows(self.layout.plan(run_id), rows, table_schemas.PLAN)
+        write_rows(self.layout.plan(run_id), rows, schemas.PLAN)
 
     def outcome(self, run_id: str, case_id: str, **values: Any) -> None:
         row = {
@@ -84,7 +84,7 @@ class HandmadeStore:
             "seconds_segment": 2.0,
             "finished_at": at(10),
         }
-        write_rows(self.layout.outcomes(run_id), [row | values], table_schemas.OUTCOMES)
+        write_rows(self.layout.outcomes(run_id), [row | values], schemas.OUTCOMES)
 
     def score(self, run_id: str, case_id: str, dice: float | None = None, **values: Any) -> None:
         """A row of the table, not of the ledger; `dice` None is a row without score."""
@@ -108,7 +108,7 @@ class HandmadeStore:
             "finished_at": at(10),
             "protocol": PROTOCOL_VERSION,
         }
-        write_rows(self.layout.scores(run_id), [row | values], table_schemas.SCORES)
+        write_rows(self.layout.scores(run_id), [row | values], schemas.SCORES)
 
     def scored(self, run_id: str, case_id: str, dice: float | None, **values: Any) -> None:
         """Score and outcome of one case, as a worker leaves them."""

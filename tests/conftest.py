@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from storage.run_planning import BenchmarkRequest
-from storage.store_layout import StoreLayout, open_store
+from storage.store.layout import StoreLayout, open_store
 from tests.small_store import benchmark_here, ingest_here
 
 SHARED_DATA = Path(__file__).parents[1].parent / "shared" / "data"

@@ -5,9 +5,9 @@ import json
 import numpy as np
 
 from medsam3_core.protocol_version import PROTOCOL_VERSION
-from storage.parquet_tables import write_rows
-from storage.store_layout import StoreLayout, utc_now
-from storage.table_schemas import CASES, OUTCOMES, PLAN, SCORES
+from storage.store.layout import StoreLayout, utc_now
+from storage.store.schemas import CASES, OUTCOMES, PLAN, SCORES
+from storage.store.tables import write_rows
 
 PROMPT, PROMPT_ID, SETTINGS_ID = "box:jitter=0,per=auto,slices=all", "p" * 12, "s" * 12
 

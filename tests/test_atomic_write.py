@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from medsam3_core.errors import StoreError
-from storage.atomic_write import TEMPORARY_PREFIX, read_json, replacing, sweep_leftovers, write_json
+from storage.store.atomic import TEMPORARY_PREFIX, read_json, replacing, sweep_leftovers, write_json
 
 WRITE_SLOWLY = """
 import sys, time
 from pathlib import Path
-from storage.atomic_write import replacing
+from storage.store.atomic import replacing
 with replacing(Path(sys.argv[1])) as scratch:
     with scratch.open("wb") as file:
         file.write(b"half")

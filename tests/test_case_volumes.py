@@ -14,7 +14,7 @@ from medsam3_core.geometry import VolumeGeometry
 from medsam3_core.phantoms import PhantomKind, phantom_case
 from medsam3_core.structures import LabelEntry, LabelMap
 from storage.case_volumes import open_case_volume, write_case_volume
-from storage.zarr_arrays import level_factors
+from storage.store.arrays import level_factors
 
 OBLIQUE = np.array(
     [[0.68, -0.123456789, 0.9, -90.25], [0.3, 0.7, -0.2, 126.1], [-0.11, 0.23, 4.7, -72.77], [0, 0, 0, 1]]

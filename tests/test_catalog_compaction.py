@@ -13,8 +13,8 @@ from medsam3_core.errors import StoreError
 from storage import score_compaction
 from storage.catalog import catalog_is_current, connect, publish_catalog
 from storage.catalog_sources import COMPACTED_FILE, groups_folder
-from storage.parquet_tables import table_files
 from storage.score_compaction import compact_scores, runs_to_compact, sweep_generations
+from storage.store.tables import table_files
 from tests.catalog_store import HandmadeStore, at
 
 

@@ -8,13 +8,13 @@ from scipy import stats
 
 from medsam3_core.errors import StoreError
 from medsam3_core.protocol_version import PROTOCOL_VERSION
-from storage import table_schemas
-from storage.atomic_write import write_json
 from storage.catalog import catalog_is_current, connect, publish_catalog
 from storage.catalog_docs import DOCS_PATH, catalog_markdown
 from storage.catalog_views import PUBLIC_VIEWS
-from storage.parquet_tables import write_rows
-from storage.store_layout import StoreLayout
+from storage.store import schemas
+from storage.store.atomic import write_json
+from storage.store.layout import StoreLayout
+from storage.store.tables import write_rows
 from storage.t_quantile_sql import t_quantile_sql
 from tests.catalog_store import DIGEST, HandmadeStore, at
 
@@ -52,7 +52,7 @@ def test_empty_store_has_every_view_with_its_columns_and_no_rows(tmp_path):
             assert con.execute(f"SELECT * FROM {view}").fetchall() == []
         assert con.execute("SELECT * FROM compare('a', 'b@2')").fetchall() == []
         names = [row[0] for row in con.execute("DESCRIBE scores").fetchall()]
-    assert names == table_schemas.SCORES.names
+    assert names == schemas.SCORES.names
 
 
 def test_scores_are_those_of_the_newest_attempt(store):
@@ -208,9 +208,9 @@ def test_raters_of_cases_in_two_units_have_no_mean_distance(store):
            "empty": "none", "dice": 0.5, "nsd": 0.5, "hd95": 4.0, "protocol": PROTOCOL_VERSION}  # fmt: skip
     agreement = store.layout.agreement("hearts")
     query = "SELECT cases, dice_mean, nsd_mean, hd95_mean, distance_unit FROM inter_rater"
-    write_rows(agreement, [row | {"case_id": "c1", "distance_unit": "mm"}], table_schemas.AGREEMENT)
+    write_rows(agreement, [row | {"case_id": "c1", "distance_unit": "mm"}], schemas.AGREEMENT)
     assert ask(store, query) == [(1, 0.5, 0.5, 4.0, "mm")]
-    write_rows(agreement, [row | {"case_id": "c2", "distance_unit": "px"}], table_schemas.AGREEMENT)
+    write_rows(agreement, [row | {"case_id": "c2", "distance_unit": "px"}], schemas.AGREEMENT)
     assert ask(store, query) == [(2, 0.5, None, None, None)]
 
 
@@ -331,7 +331,7 @@ def test_rejected_case_without_digest_keeps_its_row(store):
 def test_prompts_of_the_current_case_stand_once(store):
     row = {"cohort": "hearts", "prompt_id": "p1", "case_id": "c1", "case_digest": "digest-1", "kind": "text"}
     for _ in range(2):
-        write_rows(store.layout.prompts("hearts", "p1"), [row, row | {"case_digest": "old"}], table_schemas.PROMPTS)
+        write_rows(store.layout.prompts("hearts", "p1"), [row, row | {"case_digest": "old"}], schemas.PROMPTS)
     assert ask(store, "SELECT case_digest FROM prompts") == [("digest-1",)]
 
 
@@ -360,7 +360,7 @@ def test_history_has_a_row_per_split_against_the_primary_rater(store):
 
 def test_older_file_without_a_column_still_reads(store):
     store.scored("run1", "c1", 0.5)
-    old = table_schemas.SCORES.remove(table_schemas.SCORES.get_field_index("pq"))
+    old = schemas.SCORES.remove(schemas.SCORES.get_field_index("pq"))
     (path,) = store.layout.scores("run1").glob("*.parquet")
     import pyarrow.parquet as pq
 

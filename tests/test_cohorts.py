@@ -5,7 +5,6 @@ import pytest
 from medsam3_core.cases import CaseStatus
 from medsam3_core.errors import UsageError
 from medsam3_core.phantoms import PhantomKind, phantom_recipe
-from storage.atomic_write import read_json
 from storage.cohorts import (
     Cohort,
     as_row,
@@ -16,7 +15,8 @@ from storage.cohorts import (
     write_cases,
     write_cohort,
 )
-from storage.store_layout import StoreLayout
+from storage.store.atomic import read_json
+from storage.store.layout import StoreLayout
 
 CT = phantom_recipe(PhantomKind.CT)
 START = datetime(2026, 1, 1)

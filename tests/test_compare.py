@@ -7,7 +7,7 @@ from flows.compare_command import parse_margins
 from medsam3_core.errors import UsageError
 from storage.comparison import ComparisonRequest, Verdict, compare_weights
 from storage.comparison_words import comparison_notes, comparison_sentences, short_prompt
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
 from tests.planted_store import plant_cohort, plant_run
 
 STRUCTURES = ("aorta", "liver", "spleen")

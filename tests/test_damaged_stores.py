@@ -11,9 +11,9 @@ from flows.cli import cli
 from medsam3_core.errors import StoreError
 from storage.catalog import catalog_is_current, connect, publish_catalog
 from storage.catalog_sources import tables_state
-from storage.parquet_tables import read_table, table_files
-from storage.run_folders import broken_runs
-from storage.table_schemas import OUTCOMES
+from storage.store.runs import broken_runs
+from storage.store.schemas import OUTCOMES
+from storage.store.tables import read_table, table_files
 from tests.catalog_store import HandmadeStore
 
 

@@ -11,11 +11,10 @@ from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 from dashboards.serve import PAGE_PATHS
 from storage.catalog import connect
-from storage.metric_columns import METRICS
-from storage.parquet_tables import write_rows
 from storage.run_planning import BenchmarkRequest
-from storage.store_layout import open_store, utc_now
-from storage.table_schemas import CASES, OUTCOMES, SCORES
+from storage.store.layout import open_store, utc_now
+from storage.store.schemas import CASES, METRICS, OUTCOMES, SCORES
+from storage.store.tables import write_rows
 from tests.archives.written_dicom import ct_slices
 from tests.chromium import Watched, browser, needs_chromium
 from tests.server_processes import free_port, server_process

@@ -7,8 +7,8 @@ import pytest
 from flows import doctor
 from flows.doctor import CHECKS, Finding, Grade, findings_of
 from flows.doctor_command import examine
-from storage.atomic_write import write_json
-from storage.store_layout import StoreLayout
+from storage.store.atomic import write_json
+from storage.store.layout import StoreLayout
 from tests.small_store import ingest_here
 
 

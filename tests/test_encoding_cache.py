@@ -26,7 +26,7 @@ from storage.encoding_cache import (
 )
 from storage.run_planning import BenchmarkRequest, plan_benchmark, record_plan
 from storage.sql_guard import run_sql
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
 from tasks.breadcrumbs import BreadcrumbFolder
 from tasks.segment_cases import SegmentBatch
 from tests.sam3.segmenters import count_trunk_passes, phantom

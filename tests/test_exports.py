@@ -7,16 +7,16 @@ from PIL import Image
 
 from medsam3_core.errors import StoreError, UsageError
 from medsam3_core.geometry import VolumeGeometry
-from storage.atomic_write import read_json
 from storage.case_volumes import open_case_volume
 from storage.catalog_queries import read_leaderboard
 from storage.cohorts import latest_cases, write_cases
 from storage.exports import export_run, find_run, merge_structures
-from storage.parquet_tables import read_table
 from storage.prediction_volumes import PredictionWriter, open_prediction
 from storage.run_planning import BenchmarkRequest
-from storage.store_layout import StoreLayout, utc_now
-from storage.table_schemas import CASES
+from storage.store.atomic import read_json
+from storage.store.layout import StoreLayout, utc_now
+from storage.store.schemas import CASES
+from storage.store.tables import read_table
 from tests.small_store import benchmark_here, ingest_here
 
 CT_STRUCTURES = ("liver", "spleen", "kidney_left", "kidney_right", "aorta")

@@ -9,9 +9,9 @@ from dashboards.report import write_report
 from medsam3_core.recipes import Recipe
 from medsam3_core.structures import Structure
 from storage.cohorts import Cohort, write_cohort
-from storage.parquet_tables import write_columns
-from storage.store_layout import STORE_VARIABLE, utc_now
-from storage.table_schemas import PLAN
+from storage.store.layout import STORE_VARIABLE, utc_now
+from storage.store.schemas import PLAN
+from storage.store.tables import write_columns
 from tests.catalog_store import HandmadeStore, at
 
 

@@ -5,8 +5,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from medsam3_core.errors import StoreError
-from storage import table_schemas
-from storage.parquet_tables import read_table, rows_of_cases, table_files, write_rows
+from storage.store import schemas
+from storage.store.tables import read_table, rows_of_cases, table_files, write_rows
 
 SCHEMA = pa.schema([("case_id", pa.string()), ("dice", pa.float64()), ("n", pa.int32())])
 TABLES = ("CASES", "PROMPTS", "PLAN", "OUTCOMES", "SCORES", "RUNS", "MEASUREMENTS")
@@ -81,6 +81,6 @@ def test_rows_of_some_cases_are_picked_from_several_tables() -> None:
 
 @pytest.mark.parametrize("name", TABLES)
 def test_every_column_says_what_it_holds(name: str) -> None:
-    schema = getattr(table_schemas, name)
+    schema = getattr(schemas, name)
     assert all(field.metadata[b"description"] for field in schema)
     assert schema.metadata[b"schema_version"]

@@ -15,7 +15,7 @@ from medsam3_core.structures import LabelEntry, LabelMap, Structure
 from storage.case_volumes import write_case_volume
 from storage.cohorts import Cohort, write_cohort
 from storage.prediction_volumes import PredictionWriter
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
 from tests.chromium import Watched, browser, needs_chromium
 from tests.planted_store import plant_cohort, plant_run
 

@@ -8,20 +8,20 @@ from medsam3_core.cases import CaseStatus
 from medsam3_core.errors import StoreError
 from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.prompt_policies import PromptPolicy
-from storage.atomic_write import read_json
 from storage.cohorts import CaseRef
-from storage.parquet_tables import read_table, table_files
 from storage.run_ledger import Run, unscored_rows, write_outcomes, write_plan, write_run
-from storage.store_layout import StoreLayout
-from storage.table_schemas import OUTCOMES, PLAN, SCORES
+from storage.store.atomic import read_json
+from storage.store.layout import StoreLayout
+from storage.store.schemas import OUTCOMES, PLAN, SCORES
+from storage.store.tables import read_table, table_files
+from storage.store.writers import writing
 from storage.weights_registry import find_weights
-from storage.writer_lock import writing
 
 HOLD_LOCK = """
 import sys, time
 from pathlib import Path
-from storage.writer_lock import writing
-from storage.store_layout import StoreLayout
+from storage.store.writers import writing
+from storage.store.layout import StoreLayout
 with writing(StoreLayout(Path(sys.argv[1])), ["abc"]):
     print("held", flush=True)
     time.sleep(60)

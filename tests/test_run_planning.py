@@ -11,15 +11,15 @@ from medsam3_core.cases import CaseStatus
 from medsam3_core.errors import UsageError
 from medsam3_core.prompt_rows import PromptRow
 from storage.cohorts import case_refs, latest_cases, write_cases
-from storage.parquet_tables import read_table
 from storage.prompt_tables import read_prompts, write_prompts
 from storage.readers.phantom import PhantomSource
 from storage.readers.phantom_files import write_phantom_dataset
 from storage.run_ledger import unscored_rows, write_outcomes
 from storage.run_planning import BenchmarkPlan, BenchmarkRequest, plan_benchmark, record_plan
 from storage.sql_guard import run_sql
-from storage.store_layout import StoreLayout, open_store, utc_now
-from storage.table_schemas import CASES, PLAN
+from storage.store.layout import StoreLayout, open_store, utc_now
+from storage.store.schemas import CASES, PLAN
+from storage.store.tables import read_table
 from storage.weights_registry import load_segmenter
 from tasks.breadcrumbs import BreadcrumbFolder
 from tasks.segment_cases import SegmentBatch

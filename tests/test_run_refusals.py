@@ -12,7 +12,7 @@ from medsam3_core.prompt_policies import PromptPolicy
 from storage.checkpoints import write_untrained
 from storage.run_planning import BenchmarkRequest, plan_benchmark
 from storage.run_refusals import refusal
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
 from storage.weights import Weights
 from storage.weights_registry import add_weights
 from tests.small_store import ingest_here

@@ -7,7 +7,6 @@ import pytest
 from flows.benchmark_command import in_time, plan_lines
 from medsam3_core.capabilities import Capabilities
 from medsam3_core.errors import UsageError
-from storage.atomic_write import write_json
 from storage.comparison import ComparisonRequest, compare_weights
 from storage.run_estimates import estimate_plan, total_seconds
 from storage.run_planning import BenchmarkPlan, BenchmarkRequest, plan_benchmark, record_plan
@@ -19,7 +18,8 @@ from storage.standing_benchmarks import (
     record_requests,
     standing_benchmarks,
 )
-from storage.store_layout import StoreLayout, open_store
+from storage.store.atomic import write_json
+from storage.store.layout import StoreLayout, open_store
 from storage.weights import Weights
 from tests.command_line import Medsam3, command_line
 from tests.small_store import benchmark_here, ingest_here

@@ -9,8 +9,8 @@ from flows.table_print import in_units
 from flows.weights_print import print_weights, taken
 from medsam3_core.capabilities import Capabilities
 from medsam3_core.errors import StoreError
-from storage.atomic_write import TEMPORARY_PREFIX
-from storage.store_layout import StoreLayout
+from storage.store.atomic import TEMPORARY_PREFIX
+from storage.store.layout import StoreLayout
 from storage.store_status import read_status
 from storage.weights_registry import find_weights
 from tests.planted_store import plant_cohort, plant_run
@@ -48,7 +48,7 @@ def test_planned_is_scored_and_failed_and_pending(store: StoreLayout) -> None:
 
 def plant_cohort_change(store: StoreLayout, case: dict[str, object]) -> None:
     from storage.cohorts import write_cases
-    from storage.store_layout import utc_now
+    from storage.store.layout import utc_now
 
     write_cases(store, "ct", [case | {"case_digest": "changed", "ingested_at": utc_now()}])
 

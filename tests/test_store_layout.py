@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from medsam3_core.errors import StoreError, UsageError
-from storage.store_layout import StoreLayout, check_name, existing_store, open_store
+from storage.store.layout import StoreLayout, check_name, existing_store, open_store
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "/etc", ".hidden", "-x", "a b", "ä", "x" * 101, "a\n"])

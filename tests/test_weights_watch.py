@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from storage.checkpoints import write_untrained
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
 from storage.weights_registry import add_weights, find_weights, registered_weights
 from storage.weights_watch import (
     Look,

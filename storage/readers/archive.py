@@ -16,7 +16,6 @@ from medsam3_core.lattices import place_on
 from medsam3_core.recipes import Recipe
 from medsam3_core.series_geometry import SeriesFault, SeriesRejectedError
 from medsam3_core.structures import LabelMap, Structure
-from storage.pseudonyms import Pseudonyms, load_key
 from storage.readers.archive_listing import ArchiveListing, holds_dicom, list_archive
 from storage.readers.archive_references import LabelFile
 from storage.readers.dicom_segmentations import read_segmentation
@@ -33,6 +32,7 @@ from storage.readers.nifti_pairs import nifti_case
 from storage.readers.parameters import ArchiveParameters, ImagePairParameters, parameters_of
 from storage.readers.pixel_files import read_image
 from storage.readers.source_files import NIFTI_SUFFIXES, naming, without_suffix
+from storage.store.pseudonyms import Pseudonyms, load_key
 
 _FOREGROUND = Structure("foreground", "foreground")
 

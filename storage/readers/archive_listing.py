@@ -10,7 +10,6 @@ from pathlib import Path
 from posixpath import basename, splitext
 
 from medsam3_core.errors import UsageError
-from storage.pseudonyms import Pseudonyms
 from storage.readers.archive_references import LabelFile, match_references
 from storage.readers.dicom_elements import PREAMBLE, is_dicom
 from storage.readers.dicom_headers import DicomHeader, HeaderKind
@@ -30,6 +29,7 @@ from storage.readers.source_files import (
     walk_files,
     without_suffix,
 )
+from storage.store.pseudonyms import Pseudonyms
 
 logger = logging.getLogger(__name__)
 

@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from medsam3_core.series_geometry import SeriesFault
-from storage.pseudonyms import Pseudonyms
 from storage.readers.dicom_elements import HeaderElements, MoreBytesError, UnwalkableError, is_dicom, walk_header
 from storage.readers.dicom_headers import DicomHeader, HeaderKind, make_header
 from storage.readers.dicom_parsing import parse_header
 from storage.readers.dicom_values import FRAME_GROUPS_TAG, WANTED_TAGS, WalkedValues
 from storage.readers.source_files import read_range
+from storage.store.pseudonyms import Pseudonyms
 
 _FIRST_BYTES = 1 << 14
 _SEQUENCE_END = b"\xfe\xff\xdd\xe0\x00\x00\x00\x00"

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from medsam3_core.series_geometry import SeriesFault, SlicePlace
-from storage.pseudonyms import Pseudonyms, identity_words
 from storage.readers.dicom_values import HeaderValues, first_number, numbers
+from storage.store.pseudonyms import Pseudonyms, identity_words
 
 _SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 _DIRECTORY = "1.2.840.10008.1.3.10"

@@ -14,12 +14,12 @@ from pydicom.multival import MultiValue
 from upath import UPath
 
 from medsam3_core.series_geometry import SeriesFault, SlicePlace
-from storage.locations import is_remote
-from storage.pseudonyms import Pseudonyms
 from storage.readers.dicom_elements import PREAMBLE
 from storage.readers.dicom_headers import DicomHeader, HeaderKind, Rescale, make_header, odd_header
 from storage.readers.dicom_values import ParsedValues
 from storage.readers.source_files import read_range
+from storage.store.locations import is_remote
+from storage.store.pseudonyms import Pseudonyms
 
 _FIRST_BYTES = 1 << 14
 _BLOCK_BYTES = 1 << 20

@@ -7,10 +7,10 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from storage.locations import is_remote
-from storage.pseudonyms import Pseudonyms
 from storage.readers.dicom_header_reading import read_header, read_headers
 from storage.readers.dicom_headers import DicomHeader
+from storage.store.locations import is_remote
+from storage.store.pseudonyms import Pseudonyms
 
 _FEW = 4000
 """Files that one process reads in about the time that others need to start."""

@@ -19,12 +19,12 @@ from medsam3_core.cases import CaseSource, CaseVolume
 from medsam3_core.geometry import LengthUnit, VolumeGeometry
 from medsam3_core.recipes import Recipe
 from medsam3_core.series_geometry import ProvenSeries, SeriesFault, SeriesRejectedError
-from storage.pseudonyms import Pseudonyms
 from storage.readers.dicom_header_reading import read_header
 from storage.readers.dicom_headers import PALETTE, DicomHeader, Rescale
 from storage.readers.dicom_series import is_flat, prove_headers
 from storage.readers.size_limits import require_fitting
 from storage.readers.source_files import naming
+from storage.store.pseudonyms import Pseudonyms
 
 _INVERTED = "MONOCHROME1"
 _NOBODY = Pseudonyms(b"")

@@ -2,8 +2,8 @@
 
 from medsam3_core.cases import CaseSource
 from medsam3_core.recipes import Recipe
-from storage.locations import location
 from storage.readers.registry import layout_of
+from storage.store.locations import location
 
 
 def cases_of_source(root: str, recipe: Recipe) -> dict[str, CaseSource]:

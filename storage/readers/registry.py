@@ -4,7 +4,6 @@ from pathlib import Path
 
 from medsam3_core.errors import UsageError
 from medsam3_core.recipes import Recipe
-from storage.locations import location
 from storage.readers.archive import Archive
 from storage.readers.arrays import Arrays
 from storage.readers.bids import Bids
@@ -18,6 +17,7 @@ from storage.readers.polygon_xml import PolygonXml
 from storage.readers.protocol import Layout, NamesStructures
 from storage.readers.source_files import listed_once
 from storage.recipe_files import builtin_recipes, load_recipe
+from storage.store.locations import location
 
 AUTO = "auto"
 

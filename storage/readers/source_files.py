@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from medsam3_core.errors import CaseDataError
-from storage.locations import file_system, is_remote, object_key
-from storage.object_ranges import read_object_range
+from storage.store.locations import file_system, is_remote, object_key
+from storage.store.ranges import read_object_range
 
 _PLAIN_IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm")
 IMAGE_SUFFIXES = (*_PLAIN_IMAGES, *(f"{suffix}.gz" for suffix in (".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".bmp")))

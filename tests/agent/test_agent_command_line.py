@@ -16,7 +16,7 @@ from medsam3_core.errors import UsageError
 from storage.catalog import connect
 from storage.run_planning import BenchmarkRequest
 from storage.segment_planning import SegmentRequest
-from storage.store_layout import open_store
+from storage.store.layout import open_store
 from tests.agent.scripted_server import call, scripted
 from tests.agent.test_agent_runs import PATIENCE
 from tests.archives.segmented_here import segment_here

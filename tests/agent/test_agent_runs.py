@@ -11,7 +11,7 @@ from storage.agent_endpoint import EndpointSettings
 from storage.catalog import connect
 from storage.prediction_volumes import open_prediction
 from storage.run_planning import BenchmarkRequest
-from storage.store_layout import open_store
+from storage.store.layout import open_store
 from tests.agent.scripted_server import call, scripted, status
 from tests.small_store import benchmark_here, ingest_here
 

@@ -10,8 +10,8 @@ from pydicom.dataset import Dataset
 from flows.cli import cli
 from medsam3_core.errors import UsageError
 from storage.cohorts import latest_cases
-from storage.pseudonyms import load_key
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
+from storage.store.pseudonyms import load_key
 from tests.archives.segmented_here import segment_here
 from tests.archives.test_dicom_faults import listed
 from tests.archives.test_segment import request

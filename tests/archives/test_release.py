@@ -14,13 +14,13 @@ from flows.cli import cli
 from flows.segment import SegmentSummary
 from medsam3_core.errors import UsageError
 from storage.exports import export_run
-from storage.parquet_tables import read_table
 from storage.release_claims import claim_folder, require_claim, require_claimable
 from storage.run_ledger import Run
 from storage.segment_planning import SegmentRequest, run_of_request
-from storage.store_layout import StoreLayout
-from storage.table_schemas import EXPORTS
-from storage.writer_lock import SupersededError
+from storage.store.layout import StoreLayout
+from storage.store.schemas import EXPORTS
+from storage.store.tables import read_table
+from storage.store.writers import SupersededError
 from tests.archives.segmented_here import ProcessDiedError, segment_here
 from tests.archives.test_segment import listed_ids
 from tests.archives.written_dicom import ct_slices, save

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from medsam3_core.errors import StoreError
-from storage.parquet_tables import read_table
 from storage.run_ledger import Run
 from storage.segment_planning import SegmentRequest, run_of_request
-from storage.store_layout import StoreLayout
-from storage.table_schemas import EXPORTS
+from storage.store.layout import StoreLayout
+from storage.store.schemas import EXPORTS
+from storage.store.tables import read_table
 from tests.archives.segmented_here import segment_here
 from tests.archives.test_privacy import found_in, planted_slices
 from tests.archives.test_release import asking

@@ -17,11 +17,11 @@ from storage.case_volumes import StoredVolume, open_case_volume
 from storage.cohorts import case_refs, latest_cases
 from storage.exports import nifti_image
 from storage.ingest_planning import plan_ingest
-from storage.locations import location
 from storage.released_exports import ReleaseError, compare_masks
 from storage.segment_planning import SegmentRequest, require_out_apart
 from storage.sql_guard import run_sql
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
+from storage.store.locations import location
 from tests.archives.segmented_here import segment_here
 from tests.archives.test_archives import segmentation
 from tests.archives.written_dicom import COLUMNS, ROWS, ct_slices, enhanced_ct, save

@@ -12,7 +12,7 @@ from medsam3_core.errors import StoreError, UnreadableFileError
 from storage.cohorts import latest_cases
 from storage.ingest_planning import plan_ingest
 from storage.readers.array_files import read_array
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
 from tasks.breadcrumbs import BreadcrumbFolder
 from tasks.ingest_cases import IngestBatch, PendingCase
 from tests.archives.written_dicom import COLUMNS, ROWS, ct_slices, enhanced_ct, save

@@ -13,7 +13,7 @@ import pytest
 
 from storage.run_planning import BenchmarkRequest
 from storage.sql_guard import run_sql
-from storage.store_layout import StoreLayout, open_store
+from storage.store.layout import StoreLayout, open_store
 from tests.datasets import published_2d, published_3d
 from tests.datasets.drawn import Published
 from tests.small_store import benchmark_here, ingest_here

@@ -20,7 +20,7 @@ from storage.recipe_files import BUILTIN_FOLDER, load_recipe
 from storage.run_ledger import Run, score_row, write_run
 from storage.run_planning import BenchmarkRequest
 from storage.sql_guard import run_sql
-from storage.store_layout import open_store
+from storage.store.layout import open_store
 from storage.training_marks import mark_training_cases
 from storage.weights_registry import find_weights
 from tasks.breadcrumbs import BreadcrumbFolder

@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from storage.sql_guard import run_sql
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
 from tests.server_processes import free_port, server_process
 
 HANG_LIMIT_SECONDS = 300

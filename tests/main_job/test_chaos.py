@@ -19,12 +19,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from storage.atomic_write import TEMPORARY_PREFIX
 from storage.case_volumes import open_case_volume
-from storage.parquet_tables import read_table
 from storage.prediction_volumes import open_prediction
-from storage.store_layout import StoreLayout
-from storage.table_schemas import CASES, OUTCOMES
+from storage.store.atomic import TEMPORARY_PREFIX
+from storage.store.layout import StoreLayout
+from storage.store.schemas import CASES, OUTCOMES
+from storage.store.tables import read_table
 from tests.main_job.conftest import HANG_LIMIT_SECONDS, Started, cursed, rows, wait_until, worker_processes
 
 CASES_IN_ALL = 200

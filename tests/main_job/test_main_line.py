@@ -9,7 +9,7 @@ from PIL import Image
 
 from storage.case_volumes import open_case_volume
 from storage.prediction_volumes import open_prediction
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
 from tests.main_job.conftest import Medsam3, copy_of, rows
 
 BENCHMARK = ("benchmark", "--cohort", "ct", "--cohort", "fundus", "--weights", "baseline:box", "--weights")

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from storage.locations import file_system, location
-from storage.store_layout import StoreLayout, open_store
+from storage.store.layout import StoreLayout, open_store
+from storage.store.locations import file_system, location
 from tests.server_processes import free_port, server_process
 
 

@@ -10,15 +10,15 @@ import pydicom
 import pytest
 
 from storage.cohorts import latest_cases
-from storage.locations import location
-from storage.parquet_tables import read_table
 from storage.readers.listed_cases import cases_of_source
 from storage.readers.registry import find_reader
 from storage.readers.source_files import SourceFile, listed_once, read_range, walk_files
 from storage.segment_planning import SegmentRequest
 from storage.sql_guard import run_sql
-from storage.store_layout import StoreLayout, existing_store
-from storage.table_schemas import OUTCOMES
+from storage.store.layout import StoreLayout, existing_store
+from storage.store.locations import location
+from storage.store.schemas import OUTCOMES
+from storage.store.tables import read_table
 from tests.archives.segmented_here import segment_here
 from tests.archives.written_dicom import ct_slices, enhanced_ct, save
 from tests.main_job.conftest import HANG_LIMIT_SECONDS, Started, prefect_server, started, wait_until

@@ -12,21 +12,21 @@ import pytest
 from PIL import Image
 
 from medsam3_core.errors import DamagedFileError, StoreError, UsageError
-from storage import object_leases, writer_lock
-from storage.atomic_write import read_json, replacing, write_json
 from storage.case_volumes import open_case_volume
 from storage.catalog import connect, lock_to_tables, publish_catalog
 from storage.cohorts import latest_cases
 from storage.exports import export_run
-from storage.file_locks import holding
-from storage.locations import file_system, location, object_key
 from storage.run_planning import BenchmarkRequest, plan_benchmark
 from storage.score_compaction import compact_scores
 from storage.sql_guard import run_sql
-from storage.store_layout import StoreLayout, existing_store, open_store
+from storage.store import leases, writers
+from storage.store.atomic import read_json, replacing, write_json
+from storage.store.layout import StoreLayout, existing_store, open_store
+from storage.store.locations import file_system, location, object_key
+from storage.store.locks import holding
+from storage.store.writers import SupersededError, committing, writing
 from storage.store_status import read_status
 from storage.store_upkeep import prune_store
-from storage.writer_lock import SupersededError, committing, writing
 from tests.object_store.conftest import new_bucket, upload_tree
 from tests.small_store import benchmark_here, ingest_here
 
@@ -158,16 +158,16 @@ def test_who_waits_for_the_registry_gets_it_when_it_is_free(remote_store: StoreL
 
 @pytest.mark.parametrize("holder", ["ended", "silent"])
 def test_a_dead_holder_is_replaced(remote_store: StoreLayout, monkeypatch: pytest.MonkeyPatch, holder: str) -> None:
-    monkeypatch.setattr(writer_lock, "_COMMITS_END_SECONDS", 0.0)
+    monkeypatch.setattr(writers, "_COMMITS_END_SECONDS", 0.0)
     lock = remote_store.writer_lock("run1")
-    ours = object_leases._this_process()
+    ours = leases._this_process()
     if holder == "ended":  # a process of this machine that is no more: at once
         lock.write_text(json.dumps(ours | {"pid": 2**22 - 1, "since": 1.0}))
     else:  # another machine: only once it has been silent for long enough
         lock.write_text(json.dumps(ours | {"space": "elsewhere", "machine": "far-away"}))
         with pytest.raises(StoreError, match="on far-away, last heard of"), writing(remote_store, ["run1"]):
             pass
-        monkeypatch.setattr(object_leases, "LEASE_SECONDS", -1.0)
+        monkeypatch.setattr(leases, "LEASE_SECONDS", -1.0)
     with writing(remote_store, ["run1"]) as token:
         assert remote_store.writer_token("run1").read_text() == token
     assert not lock.exists()

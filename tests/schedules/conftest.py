@@ -21,7 +21,7 @@ import httpx
 import psutil
 import pytest
 
-from storage.store_layout import StoreLayout, open_store
+from storage.store.layout import StoreLayout, open_store
 from tests.server_processes import free_port
 
 ROOT = Path(__file__).parents[2]

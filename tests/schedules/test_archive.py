@@ -8,7 +8,7 @@ from prefect.logging import disable_run_logger
 from flows import archive
 from flows.archive import segment_archive
 from flows.segment import SegmentSummary
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 
 from flows.automations import SILENCE_SECONDS
 from storage.sql_guard import run_sql
-from storage.store_layout import open_store
+from storage.store.layout import open_store
 from tests.schedules.conftest import ROOT, Site, wait_for
 from tests.server_processes import free_port
 from tests.small_store import ingest_here

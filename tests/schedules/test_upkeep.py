@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 
 from storage.catalog_queries import read_leaderboard
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
+from storage.store.writers import writing
 from storage.store_upkeep import compact_store, prune_store
-from storage.writer_lock import writing
 from tests.command_line import Medsam3, command_line
 from tests.planted_store import plant_cohort, plant_run
 

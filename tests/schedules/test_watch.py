@@ -14,9 +14,9 @@ from flows.watch import watch_pass
 from flows.weights_events import CHANGED, NoServerError
 from medsam3_core.capabilities import Capabilities
 from medsam3_core.errors import StoreError, UsageError
-from storage.atomic_write import write_json
-from storage.file_locks import holding
-from storage.store_layout import StoreLayout
+from storage.store.atomic import write_json
+from storage.store.layout import StoreLayout
+from storage.store.locks import holding
 from storage.weights import Weights
 from storage.weights_watch import read_seen
 from tests.command_line import Medsam3, command_line

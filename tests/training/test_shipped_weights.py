@@ -8,7 +8,6 @@ from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.intensity import as_rgb
 from medsam3_core.phantoms import PhantomKind, phantom_case, phantom_recipe
 from medsam3_core.prompts import SlicePrompt
-from storage.atomic_write import read_json
 from storage.checkpoints.identity import weights_sha256
 from storage.shipped_weights import (
     MOST_BYTES,
@@ -18,6 +17,7 @@ from storage.shipped_weights import (
     shipped_names,
     shipped_training_digests,
 )
+from storage.store.atomic import read_json
 from storage.weights_registry import find_weights, load_segmenter
 
 NAMES = ("tiny-base", "tiny-medical")

@@ -29,9 +29,9 @@ from storage.checkpoints import open_segmenter, read_weights, write_hugging_face
 from storage.cohorts import case_refs, latest_cases, read_cohort
 from storage.fingerprints import FINGERPRINTS, newest_image_digests, write_fingerprints
 from storage.ingest_journal import is_ingested, note_listed
-from storage.parquet_tables import read_table
-from storage.store_layout import StoreLayout, open_store, utc_now
-from storage.table_schemas import TRAINING
+from storage.store.layout import StoreLayout, open_store, utc_now
+from storage.store.schemas import TRAINING
+from storage.store.tables import read_table
 from storage.training_manifest import balance_report, build_manifest, select_cases
 from storage.training_runs import last_checkpoint, open_run, training_id
 from storage.training_slices import read_training_slices, recipe_concepts, validation_case

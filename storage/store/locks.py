@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from medsam3_core.errors import StoreError
-from storage.atomic_write import store_errors
-from storage.locations import is_remote
-from storage.object_leases import leasing
+from storage.store.atomic import store_errors
+from storage.store.leases import leasing
+from storage.store.locations import is_remote
 
 
 @contextmanager

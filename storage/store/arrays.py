@@ -21,9 +21,9 @@ from zarr.core.buffer import Buffer, cpu
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, ZipStore
 
 from medsam3_core.errors import DamagedFileError
-from storage.atomic_write import replacing
-from storage.locations import file_system, is_remote, object_key
-from storage.ngff_metadata import NGFF_VERSION
+from storage.store.atomic import replacing
+from storage.store.locations import file_system, is_remote, object_key
+from storage.store.ngff import NGFF_VERSION
 
 LARGEST_UNSCALED_SIDE = 256
 MAX_SLICES_PER_SHARD = 256

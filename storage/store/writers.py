@@ -5,7 +5,7 @@ have in hand: they may still commit, but only until another driver has taken ove
 worker commits under a shared lock, a new driver writes its token under an exclusive one: no commit of the old workers
 can fall behind the new driver's look at what is done.
 
-An object store has no locks: there the driver holds a lease (`storage.object_leases`), and a worker asks for the token
+An object store has no locks: there the driver holds a lease (`storage.store.leases`), and a worker asks for the token
 before it commits. Between its question and its commit another driver may take over; a driver that replaces a dead one
 therefore waits a moment before it looks, and what falls behind even that is computed twice and counted once, because
 the newest attempt at a case is the one that counts.
@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import IO
 
 from medsam3_core.errors import StoreError
-from storage.atomic_write import store_errors
-from storage.file_locks import holding
-from storage.locations import is_remote
-from storage.object_leases import leasing
-from storage.store_layout import StoreLayout
+from storage.store.atomic import store_errors
+from storage.store.layout import StoreLayout
+from storage.store.leases import leasing
+from storage.store.locations import is_remote
+from storage.store.locks import holding
 
 _COMMITS_END_SECONDS = 5.0
 """How long commits of a dead driver's workers may be under way after its successor has written the token."""

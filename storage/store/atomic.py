@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from medsam3_core.errors import StoreError
-from storage.locations import connection_errors, is_remote, remove_remote, upload
+from storage.store.locations import connection_errors, is_remote, remove_remote, upload
 
 TEMPORARY_PREFIX = ".tmp-"
 

@@ -6,7 +6,7 @@ taken it away. Such a run has no name, no weights and no prompts, so it is left 
 
 import json
 
-from storage.store_layout import StoreLayout
+from storage.store.layout import StoreLayout
 
 
 def run_ids(store: StoreLayout) -> list[str]:

@@ -8,7 +8,7 @@
 `<aa>` spreads cases over 256 folders: the first two hex digits of the SHA-256 of the case_id.
 
 The root may be `s3://bucket/prefix`. What belongs to a store and is not shared (the catalog's file, caches, the weights
-that come with the product) then lies in a folder of this machine, see `storage.locations.cache_folder`.
+that come with the product) then lies in a folder of this machine, see `storage.store.locations.cache_folder`.
 """
 
 import hashlib
@@ -20,8 +20,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from medsam3_core.errors import StoreError, UsageError
-from storage.locations import cache_folder, connection_errors, is_remote, location
-from storage.pseudonyms import require_key_outside
+from storage.store.locations import cache_folder, connection_errors, is_remote, location
+from storage.store.pseudonyms import require_key_outside
 
 STORE_VARIABLE = "MEDSAM3_STORE"
 """Environment variable that names the store where nothing else does."""

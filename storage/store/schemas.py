@@ -2,8 +2,35 @@
 
 import pyarrow as pa
 
-from storage.metric_columns import METRICS
-from storage.schema_version import versioned_schema
+SCHEMA_VERSION = "1"
+"""Raised when a column changes its type or meaning: what is older still reads, what is newer is refused by name."""
+
+
+def newer_version(found: bytes | None) -> str | None:
+    """The schema version of a file if it is beyond ours; files without one are older than versions."""
+    text = (found or b"0").decode(errors="replace")
+    return None if text.isdecimal() and int(text) <= int(SCHEMA_VERSION) else text
+
+
+def versioned_schema(table: str, *columns: tuple[str, pa.DataType, str]) -> pa.Schema:
+    """The schema of a table from name, type and description of its columns."""
+    fields = [pa.field(name, kind, metadata={"description": text}) for name, kind, text in columns]
+    return pa.schema(fields, metadata={"table": table, "schema_version": SCHEMA_VERSION})
+
+
+METRICS = (
+    "dice", "iou", "nsd", "precision", "recall", "specificity", "hd95", "assd", "cldice",
+    "instance_precision", "instance_recall", "instance_f1", "pq",
+)  # fmt: skip
+DISTANCES = ("hd95", "assd")
+"""Metrics that are better when smaller; they have no worst value, which failures could take."""
+
+IN_UNITS = ("nsd", *DISTANCES)
+"""Metrics that mean something else in mm than in px: undefined over cases of both."""
+
+ALWAYS_DEFINED = ("dice", "iou", "nsd", "precision", "recall", "specificity")
+"""Metrics that every structure has; the others may not apply to it."""
+
 
 _TIME = pa.timestamp("us")
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from fsspec.asyn import sync
 
-from storage.locations import file_system, object_key
+from storage.store.locations import file_system, object_key
 
 
 def read_object_range(path: Path, start: int, length: int) -> tuple[bytes, int]:

@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from medsam3_core.errors import StoreError
-from storage.atomic_write import replacing
-from storage.locations import is_remote, read_contents
-from storage.schema_version import SCHEMA_VERSION, newer_version
+from storage.store.atomic import replacing
+from storage.store.locations import is_remote, read_contents
+from storage.store.schemas import SCHEMA_VERSION, newer_version
 
 
 def write_rows(folder: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema, *, name: str | None = None) -> Path:
@@ -21,7 +21,7 @@ def write_rows(folder: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schem
     Args:
         folder: Folder of the table; made if absent.
         rows: Every key must be a column; missing keys become NULL.
-        schema: One of `storage.table_schemas`.
+        schema: One of `storage.store.schemas`.
         name: File name without suffix where writing twice must give the same file; else a fresh one.
 
     Raises:
@@ -50,7 +50,7 @@ def write_columns(
         folder: Folder of the table; made if absent.
         columns: Columns of equal length.
         constants: Columns that have one value in all rows.
-        schema: One of `storage.table_schemas`, with exactly these columns.
+        schema: One of `storage.store.schemas`, with exactly these columns.
     """
     rows = len(next(iter(columns.values())))
     arrays = [

@@ -3,7 +3,7 @@
 Taken by a conditional PUT, which the store lets one of many win. A holder renews its object every few seconds; one
 that has not been renewed for `LEASE_SECONDS` of the store's own clock is dead and may be taken over, again by a
 conditional PUT. A holder of this machine whose process is gone is taken over at once. A holder that was taken over
-(a machine that slept) finds out at its next renewal; until then the token of `storage.writer_lock` keeps its workers
+(a machine that slept) finds out at its next renewal; until then the token of `storage.store.writers` keeps its workers
 from committing.
 """
 
@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 
 from medsam3_core.errors import StoreError
-from storage.locations import connection_errors, file_system, object_key
+from storage.store.locations import connection_errors, file_system, object_key
 
 LEASE_SECONDS = 60.0
 """A holder that was not heard of for so long is dead; longer than any pause of a living driver."""
