@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from storage.recipe_files import builtin_recipes
+from storage.sources.listing.recipes import builtin_recipes
 from storage.training_configs import SHIPPED_CONFIGS, read_training_config
 
 _READERS = {"Task04_Hippocampus": "msd_hippocampus"}

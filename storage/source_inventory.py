@@ -8,7 +8,7 @@ from pathlib import Path
 
 from medsam3_core.cases import CaseSource
 from medsam3_core.recipes import Recipe
-from storage.readers.source_files import (
+from storage.sources.listing.files import (
     ARRAY_SUFFIXES,
     IMAGE_SUFFIXES,
     NIFTI_SUFFIXES,

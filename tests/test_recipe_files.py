@@ -6,7 +6,7 @@ import yaml
 
 from medsam3_core.errors import UsageError
 from medsam3_core.recipes import recipe_from_json
-from storage.recipe_files import BUILTIN_FOLDER, builtin_recipes, load_recipe
+from storage.sources.listing.recipes import BUILTIN_FOLDER, builtin_recipes, load_recipe
 
 CHASE = yaml.safe_load((BUILTIN_FOLDER / "chase_db1.yaml").read_text())
 MSD = yaml.safe_load((BUILTIN_FOLDER / "msd_hippocampus.yaml").read_text())

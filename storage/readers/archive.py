@@ -21,17 +21,17 @@ from storage.readers.archive_references import LabelFile
 from storage.readers.dicom_segmentations import read_segmentation
 from storage.readers.dicom_series import DicomSeries
 from storage.readers.dicom_volumes import read_dicom_case
-from storage.readers.generic_recipes import normal_modality
 from storage.readers.image_pairs import pixel_geometry
 from storage.readers.image_references import ImageReferences
-from storage.readers.label_index import structure_slug
 from storage.readers.label_maps import as_label_map
-from storage.readers.listing import FoundCase, to_case_sources
 from storage.readers.nifti_files import read_nifti
 from storage.readers.nifti_pairs import nifti_case
-from storage.readers.parameters import ArchiveParameters, ImagePairParameters, parameters_of
 from storage.readers.pixel_files import read_image
-from storage.readers.source_files import NIFTI_SUFFIXES, naming, without_suffix
+from storage.sources.listing.cases import FoundCase, to_case_sources
+from storage.sources.listing.files import NIFTI_SUFFIXES, naming, without_suffix
+from storage.sources.listing.guesses import normal_modality
+from storage.sources.listing.labels import structure_slug
+from storage.sources.listing.parameters import ArchiveParameters, ImagePairParameters, parameters_of
 from storage.store.pseudonyms import Pseudonyms, load_key
 
 _FOREGROUND = Structure("foreground", "foreground")

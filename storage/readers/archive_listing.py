@@ -16,12 +16,8 @@ from storage.readers.dicom_headers import DicomHeader, HeaderKind
 from storage.readers.dicom_scan import scan_headers
 from storage.readers.dicom_segmentations import SegmentationHeader, read_segmentation_header
 from storage.readers.dicom_series import DicomSeries, find_series
-from storage.readers.generic_recipes import LABEL_FILE
-from storage.readers.label_index import LabelTable, read_label_table
-from storage.readers.listing import FoundCase
-from storage.readers.pairing import guess_patterns, pair_files
-from storage.readers.shared_parameters import PairParameters
-from storage.readers.source_files import (
+from storage.sources.listing.cases import FoundCase
+from storage.sources.listing.files import (
     IMAGE_SUFFIXES,
     NIFTI_SUFFIXES,
     SourceFile,
@@ -29,6 +25,10 @@ from storage.readers.source_files import (
     walk_files,
     without_suffix,
 )
+from storage.sources.listing.guesses import LABEL_FILE
+from storage.sources.listing.labels import LabelTable, read_label_table
+from storage.sources.listing.pairing import guess_patterns, pair_files
+from storage.sources.listing.parameters import PairParameters
 from storage.store.pseudonyms import Pseudonyms
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from medsam3_core.geometry import VolumeGeometry
 from medsam3_core.lattices import is_same_grid
 from storage.readers.dicom_segmentations import SegmentationHeader
 from storage.readers.dicom_series import DicomSeries
-from storage.readers.source_files import NIFTI_SUFFIXES, read_range, without_suffix
+from storage.sources.listing.files import NIFTI_SUFFIXES, read_range, without_suffix
 
 _WORDS = "references?|labels?|labelmaps?|masks?|segs?|segmentations?|annotations?|ground[ _-]?truth|gt"
 _LABEL_NAME = re.compile(rf"(?:^|.*[ ._-])(?:{_WORDS})", re.IGNORECASE)

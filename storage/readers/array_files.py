@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from scipy.io.matlab import MatReadError
 
 from medsam3_core.errors import UnreadableFileError
-from storage.readers.size_limits import require_fitting
-from storage.readers.source_files import open_source
+from storage.sources.listing.files import open_source
+from storage.sources.listing.limits import require_fitting
 
 _UNREADABLE = (
     OSError,

@@ -9,9 +9,9 @@ from typing import Any
 from medsam3_core.errors import CaseDataError, LabelValueError, UsageError
 from medsam3_core.structures import Structure
 from storage.readers.array_files import read_texts
-from storage.readers.label_index import structure_slug
-from storage.readers.parameters import ArrayParameters
-from storage.readers.source_files import visible_files
+from storage.sources.listing.files import visible_files
+from storage.sources.listing.labels import structure_slug
+from storage.sources.listing.parameters import ArrayParameters
 
 INSTANCE_LABEL = "instance_label"
 _LONGEST_NAME = 60

@@ -15,12 +15,12 @@ from medsam3_core.structures import LabelEntry, LabelMap
 from storage.readers.array_files import array_names, find_array, read_array
 from storage.readers.array_texts import CaseTexts, find_structures, read_case_texts
 from storage.readers.label_maps import as_label_map, as_unsigned, structure_values, values_present
-from storage.readers.listing import FoundCase, to_case_sources
-from storage.readers.pairing import pair_files, raters_in_order, require_cases
-from storage.readers.parameters import ArrayParameters, SpacingOrder, parameters_of
-from storage.readers.recognition import explaining_recipes
-from storage.readers.source_files import ARRAY_SUFFIXES, naming, visible_files, without_companions
-from storage.readers.source_tables import with_splits_and_patients
+from storage.sources.listing.cases import FoundCase, to_case_sources
+from storage.sources.listing.files import ARRAY_SUFFIXES, naming, visible_files, without_companions
+from storage.sources.listing.pairing import pair_files, raters_in_order, require_cases
+from storage.sources.listing.parameters import ArrayParameters, SpacingOrder, parameters_of
+from storage.sources.listing.recognition import explaining_recipes
+from storage.sources.listing.tables import with_splits_and_patients
 
 _RATER = "reference"
 _SAMPLED_FILES = 24

@@ -13,14 +13,14 @@ from medsam3_core.findings import FindingKind
 from medsam3_core.recipes import Recipe
 from medsam3_core.structures import Structure
 from storage.readers.bids_names import BidsFile, label_table_for, parse_bids, subject_splits
-from storage.readers.generic_recipes import normal_modality, window_for
-from storage.readers.label_index import read_index, structure_slug
-from storage.readers.listing import FoundCase, to_case_sources
 from storage.readers.nifti_files import read_nifti
 from storage.readers.nifti_pairs import nifti_case, read_nifti_reference
-from storage.readers.pairing import require_cases
-from storage.readers.parameters import BidsParameters, parameters_of
-from storage.readers.source_files import NIFTI_SUFFIXES, visible_files
+from storage.sources.listing.cases import FoundCase, to_case_sources
+from storage.sources.listing.files import NIFTI_SUFFIXES, visible_files
+from storage.sources.listing.guesses import normal_modality, window_for
+from storage.sources.listing.labels import read_index, structure_slug
+from storage.sources.listing.pairing import require_cases
+from storage.sources.listing.parameters import BidsParameters, parameters_of
 
 DESCRIPTION = "dataset_description.json"
 _REFERENCE = "dseg"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from medsam3_core.errors import UsageError
-from storage.readers.source_files import NIFTI_SUFFIXES, open_source, without_suffix
+from storage.sources.listing.files import NIFTI_SUFFIXES, open_source, without_suffix
 
 _ENTITY = re.compile(r"([a-zA-Z]+)-([a-zA-Z0-9+]+)")
 _OF_DERIVATIVES = frozenset({"space", "desc", "label", "res", "den", "atlas", "seg", "scale", "hemi"})

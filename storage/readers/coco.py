@@ -17,15 +17,15 @@ from medsam3_core.findings import FindingKind
 from medsam3_core.geometry import VolumeGeometry
 from medsam3_core.recipes import Recipe
 from medsam3_core.structures import LabelMap, Structure
-from storage.readers.generic_recipes import pair_recipe
 from storage.readers.image_pairs import check_window
-from storage.readers.label_index import read_index, structure_slug
-from storage.readers.listing import FoundCase, to_case_sources
 from storage.readers.overlapping_instances import overlay_instances
-from storage.readers.pairing import require_cases
-from storage.readers.parameters import CocoParameters, parameters_of
 from storage.readers.pixel_files import read_image
-from storage.readers.source_files import IMAGE_SUFFIXES, naming, visible_files, without_suffix
+from storage.sources.listing.cases import FoundCase, to_case_sources
+from storage.sources.listing.files import IMAGE_SUFFIXES, naming, visible_files, without_suffix
+from storage.sources.listing.guesses import pair_recipe
+from storage.sources.listing.labels import read_index, structure_slug
+from storage.sources.listing.pairing import require_cases
+from storage.sources.listing.parameters import CocoParameters, parameters_of
 
 _RATER = "reference"
 _SPLIT = re.compile(r"(?:^|[/_.-])(train|val|valid|test)(?:\d{4})?(?=[/_.-])", re.IGNORECASE)

@@ -10,7 +10,7 @@ from storage.readers.dicom_elements import HeaderElements, MoreBytesError, Unwal
 from storage.readers.dicom_headers import DicomHeader, HeaderKind, make_header
 from storage.readers.dicom_parsing import parse_header
 from storage.readers.dicom_values import FRAME_GROUPS_TAG, WANTED_TAGS, WalkedValues
-from storage.readers.source_files import read_range
+from storage.sources.listing.files import read_range
 from storage.store.pseudonyms import Pseudonyms
 
 _FIRST_BYTES = 1 << 14

@@ -17,7 +17,7 @@ from medsam3_core.series_geometry import SeriesFault, SlicePlace
 from storage.readers.dicom_elements import PREAMBLE
 from storage.readers.dicom_headers import DicomHeader, HeaderKind, Rescale, make_header, odd_header
 from storage.readers.dicom_values import ParsedValues
-from storage.readers.source_files import read_range
+from storage.sources.listing.files import read_range
 from storage.store.locations import is_remote
 from storage.store.pseudonyms import Pseudonyms
 

@@ -19,7 +19,7 @@ from medsam3_core.geometry import VolumeGeometry
 from medsam3_core.lattices import place_on
 from medsam3_core.structures import LabelEntry, LabelMap, Structure
 from storage.readers.dicom_parsing import parse_without_pixels
-from storage.readers.label_index import structure_slug
+from storage.sources.listing.labels import structure_slug
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 

@@ -22,8 +22,8 @@ from medsam3_core.series_geometry import ProvenSeries, SeriesFault, SeriesReject
 from storage.readers.dicom_header_reading import read_header
 from storage.readers.dicom_headers import PALETTE, DicomHeader, Rescale
 from storage.readers.dicom_series import is_flat, prove_headers
-from storage.readers.size_limits import require_fitting
-from storage.readers.source_files import naming
+from storage.sources.listing.files import naming
+from storage.sources.listing.limits import require_fitting
 from storage.store.pseudonyms import Pseudonyms
 
 _INVERTED = "MONOCHROME1"

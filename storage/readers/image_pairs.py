@@ -10,14 +10,10 @@ from medsam3_core.errors import CaseDataError
 from medsam3_core.geometry import VolumeGeometry
 from medsam3_core.recipes import Recipe
 from medsam3_core.structures import Structure
-from storage.readers.generic_recipes import pair_recipe
 from storage.readers.image_references import ImageReferences
-from storage.readers.listing import to_case_sources
-from storage.readers.pairing import guess_patterns, pair_files, raters_in_order, require_cases
-from storage.readers.parameters import ImagePairParameters, parameters_of
 from storage.readers.pixel_files import Pixels, read_image
-from storage.readers.recognition import explaining_recipes
-from storage.readers.source_files import (
+from storage.sources.listing.cases import to_case_sources
+from storage.sources.listing.files import (
     ARRAY_SUFFIXES,
     IMAGE_SUFFIXES,
     naming,
@@ -25,7 +21,11 @@ from storage.readers.source_files import (
     visible_files,
     without_companions,
 )
-from storage.readers.source_tables import with_pixel_sizes, with_splits_and_patients
+from storage.sources.listing.guesses import pair_recipe
+from storage.sources.listing.pairing import guess_patterns, pair_files, raters_in_order, require_cases
+from storage.sources.listing.parameters import ImagePairParameters, parameters_of
+from storage.sources.listing.recognition import explaining_recipes
+from storage.sources.listing.tables import with_pixel_sizes, with_splits_and_patients
 
 _DEEP_MODES = ("I", "F")
 

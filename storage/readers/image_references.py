@@ -14,9 +14,9 @@ from medsam3_core.structures import LabelEntry, LabelMap
 from storage.readers.array_files import find_array, read_array
 from storage.readers.label_maps import as_label_map, as_unsigned, structure_values, values_present
 from storage.readers.mask_shapes import compact, component_labels, fill_outline
-from storage.readers.parameters import ImagePairParameters, InstanceRule
 from storage.readers.pixel_files import read_binary_mask, read_colours, read_label_values
-from storage.readers.source_files import ARRAY_SUFFIXES, naming
+from storage.sources.listing.files import ARRAY_SUFFIXES, naming
+from storage.sources.listing.parameters import ImagePairParameters, InstanceRule
 
 
 @dataclass(frozen=True)

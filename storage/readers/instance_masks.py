@@ -14,15 +14,15 @@ from medsam3_core.findings import FindingKind
 from medsam3_core.geometry import VolumeGeometry
 from medsam3_core.recipes import Recipe
 from medsam3_core.structures import LabelEntry, LabelMap, Structure
-from storage.readers.generic_recipes import pair_recipe
 from storage.readers.image_pairs import check_window
 from storage.readers.image_references import check_same_size
-from storage.readers.listing import FoundCase, to_case_sources
-from storage.readers.pairing import require_cases
-from storage.readers.parameters import InstanceMaskParameters, parameters_of
 from storage.readers.pixel_files import read_binary_mask, read_image
-from storage.readers.source_files import IMAGE_SUFFIXES, naming, visible_files
-from storage.recipe_files import builtin_recipes
+from storage.sources.listing.cases import FoundCase, to_case_sources
+from storage.sources.listing.files import IMAGE_SUFFIXES, naming, visible_files
+from storage.sources.listing.guesses import pair_recipe
+from storage.sources.listing.pairing import require_cases
+from storage.sources.listing.parameters import InstanceMaskParameters, parameters_of
+from storage.sources.listing.recipes import builtin_recipes
 
 _RATER = "reference"
 _SPLIT_FOLDERS = ("train", "training", "trainval", "test", "testing", "val", "valid", "validation")

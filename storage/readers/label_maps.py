@@ -9,7 +9,7 @@ from medsam3_core.errors import LabelValueError
 from medsam3_core.geometry import VolumeGeometry
 from medsam3_core.recipes import Recipe
 from medsam3_core.structures import LabelEntry, LabelMap
-from storage.readers.shared_parameters import LabelParameters
+from storage.sources.listing.parameters import LabelParameters
 
 _LARGEST = 65_535
 

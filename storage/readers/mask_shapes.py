@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from medsam3_core.errors import CaseDataError, LabelValueError
 from medsam3_core.structures import LabelEntry
-from storage.readers.parameters import FillRule
+from storage.sources.listing.parameters import FillRule
 
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
 _LARGEST_LABEL = 65_535

@@ -14,19 +14,19 @@ from medsam3_core.errors import CaseDataError, UsageError
 from medsam3_core.findings import FindingKind
 from medsam3_core.geometry import VolumeGeometry
 from medsam3_core.recipes import Recipe
-from storage.readers.generic_recipes import normal_modality, window_for
 from storage.readers.image_pairs import check_window
 from storage.readers.image_references import check_same_size
-from storage.readers.label_index import parse_labels, read_index, structure_slug
 from storage.readers.label_maps import as_label_map
-from storage.readers.listing import FoundCase, to_case_sources
 from storage.readers.nifti_files import read_nifti
 from storage.readers.nifti_pairs import nifti_case, read_nifti_reference
-from storage.readers.pairing import require_cases
-from storage.readers.parameters import MsdParameters, parameters_of
 from storage.readers.pixel_files import read_image, read_label_values
-from storage.readers.source_files import IMAGE_SUFFIXES, NIFTI_SUFFIXES, naming, visible_files, without_suffix
-from storage.recipe_files import builtin_recipes
+from storage.sources.listing.cases import FoundCase, to_case_sources
+from storage.sources.listing.files import IMAGE_SUFFIXES, NIFTI_SUFFIXES, naming, visible_files, without_suffix
+from storage.sources.listing.guesses import normal_modality, window_for
+from storage.sources.listing.labels import parse_labels, read_index, structure_slug
+from storage.sources.listing.pairing import require_cases
+from storage.sources.listing.parameters import MsdParameters, parameters_of
+from storage.sources.listing.recipes import builtin_recipes
 
 INDEX_FILE = "dataset.json"
 

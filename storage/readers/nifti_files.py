@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from medsam3_core.errors import CaseDataError, UnreadableFileError
 from medsam3_core.geometry import AffineUnit, VolumeGeometry
-from storage.readers.size_limits import require_fitting
-from storage.readers.source_files import naming
+from storage.sources.listing.files import naming
+from storage.sources.listing.limits import require_fitting
 
 UNREADABLE = (
     ImageFileError,

@@ -6,16 +6,15 @@ from medsam3_core.cases import CaseSource, CaseVolume
 from medsam3_core.errors import ShapeMismatchError
 from medsam3_core.recipes import Recipe
 from medsam3_core.structures import LabelMap
-from storage.readers.generic_recipes import pair_recipe
 from storage.readers.label_maps import as_label_map
-from storage.readers.listing import to_case_sources
 from storage.readers.nifti_files import NiftiVolume, read_nifti
-from storage.readers.pairing import guess_patterns, pair_files, raters_in_order, require_cases
-from storage.readers.parameters import NiftiPairParameters, parameters_of
-from storage.readers.recognition import explaining_recipes
-from storage.readers.shared_parameters import LabelParameters
-from storage.readers.source_files import NIFTI_SUFFIXES, naming, visible_files, without_companions
-from storage.readers.source_tables import with_splits_and_patients
+from storage.sources.listing.cases import to_case_sources
+from storage.sources.listing.files import NIFTI_SUFFIXES, naming, visible_files, without_companions
+from storage.sources.listing.guesses import pair_recipe
+from storage.sources.listing.pairing import guess_patterns, pair_files, raters_in_order, require_cases
+from storage.sources.listing.parameters import LabelParameters, NiftiPairParameters, parameters_of
+from storage.sources.listing.recognition import explaining_recipes
+from storage.sources.listing.tables import with_splits_and_patients
 
 
 class NiftiPairs:

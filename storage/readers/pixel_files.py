@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from medsam3_core.errors import CaseDataError, LabelValueError, NotBinaryError, UnreadableFileError
-from storage.readers.source_files import open_source
+from storage.sources.listing.files import open_source
 
 _EXIF_ORIENTATION = 0x0112
 _UNREADABLE = (

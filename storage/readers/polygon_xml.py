@@ -17,13 +17,13 @@ from medsam3_core.geometry import VolumeGeometry
 from medsam3_core.recipes import Recipe
 from medsam3_core.structures import LabelMap
 from storage.readers.image_pairs import check_window
-from storage.readers.listing import FoundCase, to_case_sources
 from storage.readers.overlapping_instances import overlay_instances
-from storage.readers.pairing import require_cases
-from storage.readers.parameters import PolygonXmlParameters, parameters_of
 from storage.readers.pixel_files import read_image
-from storage.readers.source_files import IMAGE_SUFFIXES, naming, open_source, visible_files
-from storage.recipe_files import builtin_recipes
+from storage.sources.listing.cases import FoundCase, to_case_sources
+from storage.sources.listing.files import IMAGE_SUFFIXES, naming, open_source, visible_files
+from storage.sources.listing.pairing import require_cases
+from storage.sources.listing.parameters import PolygonXmlParameters, parameters_of
+from storage.sources.listing.recipes import builtin_recipes
 
 _RATER = "reference"
 _MOST_BYTES = 64 * 1024**2

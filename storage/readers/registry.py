@@ -14,9 +14,9 @@ from storage.readers.msd import Msd
 from storage.readers.nifti_pairs import NiftiPairs
 from storage.readers.phantom import PREFIX, Phantom, PhantomSource
 from storage.readers.polygon_xml import PolygonXml
-from storage.readers.protocol import Layout, NamesStructures
-from storage.readers.source_files import listed_once
-from storage.recipe_files import builtin_recipes, load_recipe
+from storage.sources.listing.files import listed_once
+from storage.sources.listing.layout import Layout, NamesStructures
+from storage.sources.listing.recipes import builtin_recipes, load_recipe
 from storage.store.locations import location
 
 AUTO = "auto"

@@ -6,7 +6,7 @@ from medsam3_core.agent.vocabulary import Side, Vocabulary, reviewed_vocabulary
 from medsam3_core.agent.vocabulary_types import Term
 from medsam3_core.errors import UsageError
 from medsam3_core.phantoms import PhantomKind, phantom_recipe
-from storage.recipe_files import builtin_recipes
+from storage.sources.listing.recipes import builtin_recipes
 
 VOCABULARY = reviewed_vocabulary()
 

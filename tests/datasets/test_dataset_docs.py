@@ -1,8 +1,8 @@
 from pathlib import Path
 
 from storage.dataset_docs import DOCS_PATH, datasets_markdown
-from storage.readers.parameters import PARAMETERS
-from storage.recipe_files import BUILTIN_FOLDER
+from storage.sources.listing.parameters import PARAMETERS
+from storage.sources.listing.recipes import BUILTIN_FOLDER
 
 
 def test_the_page_is_what_the_recipes_say() -> None:

@@ -12,8 +12,8 @@ import pytest
 from storage.cohorts import latest_cases
 from storage.readers.listed_cases import cases_of_source
 from storage.readers.registry import find_reader
-from storage.readers.source_files import SourceFile, listed_once, read_range, walk_files
 from storage.segment_planning import SegmentRequest
+from storage.sources.listing.files import SourceFile, listed_once, read_range, walk_files
 from storage.sql_guard import run_sql
 from storage.store.layout import StoreLayout, existing_store
 from storage.store.locations import location

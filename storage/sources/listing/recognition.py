@@ -4,11 +4,10 @@ import re
 from collections.abc import Iterator
 
 from medsam3_core.recipes import Recipe
-from storage.readers.pairing import pair_files
-from storage.readers.parameters import PARAMETERS
-from storage.readers.shared_parameters import PairParameters
-from storage.readers.source_files import without_companions
-from storage.recipe_files import builtin_recipes
+from storage.sources.listing.files import without_companions
+from storage.sources.listing.pairing import pair_files
+from storage.sources.listing.parameters import PARAMETERS, PairParameters
+from storage.sources.listing.recipes import builtin_recipes
 
 _SAMPLE = 500
 

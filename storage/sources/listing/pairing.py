@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from medsam3_core.errors import UsageError
 from medsam3_core.findings import FindingKind
-from storage.readers.listing import FoundCase
-from storage.readers.shared_parameters import PairParameters, RaterPattern
+from storage.sources.listing.cases import FoundCase
+from storage.sources.listing.parameters import PairParameters, RaterPattern
 
 _IMAGE_FOLDERS = "images?|imgs?|originals?|imagesTr"
 _MASK_FOLDERS = "masks?|labels?|labelsTr|segmentations?|annotations?|references?|ground[ _-]?truth|gt"

@@ -5,7 +5,7 @@ from pathlib import Path
 from medsam3_core.errors import UsageError
 from medsam3_core.recipes import Recipe
 from medsam3_core.structures import Structure
-from storage.readers.label_index import LabelTable, read_index, read_label_table, structure_slug
+from storage.sources.listing.labels import LabelTable, read_index, read_label_table, structure_slug
 
 LABEL_FILE = "labels.json"
 

@@ -13,10 +13,9 @@ from medsam3_core.phantoms import PhantomKind, phantom_recipe
 from medsam3_core.public_weights import PUBLIC_WEIGHTS
 from medsam3_core.recipes import Recipe, SplitRule, TrainedWeights
 from medsam3_core.structures import Structure
-from storage.readers.parameters import PARAMETERS, explain, names_its_structures
-from storage.readers.shared_parameters import LabelParameters
+from storage.sources.listing.parameters import PARAMETERS, LabelParameters, explain, names_its_structures
 
-BUILTIN_FOLDER = Path(__file__).with_name("recipes")
+BUILTIN_FOLDER = Path(__file__).parents[1] / "recipes"
 
 Text = Annotated[str, Field(min_length=1)]
 

@@ -9,10 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from medsam3_core.errors import UsageError
-from storage.readers.listing import FoundCase
-from storage.readers.parameters import ImagePairParameters
-from storage.readers.shared_parameters import FileParameters, KeyedTable
-from storage.readers.source_files import IMAGE_SUFFIXES, open_source, visible_files, without_suffix
+from storage.sources.listing.cases import FoundCase
+from storage.sources.listing.files import IMAGE_SUFFIXES, open_source, visible_files, without_suffix
+from storage.sources.listing.parameters import FileParameters, ImagePairParameters, KeyedTable
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt")
 

@@ -1,0 +1,4 @@
+"""What every layout needs to list its cases: recipes and their parameters, files, tables, labels and pairing.
+
+No pixels are read here, and no layout is known by name.
+"""
