@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from medsam3_core.errors import CaseDataError, UsageError
 from medsam3_core.intensity import IntensityPolicy, as_rgb, to_uint8
-from storage.readers.nifti_files import read_nifti
-from storage.readers.pixel_files import read_image
+from storage.sources.formats.nifti import read_nifti
+from storage.sources.formats.pixels import read_image
 
 READABLE = "PNG, JPEG, BMP, TIFF, NIfTI (.nii, .nii.gz) or DICOM"
 _PIXELS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")

@@ -17,8 +17,8 @@ from medsam3_core.prompt_policies import PromptKind, PromptPolicy
 from medsam3_core.segmenters.protocol import Segmenter
 from storage.agent_endpoint import require_allowed
 from storage.agent_traces import read_trace_file
-from storage.input_images import read_input_image
 from storage.instance_files import InstanceForm, form_of
+from storage.sources.formats.single import read_input_image
 from storage.store.layout import StoreLayout
 from storage.weights_registry import find_weights, is_location, load_segmenter, load_unregistered
 

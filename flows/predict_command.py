@@ -13,10 +13,10 @@ from medsam3_core.prompt_words import assemble_prompts, parse_box, parse_point
 from medsam3_core.prompts import SlicePrompt
 from medsam3_core.sam3.prompt_checks import is_interactive
 from medsam3_core.segmenters.protocol import Segmenter
-from storage.input_images import InputImage, read_input_image
 from storage.instance_files import InstanceForm, form_of
 from storage.mask_files import read_mask_prompts
 from storage.prompts_file import prompts_of_image
+from storage.sources.formats.single import InputImage, read_input_image
 from storage.store.layout import StoreLayout
 from storage.weights import Weights
 from storage.weights_registry import find_weights, is_location, load_segmenter, load_unregistered, registered_weights

@@ -13,8 +13,8 @@ from medsam3_core.errors import UsageError
 from medsam3_core.merging import MAX_LABELS
 from medsam3_core.prediction_volume import VolumePrediction
 from medsam3_core.segmenters.protocol import SliceInstances
-from storage.input_images import InputImage
 from storage.instance_overlay import PromptedInstances, draw_instances
+from storage.sources.formats.single import InputImage
 from storage.store.atomic import replacing
 
 

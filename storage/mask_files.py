@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from medsam3_core.errors import UsageError
 from medsam3_core.prompts import MaskPrompt
-from storage.readers.pixel_files import read_label_values
+from storage.sources.formats.pixels import read_label_values
 
 _ENDINGS = (".png", ".bmp", ".tif", ".tiff", ".npy", ".npz", ".nii", ".nii.gz")
 

@@ -22,11 +22,11 @@ from storage.readers.dicom_segmentations import read_segmentation
 from storage.readers.dicom_series import DicomSeries
 from storage.readers.dicom_volumes import read_dicom_case
 from storage.readers.image_pairs import pixel_geometry
-from storage.readers.image_references import ImageReferences
-from storage.readers.label_maps import as_label_map
-from storage.readers.nifti_files import read_nifti
 from storage.readers.nifti_pairs import nifti_case
-from storage.readers.pixel_files import read_image
+from storage.sources.formats.label_maps import as_label_map
+from storage.sources.formats.nifti import read_nifti
+from storage.sources.formats.pixels import read_image
+from storage.sources.formats.references import ImageReferences
 from storage.sources.listing.cases import FoundCase, to_case_sources
 from storage.sources.listing.files import NIFTI_SUFFIXES, naming, without_suffix
 from storage.sources.listing.guesses import normal_modality

@@ -8,7 +8,7 @@ from typing import Any
 
 from medsam3_core.errors import CaseDataError, LabelValueError, UsageError
 from medsam3_core.structures import Structure
-from storage.readers.array_files import read_texts
+from storage.sources.formats.arrays import read_texts
 from storage.sources.listing.files import visible_files
 from storage.sources.listing.labels import structure_slug
 from storage.sources.listing.parameters import ArrayParameters

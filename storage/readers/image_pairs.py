@@ -10,8 +10,8 @@ from medsam3_core.errors import CaseDataError
 from medsam3_core.geometry import VolumeGeometry
 from medsam3_core.recipes import Recipe
 from medsam3_core.structures import Structure
-from storage.readers.image_references import ImageReferences
-from storage.readers.pixel_files import Pixels, read_image
+from storage.sources.formats.pixels import Pixels, read_image
+from storage.sources.formats.references import ImageReferences
 from storage.sources.listing.cases import to_case_sources
 from storage.sources.listing.files import (
     ARRAY_SUFFIXES,

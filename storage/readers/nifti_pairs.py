@@ -6,8 +6,8 @@ from medsam3_core.cases import CaseSource, CaseVolume
 from medsam3_core.errors import ShapeMismatchError
 from medsam3_core.recipes import Recipe
 from medsam3_core.structures import LabelMap
-from storage.readers.label_maps import as_label_map
-from storage.readers.nifti_files import NiftiVolume, read_nifti
+from storage.sources.formats.label_maps import as_label_map
+from storage.sources.formats.nifti import NiftiVolume, read_nifti
 from storage.sources.listing.cases import to_case_sources
 from storage.sources.listing.files import NIFTI_SUFFIXES, naming, visible_files, without_companions
 from storage.sources.listing.guesses import pair_recipe

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from medsam3_core.series_geometry import SeriesRejectedError
-from storage.readers.array_files import read_array
-from storage.readers.nifti_files import read_nifti
+from storage.sources.formats.arrays import read_array
+from storage.sources.formats.nifti import read_nifti
 from storage.sources.listing.files import NIFTI_SUFFIXES
 
 SIDE = 30_000  # cubed, in 2 bytes: 54 TB

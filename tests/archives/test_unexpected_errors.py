@@ -11,7 +11,7 @@ import pytest
 from medsam3_core.errors import StoreError, UnreadableFileError
 from storage.cohorts import latest_cases
 from storage.ingest_planning import plan_ingest
-from storage.readers.array_files import read_array
+from storage.sources.formats.arrays import read_array
 from storage.store.layout import StoreLayout
 from tasks.breadcrumbs import BreadcrumbFolder
 from tasks.ingest_cases import IngestBatch, PendingCase

@@ -15,8 +15,8 @@ from PIL import Image
 from medsam3_core.errors import CaseDataError, UsageError
 from medsam3_core.geometry import AffineUnit, VolumeGeometry
 from medsam3_core.intensity import IntensityPolicy, as_rgb, to_uint8
-from storage.readers.nifti_files import UNREADABLE, read_nifti
-from storage.readers.pixel_files import read_image
+from storage.sources.formats.nifti import UNREADABLE, read_nifti
+from storage.sources.formats.pixels import read_image
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 VOLUMES = (".nii", ".nii.gz")

@@ -11,10 +11,10 @@ from medsam3_core.errors import LabelValueError, ShapeMismatchError
 from medsam3_core.geometry import VolumeGeometry
 from medsam3_core.recipes import Recipe
 from medsam3_core.structures import LabelEntry, LabelMap
-from storage.readers.array_files import find_array, read_array
-from storage.readers.label_maps import as_label_map, as_unsigned, structure_values, values_present
-from storage.readers.mask_shapes import compact, component_labels, fill_outline
-from storage.readers.pixel_files import read_binary_mask, read_colours, read_label_values
+from storage.sources.formats.arrays import find_array, read_array
+from storage.sources.formats.label_maps import as_label_map, as_unsigned, structure_values, values_present
+from storage.sources.formats.pixels import read_binary_mask, read_colours, read_label_values
+from storage.sources.formats.shapes import compact, component_labels, fill_outline
 from storage.sources.listing.files import ARRAY_SUFFIXES, naming
 from storage.sources.listing.parameters import ImagePairParameters, InstanceRule
 
