@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from storage.readers.dicom_scan import scan_headers
+from storage.sources.dicom.scan import scan_headers
 from storage.store.pseudonyms import Pseudonyms
 
 

@@ -21,8 +21,8 @@ from pydicom.uid import UID, generate_uid
 from medsam3_core.cases import CaseSource
 from medsam3_core.errors import CaseDataError
 from storage.dicom_without_names import nameless_header
-from storage.readers.dicom_header_reading import read_header
-from storage.readers.dicom_series import prove_headers
+from storage.sources.dicom.reading import read_header
+from storage.sources.dicom.series import prove_headers
 from storage.store.pseudonyms import Pseudonyms
 
 _CATEGORY = Code("123037004", "SCT", "Anatomical Structure")

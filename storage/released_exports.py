@@ -23,7 +23,7 @@ from storage.case_volumes import StoredVolume
 from storage.dicom_segmentation_writing import write_segmentation
 from storage.exports import merge_structures, nifti_image
 from storage.prediction_volumes import StoredPrediction, open_prediction
-from storage.readers.dicom_segmentations import read_segmentation
+from storage.sources.dicom.segmentations import read_segmentation
 from storage.store.arrays import open_group
 from storage.store.atomic import replacing
 from storage.store.locations import local_copy

@@ -18,11 +18,11 @@ from medsam3_core.series_geometry import SeriesFault, SeriesRejectedError
 from medsam3_core.structures import LabelMap, Structure
 from storage.readers.archive_listing import ArchiveListing, holds_dicom, list_archive
 from storage.readers.archive_references import LabelFile
-from storage.readers.dicom_segmentations import read_segmentation
-from storage.readers.dicom_series import DicomSeries
-from storage.readers.dicom_volumes import read_dicom_case
 from storage.readers.image_pairs import pixel_geometry
 from storage.readers.nifti_pairs import nifti_case
+from storage.sources.dicom.segmentations import read_segmentation
+from storage.sources.dicom.series import DicomSeries
+from storage.sources.dicom.volumes import read_dicom_case
 from storage.sources.formats.label_maps import as_label_map
 from storage.sources.formats.nifti import read_nifti
 from storage.sources.formats.pixels import read_image

@@ -15,8 +15,8 @@ import numpy as np
 from medsam3_core.errors import CaseDataError
 from medsam3_core.geometry import VolumeGeometry
 from medsam3_core.lattices import is_same_grid
-from storage.readers.dicom_segmentations import SegmentationHeader
-from storage.readers.dicom_series import DicomSeries
+from storage.sources.dicom.segmentations import SegmentationHeader
+from storage.sources.dicom.series import DicomSeries
 from storage.sources.listing.files import NIFTI_SUFFIXES, read_range, without_suffix
 
 _WORDS = "references?|labels?|labelmaps?|masks?|segs?|segmentations?|annotations?|ground[ _-]?truth|gt"

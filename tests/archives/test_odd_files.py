@@ -8,7 +8,7 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.filewriter import dcmwrite
 from pydicom.uid import ExplicitVRBigEndian
 
-from storage.readers.dicom_header_reading import read_header
+from storage.sources.dicom.reading import read_header
 from storage.store.pseudonyms import Pseudonyms
 from tests.archives.test_dicom_faults import listed, only_reason
 from tests.archives.written_dicom import ct_slices, enhanced_ct, save

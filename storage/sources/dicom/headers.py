@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from medsam3_core.series_geometry import SeriesFault, SlicePlace
-from storage.readers.dicom_values import HeaderValues, first_number, numbers
+from storage.sources.dicom.values import HeaderValues, first_number, numbers
 from storage.store.pseudonyms import Pseudonyms, identity_words
 
 _SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"

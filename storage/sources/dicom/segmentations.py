@@ -18,7 +18,7 @@ from medsam3_core.errors import CaseDataError, LabelValueError, ShapeMismatchErr
 from medsam3_core.geometry import VolumeGeometry
 from medsam3_core.lattices import place_on
 from medsam3_core.structures import LabelEntry, LabelMap, Structure
-from storage.readers.dicom_parsing import parse_without_pixels
+from storage.sources.dicom.parsing import parse_without_pixels
 from storage.sources.listing.labels import structure_slug
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])

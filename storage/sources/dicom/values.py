@@ -9,7 +9,7 @@ import pydicom
 from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
 
-from storage.readers.dicom_elements import HeaderElements, text_of
+from storage.sources.dicom.elements import HeaderElements, text_of
 
 _TAGS = {
     "meta_class": 0x00020002,

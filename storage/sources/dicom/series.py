@@ -16,7 +16,7 @@ from medsam3_core.series_geometry import (
     orientation_key,
     prove_series,
 )
-from storage.readers.dicom_headers import DicomHeader, HeaderKind
+from storage.sources.dicom.headers import DicomHeader, HeaderKind
 
 _TOMOGRAPHIC_CLASSES = frozenset(
     f"1.2.840.10008.5.1.4.1.1.{suffix}" for suffix in ("2", "2.1", "2.2", "4", "4.1", "4.4", "128", "128.1", "130")

@@ -14,9 +14,9 @@ from pydicom.multival import MultiValue
 from upath import UPath
 
 from medsam3_core.series_geometry import SeriesFault, SlicePlace
-from storage.readers.dicom_elements import PREAMBLE
-from storage.readers.dicom_headers import DicomHeader, HeaderKind, Rescale, make_header, odd_header
-from storage.readers.dicom_values import ParsedValues
+from storage.sources.dicom.elements import PREAMBLE
+from storage.sources.dicom.headers import DicomHeader, HeaderKind, Rescale, make_header, odd_header
+from storage.sources.dicom.values import ParsedValues
 from storage.sources.listing.files import read_range
 from storage.store.locations import is_remote
 from storage.store.pseudonyms import Pseudonyms

@@ -19,9 +19,9 @@ from medsam3_core.cases import CaseSource, CaseVolume
 from medsam3_core.geometry import LengthUnit, VolumeGeometry
 from medsam3_core.recipes import Recipe
 from medsam3_core.series_geometry import ProvenSeries, SeriesFault, SeriesRejectedError
-from storage.readers.dicom_header_reading import read_header
-from storage.readers.dicom_headers import PALETTE, DicomHeader, Rescale
-from storage.readers.dicom_series import is_flat, prove_headers
+from storage.sources.dicom.headers import PALETTE, DicomHeader, Rescale
+from storage.sources.dicom.reading import read_header
+from storage.sources.dicom.series import is_flat, prove_headers
 from storage.sources.listing.files import naming
 from storage.sources.listing.limits import require_fitting
 from storage.store.pseudonyms import Pseudonyms

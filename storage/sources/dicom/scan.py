@@ -7,8 +7,8 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from storage.readers.dicom_header_reading import read_header, read_headers
-from storage.readers.dicom_headers import DicomHeader
+from storage.sources.dicom.headers import DicomHeader
+from storage.sources.dicom.reading import read_header, read_headers
 from storage.store.locations import is_remote
 from storage.store.pseudonyms import Pseudonyms
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from medsam3_core.series_geometry import SeriesFault
-from storage.readers.dicom_elements import HeaderElements, MoreBytesError, UnwalkableError, is_dicom, walk_header
-from storage.readers.dicom_headers import DicomHeader, HeaderKind, make_header
-from storage.readers.dicom_parsing import parse_header
-from storage.readers.dicom_values import FRAME_GROUPS_TAG, WANTED_TAGS, WalkedValues
+from storage.sources.dicom.elements import HeaderElements, MoreBytesError, UnwalkableError, is_dicom, walk_header
+from storage.sources.dicom.headers import DicomHeader, HeaderKind, make_header
+from storage.sources.dicom.parsing import parse_header
+from storage.sources.dicom.values import FRAME_GROUPS_TAG, WANTED_TAGS, WalkedValues
 from storage.sources.listing.files import read_range
 from storage.store.pseudonyms import Pseudonyms
 

@@ -1,0 +1,1 @@
+"""DICOM to series and volumes: headers, geometry that is proved, pixels, segmentations. pydicom enters here."""
