@@ -15,10 +15,10 @@ from medsam3_core.errors import CaseDataError, DamagedFileError, StoreError
 from storage.case_volumes import open_case_volume
 from storage.cohorts import CaseRef
 from storage.dicom_segmentation_writing import NothingDrawnError
-from storage.readers.archive import without_names
 from storage.release_claims import require_claim
 from storage.release_ledger import ReleaseStatus, release_row, write_releases
 from storage.released_exports import DamagedPredictionError, ReleaseError, ReleaseForm, ToRelease, release
+from storage.sources.layouts.archive import without_names
 from storage.store.layout import StoreLayout
 from storage.store.locations import connection_errors, local_copies, location
 from tasks.batch_stream import BatchReport

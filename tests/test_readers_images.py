@@ -9,9 +9,9 @@ from medsam3_core.geometry import LengthUnit
 from medsam3_core.phantoms import PhantomKind
 from medsam3_core.recipes import Recipe, SplitRule
 from medsam3_core.structures import Structure
-from storage.readers.phantom import PhantomSource
 from storage.readers.phantom_files import write_phantom_dataset, write_png
 from storage.readers.registry import find_reader
+from storage.sources.layouts.phantom import PhantomSource
 from storage.sources.listing.parameters import ImagePairParameters
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"

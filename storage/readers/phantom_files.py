@@ -11,7 +11,7 @@ from PIL import Image
 from medsam3_core.cases import CaseVolume
 from medsam3_core.errors import UsageError
 from medsam3_core.phantoms import PhantomKind, phantom_recipe, phantom_structures
-from storage.readers.phantom import PhantomSource
+from storage.sources.layouts.phantom import PhantomSource
 
 _FUNDUS_LABELS = {"vessel": [1, 3], "optic_disc": [2, 3]}
 

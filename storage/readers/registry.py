@@ -4,16 +4,16 @@ from pathlib import Path
 
 from medsam3_core.errors import UsageError
 from medsam3_core.recipes import Recipe
-from storage.readers.archive import Archive
-from storage.readers.arrays import Arrays
-from storage.readers.bids import Bids
-from storage.readers.coco import Coco
-from storage.readers.image_pairs import ImagePairs
-from storage.readers.instance_masks import InstanceMasks
-from storage.readers.msd import Msd
-from storage.readers.nifti_pairs import NiftiPairs
-from storage.readers.phantom import PREFIX, Phantom, PhantomSource
-from storage.readers.polygon_xml import PolygonXml
+from storage.sources.layouts.archive import Archive
+from storage.sources.layouts.arrays import Arrays
+from storage.sources.layouts.bids import Bids
+from storage.sources.layouts.coco import Coco
+from storage.sources.layouts.image_pairs import ImagePairs
+from storage.sources.layouts.instance_masks import InstanceMasks
+from storage.sources.layouts.msd import Msd
+from storage.sources.layouts.nifti_pairs import NiftiPairs
+from storage.sources.layouts.phantom import PREFIX, Phantom, PhantomSource
+from storage.sources.layouts.polygon_xml import PolygonXml
 from storage.sources.listing.files import listed_once
 from storage.sources.listing.layout import Layout, NamesStructures
 from storage.sources.listing.recipes import builtin_recipes, load_recipe

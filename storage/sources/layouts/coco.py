@@ -17,9 +17,9 @@ from medsam3_core.findings import FindingKind
 from medsam3_core.geometry import VolumeGeometry
 from medsam3_core.recipes import Recipe
 from medsam3_core.structures import LabelMap, Structure
-from storage.readers.image_pairs import check_window
 from storage.sources.formats.pixels import read_image
 from storage.sources.formats.shapes import overlay_instances
+from storage.sources.layouts.image_pairs import check_window
 from storage.sources.listing.cases import FoundCase, to_case_sources
 from storage.sources.listing.files import IMAGE_SUFFIXES, naming, visible_files, without_suffix
 from storage.sources.listing.guesses import pair_recipe

@@ -16,10 +16,6 @@ from medsam3_core.lattices import place_on
 from medsam3_core.recipes import Recipe
 from medsam3_core.series_geometry import SeriesFault, SeriesRejectedError
 from medsam3_core.structures import LabelMap, Structure
-from storage.readers.archive_listing import ArchiveListing, holds_dicom, list_archive
-from storage.readers.archive_references import LabelFile
-from storage.readers.image_pairs import pixel_geometry
-from storage.readers.nifti_pairs import nifti_case
 from storage.sources.dicom.segmentations import read_segmentation
 from storage.sources.dicom.series import DicomSeries
 from storage.sources.dicom.volumes import read_dicom_case
@@ -27,6 +23,10 @@ from storage.sources.formats.label_maps import as_label_map
 from storage.sources.formats.nifti import read_nifti
 from storage.sources.formats.pixels import read_image
 from storage.sources.formats.references import ImageReferences
+from storage.sources.layouts.archive_listing import ArchiveListing, holds_dicom, list_archive
+from storage.sources.layouts.archive_references import LabelFile
+from storage.sources.layouts.image_pairs import pixel_geometry
+from storage.sources.layouts.nifti_pairs import nifti_case
 from storage.sources.listing.cases import FoundCase, to_case_sources
 from storage.sources.listing.files import NIFTI_SUFFIXES, naming, without_suffix
 from storage.sources.listing.guesses import normal_modality

@@ -12,9 +12,9 @@ from medsam3_core.errors import CaseDataError, ShapeMismatchError
 from medsam3_core.geometry import VolumeGeometry
 from medsam3_core.recipes import Recipe
 from medsam3_core.structures import LabelEntry, LabelMap
-from storage.readers.array_texts import CaseTexts, find_structures, read_case_texts
 from storage.sources.formats.arrays import array_names, find_array, read_array
 from storage.sources.formats.label_maps import as_label_map, as_unsigned, structure_values, values_present
+from storage.sources.layouts.array_texts import CaseTexts, find_structures, read_case_texts
 from storage.sources.listing.cases import FoundCase, to_case_sources
 from storage.sources.listing.files import ARRAY_SUFFIXES, naming, visible_files, without_companions
 from storage.sources.listing.pairing import pair_files, raters_in_order, require_cases

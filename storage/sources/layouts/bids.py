@@ -12,9 +12,9 @@ from medsam3_core.errors import UsageError
 from medsam3_core.findings import FindingKind
 from medsam3_core.recipes import Recipe
 from medsam3_core.structures import Structure
-from storage.readers.bids_names import BidsFile, label_table_for, parse_bids, subject_splits
-from storage.readers.nifti_pairs import nifti_case, read_nifti_reference
 from storage.sources.formats.nifti import read_nifti
+from storage.sources.layouts.bids_names import BidsFile, label_table_for, parse_bids, subject_splits
+from storage.sources.layouts.nifti_pairs import nifti_case, read_nifti_reference
 from storage.sources.listing.cases import FoundCase, to_case_sources
 from storage.sources.listing.files import NIFTI_SUFFIXES, visible_files
 from storage.sources.listing.guesses import normal_modality, window_for

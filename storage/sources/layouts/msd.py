@@ -14,12 +14,12 @@ from medsam3_core.errors import CaseDataError, UsageError
 from medsam3_core.findings import FindingKind
 from medsam3_core.geometry import VolumeGeometry
 from medsam3_core.recipes import Recipe
-from storage.readers.image_pairs import check_window
-from storage.readers.nifti_pairs import nifti_case, read_nifti_reference
 from storage.sources.formats.label_maps import as_label_map
 from storage.sources.formats.nifti import read_nifti
 from storage.sources.formats.pixels import read_image, read_label_values
 from storage.sources.formats.references import check_same_size
+from storage.sources.layouts.image_pairs import check_window
+from storage.sources.layouts.nifti_pairs import nifti_case, read_nifti_reference
 from storage.sources.listing.cases import FoundCase, to_case_sources
 from storage.sources.listing.files import IMAGE_SUFFIXES, NIFTI_SUFFIXES, naming, visible_files, without_suffix
 from storage.sources.listing.guesses import normal_modality, window_for

@@ -10,12 +10,12 @@ from pathlib import Path
 from posixpath import basename, splitext
 
 from medsam3_core.errors import UsageError
-from storage.readers.archive_references import LabelFile, match_references
 from storage.sources.dicom.elements import PREAMBLE, is_dicom
 from storage.sources.dicom.headers import DicomHeader, HeaderKind
 from storage.sources.dicom.scan import scan_headers
 from storage.sources.dicom.segmentations import SegmentationHeader, read_segmentation_header
 from storage.sources.dicom.series import DicomSeries, find_series
+from storage.sources.layouts.archive_references import LabelFile, match_references
 from storage.sources.listing.cases import FoundCase
 from storage.sources.listing.files import (
     IMAGE_SUFFIXES,
