@@ -26,7 +26,7 @@ from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.intensity import IntensityPolicy, as_rgb, to_uint8
 from medsam3_core.recipes import Recipe
 from medsam3_core.segmenters.protocol import Segmenter
-from storage.readers.registry import find_reader
+from storage.sources.registry import find_reader
 from storage.store.layout import StoreLayout
 from storage.weights_registry import find_weights, load_segmenter
 

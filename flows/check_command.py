@@ -21,7 +21,7 @@ from medsam3_core.cases import CaseSource
 from medsam3_core.recipes import Recipe
 from storage.case_checks import CaseCheck
 from storage.preflight import Preflight, conclude
-from storage.readers.registry import find_reader
+from storage.sources.registry import find_reader
 from storage.store.layout import StoreLayout
 from storage.store.locations import absolute, is_remote, location
 from storage.store.pseudonyms import require_key_outside

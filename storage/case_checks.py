@@ -15,9 +15,9 @@ from medsam3_core.findings import Finding, FindingKind
 from medsam3_core.perceptual_hash import perceptual_hash
 from medsam3_core.recipes import Recipe
 from medsam3_core.structures import LabelMap
-from storage.readers.case_reading import read_case
 from storage.sources.listing.files import open_source
 from storage.sources.listing.layout import Layout
+from storage.sources.reading import read_case
 
 _KINDS: tuple[tuple[type[CaseDataError], FindingKind], ...] = (
     (NotBinaryError, FindingKind.NOT_BINARY),

@@ -20,13 +20,13 @@ from storage.catalog import connect
 from storage.cohorts import CaseRef, latest_case_refs, latest_cases, read_cohort
 from storage.prompt_tables import index_prompts, write_prompts
 from storage.prompts_file import read_prompts_file
-from storage.readers.registry import AUTO, find_reader
 from storage.release_ledger import damaged_predictions
 from storage.run_ledger import Run
 from storage.run_planning import PlannedCase, WorkGroup
 from storage.run_refusals import refusal
 from storage.sources.listing.labels import structure_slug
 from storage.sources.listing.recipes import builtin_recipes
+from storage.sources.registry import AUTO, find_reader
 from storage.store.layout import StoreLayout
 from storage.store.locations import absolute
 from storage.weights_registry import find_weights

@@ -18,9 +18,9 @@ from storage.case_volumes import write_case_volume
 from storage.cohorts import committed_cases, write_cases
 from storage.fingerprints import fingerprint_row, write_fingerprints
 from storage.rater_agreement import agreement_rows, write_agreement
-from storage.readers.case_reading import read_case
-from storage.readers.registry import layout_of
 from storage.sources.layouts.archive import without_names
+from storage.sources.reading import read_case
+from storage.sources.registry import layout_of
 from storage.store.layout import StoreLayout, utc_now
 from storage.store.locations import connection_errors, location
 from tasks.batch_stream import BatchReport

@@ -14,12 +14,12 @@ from storage.case_volumes import open_case_volume
 from storage.cohorts import latest_cases, read_cohort
 from storage.ingest_journal import _LISTED, is_ingested, note_listed, vanished
 from storage.ingest_planning import IngestPlan, plan_ingest
-from storage.readers.phantom_files import write_phantom_dataset
 from storage.sources.layouts.phantom import PhantomSource
 from storage.store.layout import StoreLayout, open_store
 from storage.store.schemas import CASES
 from storage.store.tables import read_file, read_table
 from storage.store.writers import ingesting
+from tests.phantom_files import write_phantom_dataset
 from tests.small_store import ingest_here
 
 

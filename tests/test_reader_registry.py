@@ -6,10 +6,10 @@ import yaml
 
 from medsam3_core.errors import UsageError
 from medsam3_core.phantoms import PhantomKind, phantom_case, phantom_recipe
-from storage.readers.phantom_files import write_phantom_dataset, write_png
-from storage.readers.registry import LAYOUTS, find_reader, layout_of, reader_names
 from storage.sources.layouts.phantom import PhantomSource
 from storage.sources.listing.recipes import BUILTIN_FOLDER, builtin_recipes
+from storage.sources.registry import LAYOUTS, find_reader, layout_of, reader_names
+from tests.phantom_files import write_phantom_dataset, write_png
 
 
 @pytest.mark.parametrize("kind", list(PhantomKind))

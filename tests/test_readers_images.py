@@ -9,10 +9,10 @@ from medsam3_core.geometry import LengthUnit
 from medsam3_core.phantoms import PhantomKind
 from medsam3_core.recipes import Recipe, SplitRule
 from medsam3_core.structures import Structure
-from storage.readers.phantom_files import write_phantom_dataset, write_png
-from storage.readers.registry import find_reader
 from storage.sources.layouts.phantom import PhantomSource
 from storage.sources.listing.parameters import ImagePairParameters
+from storage.sources.registry import find_reader
+from tests.phantom_files import write_phantom_dataset, write_png
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 GREY = np.arange(48, dtype=np.uint8).reshape(6, 8)

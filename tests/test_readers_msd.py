@@ -7,8 +7,8 @@ import pytest
 
 from medsam3_core.errors import CaseDataError, UsageError
 from medsam3_core.recipes import Recipe
-from storage.readers.phantom_files import write_nifti
-from storage.readers.registry import find_reader
+from storage.sources.registry import find_reader
+from tests.phantom_files import write_nifti
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 AFFINE = np.diag([0.8, 0.8, 5.0, 1.0])

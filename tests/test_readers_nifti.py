@@ -8,10 +8,10 @@ from medsam3_core.errors import CaseDataError, UsageError
 from medsam3_core.phantoms import PhantomKind
 from medsam3_core.recipes import Recipe
 from medsam3_core.structures import Structure
-from storage.readers.phantom_files import write_nifti, write_phantom_dataset
-from storage.readers.registry import find_reader
 from storage.sources.formats.nifti import read_nifti
 from storage.sources.layouts.phantom import PhantomSource
+from storage.sources.registry import find_reader
+from tests.phantom_files import write_nifti, write_phantom_dataset
 
 AFFINE = np.array([[-0.8, 0.1, 0, 12.5], [0.05, -0.9, 0.2, 3.25], [0, 0.3, 5.0, -7], [0, 0, 0, 1]])
 IMAGE = np.arange(3 * 4 * 5, dtype=np.int16).reshape(3, 4, 5)

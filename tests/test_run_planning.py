@@ -12,7 +12,6 @@ from medsam3_core.errors import UsageError
 from medsam3_core.prompt_rows import PromptRow
 from storage.cohorts import case_refs, latest_cases, write_cases
 from storage.prompt_tables import read_prompts, write_prompts
-from storage.readers.phantom_files import write_phantom_dataset
 from storage.run_ledger import unscored_rows, write_outcomes
 from storage.run_planning import BenchmarkPlan, BenchmarkRequest, plan_benchmark, record_plan
 from storage.sources.layouts.phantom import PhantomSource
@@ -23,6 +22,7 @@ from storage.store.tables import read_table
 from storage.weights_registry import load_segmenter
 from tasks.breadcrumbs import BreadcrumbFolder
 from tasks.segment_cases import SegmentBatch
+from tests.phantom_files import write_phantom_dataset
 from tests.small_store import benchmark_here, ingest_here
 
 REQUEST = BenchmarkRequest(("eyes",), ("baseline:box",), ("box",), split="all")

@@ -11,9 +11,9 @@ import pytest
 from medsam3_core.cases import CaseVolume
 from storage.case_volumes import open_case_volume, write_case_volume
 from storage.dicom_segmentation_writing import write_segmentation
-from storage.readers.listed_cases import cases_of_source
-from storage.readers.registry import find_reader
 from storage.sources.dicom.segmentations import read_segmentation
+from storage.sources.registry import find_reader
+from tests.listed_cases import cases_of_source
 
 POINTS = 2000
 

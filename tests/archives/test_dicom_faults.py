@@ -12,8 +12,8 @@ from pydicom.dataset import FileDataset
 from medsam3_core.cases import CaseSource, CaseVolume
 from medsam3_core.recipes import Recipe
 from medsam3_core.series_geometry import SeriesFault, SeriesRejectedError
-from storage.readers.registry import find_reader
 from storage.sources.listing.layout import Layout
+from storage.sources.registry import find_reader
 from tests.archives.written_dicom import GAP_MM, ORIGIN, ct_slices, save, stored_voxels
 
 

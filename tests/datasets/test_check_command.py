@@ -11,7 +11,7 @@ from PIL import Image
 from benchmarks.preflight import write_pairs
 from flows.check_command import CheckWords, check_source
 from flows.cli import cli
-from storage.readers.registry import find_reader
+from storage.sources.registry import find_reader
 from tests.datasets import published_2d
 
 

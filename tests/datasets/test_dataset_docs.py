@@ -1,13 +1,13 @@
 from pathlib import Path
 
-from storage.dataset_docs import DOCS_PATH, datasets_markdown
+from storage.sources.docs import DOCS_PATH, datasets_markdown
 from storage.sources.listing.parameters import PARAMETERS
 from storage.sources.listing.recipes import BUILTIN_FOLDER
 
 
 def test_the_page_is_what_the_recipes_say() -> None:
     page = (Path(__file__).parents[2] / DOCS_PATH).read_text(encoding="utf-8")
-    assert page == datasets_markdown(), "write it anew with: python -m storage.dataset_docs"
+    assert page == datasets_markdown(), "write it anew with: python -m storage.sources.docs"
 
 
 def test_every_recipe_and_layout_has_a_section_with_meanings() -> None:

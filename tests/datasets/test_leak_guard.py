@@ -15,10 +15,10 @@ from medsam3_core.prompt_policies import PromptPolicy
 from medsam3_core.public_weights import public_names
 from storage.cohorts import case_refs, latest_cases
 from storage.ingest_planning import plan_ingest
-from storage.readers.registry import find_reader
 from storage.run_ledger import Run, score_row, write_run
 from storage.run_planning import BenchmarkRequest
 from storage.sources.listing.recipes import BUILTIN_FOLDER, load_recipe
+from storage.sources.registry import find_reader
 from storage.sql_guard import run_sql
 from storage.store.layout import open_store
 from storage.training_marks import mark_training_cases

@@ -8,9 +8,9 @@ import pytest
 
 from medsam3_core.geometry import LengthUnit
 from medsam3_core.recipes import Recipe
-from storage.readers.registry import find_reader
 from storage.sources.listing.layout import Layout
 from storage.sources.listing.recipes import builtin_recipes
+from storage.sources.registry import find_reader
 from tests.datasets.drawn import Published
 
 ASKED_FOR_BY_NAME = {"btcv_8"}

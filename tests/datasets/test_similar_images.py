@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from medsam3_core.perceptual_hash import HASH_BYTES, PICTURES, VOLUMES, Likeness, perceptual_hash, similar_groups
-from storage.readers.registry import find_reader
+from storage.sources.registry import find_reader
 from tests.datasets.drawn import textured
 
 

@@ -10,10 +10,9 @@ import pydicom
 import pytest
 
 from storage.cohorts import latest_cases
-from storage.readers.listed_cases import cases_of_source
-from storage.readers.registry import find_reader
 from storage.segment_planning import SegmentRequest
 from storage.sources.listing.files import SourceFile, listed_once, read_range, walk_files
+from storage.sources.registry import find_reader
 from storage.sql_guard import run_sql
 from storage.store.layout import StoreLayout, existing_store
 from storage.store.locations import location
@@ -21,6 +20,7 @@ from storage.store.schemas import OUTCOMES
 from storage.store.tables import read_table
 from tests.archives.segmented_here import segment_here
 from tests.archives.written_dicom import ct_slices, enhanced_ct, save
+from tests.listed_cases import cases_of_source
 from tests.main_job.conftest import HANG_LIMIT_SECONDS, Started, prefect_server, started, wait_until
 from tests.object_store.conftest import new_bucket, upload_tree
 

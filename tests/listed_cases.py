@@ -2,7 +2,7 @@
 
 from medsam3_core.cases import CaseSource
 from medsam3_core.recipes import Recipe
-from storage.readers.registry import layout_of
+from storage.sources.registry import layout_of
 from storage.store.locations import location
 
 
