@@ -21,7 +21,7 @@ from medsam3_core.merging import merge_instances
 from medsam3_core.prompts import SlicePrompt
 from medsam3_core.sam3.segmenter import Sam3Segmenter
 from storage.checkpoints import open_segmenter
-from storage.cohorts import case_refs, latest_cases, read_cohort
+from storage.cohorts.cohorts import case_refs, latest_cases, read_cohort
 from storage.shipped_weights import shipped_checkpoint
 from storage.store.layout import StoreLayout
 from storage.training_slices import validation_case

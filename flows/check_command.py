@@ -19,7 +19,7 @@ from flows.console import say
 from flows.table_print import stdout_console
 from medsam3_core.cases import CaseSource
 from medsam3_core.recipes import Recipe
-from storage.case_checks import CaseCheck
+from storage.cohorts.checks import CaseCheck
 from storage.preflight import Preflight, conclude
 from storage.sources.registry import find_reader
 from storage.store.layout import StoreLayout

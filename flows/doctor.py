@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 
 from medsam3_core.errors import Medsam3Error, WeightsError
 from storage.catalog_sources import cohort_names
-from storage.cohorts import read_cohort
+from storage.cohorts.cohorts import read_cohort
 from storage.store.layout import StoreLayout, open_store
 from storage.store.locations import is_remote
 from storage.weights_registry import registered_weights, require_unchanged

@@ -7,8 +7,8 @@ import numpy as np
 
 from medsam3_core.findings import Finding, FindingKind
 from medsam3_core.perceptual_hash import PICTURES, VOLUMES, similar_groups
-from storage.case_checks import CaseCheck
-from storage.fingerprints import Fingerprint
+from storage.cohorts.checks import CaseCheck
+from storage.cohorts.fingerprints import Fingerprint
 
 _SHOWN = 6
 

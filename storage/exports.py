@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from medsam3_core.errors import UsageError
 from medsam3_core.geometry import LengthUnit
-from storage.case_volumes import StoredVolume, open_case_volume
-from storage.cohorts import CaseRef, Cohort, case_refs, latest_cases, read_cohort
+from storage.cohorts.cohorts import CaseRef, Cohort, case_refs, latest_cases, read_cohort
+from storage.cohorts.volumes import StoredVolume, open_case_volume
 from storage.overlays import OverlayCaption, draw_overlay
 from storage.prediction_volumes import StoredPrediction, open_prediction
 from storage.store.atomic import read_json, replacing, write_json

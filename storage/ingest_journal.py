@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from medsam3_core.cases import CaseSource
-from storage.cohorts import cohort_names
+from storage.cohorts.cohorts import cohort_names
 from storage.store.layout import StoreLayout
 from storage.store.schemas import CASES
 from storage.store.tables import read_file, read_table, table_files, write_rows

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from medsam3_core.geometry import LengthUnit, VolumeGeometry
 from medsam3_core.intensity import IntensityPolicy, as_rgb, to_uint8
 from medsam3_core.metrics.overlap import count_masks, dice
-from storage.case_volumes import StoredVolume
+from storage.cohorts.volumes import StoredVolume
 from storage.prediction_volumes import StoredPrediction
 
 MOST_TILES = 9

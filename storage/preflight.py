@@ -9,9 +9,9 @@ from typing import Any
 from medsam3_core.cases import CaseSource
 from medsam3_core.findings import Finding, FindingKind
 from medsam3_core.recipes import Recipe
-from storage.case_checks import CaseCheck
+from storage.cohorts.checks import CaseCheck
+from storage.cohorts.fingerprints import Fingerprint, known_fingerprints
 from storage.duplicate_images import find_duplicates
-from storage.fingerprints import Fingerprint, known_fingerprints
 from storage.source_inventory import SourceInventory, take_inventory
 from storage.store.layout import StoreLayout
 from storage.store.locations import absolute, location

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from medsam3_core.prompt_policies import PromptPolicy
 from medsam3_core.prompt_rows import PromptRow, RowKind
-from storage.cohorts import CaseRef
+from storage.cohorts.cohorts import CaseRef
 from storage.store.layout import StoreLayout
 from storage.store.schemas import PROMPTS
 from storage.store.tables import read_file, rows_of_cases, table_files, write_rows

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from medsam3_core.cases import CaseSource
 from medsam3_core.errors import CaseDataError, DamagedFileError, Medsam3Error
 from medsam3_core.geometry import LengthUnit, VolumeGeometry
-from storage.case_volumes import StoredVolume
+from storage.cohorts.volumes import StoredVolume
 from storage.dicom_segmentation_writing import write_segmentation
 from storage.exports import merge_structures, nifti_image
 from storage.prediction_volumes import StoredPrediction, open_prediction

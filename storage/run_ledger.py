@@ -18,7 +18,7 @@ from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.prompt_policies import PromptPolicy
 from medsam3_core.protocol_version import PROTOCOL_VERSION
 from medsam3_core.run_specs import RunSpec
-from storage.cohorts import CaseRef, as_row
+from storage.cohorts.cohorts import CaseRef, as_row
 from storage.shipped_weights import shipped_training_digests
 from storage.store.atomic import write_json
 from storage.store.layout import StoreLayout, utc_now

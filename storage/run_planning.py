@@ -12,7 +12,7 @@ from medsam3_core.errors import UsageError
 from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.prompt_policies import PromptPolicy
 from storage.catalog import connect
-from storage.cohorts import CaseRef, Cohort, latest_case_refs, read_cohort
+from storage.cohorts.cohorts import CaseRef, Cohort, latest_case_refs, read_cohort
 from storage.prompt_tables import index_prompts
 from storage.resume_scan import NOTHING, Pairs, fresh_pairs, planned_pairs, predicted_pairs
 from storage.run_ledger import Run, write_plan, write_run

@@ -9,7 +9,7 @@ from typing import Any
 
 from storage.catalog import connect
 from storage.catalog_sources import cohort_names
-from storage.cohorts import read_cohort
+from storage.cohorts.cohorts import read_cohort
 from storage.store.atomic import TEMPORARY_PREFIX
 from storage.store.layout import StoreLayout
 from storage.store.locations import file_system, is_remote, object_key

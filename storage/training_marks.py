@@ -14,8 +14,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from storage.cohorts import CaseRef, cohort_names, read_cohort, write_cases
-from storage.fingerprints import newest_image_digests
+from storage.cohorts.cohorts import CaseRef, cohort_names, read_cohort, write_cases
+from storage.cohorts.fingerprints import newest_image_digests
 from storage.shipped_weights import shipped_training_digests
 from storage.store.layout import StoreLayout, utc_now
 from storage.store.schemas import CASES

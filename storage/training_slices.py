@@ -12,8 +12,8 @@ from medsam3_core.recipes import Recipe
 from medsam3_core.structures import LabelMap
 from medsam3_core.training.samples import TrainingConcept, TrainingSlice
 from medsam3_core.training.validation import ValidationCase
-from storage.case_volumes import open_case_volume
-from storage.cohorts import CaseRef
+from storage.cohorts.cohorts import CaseRef
+from storage.cohorts.volumes import open_case_volume
 from storage.store.layout import StoreLayout
 
 

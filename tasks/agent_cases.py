@@ -11,7 +11,7 @@ from medsam3_core.agent.strategy import AgentCase, AgentInterrupted, AgentRun, a
 from medsam3_core.agent.trace import TraceEvent
 from storage.agent_endpoint import EndpointSettings, open_access
 from storage.agent_traces import SpentLedger, trace_rows, write_traces
-from storage.cohorts import CaseRef
+from storage.cohorts.cohorts import CaseRef
 from storage.run_ledger import Run
 from storage.store.layout import StoreLayout
 

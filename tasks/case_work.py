@@ -22,8 +22,8 @@ from medsam3_core.scoring import mean_confidence, score_structure
 from medsam3_core.segmenters.protocol import Segmenter
 from medsam3_core.volume_segmentation import VolumeRequest
 from storage.agent_endpoint import EndpointSettings
-from storage.case_volumes import open_case_volume
-from storage.cohorts import CaseRef
+from storage.cohorts.cohorts import CaseRef
+from storage.cohorts.volumes import open_case_volume
 from storage.prediction_volumes import PredictionWriter, open_prediction
 from storage.run_ledger import Run, outcome_row, score_row
 from storage.store.layout import StoreLayout

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from medsam3_core.cases import CaseSource
 from medsam3_core.recipes import Recipe
-from storage.case_checks import CaseCheck, check_case
+from storage.cohorts.checks import CaseCheck, check_case
 from storage.sources.registry import layout_of
 from storage.store.locations import location
 

@@ -12,8 +12,8 @@ import psutil
 
 from medsam3_core.cases import CaseSource
 from medsam3_core.errors import CaseDataError, DamagedFileError, StoreError
-from storage.case_volumes import open_case_volume
-from storage.cohorts import CaseRef
+from storage.cohorts.cohorts import CaseRef
+from storage.cohorts.volumes import open_case_volume
 from storage.dicom_segmentation_writing import NothingDrawnError
 from storage.release_claims import require_claim
 from storage.release_ledger import ReleaseStatus, release_row, write_releases

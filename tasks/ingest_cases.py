@@ -14,10 +14,10 @@ from medsam3_core.cases import CaseSource, CaseStatus, CaseVolume
 from medsam3_core.digests import digest_json
 from medsam3_core.errors import CaseDataError, StoreError
 from medsam3_core.recipes import Recipe
-from storage.case_volumes import write_case_volume
-from storage.cohorts import committed_cases, write_cases
-from storage.fingerprints import fingerprint_row, write_fingerprints
-from storage.rater_agreement import agreement_rows, write_agreement
+from storage.cohorts.agreement import agreement_rows, write_agreement
+from storage.cohorts.cohorts import committed_cases, write_cases
+from storage.cohorts.fingerprints import fingerprint_row, write_fingerprints
+from storage.cohorts.volumes import write_case_volume
 from storage.sources.layouts.archive import without_names
 from storage.sources.reading import read_case
 from storage.sources.registry import layout_of

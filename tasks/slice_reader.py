@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam3_core.intensity import IntensityPolicy, as_rgb, to_uint8
-from storage.case_volumes import StoredVolume
+from storage.cohorts.volumes import StoredVolume
 
 
 class SliceReader:

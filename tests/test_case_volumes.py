@@ -13,7 +13,7 @@ from medsam3_core.errors import StoreError
 from medsam3_core.geometry import VolumeGeometry
 from medsam3_core.phantoms import PhantomKind, phantom_case
 from medsam3_core.structures import LabelEntry, LabelMap
-from storage.case_volumes import open_case_volume, write_case_volume
+from storage.cohorts.volumes import open_case_volume, write_case_volume
 from storage.store.arrays import level_factors
 
 OBLIQUE = np.array(

@@ -5,7 +5,7 @@ import pytest
 from medsam3_core.cases import CaseStatus
 from medsam3_core.errors import UsageError
 from medsam3_core.phantoms import PhantomKind, phantom_recipe
-from storage.cohorts import (
+from storage.cohorts.cohorts import (
     Cohort,
     as_row,
     case_refs,

@@ -10,8 +10,8 @@ from PIL import Image
 
 from medsam3_core.cases import CaseSource
 from medsam3_core.errors import UsageError
-from storage.case_volumes import open_case_volume
-from storage.cohorts import latest_cases, read_cohort
+from storage.cohorts.cohorts import latest_cases, read_cohort
+from storage.cohorts.volumes import open_case_volume
 from storage.ingest_journal import _LISTED, is_ingested, note_listed, vanished
 from storage.ingest_planning import IngestPlan, plan_ingest
 from storage.sources.layouts.phantom import PhantomSource

@@ -9,8 +9,8 @@ from medsam3_core.cases import CaseVolume
 from medsam3_core.geometry import VolumeGeometry
 from medsam3_core.recipes import Recipe
 from medsam3_core.structures import LabelEntry, LabelMap, Structure
-from storage.case_volumes import write_case_volume
-from storage.cohorts import Cohort, write_cohort
+from storage.cohorts.cohorts import Cohort, write_cohort
+from storage.cohorts.volumes import write_case_volume
 
 
 def columns(start, stop, geometry, rater):

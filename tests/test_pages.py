@@ -8,7 +8,7 @@ from dashboards.figures import history_figure
 from dashboards.report import write_report
 from medsam3_core.recipes import Recipe
 from medsam3_core.structures import Structure
-from storage.cohorts import Cohort, write_cohort
+from storage.cohorts.cohorts import Cohort, write_cohort
 from storage.store.layout import STORE_VARIABLE, utc_now
 from storage.store.schemas import PLAN
 from storage.store.tables import write_columns

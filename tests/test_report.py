@@ -12,8 +12,8 @@ from medsam3_core.errors import UsageError
 from medsam3_core.geometry import VolumeGeometry
 from medsam3_core.recipes import Recipe
 from medsam3_core.structures import LabelEntry, LabelMap, Structure
-from storage.case_volumes import write_case_volume
-from storage.cohorts import Cohort, write_cohort
+from storage.cohorts.cohorts import Cohort, write_cohort
+from storage.cohorts.volumes import write_case_volume
 from storage.prediction_volumes import PredictionWriter
 from storage.store.layout import StoreLayout
 from tests.chromium import Watched, browser, needs_chromium

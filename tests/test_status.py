@@ -47,7 +47,7 @@ def test_planned_is_scored_and_failed_and_pending(store: StoreLayout) -> None:
 
 
 def plant_cohort_change(store: StoreLayout, case: dict[str, object]) -> None:
-    from storage.cohorts import write_cases
+    from storage.cohorts.cohorts import write_cases
     from storage.store.layout import utc_now
 
     write_cases(store, "ct", [case | {"case_digest": "changed", "ingested_at": utc_now()}])

@@ -9,7 +9,7 @@ import pydicom
 import pytest
 
 from medsam3_core.cases import CaseVolume
-from storage.case_volumes import open_case_volume, write_case_volume
+from storage.cohorts.volumes import open_case_volume, write_case_volume
 from storage.dicom_segmentation_writing import write_segmentation
 from storage.sources.dicom.segmentations import read_segmentation
 from storage.sources.registry import find_reader

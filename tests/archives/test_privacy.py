@@ -9,7 +9,7 @@ from pydicom.dataset import Dataset
 
 from flows.cli import cli
 from medsam3_core.errors import UsageError
-from storage.cohorts import latest_cases
+from storage.cohorts.cohorts import latest_cases
 from storage.store.layout import StoreLayout
 from storage.store.pseudonyms import load_key
 from tests.archives.segmented_here import segment_here

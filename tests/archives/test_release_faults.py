@@ -35,7 +35,7 @@ def reasons(out: Path) -> dict[str, str]:
 
 
 def case_in(store: StoreLayout, run: Run, folder: str) -> str:
-    from storage.cohorts import latest_cases
+    from storage.cohorts.cohorts import latest_cases
 
     (found,) = [row for row in latest_cases(store, run.cohort).to_dict("records") if row["source"].startswith(folder)]
     return str(found["case_id"])

@@ -13,8 +13,8 @@ from pydicom.dataset import FileDataset
 
 from medsam3_core.errors import UnsupportedPromptError, UsageError
 from storage import released_exports
-from storage.case_volumes import StoredVolume, open_case_volume
-from storage.cohorts import case_refs, latest_cases
+from storage.cohorts.cohorts import case_refs, latest_cases
+from storage.cohorts.volumes import StoredVolume, open_case_volume
 from storage.exports import nifti_image
 from storage.ingest_planning import plan_ingest
 from storage.released_exports import ReleaseError, compare_masks

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from medsam3_core.errors import StoreError, UnreadableFileError
-from storage.cohorts import latest_cases
+from storage.cohorts.cohorts import latest_cases
 from storage.ingest_planning import plan_ingest
 from storage.sources.formats.arrays import read_array
 from storage.store.layout import StoreLayout

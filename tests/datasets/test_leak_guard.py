@@ -13,7 +13,7 @@ from medsam3_core.errors import UsageError
 from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.prompt_policies import PromptPolicy
 from medsam3_core.public_weights import public_names
-from storage.cohorts import case_refs, latest_cases
+from storage.cohorts.cohorts import case_refs, latest_cases
 from storage.ingest_planning import plan_ingest
 from storage.run_ledger import Run, score_row, write_run
 from storage.run_planning import BenchmarkRequest

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from storage.case_volumes import open_case_volume
+from storage.cohorts.volumes import open_case_volume
 from storage.prediction_volumes import open_prediction
 from storage.store.atomic import TEMPORARY_PREFIX
 from storage.store.layout import StoreLayout

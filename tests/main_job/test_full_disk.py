@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from medsam3_core.errors import StoreError
-from storage.case_volumes import open_case_volume
-from storage.cohorts import latest_cases
+from storage.cohorts.cohorts import latest_cases
+from storage.cohorts.volumes import open_case_volume
 from storage.store.layout import StoreLayout, open_store
 from tests.main_job.conftest import Medsam3, rows
 from tests.small_store import ingest_here

@@ -9,7 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from storage.cohorts import latest_cases
+from storage.cohorts.cohorts import latest_cases
 from storage.segment_planning import SegmentRequest
 from storage.sources.listing.files import SourceFile, listed_once, read_range, walk_files
 from storage.sources.registry import find_reader

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from medsam3_core.errors import DamagedFileError, StoreError, UsageError
-from storage.case_volumes import open_case_volume
 from storage.catalog import connect, lock_to_tables, publish_catalog
-from storage.cohorts import latest_cases
+from storage.cohorts.cohorts import latest_cases
+from storage.cohorts.volumes import open_case_volume
 from storage.exports import export_run
 from storage.run_planning import BenchmarkRequest, plan_benchmark
 from storage.score_compaction import compact_scores

@@ -24,10 +24,10 @@ from medsam3_core.training.fit_plan import LoopPlan
 from medsam3_core.training.lora import LoraPlan
 from medsam3_core.training.optimiser import OptimiserPlan, Schedule
 from medsam3_core.training.plans import CohortPlan, QuestionPlan, TrainingPlan, ValidationPlan
-from storage.case_volumes import open_case_volume
 from storage.checkpoints import open_segmenter, read_weights, write_hugging_face
-from storage.cohorts import case_refs, latest_cases, read_cohort
-from storage.fingerprints import FINGERPRINTS, newest_image_digests, write_fingerprints
+from storage.cohorts.cohorts import case_refs, latest_cases, read_cohort
+from storage.cohorts.fingerprints import FINGERPRINTS, newest_image_digests, write_fingerprints
+from storage.cohorts.volumes import open_case_volume
 from storage.ingest_journal import is_ingested, note_listed
 from storage.store.layout import StoreLayout, open_store, utc_now
 from storage.store.schemas import TRAINING

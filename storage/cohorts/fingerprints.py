@@ -8,8 +8,8 @@ import pyarrow as pa
 
 from medsam3_core.cases import CaseVolume
 from medsam3_core.perceptual_hash import perceptual_hash
-from storage.case_checks import image_digest
-from storage.cohorts import cohort_names, read_cohort
+from storage.cohorts.checks import image_digest
+from storage.cohorts.cohorts import cohort_names, read_cohort
 from storage.store.layout import StoreLayout
 from storage.store.tables import read_table, write_rows
 
