@@ -14,8 +14,8 @@ from medsam3_core.prompts import SlicePrompt
 from medsam3_core.sam3.prompt_checks import is_interactive
 from medsam3_core.segmenters.protocol import Segmenter
 from storage.instance_files import InstanceForm, form_of
-from storage.mask_files import read_mask_prompts
-from storage.prompts_file import prompts_of_image
+from storage.prompts.files import prompts_of_image
+from storage.prompts.masks import read_mask_prompts
 from storage.sources.formats.single import InputImage, read_input_image
 from storage.store.layout import StoreLayout
 from storage.weights import Weights

@@ -13,7 +13,7 @@ from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.prompt_policies import PromptPolicy
 from storage.catalog import connect
 from storage.cohorts.cohorts import CaseRef, Cohort, latest_case_refs, read_cohort
-from storage.prompt_tables import index_prompts
+from storage.prompts.tables import index_prompts
 from storage.resume_scan import NOTHING, Pairs, fresh_pairs, planned_pairs, predicted_pairs
 from storage.run_ledger import Run, write_plan, write_run
 from storage.run_refusals import refusal, remedy

@@ -18,8 +18,8 @@ from medsam3_core.prompt_rows import PromptRow
 from medsam3_core.structures import Structure
 from storage.catalog import connect
 from storage.cohorts.cohorts import CaseRef, latest_case_refs, latest_cases, read_cohort
-from storage.prompt_tables import index_prompts, write_prompts
-from storage.prompts_file import read_prompts_file
+from storage.prompts.files import read_prompts_file
+from storage.prompts.tables import index_prompts, write_prompts
 from storage.release_ledger import damaged_predictions
 from storage.run_ledger import Run
 from storage.run_planning import PlannedCase, WorkGroup

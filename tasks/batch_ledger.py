@@ -8,7 +8,7 @@ from medsam3_core.cases import CaseStatus
 from medsam3_core.prompt_rows import PromptRow
 from storage.agent_traces import write_traces
 from storage.cohorts.cohorts import CaseRef
-from storage.prompt_tables import write_prompts
+from storage.prompts.tables import write_prompts
 from storage.run_ledger import Run, unscored_rows, write_measurements, write_outcomes
 from storage.store.layout import StoreLayout
 

@@ -15,7 +15,7 @@ from medsam3_core.recipes import Recipe
 from medsam3_core.segmenters.protocol import Segmenter
 from medsam3_core.volume_segmentation import segment_volumes, slices_per_pass
 from storage.agent_endpoint import EndpointSettings
-from storage.prompt_tables import read_prompts
+from storage.prompts.tables import read_prompts
 from storage.run_ledger import Run
 from storage.run_planning import PlannedCase
 from storage.store.layout import StoreLayout

@@ -11,7 +11,7 @@ from medsam3_core.cases import CaseStatus
 from medsam3_core.errors import UsageError
 from medsam3_core.prompt_rows import PromptRow
 from storage.cohorts.cohorts import case_refs, latest_cases, write_cases
-from storage.prompt_tables import read_prompts, write_prompts
+from storage.prompts.tables import read_prompts, write_prompts
 from storage.run_ledger import unscored_rows, write_outcomes
 from storage.run_planning import BenchmarkPlan, BenchmarkRequest, plan_benchmark, record_plan
 from storage.sources.layouts.phantom import PhantomSource

@@ -1,0 +1,1 @@
+"""Prompts on disk: the table of generated prompts, files of prompts that users bring, and mask images."""
