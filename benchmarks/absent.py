@@ -22,9 +22,9 @@ from medsam3_core.prompts import SlicePrompt
 from medsam3_core.sam3.segmenter import Sam3Segmenter
 from storage.checkpoints import open_segmenter
 from storage.cohorts.cohorts import case_refs, latest_cases, read_cohort
-from storage.shipped_weights import shipped_checkpoint
 from storage.store.layout import StoreLayout
 from storage.training_slices import validation_case
+from storage.weights.shipped import shipped_checkpoint
 
 KINDS = ("present", "absent", "of other cohorts", "unseen words", "may be there")
 UNSEEN = ("wristwatch", "coronary stent", "bicycle wheel", "mandibular molar")

@@ -28,7 +28,7 @@ from medsam3_core.recipes import Recipe
 from medsam3_core.segmenters.protocol import Segmenter
 from storage.sources.registry import find_reader
 from storage.store.layout import StoreLayout
-from storage.weights_registry import find_weights, load_segmenter
+from storage.weights.registry import find_weights, load_segmenter
 
 SEED = 99
 

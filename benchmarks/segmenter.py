@@ -42,7 +42,7 @@ from storage.cohorts.volumes import open_case_volume
 from storage.run_planning import BenchmarkRequest, WorkGroup, plan_benchmark
 from storage.sql_guard import run_sql
 from storage.store.layout import StoreLayout, open_store
-from storage.weights_registry import add_weights
+from storage.weights.registry import add_weights
 
 WORDS = ("vessel", "optic disc", "polyp", "liver", "kidney", "spleen", "tumour", "nucleus")
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "bare" / "checkpoint.safetensors"

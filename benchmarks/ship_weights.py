@@ -4,8 +4,8 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from storage.shipped_weights import ship
-from storage.weights_inspection import inspect_location
+from storage.weights.inspection import inspect_location
+from storage.weights.shipped import ship
 
 
 def main() -> None:

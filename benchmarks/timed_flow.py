@@ -26,7 +26,7 @@ def main(
     from flows.cluster_settings import parse_cluster
     from flows.worker_forking import begin_forking
     from storage.store.layout import open_store
-    from storage.weights_registry import find_weights
+    from storage.weights.registry import find_weights
 
     cluster = f"local:{workers}"
     found = find_weights(open_store(Path(store)), weights)

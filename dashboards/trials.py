@@ -12,9 +12,9 @@ from medsam3_core.merging import merge_instances
 from medsam3_core.prompts import BoxPrompt, PointPrompt, SlicePrompt
 from medsam3_core.segmenters.baselines import BASELINES
 from medsam3_core.segmenters.protocol import Segmenter
-from storage.shipped_weights import shipped_names
 from storage.store.layout import StoreLayout
-from storage.weights_registry import UNTRAINED, find_weights, load_segmenter, registered_weights
+from storage.weights.registry import UNTRAINED, find_weights, load_segmenter, registered_weights
+from storage.weights.shipped import shipped_names
 
 STRUCTURE = "structure"
 

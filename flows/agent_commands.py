@@ -20,7 +20,7 @@ from storage.agent_traces import read_trace_file
 from storage.instance_files import InstanceForm, form_of
 from storage.sources.formats.single import read_input_image
 from storage.store.layout import StoreLayout
-from storage.weights_registry import find_weights, is_location, load_segmenter, load_unregistered
+from storage.weights.registry import find_weights, is_location, load_segmenter, load_unregistered
 
 
 @dataclass(frozen=True, slots=True)

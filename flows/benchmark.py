@@ -17,13 +17,13 @@ from flows.settings import named_cluster
 from flows.telling import note
 from medsam3_core.cases import CaseStatus
 from storage.catalog import publish_catalog
-from storage.encoding_cache import CacheSettings, parse_size, prepare_cache, trim_cache
 from storage.run_ledger import unscored_rows, write_outcomes
 from storage.run_planning import BenchmarkPlan, BenchmarkRequest, PlannedCase, WorkGroup, record_plan
 from storage.score_compaction import tidy_scores
 from storage.standing_benchmarks import completed_requests, plan_requests, record_requests
 from storage.store.layout import StoreLayout
 from storage.store.writers import writing
+from storage.weights.encodings import CacheSettings, parse_size, prepare_cache, trim_cache
 from tasks.batch_stream import StreamCounts
 from tasks.recovery import unfinished_runs
 from tasks.segment_cases import SegmentBatch

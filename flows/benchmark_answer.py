@@ -7,7 +7,7 @@ from pathlib import Path
 from flows.benchmark import BenchmarkSummary
 from storage.comparison import Comparison, StructureComparison
 from storage.comparison_words import comparison_notes, comparison_sentences, short_prompt
-from storage.weights import Weights
+from storage.weights.weights import Weights
 
 _COLUMNS = (
     "cohort",

@@ -21,8 +21,8 @@ from storage.comparison import Comparison, ComparisonRequest, compare_weights
 from storage.run_planning import BenchmarkRequest
 from storage.standing_benchmarks import only_rescoring, plan_requests, previous_version, requests_following
 from storage.store.layout import StoreLayout
-from storage.weights import Weights
-from storage.weights_registry import find_weights
+from storage.weights.registry import find_weights
+from storage.weights.weights import Weights
 
 
 @flow(name="benchmark-on-new-weights", flow_run_name="benchmark-new-{weights}")

@@ -18,7 +18,7 @@ def weights_list(store: Path) -> None:
     """List all weights with version, identity and capabilities."""
     from flows.weights_print import print_weights
     from storage.store.layout import open_store
-    from storage.weights_registry import list_weights
+    from storage.weights.registry import list_weights
 
     print_weights(list_weights(open_store(store)))
 
@@ -43,7 +43,7 @@ def weights_add(name: str, path: str, base: str | None, licence: str, store: Pat
     from flows.console import say
     from flows.weights_print import print_weights, say_match
     from storage.store.layout import open_store
-    from storage.weights_registry import add_weights
+    from storage.weights.registry import add_weights
 
     added = add_weights(open_store(store), name, path, licence=licence, base=base)
     say_match(added)
@@ -62,7 +62,7 @@ def weights_check(name_or_path: str, base: str | None, store: Path) -> None:
     """Read weights, match every tensor, look at every value and compare the digest with the registry."""
     from flows.weights_print import print_weights, say_match
     from storage.store.layout import StoreLayout
-    from storage.weights_registry import check_registered
+    from storage.weights.registry import check_registered
 
     found = check_registered(StoreLayout(store), name_or_path, base)
     say_match(found)

@@ -14,7 +14,7 @@ from flows.cluster_settings import ClusterKind, ClusterSettings
 from flows.environment import ALLOCATION
 from flows.worker_forking import begin_forking, forks
 from medsam3_core.errors import UsageError
-from storage.weights import Weights
+from storage.weights.weights import Weights
 
 _BYTES_PER_PARAMETER = 6
 _WORKER_BASE_BYTES = 1_500_000_000

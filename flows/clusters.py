@@ -22,7 +22,7 @@ from flows.worker_forking import begin_forking
 from flows.worker_keeper import keeping_workers
 from medsam3_core.errors import Medsam3Error, UsageError
 from storage.store.layout import StoreLayout
-from storage.weights import Weights
+from storage.weights.weights import Weights
 
 _STARTS = 3
 _OF_THIS_MACHINE = (ClusterKind.LOCAL, ClusterKind.THREADS, ClusterKind.GPU)

@@ -19,7 +19,7 @@ from storage.catalog_sources import cohort_names
 from storage.cohorts.cohorts import read_cohort
 from storage.store.layout import StoreLayout, open_store
 from storage.store.locations import is_remote
-from storage.weights_registry import registered_weights, require_unchanged
+from storage.weights.registry import registered_weights, require_unchanged
 
 _GIGABYTE = 1_000_000_000
 _FULL_SIZE_MEMORY = 6 * _GIGABYTE

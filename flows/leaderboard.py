@@ -11,8 +11,8 @@ from rich.text import Text
 from flows.table_print import stdout_console
 from medsam3_core.prompt_policies import PromptPolicy
 from storage.catalog_queries import read_inter_rater, read_leaderboard
-from storage.shipped_weights import shipped_names
 from storage.store.layout import StoreLayout
+from storage.weights.shipped import shipped_names
 
 Row = Mapping[str, Any]
 

@@ -12,9 +12,9 @@ from flows.deployed import store_of
 from flows.settings import MaintenanceSettings, read_settings
 from flows.table_print import in_units
 from flows.telling import tell
-from storage.encoding_cache import parse_size
 from storage.store.layout import StoreLayout, existing_store
 from storage.store_upkeep import Upkeep, compact_store, prune_store
+from storage.weights.encodings import parse_size
 
 _HOUR = 3600.0
 

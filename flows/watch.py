@@ -16,9 +16,9 @@ from flows.weights_events import ALERT, CHANGED, NoServerError, send_event
 from medsam3_core.errors import UsageError
 from storage.store.layout import StoreLayout
 from storage.store.locks import holding
-from storage.weights import Weights
-from storage.weights_registry import registered_weights
-from storage.weights_watch import Look, Seen, Sight, latest_versions, look_at, read_seen, write_seen
+from storage.weights.registry import registered_weights
+from storage.weights.watch import Look, Seen, Sight, latest_versions, look_at, read_seen, write_seen
+from storage.weights.weights import Weights
 
 
 @dataclass(frozen=True, slots=True)

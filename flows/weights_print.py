@@ -10,7 +10,7 @@ from rich.text import Text
 from flows.console import say
 from flows.table_print import stdout_console
 from medsam3_core.capabilities import Capabilities
-from storage.weights import Weights
+from storage.weights.weights import Weights
 
 
 def print_weights(weights: Sequence[Weights], console: Console | None = None) -> None:

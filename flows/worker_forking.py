@@ -19,7 +19,7 @@ from multiprocessing import forkserver
 from pathlib import Path
 
 from flows.cluster_settings import ClusterKind, ClusterSettings
-from storage.weights import Weights
+from storage.weights.weights import Weights
 
 _WORK, _MODEL = "flows.forked_imports", "storage.checkpoints"
 _CHOSEN_BY_THE_USER = "DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD"

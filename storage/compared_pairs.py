@@ -7,7 +7,7 @@ import pandas as pd
 from medsam3_core.errors import UsageError
 from storage.catalog import connect
 from storage.store.layout import StoreLayout
-from storage.weights_registry import registered_weights
+from storage.weights.registry import registered_weights
 
 
 def comparable_weights(store: StoreLayout) -> pd.DataFrame:

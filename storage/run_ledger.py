@@ -19,13 +19,13 @@ from medsam3_core.prompt_policies import PromptPolicy
 from medsam3_core.protocol_version import PROTOCOL_VERSION
 from medsam3_core.run_specs import RunSpec
 from storage.cohorts.cohorts import CaseRef, as_row
-from storage.shipped_weights import shipped_training_digests
 from storage.store.atomic import write_json
 from storage.store.layout import StoreLayout, utc_now
 from storage.store.schemas import MEASUREMENTS, OUTCOMES, PLAN, SCORES
 from storage.store.tables import statuses_of, write_columns, write_rows
 from storage.store.writers import committing
-from storage.weights import Weights
+from storage.weights.shipped import shipped_training_digests
+from storage.weights.weights import Weights
 
 _VERSIONED = ("medsam3", "torch", "transformers", "numpy", "scipy", "zarr", "pyarrow", "duckdb", "dask", "prefect")
 

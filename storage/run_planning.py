@@ -19,8 +19,8 @@ from storage.run_ledger import Run, write_plan, write_run
 from storage.run_refusals import refusal, remedy
 from storage.store.atomic import read_json
 from storage.store.layout import StoreLayout
-from storage.weights import Weights
-from storage.weights_registry import find_weights
+from storage.weights.registry import find_weights
+from storage.weights.weights import Weights
 
 
 @dataclass(frozen=True, slots=True)

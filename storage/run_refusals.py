@@ -6,8 +6,8 @@ from medsam3_core.agent.agent_settings import AgentSettings
 from medsam3_core.inference_settings import InferenceSettings, PromptMode
 from medsam3_core.prompt_policies import PromptedSlices, PromptKind, PromptPolicy
 from storage.store.layout import StoreLayout
-from storage.weights import Weights
-from storage.weights_registry import registered_weights
+from storage.weights.registry import registered_weights
+from storage.weights.weights import Weights
 
 
 def refusal(weights: Weights, policy: PromptPolicy, settings: InferenceSettings) -> str | None:

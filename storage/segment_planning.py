@@ -29,7 +29,7 @@ from storage.sources.listing.recipes import builtin_recipes
 from storage.sources.registry import AUTO, find_reader
 from storage.store.layout import StoreLayout
 from storage.store.locations import absolute
-from storage.weights_registry import find_weights
+from storage.weights.registry import find_weights
 
 _ANY_TREE = frozenset({"nifti-pairs", "image-pairs", "msd"})
 """Layouts that list what has a reference; without one, everything in the tree is a case."""

@@ -19,8 +19,8 @@ from storage.cohorts.cohorts import case_refs, latest_cases
 from storage.run_planning import BenchmarkPlan, BenchmarkRequest, PlannedCase, WorkGroup, plan_benchmark
 from storage.store.atomic import read_json, write_json
 from storage.store.layout import StoreLayout
-from storage.weights import Weights
-from storage.weights_registry import find_weights, registered_weights
+from storage.weights.registry import find_weights, registered_weights
+from storage.weights.weights import Weights
 
 
 @dataclass(frozen=True, slots=True, order=True)

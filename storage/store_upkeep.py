@@ -12,12 +12,12 @@ from pathlib import Path
 
 from medsam3_core.errors import StoreError
 from storage.catalog import publish_catalog
-from storage.encoding_cache import CacheSettings, trim_cache
 from storage.score_compaction import compact_scores, replaced_generations, runs_to_compact, sweep_generations
 from storage.store.atomic import TEMPORARY_PREFIX, remove
 from storage.store.layout import StoreLayout
 from storage.store.locations import is_remote
 from storage.store.writers import writing
+from storage.weights.encodings import CacheSettings, trim_cache
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,10 @@ import pyarrow as pa
 
 from storage.cohorts.cohorts import CaseRef, cohort_names, read_cohort, write_cases
 from storage.cohorts.fingerprints import newest_image_digests
-from storage.shipped_weights import shipped_training_digests
 from storage.store.layout import StoreLayout, utc_now
 from storage.store.schemas import CASES
 from storage.store.tables import read_table, rows_of_cases, write_rows
+from storage.weights.shipped import shipped_training_digests
 
 LEARNED_FROM = pa.schema(
     [

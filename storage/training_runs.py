@@ -18,8 +18,8 @@ from medsam3_core.training.plans import FRESH, TrainingPlan
 from storage.checkpoints import read_weights, write_bare, write_hugging_face
 from storage.store.atomic import read_json, write_json
 from storage.store.layout import StoreLayout
-from storage.weights import Weights
-from storage.weights_registry import find_weights, inspect_weights, is_location, require_unchanged
+from storage.weights.registry import find_weights, inspect_weights, is_location, require_unchanged
+from storage.weights.weights import Weights
 
 _SPEED_ONLY = ("workers", "log_every", "save_every", "keep")
 """Keys of `loop` that change no number."""

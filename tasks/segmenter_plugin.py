@@ -6,9 +6,9 @@ from distributed import Worker, WorkerPlugin, get_worker
 
 from medsam3_core.errors import UsageError
 from medsam3_core.segmenters.protocol import Segmenter
-from storage.encoding_cache import CacheSettings, cached
-from storage.weights import Weights
-from storage.weights_registry import load_segmenter
+from storage.weights.encodings import CacheSettings, cached
+from storage.weights.registry import load_segmenter
+from storage.weights.weights import Weights
 
 _NAME = "medsam3-segmenter"
 

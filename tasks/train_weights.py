@@ -39,7 +39,7 @@ from storage.training_runs import (
     write_result,
 )
 from storage.training_slices import read_training_slices, validation_case
-from storage.weights_registry import inspect_weights, register_weights, require_free_name
+from storage.weights.registry import inspect_weights, register_weights, require_free_name
 
 Say = Callable[[dict[str, Any]], None]
 """Shows one line of the log while training goes on."""

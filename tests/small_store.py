@@ -7,7 +7,7 @@ from storage.agent_endpoint import EndpointSettings
 from storage.ingest_planning import IngestPlan, finish_ingest, plan_ingest
 from storage.run_planning import BenchmarkPlan, BenchmarkRequest, plan_benchmark, record_plan
 from storage.store.layout import StoreLayout
-from storage.weights_registry import load_segmenter
+from storage.weights.registry import load_segmenter
 from tasks.breadcrumbs import BreadcrumbFolder
 from tasks.ingest_cases import IngestBatch, PendingCase
 from tasks.segment_cases import SegmentBatch

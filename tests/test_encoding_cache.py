@@ -15,7 +15,10 @@ from medsam3_core.prompts import SlicePrompt
 from medsam3_core.sam3.segmenter import Sam3Segmenter
 from medsam3_core.sam3.tiny import untrained_weights
 from medsam3_core.segmenters.baselines import BASELINES
-from storage.encoding_cache import (
+from storage.run_planning import BenchmarkRequest, plan_benchmark, record_plan
+from storage.sql_guard import run_sql
+from storage.store.layout import StoreLayout
+from storage.weights.encodings import (
     CachedSegmenter,
     CacheSettings,
     EncodingCache,
@@ -24,9 +27,6 @@ from storage.encoding_cache import (
     prepare_cache,
     trim_cache,
 )
-from storage.run_planning import BenchmarkRequest, plan_benchmark, record_plan
-from storage.sql_guard import run_sql
-from storage.store.layout import StoreLayout
 from tasks.breadcrumbs import BreadcrumbFolder
 from tasks.segment_cases import SegmentBatch
 from tests.sam3.segmenters import count_trunk_passes, phantom

@@ -15,7 +15,7 @@ from storage.store.layout import StoreLayout
 from storage.store.schemas import OUTCOMES, PLAN, SCORES
 from storage.store.tables import read_table, table_files
 from storage.store.writers import writing
-from storage.weights_registry import find_weights
+from storage.weights.registry import find_weights
 
 HOLD_LOCK = """
 import sys, time

@@ -19,7 +19,7 @@ from storage.sql_guard import run_sql
 from storage.store.layout import StoreLayout, open_store, utc_now
 from storage.store.schemas import CASES, PLAN
 from storage.store.tables import read_table
-from storage.weights_registry import load_segmenter
+from storage.weights.registry import load_segmenter
 from tasks.breadcrumbs import BreadcrumbFolder
 from tasks.segment_cases import SegmentBatch
 from tests.phantom_files import write_phantom_dataset

@@ -13,8 +13,8 @@ from storage.checkpoints import write_untrained
 from storage.run_planning import BenchmarkRequest, plan_benchmark
 from storage.run_refusals import refusal
 from storage.store.layout import StoreLayout
-from storage.weights import Weights
-from storage.weights_registry import add_weights
+from storage.weights.registry import add_weights
+from storage.weights.weights import Weights
 from tests.small_store import ingest_here
 
 BOX = Weights("baseline:box", 1, "a", None, "baseline", Capabilities(text=False, box=True))

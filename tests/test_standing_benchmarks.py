@@ -20,7 +20,7 @@ from storage.standing_benchmarks import (
 )
 from storage.store.atomic import write_json
 from storage.store.layout import StoreLayout, open_store
-from storage.weights import Weights
+from storage.weights.weights import Weights
 from tests.command_line import Medsam3, command_line
 from tests.small_store import benchmark_here, ingest_here
 

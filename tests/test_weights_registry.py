@@ -14,7 +14,7 @@ from medsam3_core.errors import UsageError, WeightsError, WeightsMismatchError
 from storage.checkpoints import write_untrained
 from storage.store.atomic import read_json, write_json
 from storage.store.layout import StoreLayout
-from storage.weights_registry import (
+from storage.weights.registry import (
     add_weights,
     find_weights,
     load_segmenter,

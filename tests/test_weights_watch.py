@@ -8,8 +8,8 @@ import pytest
 
 from storage.checkpoints import write_untrained
 from storage.store.layout import StoreLayout
-from storage.weights_registry import add_weights, find_weights, registered_weights
-from storage.weights_watch import (
+from storage.weights.registry import add_weights, find_weights, registered_weights
+from storage.weights.watch import (
     Look,
     Seen,
     Sight,

@@ -13,7 +13,7 @@ from storage.run_ledger import Run
 from storage.run_planning import record_plan
 from storage.segment_planning import SegmentRequest, plan_segment, reader_for_segmenting, run_of_request
 from storage.store.layout import StoreLayout
-from storage.weights_registry import load_segmenter
+from storage.weights.registry import load_segmenter
 from tasks.breadcrumbs import BreadcrumbFolder
 from tasks.export_cases import ExportBatch, PendingExport
 from tasks.ingest_cases import IngestBatch, PendingCase

@@ -22,7 +22,7 @@ from storage.sources.registry import find_reader
 from storage.sql_guard import run_sql
 from storage.store.layout import open_store
 from storage.training_marks import mark_training_cases
-from storage.weights_registry import find_weights
+from storage.weights.registry import find_weights
 from tasks.breadcrumbs import BreadcrumbFolder
 from tasks.ingest_cases import IngestBatch, PendingCase
 from tests.datasets import published_2d

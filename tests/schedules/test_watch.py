@@ -17,8 +17,8 @@ from medsam3_core.errors import StoreError, UsageError
 from storage.store.atomic import write_json
 from storage.store.layout import StoreLayout
 from storage.store.locks import holding
-from storage.weights import Weights
-from storage.weights_watch import read_seen
+from storage.weights.watch import read_seen
+from storage.weights.weights import Weights
 from tests.command_line import Medsam3, command_line
 from tests.small_store import ingest_here
 

@@ -9,7 +9,9 @@ from medsam3_core.intensity import as_rgb
 from medsam3_core.phantoms import PhantomKind, phantom_case, phantom_recipe
 from medsam3_core.prompts import SlicePrompt
 from storage.checkpoints.identity import weights_sha256
-from storage.shipped_weights import (
+from storage.store.atomic import read_json
+from storage.weights.registry import find_weights, load_segmenter
+from storage.weights.shipped import (
     MOST_BYTES,
     TRAINED_ON,
     shipped_checkpoint,
@@ -17,8 +19,6 @@ from storage.shipped_weights import (
     shipped_names,
     shipped_training_digests,
 )
-from storage.store.atomic import read_json
-from storage.weights_registry import find_weights, load_segmenter
 
 NAMES = ("tiny-base", "tiny-medical")
 SURE_OF_LITTLE = InferenceSettings.parse(["threshold=0.05"])

@@ -35,7 +35,7 @@ from storage.store.tables import read_table
 from storage.training_manifest import balance_report, build_manifest, select_cases
 from storage.training_runs import last_checkpoint, open_run, training_id
 from storage.training_slices import read_training_slices, recipe_concepts, validation_case
-from storage.weights_registry import find_weights
+from storage.weights.registry import find_weights
 from tasks import train_weights as unit
 from tasks.slice_reader import SliceReader
 from tests.small_store import ingest_here

@@ -17,11 +17,11 @@ from medsam3_core.errors import UsageError, WeightsError
 from medsam3_core.public_weights import public_names
 from medsam3_core.segmenters.baselines import BASELINES
 from medsam3_core.segmenters.protocol import Segmenter
-from storage.shipped_weights import FACTS, shipped_checkpoint, shipped_folder, shipped_names
 from storage.store.atomic import read_json, replacing, write_json
 from storage.store.layout import StoreLayout, check_name
 from storage.store.locks import holding
-from storage.weights import Weights
+from storage.weights.shipped import FACTS, shipped_checkpoint, shipped_folder, shipped_names
+from storage.weights.weights import Weights
 
 UNTRAINED = "tiny-untrained"
 _BUILT_IN = (*BASELINES, UNTRAINED, *shipped_names())
@@ -124,7 +124,7 @@ def _ancestors(registered: Sequence[Weights], inspected: Weights) -> tuple[str, 
 
 def inspect_weights(store: StoreLayout, name: str, location: Path | str, base: str | None = None) -> Weights:
     """What a checkpoint is, without registering it; fails as `add_weights` does."""
-    from storage.weights_inspection import inspect_location
+    from storage.weights.inspection import inspect_location
 
     if not is_location(store, str(location)):
         msg = f"no weights at {location}; give a checkpoint file, a Hugging Face folder or hf://owner/name"
@@ -139,7 +139,7 @@ def load_unregistered(store: StoreLayout, location: str, device: str, base: str 
         WeightsError: If it does not load.
     """
     from storage.checkpoints import open_segmenter
-    from storage.weights_inspection import adapter_base
+    from storage.weights.inspection import adapter_base
 
     found = adapter_base(location, _base_location(store, base), partial(_named_location, store))
     return open_segmenter(location, device, base=found)
@@ -252,7 +252,7 @@ def _built_in(store: StoreLayout, name: str) -> Weights:
         with replacing(folder) as scratch:
             write_untrained(scratch)
         note = "seeded and untrained: it exercises the model path, its scores mean nothing"
-        from storage.weights_inspection import inspect_location
+        from storage.weights.inspection import inspect_location
 
         write_json(untrained, asdict(replace(inspect_location(name, str(folder)), note=note)))
     return replace(_from_json(read_json(untrained)), path=str(folder.resolve()))

@@ -18,8 +18,8 @@ from medsam3_core.digests import digest_json
 from medsam3_core.errors import WeightsError
 from storage.store.atomic import read_json, write_json
 from storage.store.layout import StoreLayout
-from storage.weights import Weights
-from storage.weights_registry import inspect_weights, register_weights, registered_weights
+from storage.weights.registry import inspect_weights, register_weights, registered_weights
+from storage.weights.weights import Weights
 
 _HUB = "hf://"
 _PROCESSES = Path("/proc")

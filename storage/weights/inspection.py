@@ -11,7 +11,7 @@ from storage.checkpoints import read_weights, resolve, weights_sha256
 from storage.checkpoints.adapters import base_location, is_adapter, read_adapter
 from storage.checkpoints.hub import SCHEME
 from storage.checkpoints.licences import licence_beside
-from storage.weights import Weights
+from storage.weights.weights import Weights
 
 Locate = Callable[[str], str]
 
