@@ -20,10 +20,10 @@ from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.merging import merge_instances
 from medsam3_core.prompts import SlicePrompt
 from medsam3_core.sam3.segmenter import Sam3Segmenter
-from storage.checkpoints import open_segmenter
 from storage.cohorts.cohorts import case_refs, latest_cases, read_cohort
 from storage.store.layout import StoreLayout
 from storage.training_slices import validation_case
+from storage.weights.checkpoints import open_segmenter
 from storage.weights.shipped import shipped_checkpoint
 
 KINDS = ("present", "absent", "of other cohorts", "unseen words", "may be there")

@@ -20,7 +20,7 @@ from benchmarks.full_weights import BARE
 from benchmarks.segmenter import TEXTS, picture
 from flows.environment import prepare_environment
 from medsam3_core.inference_settings import InferenceSettings
-from storage.checkpoints import open_segmenter
+from storage.weights.checkpoints import open_segmenter
 
 _CHILD = "MEDSAM3_BENCHMARK_CHILD"
 

@@ -16,7 +16,7 @@ from medsam3_core.sam3.architecture import Architecture, architecture_from, rele
 from medsam3_core.sam3.layouts import Part
 from medsam3_core.sam3.narrow_tracker import narrow_tracker_config
 from medsam3_core.sam3.tiny import seeded_weights, tiny_config
-from storage.checkpoints import write_bare, write_released
+from storage.weights.checkpoints import write_bare, write_released
 
 RELEASED, BARE = Path("released") / "sam3.pt", Path("bare") / "checkpoint.safetensors"
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks.watching import Watch
 from medsam3_core.phantoms import PhantomKind, phantom_case
-from storage.checkpoints import write_untrained
+from storage.weights.checkpoints import write_untrained
 
 LIMIT_BYTES = 4e9
 WAYS = ("ingest", "text", "key", "predict")

@@ -115,7 +115,7 @@ def workers_starting(settings: ClusterSettings, weights: Sequence[Weights]) -> I
 def _start_warm(stack: ExitStack, settings: ClusterSettings, weights: list[Weights]) -> Workers:
     workers = stack.enter_context(_fresh_workers(settings, weights))
     if any(item.path is not None for item in weights):
-        workers.client.run(importlib.import_module, "storage.checkpoints")
+        workers.client.run(importlib.import_module, "storage.weights.checkpoints")
     return workers
 
 

@@ -15,9 +15,9 @@ from medsam3_core.errors import UsageError
 from medsam3_core.sam3.network import Sam3Weights
 from medsam3_core.sam3.small import fresh_weights, small_architecture
 from medsam3_core.training.plans import FRESH, TrainingPlan
-from storage.checkpoints import read_weights, write_bare, write_hugging_face
 from storage.store.atomic import read_json, write_json
 from storage.store.layout import StoreLayout
+from storage.weights.checkpoints import read_weights, write_bare, write_hugging_face
 from storage.weights.registry import find_weights, inspect_weights, is_location, require_unchanged
 from storage.weights.weights import Weights
 

@@ -453,7 +453,7 @@ def test_bad_prompts_are_refused_with_one_message(
 def test_interactive_prompts_name_registered_weights_that_would_do(
     tmp_path: Path, picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from storage.checkpoints import write_untrained
+    from storage.weights.checkpoints import write_untrained
 
     run = command_line(tmp_path / "store", monkeypatch, capsys)
     write_untrained(tmp_path / "clickable", tracker=True)

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from medsam3_core.errors import UsageError, WeightsError, WeightsMismatchError
-from storage.checkpoints import write_untrained
 from storage.store.atomic import read_json, write_json
 from storage.store.layout import StoreLayout
+from storage.weights.checkpoints import write_untrained
 from storage.weights.registry import (
     add_weights,
     find_weights,

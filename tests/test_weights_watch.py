@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from storage.checkpoints import write_untrained
 from storage.store.layout import StoreLayout
+from storage.weights.checkpoints import write_untrained
 from storage.weights.registry import add_weights, find_weights, registered_weights
 from storage.weights.watch import (
     Look,

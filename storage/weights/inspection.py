@@ -7,10 +7,10 @@ from pathlib import Path
 from medsam3_core.capabilities import Capabilities
 from medsam3_core.errors import WeightsError
 from medsam3_core.sam3.network import require_finite
-from storage.checkpoints import read_weights, resolve, weights_sha256
-from storage.checkpoints.adapters import base_location, is_adapter, read_adapter
-from storage.checkpoints.hub import SCHEME
-from storage.checkpoints.licences import licence_beside
+from storage.weights.checkpoints import read_weights, resolve, weights_sha256
+from storage.weights.checkpoints.adapters import base_location, is_adapter, read_adapter
+from storage.weights.checkpoints.hub import SCHEME
+from storage.weights.checkpoints.identity import licence_beside
 from storage.weights.weights import Weights
 
 Locate = Callable[[str], str]

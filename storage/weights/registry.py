@@ -1,8 +1,8 @@
 """Weights by name: the registry, the built-in baselines and small SAM3 weights, and how a name becomes a segmenter.
 
 `NAME` is the latest version, `NAME@N` a version. Identity is the SHA-256 of the tensors' file or folder; every score
-row carries it. `storage.checkpoints` is imported where tensors are read: it brings torch and transformers, seven
-seconds that planning, SQL and baselines do not need.
+row carries it. `storage.weights.checkpoints` is imported where tensors are read: it brings torch and transformers,
+seven seconds that planning, SQL and baselines do not need.
 """
 
 from collections.abc import Mapping, Sequence
@@ -138,7 +138,7 @@ def load_unregistered(store: StoreLayout, location: str, device: str, base: str 
     Raises:
         WeightsError: If it does not load.
     """
-    from storage.checkpoints import open_segmenter
+    from storage.weights.checkpoints import open_segmenter
     from storage.weights.inspection import adapter_base
 
     found = adapter_base(location, _base_location(store, base), partial(_named_location, store))
@@ -176,7 +176,7 @@ def load_segmenter(weights: Weights, device: str) -> Segmenter:
     """
     if weights.path is None:
         return BASELINES[weights.name]
-    from storage.checkpoints import open_segmenter
+    from storage.weights.checkpoints import open_segmenter
 
     require_unchanged(weights)
     return open_segmenter(weights.path, device, base=weights.base)
@@ -190,7 +190,7 @@ def require_unchanged(weights: Weights) -> None:
     """
     if weights.path is None:
         return
-    from storage.checkpoints import weights_sha256
+    from storage.weights.checkpoints import weights_sha256
 
     named = f"{weights.name}@{weights.version}"
     for path in filter(None, (weights.path, weights.base)):
@@ -247,7 +247,7 @@ def _built_in(store: StoreLayout, name: str) -> Weights:
         )
     folder, untrained = store.built_in_weights(name)
     if not untrained.exists():
-        from storage.checkpoints import write_untrained
+        from storage.weights.checkpoints import write_untrained
 
         with replacing(folder) as scratch:
             write_untrained(scratch)

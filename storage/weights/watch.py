@@ -169,7 +169,7 @@ def _sources(weights: Weights) -> tuple[Path, ...]:
     """Files that decide what the weights are; asks the hub for the newest commit, or its cache where it is offline."""
     path = Path(_location(weights))
     if weights.source.startswith(_HUB):
-        from storage.checkpoints import resolve
+        from storage.weights.checkpoints import resolve
 
         path = resolve(weights.source)
     return (path, *([Path(weights.base)] if weights.base else []))

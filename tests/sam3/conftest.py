@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from storage.checkpoints import open_segmenter, read_weights, write_bare, write_untrained
+from storage.weights.checkpoints import open_segmenter, read_weights, write_bare, write_untrained
 from tests.sam3.golden import LAYOUTS
 from tests.sam3.segmenters import untrained
 

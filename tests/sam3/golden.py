@@ -17,7 +17,7 @@ from medsam3_core.prompts import BoxPrompt, MaskPrompt, PointPrompt, SlicePrompt
 from medsam3_core.sam3.interactive import Clicks
 from medsam3_core.sam3.network import Sam3Network, build_network
 from medsam3_core.sam3.precision import precision_for
-from storage.checkpoints import read_weights
+from storage.weights.checkpoints import read_weights
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
 LAYOUTS = {"bare": GOLDEN / "bare" / "checkpoint.safetensors", "released": GOLDEN / "released" / "sam3.pt"}

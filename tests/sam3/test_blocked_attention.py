@@ -10,7 +10,7 @@ from medsam3_core.sam3.blocked_attention import attend, blocked, takes_blocks
 from medsam3_core.sam3.encoder import encode_slices
 from medsam3_core.sam3.network import build_network
 from medsam3_core.sam3.precision import precision_for
-from storage.checkpoints import read_weights
+from storage.weights.checkpoints import read_weights
 from tests.sam3.golden import LAYOUTS, detector_io, needs_golden
 
 

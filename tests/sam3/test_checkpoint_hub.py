@@ -8,10 +8,10 @@ import pytest
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
 from medsam3_core.errors import WeightsError
-from storage.checkpoints import (
+from storage.weights.checkpoints import (
     read_weights,
 )
-from storage.checkpoints.hub import parse, resolve
+from storage.weights.checkpoints.hub import parse, resolve
 from tests.sam3.checkpoints import same_tensors
 
 

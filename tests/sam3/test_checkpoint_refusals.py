@@ -13,7 +13,7 @@ from medsam3_core.inference_settings import Dtype
 from medsam3_core.sam3.architecture import architecture_from
 from medsam3_core.sam3.network import build_network, match_weights
 from medsam3_core.sam3.precision import precision_for
-from storage.checkpoints import (
+from storage.weights.checkpoints import (
     check_weights,
     open_segmenter,
     read_weights,

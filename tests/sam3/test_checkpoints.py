@@ -16,7 +16,7 @@ from medsam3_core.sam3.key_rules import to_official
 from medsam3_core.sam3.layouts import HUGGING_FACE_PREFIXES, Layout, Part, detect_layout
 from medsam3_core.sam3.network import build_network, expected_shapes, match_weights
 from medsam3_core.sam3.precision import precision_for
-from storage.checkpoints import (
+from storage.weights.checkpoints import (
     open_segmenter,
     read_weights,
     weights_sha256,

@@ -12,7 +12,7 @@ from medsam3_core.sam3 import blocked_attention
 from medsam3_core.sam3.half_products import HalfAttention, HalfMlp
 from medsam3_core.sam3.network import build_network
 from medsam3_core.sam3.precision import precision_for
-from storage.checkpoints import read_weights
+from storage.weights.checkpoints import read_weights
 from tests.sam3.golden import LAYOUTS, needs_golden
 
 

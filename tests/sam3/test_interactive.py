@@ -12,7 +12,7 @@ from medsam3_core.sam3.postprocess import logits_at, masks_at
 from medsam3_core.sam3.propagation import VolumePrompt
 from medsam3_core.sam3.segmenter import Sam3Segmenter
 from medsam3_core.sam3.tiny import untrained_weights
-from storage.checkpoints import open_segmenter
+from storage.weights.checkpoints import open_segmenter
 from tests.sam3.golden import LAYOUTS, ROUNDING, needs_golden, track_prompt, tracker_io, video_slice
 from tests.sam3.segmenters import FP32, INTERACTIVE, ask, assert_same, box, count_trunk_passes, only, phantom, text
 

@@ -19,7 +19,7 @@ from medsam3_core.sam3.layouts import Part
 from medsam3_core.sam3.network import Sam3Network, build_network
 from medsam3_core.sam3.precision import precision_for
 from medsam3_core.sam3.propagation import propagate
-from storage.checkpoints import read_weights
+from storage.weights.checkpoints import read_weights
 from tests.sam3.golden import LAYOUTS, needs_golden
 
 OFFICIAL = Path(__file__).parent / "official_tracks.npz"

@@ -20,7 +20,7 @@ from medsam3_core.sam3.preprocess import pixel_values
 from medsam3_core.sam3.propagation import VolumePrompt, propagate
 from medsam3_core.sam3.propagation_tracker import PropagationTracker
 from medsam3_core.sam3.tokenizer import VISUAL, TextTokenizer
-from storage.checkpoints import open_segmenter, read_weights
+from storage.weights.checkpoints import open_segmenter, read_weights
 from tests.sam3.golden import (
     CLICK_CASES,
     DETECTOR_CASES,

@@ -10,7 +10,7 @@ from medsam3_core.sam3.network import build_network
 from medsam3_core.sam3.precision import precision_for
 from medsam3_core.sam3.rotary_attention import RotaryAttention
 from medsam3_core.sam3.tiny import tiny_config
-from storage.checkpoints import read_weights
+from storage.weights.checkpoints import read_weights
 from tests.sam3.golden import LAYOUTS, needs_golden
 
 

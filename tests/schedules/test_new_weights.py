@@ -10,10 +10,10 @@ import httpx
 import pytest
 from safetensors.torch import load_file, save_file
 
-from storage.checkpoints import write_untrained
 from storage.run_planning import BenchmarkRequest
 from storage.sql_guard import run_sql
 from storage.store.layout import StoreLayout
+from storage.weights.checkpoints import write_untrained
 from storage.weights.registry import add_weights
 from tests.schedules.conftest import Site, wait_for
 from tests.small_store import benchmark_here, ingest_here

@@ -24,7 +24,6 @@ from medsam3_core.training.fit_plan import LoopPlan
 from medsam3_core.training.lora import LoraPlan
 from medsam3_core.training.optimiser import OptimiserPlan, Schedule
 from medsam3_core.training.plans import CohortPlan, QuestionPlan, TrainingPlan, ValidationPlan
-from storage.checkpoints import open_segmenter, read_weights, write_hugging_face
 from storage.cohorts.cohorts import case_refs, latest_cases, read_cohort
 from storage.cohorts.fingerprints import FINGERPRINTS, newest_image_digests, write_fingerprints
 from storage.cohorts.volumes import open_case_volume
@@ -35,6 +34,7 @@ from storage.store.tables import read_table
 from storage.training_manifest import balance_report, build_manifest, select_cases
 from storage.training_runs import last_checkpoint, open_run, training_id
 from storage.training_slices import read_training_slices, recipe_concepts, validation_case
+from storage.weights.checkpoints import open_segmenter, read_weights, write_hugging_face
 from storage.weights.registry import find_weights
 from tasks import train_weights as unit
 from tasks.slice_reader import SliceReader

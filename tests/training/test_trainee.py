@@ -10,7 +10,7 @@ from medsam3_core.sam3.network import build_network
 from medsam3_core.sam3.precision import precision_for
 from medsam3_core.sam3.tokenizer import TextTokenizer
 from medsam3_core.training.trainee import Trainee
-from storage.checkpoints import read_weights
+from storage.weights.checkpoints import read_weights
 from storage.weights.shipped import shipped_checkpoint
 
 BOX = (0.5, 0.4, 0.3, 0.2)

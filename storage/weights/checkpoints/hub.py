@@ -14,7 +14,7 @@ from huggingface_hub.errors import (
 )
 
 from medsam3_core.errors import WeightsError
-from storage.checkpoints.tensor_files import PICKLED, SAFETENSORS
+from storage.weights.checkpoints.tensor_files import PICKLED, SAFETENSORS
 
 SCHEME = "hf://"
 

@@ -15,9 +15,9 @@ from medsam3_core.sam3.checkpoint_match import MatchReport, match_tensors, parts
 from medsam3_core.sam3.layouts import Layout, Part
 from medsam3_core.sam3.network import Sam3Weights, expected_shapes, match_weights, require_finite
 from medsam3_core.sam3.segmenter import Sam3Segmenter
-from storage.checkpoints.adapters import Adapter, base_location, is_adapter, merge, read_adapter
-from storage.checkpoints.hub import resolve
-from storage.checkpoints.tensor_files import SUFFIXES, read_tensors
+from storage.weights.checkpoints.adapters import Adapter, base_location, is_adapter, merge, read_adapter
+from storage.weights.checkpoints.hub import resolve
+from storage.weights.checkpoints.tensor_files import SUFFIXES, read_tensors
 
 CONFIG, TRACKER_CONFIG = "config.json", "tracker_config.json"
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")

@@ -11,8 +11,8 @@ from medsam3_core.sam3.key_rules import to_official
 from medsam3_core.sam3.layouts import HUGGING_FACE_PREFIXES, Part
 from medsam3_core.sam3.network import Sam3Weights
 from medsam3_core.sam3.tiny import untrained_weights
-from storage.checkpoints.reading import CONFIG, TRACKER_CONFIG
 from storage.store.atomic import replacing, write_json
+from storage.weights.checkpoints.reading import CONFIG, TRACKER_CONFIG
 
 
 def write_hugging_face(folder: Path, weights: Sam3Weights, dtype: torch.dtype | None = None) -> None:

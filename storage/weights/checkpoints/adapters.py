@@ -15,8 +15,8 @@ from medsam3_core.sam3.checkpoint_match import RULES
 from medsam3_core.sam3.key_rules import to_transformers, translate
 from medsam3_core.sam3.key_table import Op
 from medsam3_core.sam3.layouts import Layout, Part, place_keys
-from storage.checkpoints.hub import SCHEME
-from storage.checkpoints.tensor_files import read_tensors
+from storage.weights.checkpoints.hub import SCHEME
+from storage.weights.checkpoints.tensor_files import read_tensors
 
 ADAPTER_CONFIG = "adapter_config.json"
 
