@@ -31,9 +31,9 @@ from scipy import stats
 
 from benchmarks.catalog_store import N_RUNS, N_STRUCTURES, SyntheticRun, write_synthetic_store
 from medsam3_core.protocol_version import PROTOCOL_VERSION
-from storage.catalog import connect
-from storage.catalog_sources import groups_folder
-from storage.score_compaction import compact_scores, keep_groups
+from storage.catalog.catalog import connect
+from storage.catalog.compaction import compact_scores, keep_groups
+from storage.catalog.sources import groups_folder
 from storage.store.layout import StoreLayout
 from storage.store.runs import run_ids
 

@@ -25,7 +25,7 @@ import psutil
 
 from benchmarks.full_weights import BARE, RELEASED
 from benchmarks.watching import Watch
-from storage.sql_guard import run_sql
+from storage.catalog.guard import run_sql
 from storage.store.layout import StoreLayout
 
 ROOT = Path(__file__).parents[1]

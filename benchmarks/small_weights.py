@@ -17,7 +17,7 @@ from pathlib import Path
 
 from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.prompt_policies import PromptPolicy
-from storage.sql_guard import run_sql
+from storage.catalog.guard import run_sql
 from storage.store.layout import StoreLayout
 
 BASELINES = ("baseline:box", "baseline:otsu")

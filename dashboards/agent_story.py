@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboards import queries
 from dashboards.figures import series_name
 from dashboards.page_parts import store
+from storage.catalog import queries
 
 _SIGNS = {
     "request": ":material/chat:",

@@ -7,7 +7,6 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from dashboards import queries
 from dashboards.failure_kinds import no_failure_sentence, with_kinds
 from dashboards.page_parts import (
     KEPT_SECONDS,
@@ -18,6 +17,7 @@ from dashboards.page_parts import (
     store_key,
 )
 from dashboards.style import colour_of, styled
+from storage.catalog import queries
 from storage.comparison_words import short_prompt
 from storage.store.layout import StoreLayout
 from storage.store.locations import location

@@ -6,7 +6,6 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboards import queries
 from dashboards.figures import cost_figure, leaderboard_figure
 from dashboards.inter_rater import inter_rater_scores
 from dashboards.page_parts import (
@@ -23,6 +22,7 @@ from dashboards.page_parts import (
 )
 from dashboards.protocol_effect import EXPLAINED, NO_PRESET_RUN, STEPS, protocol_sentences, steps_of_split
 from dashboards.style import METRIC_NAMES
+from storage.catalog import queries
 from storage.comparison_words import short_prompt
 from storage.store.layout import StoreLayout
 from storage.store.locations import location

@@ -9,10 +9,10 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from dashboards import queries
 from dashboards.style import GRID, MUTED, weights_colours
 from medsam3_core.errors import Medsam3Error
-from storage.catalog_sources import tables_state
+from storage.catalog import queries
+from storage.catalog.sources import tables_state
 from storage.store.layout import STORE_VARIABLE, StoreLayout, existing_store
 from storage.store.locations import location
 from storage.store.runs import broken_runs

@@ -6,7 +6,6 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboards import queries
 from dashboards.figures import history_figure
 from dashboards.page_parts import (
     KEPT_SECONDS,
@@ -17,6 +16,7 @@ from dashboards.page_parts import (
     pick,
     store_key,
 )
+from storage.catalog import queries
 from storage.comparison_words import short_prompt
 from storage.store.layout import StoreLayout
 from storage.store.locations import location

@@ -5,9 +5,9 @@ import streamlit as st
 
 from dashboards.page_parts import heading, store
 from medsam3_core.errors import UsageError
-from storage.catalog_docs import VIEW_SUMMARIES, column_meaning
-from storage.catalog_views import TABLE_MACROS
-from storage.sql_guard import run_sql, view_columns
+from storage.catalog.docs import VIEW_SUMMARIES, column_meaning
+from storage.catalog.guard import run_sql, view_columns
+from storage.catalog.views import TABLE_MACROS
 
 _MOST_ROWS = 2_000
 _EXAMPLES = {

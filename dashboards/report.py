@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from dashboards import queries
 from dashboards.comparison_figures import difference_figure, forest_figure, paired_scatter
 from dashboards.figures import cost_figure, leaderboard_figure
 from dashboards.protocol_effect import EXPLAINED, NO_PRESET_RUN, protocol_figure, protocol_sentences, steps_of_split
@@ -26,6 +25,7 @@ from dashboards.style import weights_colours
 from dashboards.summary_words import summary_sentences
 from medsam3_core.errors import UsageError
 from medsam3_core.protocol_version import PROTOCOL_VERSION
+from storage.catalog import queries
 from storage.comparison import Comparison, ComparisonRequest, compare_weights
 from storage.comparison_words import comparison_notes, comparison_sentences
 from storage.store.atomic import read_json, replacing

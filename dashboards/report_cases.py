@@ -6,11 +6,11 @@ from typing import Any
 
 import pandas as pd
 
-from dashboards import queries
 from dashboards.figures import series_name
 from dashboards.style import REFERENCE_COLOUR, colour_of
 from dashboards.thumbnails import case_thumbnail
 from medsam3_core.errors import Medsam3Error
+from storage.catalog import queries
 from storage.store.layout import StoreLayout
 
 _EACH, _MOST_COHORTS = 5, 12

@@ -11,8 +11,8 @@ PAGE_PATHS = ("leaderboard", "compare", "cases", "runs", "failures", "try", "sql
 """Addresses of the pages; the first one is served at the root too."""
 
 _SLOW_TO_IMPORT = (
-    "dashboards.comparison_figures", "dashboards.figures", "dashboards.queries", "dashboards.viewer_figure",
-    "storage.sql_guard",
+    "dashboards.comparison_figures", "dashboards.figures", "storage.catalog.queries", "dashboards.viewer_figure",
+    "storage.catalog.guard",
 )  # fmt: skip
 _OPTIONS = {
     "server.address": "127.0.0.1",

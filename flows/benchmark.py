@@ -16,10 +16,10 @@ from flows.deployed import store_of
 from flows.settings import named_cluster
 from flows.telling import note
 from medsam3_core.cases import CaseStatus
-from storage.catalog import publish_catalog
+from storage.catalog.catalog import publish_catalog
+from storage.catalog.compaction import tidy_scores
 from storage.run_ledger import unscored_rows, write_outcomes
 from storage.run_planning import BenchmarkPlan, BenchmarkRequest, PlannedCase, WorkGroup, record_plan
-from storage.score_compaction import tidy_scores
 from storage.standing_benchmarks import completed_requests, plan_requests, record_requests
 from storage.store.layout import StoreLayout
 from storage.store.writers import writing

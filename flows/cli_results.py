@@ -35,7 +35,7 @@ def sql(query: str, form: str, store: Path) -> None:
     """
     from flows.cli_options import store_to_read
     from flows.table_print import print_table
-    from storage.sql_guard import run_sql
+    from storage.catalog.guard import run_sql
 
     print_table(run_sql(store_to_read(store), query), form)
 

@@ -12,7 +12,7 @@ from flows.clusters import Workers, dask_workers
 from flows.console import say
 from flows.deployed import store_of
 from flows.settings import named_cluster
-from storage.catalog import publish_catalog
+from storage.catalog.catalog import publish_catalog
 from storage.ingest_planning import IngestPlan, finish_ingest, plan_ingest
 from storage.store.layout import StoreLayout
 from storage.store.writers import ingesting

@@ -14,7 +14,7 @@ from flows.clusters import Workers, dask_workers
 from flows.console import say
 from flows.ingest import convert_cases
 from flows.settings import named_cluster
-from storage.catalog import publish_catalog
+from storage.catalog.catalog import publish_catalog
 from storage.ingest_planning import IngestPlan, finish_ingest, plan_ingest, unchanged_sources
 from storage.release_claims import claim_folder, release_lock, require_claimable
 from storage.release_ledger import unreleased, write_summary

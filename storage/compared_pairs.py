@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from medsam3_core.errors import UsageError
-from storage.catalog import connect
+from storage.catalog.catalog import connect
 from storage.store.layout import StoreLayout
 from storage.weights.registry import registered_weights
 

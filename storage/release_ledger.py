@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from medsam3_core.cases import CaseStatus
-from storage.catalog import connect
+from storage.catalog.catalog import connect
 from storage.cohorts.cohorts import CaseRef, latest_case_refs, latest_cases
 from storage.run_ledger import Run
 from storage.store.atomic import remove, replacing

@@ -8,7 +8,7 @@ Estimates are compute time of one worker; what a cluster makes of it is the call
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from storage.catalog import connect
+from storage.catalog.catalog import connect
 from storage.run_ledger import Run
 from storage.run_planning import BenchmarkPlan
 from storage.store.layout import StoreLayout

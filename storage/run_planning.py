@@ -11,7 +11,7 @@ from medsam3_core.cases import CaseStatus
 from medsam3_core.errors import UsageError
 from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.prompt_policies import PromptPolicy
-from storage.catalog import connect
+from storage.catalog.catalog import connect
 from storage.cohorts.cohorts import CaseRef, Cohort, latest_case_refs, read_cohort
 from storage.prompts.tables import index_prompts
 from storage.resume_scan import NOTHING, Pairs, fresh_pairs, planned_pairs, predicted_pairs

@@ -16,7 +16,7 @@ from medsam3_core.prompt_files import validate_rows
 from medsam3_core.prompt_policies import PromptKind, PromptPolicy
 from medsam3_core.prompt_rows import PromptRow
 from medsam3_core.structures import Structure
-from storage.catalog import connect
+from storage.catalog.catalog import connect
 from storage.cohorts.cohorts import CaseRef, latest_case_refs, latest_cases, read_cohort
 from storage.prompts.files import read_prompts_file
 from storage.prompts.tables import index_prompts, write_prompts

@@ -14,7 +14,7 @@ from medsam3_core.digests import short_digest
 from medsam3_core.errors import UsageError
 from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.prompt_policies import PromptPolicy
-from storage.catalog import connect
+from storage.catalog.catalog import connect
 from storage.cohorts.cohorts import case_refs, latest_cases
 from storage.run_planning import BenchmarkPlan, BenchmarkRequest, PlannedCase, WorkGroup, plan_benchmark
 from storage.store.atomic import read_json, write_json

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medsam3_core.errors import StoreError
-from storage.catalog import publish_catalog
-from storage.score_compaction import compact_scores, replaced_generations, runs_to_compact, sweep_generations
+from storage.catalog.catalog import publish_catalog
+from storage.catalog.compaction import compact_scores, replaced_generations, runs_to_compact, sweep_generations
 from storage.store.atomic import TEMPORARY_PREFIX, remove
 from storage.store.layout import StoreLayout
 from storage.store.locations import is_remote

@@ -10,10 +10,10 @@ import pytest
 
 from benchmarks.catalog_store import N_STRUCTURES, SyntheticRun, write_synthetic_store
 from medsam3_core.errors import StoreError
-from storage import score_compaction
-from storage.catalog import catalog_is_current, connect, publish_catalog
-from storage.catalog_sources import COMPACTED_FILE, groups_folder
-from storage.score_compaction import compact_scores, runs_to_compact, sweep_generations
+from storage.catalog import compaction
+from storage.catalog.catalog import catalog_is_current, connect, publish_catalog
+from storage.catalog.compaction import compact_scores, runs_to_compact, sweep_generations
+from storage.catalog.sources import COMPACTED_FILE, groups_folder
 from storage.store.tables import table_files
 from tests.catalog_store import HandmadeStore, at
 
@@ -81,7 +81,7 @@ def test_rows_that_may_become_fresh_again_are_kept(store, monkeypatch):
     compact_scores(store.layout, "run1")
     store.case("c2", ingested_at=at(60))  # the file was put back
     assert rows(store, "SELECT dice FROM scores WHERE case_id = 'c2'") == [(0.4,)]
-    monkeypatch.setattr("storage.scores_sql.PROTOCOL_VERSION", "0")
+    monkeypatch.setattr("storage.catalog.scores_sql.PROTOCOL_VERSION", "0")
     assert rows(store, "SELECT dice FROM scores") == [(0.5,)]
 
 
@@ -105,7 +105,7 @@ def test_compacted_run_is_left_alone(store):
 
 def test_few_files_are_compacted_where_they_hold_many_rows(store, monkeypatch):
     assert runs_to_compact(store.layout) == []
-    monkeypatch.setattr(score_compaction, "MUCH_BYTES", 1000)
+    monkeypatch.setattr(compaction, "MUCH_BYTES", 1000)
     assert runs_to_compact(store.layout) == ["run1"]
     compact_scores(store.layout, "run1")
     assert runs_to_compact(store.layout) == []
@@ -116,8 +116,8 @@ def test_writer_during_compaction_is_noticed_and_nothing_changes(store, monkeypa
         store.score("run1", "c5", 0.9)
         return original(*arguments)
 
-    original = score_compaction._write_lasting_scores
-    monkeypatch.setattr(score_compaction, "_write_lasting_scores", write_meanwhile)
+    original = compaction._write_lasting_scores
+    monkeypatch.setattr(compaction, "_write_lasting_scores", write_meanwhile)
     with pytest.raises(StoreError, match="were written during compaction"):
         compact_scores(store.layout, "run1")
     assert store.layout.scores("run1").name == "gen-0000"

@@ -8,14 +8,14 @@ from scipy import stats
 
 from medsam3_core.errors import StoreError
 from medsam3_core.protocol_version import PROTOCOL_VERSION
-from storage.catalog import catalog_is_current, connect, publish_catalog
-from storage.catalog_docs import DOCS_PATH, catalog_markdown
-from storage.catalog_views import PUBLIC_VIEWS
+from storage.catalog.catalog import catalog_is_current, connect, publish_catalog
+from storage.catalog.docs import DOCS_PATH, catalog_markdown
+from storage.catalog.groups_sql import t_quantile_sql
+from storage.catalog.views import PUBLIC_VIEWS
 from storage.store import schemas
 from storage.store.atomic import write_json
 from storage.store.layout import StoreLayout
 from storage.store.tables import write_rows
-from storage.t_quantile_sql import t_quantile_sql
 from tests.catalog_store import DIGEST, HandmadeStore, at
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -10,7 +10,7 @@ from PIL import Image
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 from dashboards.serve import PAGE_PATHS
-from storage.catalog import connect
+from storage.catalog.catalog import connect
 from storage.run_planning import BenchmarkRequest
 from storage.store.layout import open_store, utc_now
 from storage.store.schemas import CASES, METRICS, OUTCOMES, SCORES

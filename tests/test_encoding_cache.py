@@ -15,8 +15,8 @@ from medsam3_core.prompts import SlicePrompt
 from medsam3_core.sam3.segmenter import Sam3Segmenter
 from medsam3_core.sam3.tiny import untrained_weights
 from medsam3_core.segmenters.baselines import BASELINES
+from storage.catalog.guard import run_sql
 from storage.run_planning import BenchmarkRequest, plan_benchmark, record_plan
-from storage.sql_guard import run_sql
 from storage.store.layout import StoreLayout
 from storage.weights.encodings import (
     CachedSegmenter,

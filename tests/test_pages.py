@@ -3,11 +3,11 @@
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboards import queries
 from dashboards.figures import history_figure
 from dashboards.report import write_report
 from medsam3_core.recipes import Recipe
 from medsam3_core.structures import Structure
+from storage.catalog import queries
 from storage.cohorts.cohorts import Cohort, write_cohort
 from storage.store.layout import STORE_VARIABLE, utc_now
 from storage.store.schemas import PLAN

@@ -3,8 +3,8 @@
 import pytest
 
 from medsam3_core.errors import UsageError
-from storage.catalog import connect, lock_to_tables
-from storage.sql_guard import check_select, run_sql
+from storage.catalog.catalog import connect, lock_to_tables
+from storage.catalog.guard import check_select, run_sql
 from tests.catalog_store import HandmadeStore
 
 ANSWERED = [

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from medsam3_core.errors import UsageError
-from storage.catalog import connect
+from storage.catalog.catalog import connect
 from storage.run_planning import BenchmarkRequest
 from storage.segment_planning import SegmentRequest
 from storage.store.layout import open_store

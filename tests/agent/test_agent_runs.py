@@ -8,7 +8,7 @@ import pytest
 from medsam3_core.errors import UsageError
 from medsam3_core.prompt_policies import PromptPolicy
 from storage.agent_endpoint import EndpointSettings
-from storage.catalog import connect
+from storage.catalog.catalog import connect
 from storage.prediction_volumes import open_prediction
 from storage.run_planning import BenchmarkRequest
 from storage.store.layout import open_store

@@ -13,13 +13,13 @@ from pydicom.dataset import FileDataset
 
 from medsam3_core.errors import UnsupportedPromptError, UsageError
 from storage import released_exports
+from storage.catalog.guard import run_sql
 from storage.cohorts.cohorts import case_refs, latest_cases
 from storage.cohorts.volumes import StoredVolume, open_case_volume
 from storage.exports import nifti_image
 from storage.ingest_planning import plan_ingest
 from storage.released_exports import ReleaseError, compare_masks
 from storage.segment_planning import SegmentRequest, require_out_apart
-from storage.sql_guard import run_sql
 from storage.store.layout import StoreLayout
 from storage.store.locations import location
 from tests.archives.segmented_here import segment_here

@@ -13,13 +13,13 @@ from medsam3_core.errors import UsageError
 from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.prompt_policies import PromptPolicy
 from medsam3_core.public_weights import public_names
+from storage.catalog.guard import run_sql
 from storage.cohorts.cohorts import case_refs, latest_cases
 from storage.ingest_planning import plan_ingest
 from storage.run_ledger import Run, score_row, write_run
 from storage.run_planning import BenchmarkRequest
 from storage.sources.listing.recipes import BUILTIN_FOLDER, load_recipe
 from storage.sources.registry import find_reader
-from storage.sql_guard import run_sql
 from storage.store.layout import open_store
 from storage.training_marks import mark_training_cases
 from storage.weights.registry import find_weights

@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from storage.sql_guard import run_sql
+from storage.catalog.guard import run_sql
 from storage.store.layout import StoreLayout
 from tests.server_processes import free_port, server_process
 

@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 
 from medsam3_core.errors import DamagedFileError, StoreError, UsageError
-from storage.catalog import connect, lock_to_tables, publish_catalog
+from storage.catalog.catalog import connect, lock_to_tables, publish_catalog
+from storage.catalog.compaction import compact_scores
+from storage.catalog.guard import run_sql
 from storage.cohorts.cohorts import latest_cases
 from storage.cohorts.volumes import open_case_volume
 from storage.exports import export_run
 from storage.run_planning import BenchmarkRequest, plan_benchmark
-from storage.score_compaction import compact_scores
-from storage.sql_guard import run_sql
 from storage.store import leases, writers
 from storage.store.atomic import read_json, replacing, write_json
 from storage.store.layout import StoreLayout, existing_store, open_store

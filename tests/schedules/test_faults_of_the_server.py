@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from flows.automations import SILENCE_SECONDS
-from storage.sql_guard import run_sql
+from storage.catalog.guard import run_sql
 from storage.store.layout import open_store
 from tests.schedules.conftest import ROOT, Site, wait_for
 from tests.server_processes import free_port

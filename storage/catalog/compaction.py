@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from medsam3_core.errors import StoreError
-from storage.catalog import catalog_is_current, publish_catalog
-from storage.catalog_sources import COMPACTED_FILE, catalog_sources, groups_folder, is_compacted
-from storage.catalog_views import catalog_statements
-from storage.query_engine import open_engine
-from storage.scores_sql import lasting_scores_sql
+from storage.catalog.catalog import catalog_is_current, publish_catalog
+from storage.catalog.engine import open_engine
+from storage.catalog.scores_sql import lasting_scores_sql
+from storage.catalog.sources import COMPACTED_FILE, catalog_sources, groups_folder, is_compacted
+from storage.catalog.views import catalog_statements
 from storage.store import schemas
 from storage.store.atomic import remove, replacing
 from storage.store.layout import StoreLayout

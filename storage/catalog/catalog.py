@@ -5,9 +5,9 @@ from pathlib import Path
 import duckdb
 
 from medsam3_core.errors import StoreError
-from storage.catalog_sources import catalog_sources, quoted, table_folders
-from storage.catalog_views import catalog_statements
-from storage.query_engine import open_engine, snapshot
+from storage.catalog.engine import open_engine, snapshot
+from storage.catalog.sources import catalog_sources, quoted, table_folders
+from storage.catalog.views import catalog_statements
 from storage.store.atomic import replacing
 from storage.store.layout import StoreLayout
 from storage.store.runs import run_ids

@@ -1,18 +1,47 @@
-"""Every question that the pages ask of the catalog, by name; each answer is a frame with units in its columns."""
+"""Questions that the product itself asks of the catalog, by name, so that no other layer writes SQL.
 
-from typing import Any
+Commands get Arrow tables; pages get frames with units in their columns.
+"""
 
-import pandas as pd
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
 
 from medsam3_core.inference_settings import InferenceSettings
-from storage.catalog import connect
+from storage.catalog.catalog import connect
 from storage.store.layout import StoreLayout
+
+if TYPE_CHECKING:  # only the pages ask for frames
+    import pandas as pd
+
+
+def read_leaderboard(store: StoreLayout, run_ids: Sequence[str] | None = None) -> pa.Table:
+    """The leaderboard, best Dice first within cohort, split, structure and rater.
+
+    Args:
+        store: The store.
+        run_ids: These runs, also where a newer one has replaced them; None for the newest run of each key.
+    """
+    where = "NOT superseded" if run_ids is None else "run_id IN (SELECT unnest($runs))"
+    order = "cohort, split NULLS LAST, structure, rater, dice_mean DESC NULLS LAST, weights, prompt, settings_id"
+    query = f"SELECT * EXCLUDE (superseded) FROM leaderboard_of_runs WHERE {where} ORDER BY {order}"
+    with connect(store, query) as con:
+        return con.sql(query, params=None if run_ids is None else {"runs": list(run_ids)}).to_arrow_table()
+
+
+def read_inter_rater(store: StoreLayout) -> pa.Table:
+    """The view `inter_rater`, sorted."""
+    query = "SELECT * FROM inter_rater ORDER BY cohort, split NULLS LAST, structure, rater, other_rater"
+    with connect(store, query) as con:
+        return con.sql(query).to_arrow_table()
+
 
 _LABEL = "{0}.weights || CASE WHEN {0}.weights_version > 1 THEN '@' || {0}.weights_version ELSE '' END AS label"
 """How weights are called on pages: NAME for version 1, else NAME@N."""
 
 
-def leaderboard(store: StoreLayout) -> pd.DataFrame:
+def leaderboard(store: StoreLayout) -> "pd.DataFrame":
     """The view `leaderboard` with `label` and the run's `settings`; best Dice first within a structure."""
     return _ask(
         store,
@@ -30,7 +59,7 @@ def weights_labels(store: StoreLayout) -> list[str]:
     return [str(label) for label in found["label"]]
 
 
-def case_scores(store: StoreLayout, cohort: str) -> pd.DataFrame:
+def case_scores(store: StoreLayout, cohort: str) -> "pd.DataFrame":
     """Fresh scores of one cohort with `label` and `settings`, worst Dice first."""
     return _ask(
         store,
@@ -44,7 +73,7 @@ def case_scores(store: StoreLayout, cohort: str) -> pd.DataFrame:
     )
 
 
-def accepted_cases(store: StoreLayout) -> pd.DataFrame:
+def accepted_cases(store: StoreLayout) -> "pd.DataFrame":
     """Cases that can be shown: cohort, case_id, size, spacing, unit, structures, raters."""
     return _ask(
         store,
@@ -55,7 +84,7 @@ def accepted_cases(store: StoreLayout) -> pd.DataFrame:
     )
 
 
-def cohorts(store: StoreLayout) -> pd.DataFrame:
+def cohorts(store: StoreLayout) -> "pd.DataFrame":
     """One row per cohort: accepted and rejected cases, patients."""
     return _ask(
         store,
@@ -67,7 +96,7 @@ def cohorts(store: StoreLayout) -> pd.DataFrame:
     )
 
 
-def runs_of_case(store: StoreLayout, cohort: str, case_id: str) -> pd.DataFrame:
+def runs_of_case(store: StoreLayout, cohort: str, case_id: str) -> "pd.DataFrame":
     """Runs that scored or segmented a case, newest of each weights, prompts and settings."""
     return _ask(
         store,
@@ -82,7 +111,7 @@ def runs_of_case(store: StoreLayout, cohort: str, case_id: str) -> pd.DataFrame:
     )
 
 
-def traces_of_case(store: StoreLayout, cohort: str, case_id: str) -> pd.DataFrame:
+def traces_of_case(store: StoreLayout, cohort: str, case_id: str) -> "pd.DataFrame":
     """What the agent did with a case, run by run, structure by structure, in order."""
     return _ask(
         store,
@@ -94,7 +123,7 @@ def traces_of_case(store: StoreLayout, cohort: str, case_id: str) -> pd.DataFram
     )
 
 
-def prompts_of_case(store: StoreLayout, cohort: str, case_id: str, prompt_id: str) -> pd.DataFrame:
+def prompts_of_case(store: StoreLayout, cohort: str, case_id: str, prompt_id: str) -> "pd.DataFrame":
     """Prompts of one case under one policy, one row per box, point or text."""
     return _ask(
         store,
@@ -108,7 +137,7 @@ def prompts_of_case(store: StoreLayout, cohort: str, case_id: str, prompt_id: st
     )
 
 
-def runs(store: StoreLayout) -> pd.DataFrame:
+def runs(store: StoreLayout) -> "pd.DataFrame":
     """All runs with how far they are, newest first."""
     return _ask(
         store,
@@ -132,12 +161,12 @@ def runs(store: StoreLayout) -> pd.DataFrame:
     )
 
 
-def history(store: StoreLayout) -> pd.DataFrame:
+def history(store: StoreLayout) -> "pd.DataFrame":
     """The view `history`: one row per weights version, cohort, split, prompts and settings."""
     return _ask(store, "SELECT * FROM history ORDER BY cohort, split NULLS FIRST, prompt, weights, weights_version")
 
 
-def protocol_steps(store: StoreLayout, cohort: str) -> pd.DataFrame:
+def protocol_steps(store: StoreLayout, cohort: str) -> "pd.DataFrame":
     """How a mean Dice changes from our protocol to the published one, per weights, prompt kind and structure.
 
     `ours` has our settings and denominators, `settings` the preset's settings and our denominators, `formulas` our
@@ -181,7 +210,7 @@ def pending(store: StoreLayout) -> int:
     return int(found["pending"].iloc[0])
 
 
-def failures(store: StoreLayout) -> pd.DataFrame:
+def failures(store: StoreLayout) -> "pd.DataFrame":
     """Cases without a score and why, newest first; rejected cases stand once, with no run."""
     return _ask(
         store,
@@ -193,7 +222,7 @@ def failures(store: StoreLayout) -> pd.DataFrame:
     )
 
 
-def _ask(store: StoreLayout, query: str, **parameters: Any) -> pd.DataFrame:
+def _ask(store: StoreLayout, query: str, **parameters: Any) -> "pd.DataFrame":
     with connect(store, query) as con:
         frame: pd.DataFrame = con.execute(query, parameters or None).df()
     return frame

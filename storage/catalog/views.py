@@ -6,13 +6,19 @@ Views of the schema `internal` are steps on the way and may change; the others a
 import re
 from collections.abc import Mapping
 
-from storage.agreement_sql import agreement_sql, inter_rater_sql
-from storage.catalog_sources import CatalogSources
-from storage.compare_sql import compare_macro_sql
-from storage.leaderboard_sql import history_sql, leaderboard_of_runs_sql, leaderboard_sql, secondary_raters_sql
-from storage.published_protocol_sql import published_protocol_sql
-from storage.score_groups_sql import score_groups_sql
-from storage.scores_sql import current_attempts_sql, fresh_scores_sql, newest_sql, outcomes_sql
+from storage.catalog.compare_sql import compare_macro_sql
+from storage.catalog.groups_sql import score_groups_sql
+from storage.catalog.leaderboard_sql import (
+    agreement_sql,
+    history_sql,
+    inter_rater_sql,
+    leaderboard_of_runs_sql,
+    leaderboard_sql,
+    secondary_raters_sql,
+)
+from storage.catalog.published_protocol_sql import published_protocol_sql
+from storage.catalog.scores_sql import current_attempts_sql, fresh_scores_sql, newest_sql, outcomes_sql
+from storage.catalog.sources import CatalogSources
 
 PUBLIC_VIEWS = (
     "cases",

@@ -1,1 +1,0 @@
-"""Readers: one engine per file layout, driven by recipes."""
