@@ -39,7 +39,7 @@ from medsam3_core.sam3.tokenizer import TextTokenizer
 from medsam3_core.volume_segmentation import segment_volume
 from storage.catalog.guard import run_sql
 from storage.cohorts.volumes import open_case_volume
-from storage.run_planning import BenchmarkRequest, WorkGroup, plan_benchmark
+from storage.runs.plan import BenchmarkRequest, WorkGroup, plan_benchmark
 from storage.store.layout import StoreLayout, open_store
 from storage.weights.checkpoints import open_segmenter
 from storage.weights.registry import add_weights

@@ -16,7 +16,7 @@ from medsam3_core.intensity import IntensityPolicy, as_rgb, to_uint8
 from medsam3_core.structures import LabelMap
 from storage.cohorts.cohorts import read_cohort
 from storage.cohorts.volumes import StoredVolume, open_case_volume
-from storage.prediction_volumes import StoredPrediction, open_prediction
+from storage.runs.predictions import StoredPrediction, open_prediction
 from storage.store.layout import StoreLayout
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from flows.settings import read_settings
 from medsam3_core.prompt_policies import PromptKind, PromptPolicy
 from storage.agent_endpoint import MODEL_VARIABLE, URL_VARIABLE, EndpointSettings, require_allowed
-from storage.run_ledger import Run
-from storage.run_planning import BenchmarkPlan
+from storage.runs.ledger import Run
+from storage.runs.plan import BenchmarkPlan
 
 _KEY = "agent_model"
 _OF_DICOM = frozenset({"archive"})

@@ -18,9 +18,9 @@ from flows.telling import note
 from medsam3_core.cases import CaseStatus
 from storage.catalog.catalog import publish_catalog
 from storage.catalog.compaction import tidy_scores
-from storage.run_ledger import unscored_rows, write_outcomes
-from storage.run_planning import BenchmarkPlan, BenchmarkRequest, PlannedCase, WorkGroup, record_plan
-from storage.standing_benchmarks import completed_requests, plan_requests, record_requests
+from storage.runs.ledger import unscored_rows, write_outcomes
+from storage.runs.plan import BenchmarkPlan, BenchmarkRequest, PlannedCase, WorkGroup, record_plan
+from storage.runs.standing import completed_requests, plan_requests, record_requests
 from storage.store.layout import StoreLayout
 from storage.store.writers import writing
 from storage.weights.encodings import CacheSettings, parse_size, prepare_cache, trim_cache

@@ -7,9 +7,9 @@ from flows.agent_options import require_plan_allowed
 from flows.console import say
 from flows.settings import named_cluster
 from flows.worker_forking import begin_forking
-from storage.run_estimates import Estimate, estimate_plan, total_seconds
-from storage.run_planning import BenchmarkPlan, BenchmarkRequest
-from storage.standing_benchmarks import completed_requests, plan_requests
+from storage.runs.estimates import Estimate, estimate_plan, total_seconds
+from storage.runs.plan import BenchmarkPlan, BenchmarkRequest
+from storage.runs.standing import completed_requests, plan_requests
 from storage.store.layout import existing_store, open_store
 from storage.weights.encodings import parse_size
 

@@ -18,8 +18,8 @@ from flows.telling import tell
 from flows.worker_forking import begin_forking
 from medsam3_core.errors import Medsam3Error, UsageError
 from storage.comparison import Comparison, ComparisonRequest, compare_weights
-from storage.run_planning import BenchmarkRequest
-from storage.standing_benchmarks import only_rescoring, plan_requests, previous_version, requests_following
+from storage.runs.plan import BenchmarkRequest
+from storage.runs.standing import only_rescoring, plan_requests, previous_version, requests_following
 from storage.store.layout import StoreLayout
 from storage.weights.registry import find_weights
 from storage.weights.weights import Weights

@@ -58,7 +58,7 @@ def benchmark(
     from flows.agent_options import with_site_model
     from flows.benchmark_command import run_benchmark, show_plan
     from medsam3_core.presets import apply_preset
-    from storage.run_planning import BenchmarkRequest
+    from storage.runs.plan import BenchmarkRequest
 
     if preset:
         prompts, settings = apply_preset(preset, prompts, settings)

@@ -9,7 +9,7 @@ from flows.console import say
 from flows.ingest import ingest_cohort
 from flows.prefect_session import prefect_session
 from flows.table_print import stdout_console
-from storage.run_planning import BenchmarkRequest
+from storage.runs.plan import BenchmarkRequest
 from storage.store.layout import StoreLayout
 
 KINDS = ("fundus", "ct")

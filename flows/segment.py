@@ -19,8 +19,8 @@ from storage.ingest_planning import IngestPlan, finish_ingest, plan_ingest, unch
 from storage.release_claims import claim_folder, release_lock, require_claimable
 from storage.release_ledger import unreleased, write_summary
 from storage.released_exports import ReleaseForm
-from storage.run_ledger import Run
-from storage.run_planning import WorkGroup, record_plan
+from storage.runs.ledger import Run
+from storage.runs.plan import WorkGroup, record_plan
 from storage.segment_planning import (
     SegmentRequest,
     plan_segment,

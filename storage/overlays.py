@@ -15,7 +15,7 @@ from medsam3_core.geometry import LengthUnit, VolumeGeometry
 from medsam3_core.intensity import IntensityPolicy, as_rgb, to_uint8
 from medsam3_core.metrics.overlap import count_masks, dice
 from storage.cohorts.volumes import StoredVolume
-from storage.prediction_volumes import StoredPrediction
+from storage.runs.predictions import StoredPrediction
 
 MOST_TILES = 9
 COLOURS = (

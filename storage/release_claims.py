@@ -12,7 +12,7 @@ from typing import Any
 
 from medsam3_core.errors import StoreError, UsageError
 from storage.release_ledger import MANIFEST, MEASUREMENTS_FILE
-from storage.run_ledger import Run
+from storage.runs.ledger import Run
 from storage.store.atomic import read_json, remove, write_json
 from storage.store.layout import StoreLayout
 from storage.store.runs import run_ids

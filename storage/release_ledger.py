@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from medsam3_core.cases import CaseStatus
 from storage.catalog.catalog import connect
 from storage.cohorts.cohorts import CaseRef, latest_case_refs, latest_cases
-from storage.run_ledger import Run
+from storage.runs.ledger import Run
 from storage.store.atomic import remove, replacing
 from storage.store.layout import StoreLayout, utc_now
 from storage.store.locations import location

@@ -22,7 +22,7 @@ from medsam3_core.geometry import LengthUnit, VolumeGeometry
 from storage.cohorts.volumes import StoredVolume
 from storage.dicom_segmentation_writing import write_segmentation
 from storage.exports import merge_structures, nifti_image
-from storage.prediction_volumes import StoredPrediction, open_prediction
+from storage.runs.predictions import StoredPrediction, open_prediction
 from storage.sources.dicom.segmentations import read_segmentation
 from storage.store.arrays import open_group
 from storage.store.atomic import replacing

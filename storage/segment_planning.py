@@ -21,9 +21,9 @@ from storage.cohorts.cohorts import CaseRef, latest_case_refs, latest_cases, rea
 from storage.prompts.files import read_prompts_file
 from storage.prompts.tables import index_prompts, write_prompts
 from storage.release_ledger import damaged_predictions
-from storage.run_ledger import Run
-from storage.run_planning import PlannedCase, WorkGroup
-from storage.run_refusals import refusal
+from storage.runs.ledger import Run
+from storage.runs.plan import PlannedCase, WorkGroup
+from storage.runs.refusals import refusal
 from storage.sources.listing.labels import structure_slug
 from storage.sources.listing.recipes import builtin_recipes
 from storage.sources.registry import AUTO, find_reader

@@ -10,9 +10,9 @@ from medsam3_core.agent.session import AgentSession
 from medsam3_core.agent.strategy import AgentCase, AgentInterrupted, AgentRun, answer_requests
 from medsam3_core.agent.trace import TraceEvent
 from storage.agent_endpoint import EndpointSettings, open_access
-from storage.agent_traces import SpentLedger, trace_rows, write_traces
 from storage.cohorts.cohorts import CaseRef
-from storage.run_ledger import Run
+from storage.runs.ledger import Run
+from storage.runs.traces import SpentLedger, trace_rows, write_traces
 from storage.store.layout import StoreLayout
 
 

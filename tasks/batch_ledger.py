@@ -6,10 +6,10 @@ from typing import Any
 
 from medsam3_core.cases import CaseStatus
 from medsam3_core.prompt_rows import PromptRow
-from storage.agent_traces import write_traces
 from storage.cohorts.cohorts import CaseRef
 from storage.prompts.tables import write_prompts
-from storage.run_ledger import Run, unscored_rows, write_measurements, write_outcomes
+from storage.runs.ledger import Run, unscored_rows, write_measurements, write_outcomes
+from storage.runs.traces import write_traces
 from storage.store.layout import StoreLayout
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from medsam3_core.one_ahead import one_ahead
-from storage.run_planning import PlannedCase
+from storage.runs.plan import PlannedCase
 from tasks.breadcrumbs import BETWEEN_CASES, Breadcrumb
 
 Work = TypeVar("Work")

@@ -24,8 +24,8 @@ from medsam3_core.volume_segmentation import VolumeRequest
 from storage.agent_endpoint import EndpointSettings
 from storage.cohorts.cohorts import CaseRef
 from storage.cohorts.volumes import open_case_volume
-from storage.prediction_volumes import PredictionWriter, open_prediction
-from storage.run_ledger import Run, outcome_row, score_row
+from storage.runs.ledger import Run, outcome_row, score_row
+from storage.runs.predictions import PredictionWriter, open_prediction
 from storage.store.layout import StoreLayout
 from storage.store.writers import committing
 from tasks.agent_cases import CaseAgent

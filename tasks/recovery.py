@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from storage.run_ledger import committed_outcomes
-from storage.run_planning import PlannedCase
+from storage.runs.ledger import committed_outcomes
+from storage.runs.plan import PlannedCase
 from storage.store.layout import StoreLayout
 
 

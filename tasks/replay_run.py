@@ -13,10 +13,10 @@ from medsam3_core.errors import UsageError
 from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.prompt_policies import PromptKind, PromptPolicy
 from medsam3_core.segmenters.protocol import Segmenter
-from storage.agent_traces import read_traces
 from storage.cohorts.cohorts import Cohort, case_refs, latest_cases, read_cohort
 from storage.cohorts.volumes import open_case_volume
-from storage.prediction_volumes import open_prediction
+from storage.runs.predictions import open_prediction
+from storage.runs.traces import read_traces
 from storage.store.atomic import read_json
 from storage.store.layout import StoreLayout
 from tasks.slice_reader import SliceReader

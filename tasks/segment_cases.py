@@ -16,8 +16,8 @@ from medsam3_core.segmenters.protocol import Segmenter
 from medsam3_core.volume_segmentation import segment_volumes, slices_per_pass
 from storage.agent_endpoint import EndpointSettings
 from storage.prompts.tables import read_prompts
-from storage.run_ledger import Run
-from storage.run_planning import PlannedCase
+from storage.runs.ledger import Run
+from storage.runs.plan import PlannedCase
 from storage.store.layout import StoreLayout
 from tasks.batch_ledger import BatchLedger
 from tasks.batch_stream import BatchReport

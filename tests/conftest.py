@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.run_planning import BenchmarkRequest
+from storage.runs.plan import BenchmarkRequest
 from storage.store.layout import StoreLayout, open_store
 from tests.small_store import benchmark_here, ingest_here
 

@@ -5,7 +5,7 @@ from functools import partial
 
 from storage.agent_endpoint import EndpointSettings
 from storage.ingest_planning import IngestPlan, finish_ingest, plan_ingest
-from storage.run_planning import BenchmarkPlan, BenchmarkRequest, plan_benchmark, record_plan
+from storage.runs.plan import BenchmarkPlan, BenchmarkRequest, plan_benchmark, record_plan
 from storage.store.layout import StoreLayout
 from storage.weights.registry import load_segmenter
 from tasks.breadcrumbs import BreadcrumbFolder

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 
 from storage.catalog.guard import run_sql
-from storage.run_planning import BenchmarkRequest, plan_benchmark, record_plan
+from storage.runs.plan import BenchmarkRequest, plan_benchmark, record_plan
 from storage.store.layout import StoreLayout
 from tasks.breadcrumbs import BreadcrumbFolder
 from tasks.broken_accelerators import EXIT_CODE, is_of_the_accelerator

@@ -10,7 +10,7 @@ import pytest
 from medsam3_core.sam3.segmenter import Sam3Segmenter
 from medsam3_core.sam3.tiny import untrained_weights
 from storage.catalog.guard import run_sql
-from storage.run_planning import BenchmarkRequest, WorkGroup, plan_benchmark, record_plan
+from storage.runs.plan import BenchmarkRequest, WorkGroup, plan_benchmark, record_plan
 from storage.store.layout import StoreLayout, open_store
 from tasks.breadcrumbs import BETWEEN_CASES, Breadcrumb, BreadcrumbFolder
 from tasks.case_groups import groups_of, run_groups

@@ -11,7 +11,7 @@ from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 from dashboards.serve import PAGE_PATHS
 from storage.catalog.catalog import connect
-from storage.run_planning import BenchmarkRequest
+from storage.runs.plan import BenchmarkRequest
 from storage.store.layout import open_store, utc_now
 from storage.store.schemas import CASES, METRICS, OUTCOMES, SCORES
 from storage.store.tables import write_rows

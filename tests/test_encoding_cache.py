@@ -16,7 +16,7 @@ from medsam3_core.sam3.segmenter import Sam3Segmenter
 from medsam3_core.sam3.tiny import untrained_weights
 from medsam3_core.segmenters.baselines import BASELINES
 from storage.catalog.guard import run_sql
-from storage.run_planning import BenchmarkRequest, plan_benchmark, record_plan
+from storage.runs.plan import BenchmarkRequest, plan_benchmark, record_plan
 from storage.store.layout import StoreLayout
 from storage.weights.encodings import (
     CachedSegmenter,

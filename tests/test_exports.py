@@ -11,8 +11,8 @@ from storage.catalog.queries import read_leaderboard
 from storage.cohorts.cohorts import latest_cases, write_cases
 from storage.cohorts.volumes import open_case_volume
 from storage.exports import export_run, find_run, merge_structures
-from storage.prediction_volumes import PredictionWriter, open_prediction
-from storage.run_planning import BenchmarkRequest
+from storage.runs.plan import BenchmarkRequest
+from storage.runs.predictions import PredictionWriter, open_prediction
 from storage.store.atomic import read_json
 from storage.store.layout import StoreLayout, utc_now
 from storage.store.schemas import CASES

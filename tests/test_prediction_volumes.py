@@ -6,7 +6,7 @@ from ome_zarr_models.v05.image_label import ImageLabel
 
 from medsam3_core.errors import StoreError
 from medsam3_core.geometry import VolumeGeometry
-from storage.prediction_volumes import PredictionWriter, open_prediction
+from storage.runs.predictions import PredictionWriter, open_prediction
 
 SHAPE = (3, 10, 12)
 GEOMETRY = VolumeGeometry.from_nifti(SHAPE, np.diag([0.7, 0.7, 3.0, 1.0]))

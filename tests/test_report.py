@@ -14,7 +14,7 @@ from medsam3_core.recipes import Recipe
 from medsam3_core.structures import LabelEntry, LabelMap, Structure
 from storage.cohorts.cohorts import Cohort, write_cohort
 from storage.cohorts.volumes import write_case_volume
-from storage.prediction_volumes import PredictionWriter
+from storage.runs.predictions import PredictionWriter
 from storage.store.layout import StoreLayout
 from tests.chromium import Watched, browser, needs_chromium
 from tests.planted_store import plant_cohort, plant_run

@@ -9,7 +9,7 @@ from medsam3_core.errors import StoreError
 from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.prompt_policies import PromptPolicy
 from storage.cohorts.cohorts import CaseRef
-from storage.run_ledger import Run, unscored_rows, write_outcomes, write_plan, write_run
+from storage.runs.ledger import Run, unscored_rows, write_outcomes, write_plan, write_run
 from storage.store.atomic import read_json
 from storage.store.layout import StoreLayout
 from storage.store.schemas import OUTCOMES, PLAN, SCORES

@@ -13,8 +13,8 @@ from medsam3_core.prompt_rows import PromptRow
 from storage.catalog.guard import run_sql
 from storage.cohorts.cohorts import case_refs, latest_cases, write_cases
 from storage.prompts.tables import read_prompts, write_prompts
-from storage.run_ledger import unscored_rows, write_outcomes
-from storage.run_planning import BenchmarkPlan, BenchmarkRequest, plan_benchmark, record_plan
+from storage.runs.ledger import unscored_rows, write_outcomes
+from storage.runs.plan import BenchmarkPlan, BenchmarkRequest, plan_benchmark, record_plan
 from storage.sources.layouts.phantom import PhantomSource
 from storage.store.layout import StoreLayout, open_store, utc_now
 from storage.store.schemas import CASES, PLAN

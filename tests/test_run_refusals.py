@@ -9,8 +9,8 @@ from medsam3_core.capabilities import Capabilities
 from medsam3_core.errors import UsageError
 from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.prompt_policies import PromptPolicy
-from storage.run_planning import BenchmarkRequest, plan_benchmark
-from storage.run_refusals import refusal
+from storage.runs.plan import BenchmarkRequest, plan_benchmark
+from storage.runs.refusals import refusal
 from storage.store.layout import StoreLayout
 from storage.weights.checkpoints import write_untrained
 from storage.weights.registry import add_weights

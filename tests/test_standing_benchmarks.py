@@ -8,9 +8,9 @@ from flows.benchmark_command import in_time, plan_lines
 from medsam3_core.capabilities import Capabilities
 from medsam3_core.errors import UsageError
 from storage.comparison import ComparisonRequest, compare_weights
-from storage.run_estimates import estimate_plan, total_seconds
-from storage.run_planning import BenchmarkPlan, BenchmarkRequest, plan_benchmark, record_plan
-from storage.standing_benchmarks import (
+from storage.runs.estimates import estimate_plan, total_seconds
+from storage.runs.plan import BenchmarkPlan, BenchmarkRequest, plan_benchmark, record_plan
+from storage.runs.standing import (
     StandingBenchmark,
     completed_requests,
     only_rescoring,

@@ -9,8 +9,8 @@ from medsam3_core.errors import UsageError
 from medsam3_core.prompt_policies import PromptPolicy
 from storage.agent_endpoint import EndpointSettings
 from storage.catalog.catalog import connect
-from storage.prediction_volumes import open_prediction
-from storage.run_planning import BenchmarkRequest
+from storage.runs.plan import BenchmarkRequest
+from storage.runs.predictions import open_prediction
 from storage.store.layout import open_store
 from tests.agent.scripted_server import call, scripted, status
 from tests.small_store import benchmark_here, ingest_here

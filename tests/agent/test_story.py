@@ -3,7 +3,7 @@ import pytest
 
 from dashboards.agent_story import cost_line, ending, story
 from medsam3_core.agent.strategy import AgentRun, answer_requests
-from storage.agent_traces import trace_rows
+from storage.runs.traces import trace_rows
 from tests.agent.parrot import Parrot, block, session
 from tests.agent.scripted_server import call, calls, scripted
 from tests.agent.test_conversation import talk

@@ -9,8 +9,8 @@ from storage.ingest_planning import finish_ingest, plan_ingest, unchanged_source
 from storage.release_claims import claim_folder
 from storage.release_ledger import unreleased, write_summary
 from storage.released_exports import ReleaseForm
-from storage.run_ledger import Run
-from storage.run_planning import record_plan
+from storage.runs.ledger import Run
+from storage.runs.plan import record_plan
 from storage.segment_planning import SegmentRequest, plan_segment, reader_for_segmenting, run_of_request
 from storage.store.layout import StoreLayout
 from storage.weights.registry import load_segmenter

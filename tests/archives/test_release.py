@@ -15,7 +15,7 @@ from flows.segment import SegmentSummary
 from medsam3_core.errors import UsageError
 from storage.exports import export_run
 from storage.release_claims import claim_folder, require_claim, require_claimable
-from storage.run_ledger import Run
+from storage.runs.ledger import Run
 from storage.segment_planning import SegmentRequest, run_of_request
 from storage.store.layout import StoreLayout
 from storage.store.schemas import EXPORTS
@@ -167,7 +167,7 @@ def test_workers_of_a_run_that_was_replaced_write_nothing(source: Path, store: S
 
 def claim_as(store: StoreLayout, run: Run, out: Path) -> str:
     """A claim of a run that the store knows."""
-    from storage.run_ledger import write_run
+    from storage.runs.ledger import write_run
 
     write_run(store, run)
     return claim_folder(store, run, out, anonymous=False)

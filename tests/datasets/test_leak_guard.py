@@ -16,8 +16,8 @@ from medsam3_core.public_weights import public_names
 from storage.catalog.guard import run_sql
 from storage.cohorts.cohorts import case_refs, latest_cases
 from storage.ingest_planning import plan_ingest
-from storage.run_ledger import Run, score_row, write_run
-from storage.run_planning import BenchmarkRequest
+from storage.runs.ledger import Run, score_row, write_run
+from storage.runs.plan import BenchmarkRequest
 from storage.sources.listing.recipes import BUILTIN_FOLDER, load_recipe
 from storage.sources.registry import find_reader
 from storage.store.layout import open_store

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from storage.cohorts.volumes import open_case_volume
-from storage.prediction_volumes import open_prediction
+from storage.runs.predictions import open_prediction
 from storage.store.atomic import TEMPORARY_PREFIX
 from storage.store.layout import StoreLayout
 from storage.store.schemas import CASES, OUTCOMES

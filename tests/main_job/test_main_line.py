@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from storage.cohorts.volumes import open_case_volume
-from storage.prediction_volumes import open_prediction
+from storage.runs.predictions import open_prediction
 from storage.store.layout import StoreLayout
 from tests.main_job.conftest import Medsam3, copy_of, rows
 

@@ -18,7 +18,7 @@ from storage.catalog.guard import run_sql
 from storage.cohorts.cohorts import latest_cases
 from storage.cohorts.volumes import open_case_volume
 from storage.exports import export_run
-from storage.run_planning import BenchmarkRequest, plan_benchmark
+from storage.runs.plan import BenchmarkRequest, plan_benchmark
 from storage.store import leases, writers
 from storage.store.atomic import read_json, replacing, write_json
 from storage.store.layout import StoreLayout, existing_store, open_store

@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from storage.catalog.guard import run_sql
-from storage.run_planning import BenchmarkRequest
+from storage.runs.plan import BenchmarkRequest
 from storage.store.layout import StoreLayout
 from storage.weights.checkpoints import write_untrained
 from storage.weights.registry import add_weights

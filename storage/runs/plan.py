@@ -14,9 +14,9 @@ from medsam3_core.prompt_policies import PromptPolicy
 from storage.catalog.catalog import connect
 from storage.cohorts.cohorts import CaseRef, Cohort, latest_case_refs, read_cohort
 from storage.prompts.tables import index_prompts
-from storage.resume_scan import NOTHING, Pairs, fresh_pairs, planned_pairs, predicted_pairs
-from storage.run_ledger import Run, write_plan, write_run
-from storage.run_refusals import refusal, remedy
+from storage.runs.ledger import Run, write_plan, write_run
+from storage.runs.pending import NOTHING, Pairs, fresh_pairs, planned_pairs, predicted_pairs
+from storage.runs.refusals import refusal, remedy
 from storage.store.atomic import read_json
 from storage.store.layout import StoreLayout
 from storage.weights.registry import find_weights

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from storage.catalog.catalog import connect
-from storage.run_ledger import Run
-from storage.run_planning import BenchmarkPlan
+from storage.runs.ledger import Run
+from storage.runs.plan import BenchmarkPlan
 from storage.store.layout import StoreLayout
 
 _SHARES_SQL = """

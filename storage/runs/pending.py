@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from duckdb import DuckDBPyConnection
 
 from medsam3_core.cases import CaseStatus
-from storage.run_ledger import Run
+from storage.runs.ledger import Run
 from storage.store.layout import StoreLayout
 from storage.store.schemas import OUTCOMES, SCORES
 from storage.store.tables import read_table

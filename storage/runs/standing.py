@@ -16,7 +16,7 @@ from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.prompt_policies import PromptPolicy
 from storage.catalog.catalog import connect
 from storage.cohorts.cohorts import case_refs, latest_cases
-from storage.run_planning import BenchmarkPlan, BenchmarkRequest, PlannedCase, WorkGroup, plan_benchmark
+from storage.runs.plan import BenchmarkPlan, BenchmarkRequest, PlannedCase, WorkGroup, plan_benchmark
 from storage.store.atomic import read_json, write_json
 from storage.store.layout import StoreLayout
 from storage.weights.registry import find_weights, registered_weights

@@ -1,0 +1,1 @@
+"""Runs: what is planned, what is pending, and the ledger and predictions that they write."""
