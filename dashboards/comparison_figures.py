@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dashboards.style import INK, MUTED, axis_title, colour_of, styled
-from storage.comparison import StructureComparison, Verdict
+from storage.comparisons.comparison import StructureComparison, Verdict
 
 _MOST_POINTS = 2000  # drawn as SVG: a browser has 16 WebGL contexts, and a report may have more plots
 _DECIDED = (Verdict.WORSE, Verdict.BETTER, Verdict.WITHIN_MARGIN)

@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dashboards.style import INK, MUTED, axis_title, colour_of, styled
-from storage.comparison_words import short_prompt
+from storage.comparisons.words import short_prompt
 
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star", "hexagon", "triangle-down", "x", "pentagon")
 _ROW, _SPREAD = 26, 0.7

@@ -10,7 +10,7 @@ from dashboards.case_viewer import show_viewer
 from dashboards.figures import series_name
 from dashboards.page_parts import accepted_cases, case_scores, heading, nothing_yet, pick
 from dashboards.style import METRIC_NAMES
-from storage.comparison_words import short_prompt
+from storage.comparisons.words import short_prompt
 
 _ANY = "any"
 _MOST_ROWS = 500

@@ -17,9 +17,9 @@ from dashboards.page_parts import (
     store_key,
 )
 from dashboards.style import METRIC_NAMES
-from storage.compared_pairs import comparable_weights
-from storage.comparison import Comparison, ComparisonRequest, StructureComparison, compare_weights
-from storage.comparison_words import (
+from storage.comparisons.comparison import Comparison, ComparisonRequest, StructureComparison, compare_weights
+from storage.comparisons.pairs import comparable_weights
+from storage.comparisons.words import (
     comparison_notes,
     comparison_sentences,
     has_several_raters,

@@ -18,7 +18,7 @@ from dashboards.page_parts import (
 )
 from dashboards.style import colour_of, styled
 from storage.catalog import queries
-from storage.comparison_words import short_prompt
+from storage.comparisons.words import short_prompt
 from storage.store.layout import StoreLayout
 from storage.store.locations import location
 

@@ -23,7 +23,7 @@ from dashboards.page_parts import (
 from dashboards.protocol_effect import EXPLAINED, NO_PRESET_RUN, STEPS, protocol_sentences, steps_of_split
 from dashboards.style import METRIC_NAMES
 from storage.catalog import queries
-from storage.comparison_words import short_prompt
+from storage.comparisons.words import short_prompt
 from storage.store.layout import StoreLayout
 from storage.store.locations import location
 

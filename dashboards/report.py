@@ -26,8 +26,8 @@ from dashboards.summary_words import summary_sentences
 from medsam3_core.errors import UsageError
 from medsam3_core.protocol_version import PROTOCOL_VERSION
 from storage.catalog import queries
-from storage.comparison import Comparison, ComparisonRequest, compare_weights
-from storage.comparison_words import comparison_notes, comparison_sentences
+from storage.comparisons.comparison import Comparison, ComparisonRequest, compare_weights
+from storage.comparisons.words import comparison_notes, comparison_sentences
 from storage.store.atomic import read_json, replacing
 from storage.store.layout import StoreLayout
 

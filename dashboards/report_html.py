@@ -11,7 +11,7 @@ from plotly.offline import get_plotlyjs
 from dashboards.failure_kinds import no_failure_sentence, with_kinds
 from dashboards.protocol_effect import STEPS
 from dashboards.style import ACCENT, FONT, GRID, INK, MUTED, colour_of
-from storage.comparison_words import short_prompt
+from storage.comparisons.words import short_prompt
 
 _MOST_FAILED_CASES = 12
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
-from storage.comparison import higher_is_better
+from storage.comparisons.comparison import higher_is_better
 
 REFERENCE_COLOUR = "#FFD400"
 PROMPT_COLOUR = "#00D5F5"

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import pandas as pd
 
 from dashboards.figures import series_name
-from storage.comparison import Comparison
-from storage.comparison_words import comparison_sentences
+from storage.comparisons.comparison import Comparison
+from storage.comparisons.words import comparison_sentences
 
 
 def summary_sentences(

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.benchmark import BenchmarkSummary
-from storage.comparison import Comparison, StructureComparison
-from storage.comparison_words import comparison_notes, comparison_sentences, short_prompt
+from storage.comparisons.comparison import Comparison, StructureComparison
+from storage.comparisons.words import comparison_notes, comparison_sentences, short_prompt
 from storage.weights.weights import Weights
 
 _COLUMNS = (

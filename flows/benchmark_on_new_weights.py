@@ -17,7 +17,7 @@ from flows.settings import Settings, named_cluster, read_settings
 from flows.telling import tell
 from flows.worker_forking import begin_forking
 from medsam3_core.errors import Medsam3Error, UsageError
-from storage.comparison import Comparison, ComparisonRequest, compare_weights
+from storage.comparisons.comparison import Comparison, ComparisonRequest, compare_weights
 from storage.runs.plan import BenchmarkRequest
 from storage.runs.standing import only_rescoring, plan_requests, previous_version, requests_following
 from storage.store.layout import StoreLayout

@@ -95,7 +95,7 @@ def compare(
     """
     from flows.cli_options import store_to_read
     from flows.compare_command import parse_margins, print_comparison
-    from storage.comparison import ComparisonRequest, compare_weights
+    from storage.comparisons.comparison import ComparisonRequest, compare_weights
 
     request = ComparisonRequest(base, new, cohorts, split, tuple(dict.fromkeys(metrics)), parse_margins(margins))
     comparison = compare_weights(store_to_read(store), request)

@@ -9,8 +9,8 @@ from rich.text import Text
 
 from flows.table_print import stdout_console
 from medsam3_core.errors import UsageError
-from storage.comparison import Comparison, StructureComparison, Verdict
-from storage.comparison_words import comparison_notes, comparison_sentences, has_several_raters, short_prompt
+from storage.comparisons.comparison import Comparison, StructureComparison, Verdict
+from storage.comparisons.words import comparison_notes, comparison_sentences, has_several_raters, short_prompt
 
 _STYLES = {Verdict.WORSE: "bold red", Verdict.BETTER: "green", Verdict.WITHIN_MARGIN: "yellow"}
 

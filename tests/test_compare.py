@@ -5,8 +5,8 @@ from click.testing import CliRunner
 from flows.cli import cli
 from flows.compare_command import parse_margins
 from medsam3_core.errors import UsageError
-from storage.comparison import ComparisonRequest, Verdict, compare_weights
-from storage.comparison_words import comparison_notes, comparison_sentences, short_prompt
+from storage.comparisons.comparison import ComparisonRequest, Verdict, compare_weights
+from storage.comparisons.words import comparison_notes, comparison_sentences, short_prompt
 from storage.store.layout import StoreLayout
 from tests.planted_store import plant_cohort, plant_run
 
@@ -186,7 +186,7 @@ def test_unknown_metrics_margins_and_versions_are_refused(planted):
 
 
 def test_equal_random_runs_are_called_a_regression_at_most_one_time_in_twenty(tmp_path, monkeypatch):
-    monkeypatch.setattr("storage.comparison.compare_pairs", _without_many_resamples)
+    monkeypatch.setattr("storage.comparisons.comparison.compare_pairs", _without_many_resamples)
     store = StoreLayout(tmp_path)
     rounds = 40
     for number in range(rounds):

@@ -7,7 +7,7 @@ import pytest
 from flows.benchmark_command import in_time, plan_lines
 from medsam3_core.capabilities import Capabilities
 from medsam3_core.errors import UsageError
-from storage.comparison import ComparisonRequest, compare_weights
+from storage.comparisons.comparison import ComparisonRequest, compare_weights
 from storage.runs.estimates import estimate_plan, total_seconds
 from storage.runs.plan import BenchmarkPlan, BenchmarkRequest, plan_benchmark, record_plan
 from storage.runs.standing import (

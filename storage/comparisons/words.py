@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from storage.comparison import ALPHA, Comparison, StructureComparison, Verdict
+from storage.comparisons.comparison import ALPHA, Comparison, StructureComparison, Verdict
 
 _MOST_NAMED = 6
 _DEFAULT_PARTS = frozenset({"jitter=0", "per=auto", "slices=all", "pos=1", "neg=0"})
