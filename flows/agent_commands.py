@@ -16,7 +16,7 @@ from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.prompt_policies import PromptKind, PromptPolicy
 from medsam3_core.segmenters.protocol import Segmenter
 from storage.agent_endpoint import require_allowed
-from storage.instance_files import InstanceForm, form_of
+from storage.exports.instances import InstanceForm, form_of
 from storage.runs.traces import read_trace_file
 from storage.sources.formats.single import read_input_image
 from storage.store.layout import StoreLayout

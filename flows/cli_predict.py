@@ -122,7 +122,7 @@ def segment(
     """
     from flows.agent_options import with_site_model
     from flows.segment_command import run_segment
-    from storage.segment_planning import SegmentRequest
+    from storage.exports.plan import SegmentRequest
 
     chosen = with_site_model(store, [prompt], settings)
     request = SegmentRequest(source, name, texts, prompts, chosen, limit or 0, retry, prompt)

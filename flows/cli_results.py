@@ -53,7 +53,7 @@ def sql(query: str, form: str, store: Path) -> None:
 def export(run_id: str, form: str, case_ids: tuple[str, ...], out: Path, store: Path) -> None:
     """Write the predictions of a run as NIfTI label maps or PNG overlays."""
     from flows.console import say
-    from storage.exports import export_run
+    from storage.exports.label_maps import export_run
     from storage.store.layout import existing_store
 
     written = export_run(existing_store(store), run_id, form, case_ids, out)

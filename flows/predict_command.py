@@ -13,7 +13,7 @@ from medsam3_core.prompt_words import assemble_prompts, parse_box, parse_point
 from medsam3_core.prompts import SlicePrompt
 from medsam3_core.sam3.prompt_checks import is_interactive
 from medsam3_core.segmenters.protocol import Segmenter
-from storage.instance_files import InstanceForm, form_of
+from storage.exports.instances import InstanceForm, form_of
 from storage.prompts.files import prompts_of_image
 from storage.prompts.masks import read_mask_prompts
 from storage.sources.formats.single import InputImage, read_input_image

@@ -15,19 +15,19 @@ from flows.console import say
 from flows.ingest import convert_cases
 from flows.settings import named_cluster
 from storage.catalog.catalog import publish_catalog
-from storage.ingest_planning import IngestPlan, finish_ingest, plan_ingest, unchanged_sources
-from storage.release_claims import claim_folder, release_lock, require_claimable
-from storage.release_ledger import unreleased, write_summary
-from storage.released_exports import ReleaseForm
-from storage.runs.ledger import Run
-from storage.runs.plan import WorkGroup, record_plan
-from storage.segment_planning import (
+from storage.exports.claims import claim_folder, release_lock, require_claimable
+from storage.exports.ledger import unreleased, write_summary
+from storage.exports.plan import (
     SegmentRequest,
     plan_segment,
     reader_for_segmenting,
     require_out_apart,
     run_of_request,
 )
+from storage.exports.releases import ReleaseForm
+from storage.ingest_planning import IngestPlan, finish_ingest, plan_ingest, unchanged_sources
+from storage.runs.ledger import Run
+from storage.runs.plan import WorkGroup, record_plan
 from storage.store.layout import StoreLayout, open_store
 from storage.store.locations import location
 from storage.store.locks import holding

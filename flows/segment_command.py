@@ -6,8 +6,8 @@ from flows.agent_options import require_run_allowed
 from flows.console import say
 from flows.settings import named_cluster
 from flows.worker_forking import begin_forking
-from storage.release_claims import require_claimable
-from storage.segment_planning import SegmentRequest, reader_for_segmenting, require_out_apart, run_of_request
+from storage.exports.claims import require_claimable
+from storage.exports.plan import SegmentRequest, reader_for_segmenting, require_out_apart, run_of_request
 from storage.sources.registry import find_reader
 from storage.store.layout import open_store
 from storage.store.locations import location

@@ -14,10 +14,10 @@ from medsam3_core.cases import CaseSource
 from medsam3_core.errors import CaseDataError, DamagedFileError, StoreError
 from storage.cohorts.cohorts import CaseRef
 from storage.cohorts.volumes import open_case_volume
-from storage.dicom_segmentation_writing import NothingDrawnError
-from storage.release_claims import require_claim
-from storage.release_ledger import ReleaseStatus, release_row, write_releases
-from storage.released_exports import DamagedPredictionError, ReleaseError, ReleaseForm, ToRelease, release
+from storage.exports.claims import require_claim
+from storage.exports.dicom_seg import NothingDrawnError
+from storage.exports.ledger import ReleaseStatus, release_row, write_releases
+from storage.exports.releases import DamagedPredictionError, ReleaseError, ReleaseForm, ToRelease, release
 from storage.sources.layouts.archive import without_names
 from storage.store.layout import StoreLayout
 from storage.store.locations import connection_errors, local_copies, location
@@ -52,7 +52,7 @@ class ExportBatch:
         source_root: Root of the source.
         form: What is written.
         out: Where to.
-        claim: Under which claim of that folder, see `storage.release_claims`.
+        claim: Under which claim of that folder, see `storage.exports.claims`.
         anonymous: Leave patients' names out of DICOM.
     """
 

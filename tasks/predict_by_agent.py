@@ -16,8 +16,8 @@ from medsam3_core.prompt_policies import PromptPolicy
 from medsam3_core.prompts import SlicePrompt
 from medsam3_core.segmenters.protocol import Segmenter
 from storage.agent_endpoint import EndpointSettings, open_access
-from storage.instance_files import InstanceForm, form_of, write_instances, write_structures
-from storage.instance_overlay import PromptedInstances
+from storage.exports.instance_overlays import PromptedInstances
+from storage.exports.instances import InstanceForm, form_of, write_instances, write_structures
 from storage.runs.traces import trace_rows, write_trace_file
 from storage.sources.formats.single import InputImage
 from tasks.predict_image import PredictRecord

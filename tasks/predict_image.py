@@ -12,8 +12,8 @@ from medsam3_core.prompts import SlicePrompt
 from medsam3_core.sam3.prompt_checks import require_inside
 from medsam3_core.segmenters.protocol import Segmenter, SliceInstances
 from medsam3_core.volume_segmentation import segment_volume
-from storage.instance_files import InstanceForm, form_of, write_instances, write_structures
-from storage.instance_overlay import PromptedInstances
+from storage.exports.instance_overlays import PromptedInstances
+from storage.exports.instances import InstanceForm, form_of, write_instances, write_structures
 from storage.sources.formats.single import InputImage
 
 _RUN = "predict"

@@ -10,7 +10,7 @@ from medsam3_core.geometry import VolumeGeometry
 from storage.catalog.queries import read_leaderboard
 from storage.cohorts.cohorts import latest_cases, write_cases
 from storage.cohorts.volumes import open_case_volume
-from storage.exports import export_run, find_run, merge_structures
+from storage.exports.label_maps import export_run, find_run, merge_structures
 from storage.runs.plan import BenchmarkRequest
 from storage.runs.predictions import PredictionWriter, open_prediction
 from storage.store.atomic import read_json

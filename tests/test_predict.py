@@ -149,7 +149,7 @@ def test_a_label_map_of_a_volume_in_micrometres_is_in_micrometres(medsam3: Medsa
 
 
 def test_numbers_of_instances_on_the_same_place_stand_side_by_side() -> None:
-    from storage.instance_overlay import _beside
+    from storage.exports.instance_overlays import _beside
 
     taken: list[tuple[float, float]] = []
     for wanted in ((50.0, 50.0), (49.0, 51.0), (90.0, 50.0), (50.0, 90.0)):

@@ -14,8 +14,8 @@ from PIL import Image
 
 from medsam3_core.errors import UsageError
 from storage.catalog.catalog import connect
+from storage.exports.plan import SegmentRequest
 from storage.runs.plan import BenchmarkRequest
-from storage.segment_planning import SegmentRequest
 from storage.store.layout import open_store
 from tests.agent.scripted_server import call, scripted
 from tests.agent.test_agent_runs import PATIENCE

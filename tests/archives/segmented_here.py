@@ -5,13 +5,13 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from storage.exports.claims import claim_folder
+from storage.exports.ledger import unreleased, write_summary
+from storage.exports.plan import SegmentRequest, plan_segment, reader_for_segmenting, run_of_request
+from storage.exports.releases import ReleaseForm
 from storage.ingest_planning import finish_ingest, plan_ingest, unchanged_sources
-from storage.release_claims import claim_folder
-from storage.release_ledger import unreleased, write_summary
-from storage.released_exports import ReleaseForm
 from storage.runs.ledger import Run
 from storage.runs.plan import record_plan
-from storage.segment_planning import SegmentRequest, plan_segment, reader_for_segmenting, run_of_request
 from storage.store.layout import StoreLayout
 from storage.weights.registry import load_segmenter
 from tasks.breadcrumbs import BreadcrumbFolder

@@ -10,7 +10,7 @@ import pytest
 
 from medsam3_core.cases import CaseVolume
 from storage.cohorts.volumes import open_case_volume, write_case_volume
-from storage.dicom_segmentation_writing import write_segmentation
+from storage.exports.dicom_seg import write_segmentation
 from storage.sources.dicom.segmentations import read_segmentation
 from storage.sources.registry import find_reader
 from tests.listed_cases import cases_of_source

@@ -13,10 +13,10 @@ from click.testing import CliRunner
 from flows.cli import cli
 from flows.segment import SegmentSummary
 from medsam3_core.errors import UsageError
-from storage.exports import export_run
-from storage.release_claims import claim_folder, require_claim, require_claimable
+from storage.exports.claims import claim_folder, require_claim, require_claimable
+from storage.exports.label_maps import export_run
+from storage.exports.plan import SegmentRequest, run_of_request
 from storage.runs.ledger import Run
-from storage.segment_planning import SegmentRequest, run_of_request
 from storage.store.layout import StoreLayout
 from storage.store.schemas import EXPORTS
 from storage.store.tables import read_table

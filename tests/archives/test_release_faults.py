@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from medsam3_core.errors import StoreError
+from storage.exports.plan import SegmentRequest, run_of_request
 from storage.runs.ledger import Run
-from storage.segment_planning import SegmentRequest, run_of_request
 from storage.store.layout import StoreLayout
 from storage.store.schemas import EXPORTS
 from storage.store.tables import read_table

@@ -12,14 +12,14 @@ import pytest
 from pydicom.dataset import FileDataset
 
 from medsam3_core.errors import UnsupportedPromptError, UsageError
-from storage import released_exports
 from storage.catalog.guard import run_sql
 from storage.cohorts.cohorts import case_refs, latest_cases
 from storage.cohorts.volumes import StoredVolume, open_case_volume
-from storage.exports import nifti_image
+from storage.exports import releases
+from storage.exports.label_maps import nifti_image
+from storage.exports.plan import SegmentRequest, require_out_apart
+from storage.exports.releases import ReleaseError, compare_masks
 from storage.ingest_planning import plan_ingest
-from storage.released_exports import ReleaseError, compare_masks
-from storage.segment_planning import SegmentRequest, require_out_apart
 from storage.store.layout import StoreLayout
 from storage.store.locations import location
 from tests.archives.segmented_here import segment_here
@@ -284,7 +284,7 @@ def test_another_unit_in_the_file_is_not_released(
         image.header.set_xyzt_units(xyz="meter")
         return image
 
-    monkeypatch.setattr(released_exports, "nifti_image", in_metres)
+    monkeypatch.setattr(releases, "nifti_image", in_metres)
     assert segment_here(store, request(archive[0], tmp_path), tmp_path / "out")[1] == {"unreleased": 1}
     assert "the unit meter is not that of the input, mm" in (tmp_path / "out" / "manifest.csv").read_text()
 

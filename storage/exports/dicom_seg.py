@@ -20,7 +20,7 @@ from pydicom.uid import UID, generate_uid
 
 from medsam3_core.cases import CaseSource
 from medsam3_core.errors import CaseDataError
-from storage.dicom_without_names import nameless_header
+from storage.exports.anonymous import nameless_header
 from storage.sources.dicom.reading import read_header
 from storage.sources.dicom.series import prove_headers
 from storage.store.pseudonyms import Pseudonyms
@@ -57,7 +57,7 @@ def write_segmentation(
         texts: Structure to what was asked for.
         weights: Name and version, as the algorithm.
         anonymous: Pseudonym of the case instead of the patient's id; of the source's headers nothing but UIDs and
-            geometry, see `storage.dicom_without_names`.
+            geometry, see `storage.exports.anonymous`.
 
     Raises:
         NothingDrawnError: If nothing was drawn.

@@ -13,7 +13,7 @@ from medsam3_core.errors import UsageError
 from medsam3_core.merging import MAX_LABELS
 from medsam3_core.prediction_volume import VolumePrediction
 from medsam3_core.segmenters.protocol import SliceInstances
-from storage.instance_overlay import PromptedInstances, draw_instances
+from storage.exports.instance_overlays import PromptedInstances, draw_instances
 from storage.sources.formats.single import InputImage
 from storage.store.atomic import replacing
 

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from medsam3_core.geometry import VolumeGeometry
 from medsam3_core.prompts import SlicePrompt
 from medsam3_core.segmenters.protocol import SliceInstances
-from storage.overlays import COLOURS, FILL, SliceView, font_of, outline_of, stretched, view_of
+from storage.exports.overlays import COLOURS, FILL, SliceView, font_of, outline_of, stretched, view_of
 
 _SIDE = 1400
 _MARGIN, _LINE = 12, 26

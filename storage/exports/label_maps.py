@@ -18,7 +18,7 @@ from medsam3_core.errors import UsageError
 from medsam3_core.geometry import LengthUnit
 from storage.cohorts.cohorts import CaseRef, Cohort, case_refs, latest_cases, read_cohort
 from storage.cohorts.volumes import StoredVolume, open_case_volume
-from storage.overlays import OverlayCaption, draw_overlay
+from storage.exports.overlays import OverlayCaption, draw_overlay
 from storage.runs.predictions import StoredPrediction, open_prediction
 from storage.store.atomic import read_json, replacing, write_json
 from storage.store.layout import StoreLayout

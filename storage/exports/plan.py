@@ -18,9 +18,9 @@ from medsam3_core.prompt_rows import PromptRow
 from medsam3_core.structures import Structure
 from storage.catalog.catalog import connect
 from storage.cohorts.cohorts import CaseRef, latest_case_refs, latest_cases, read_cohort
+from storage.exports.ledger import damaged_predictions
 from storage.prompts.files import read_prompts_file
 from storage.prompts.tables import index_prompts, write_prompts
-from storage.release_ledger import damaged_predictions
 from storage.runs.ledger import Run
 from storage.runs.plan import PlannedCase, WorkGroup
 from storage.runs.refusals import refusal

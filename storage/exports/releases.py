@@ -20,8 +20,8 @@ from medsam3_core.cases import CaseSource
 from medsam3_core.errors import CaseDataError, DamagedFileError, Medsam3Error
 from medsam3_core.geometry import LengthUnit, VolumeGeometry
 from storage.cohorts.volumes import StoredVolume
-from storage.dicom_segmentation_writing import write_segmentation
-from storage.exports import merge_structures, nifti_image
+from storage.exports.dicom_seg import write_segmentation
+from storage.exports.label_maps import merge_structures, nifti_image
 from storage.runs.predictions import StoredPrediction, open_prediction
 from storage.sources.dicom.segmentations import read_segmentation
 from storage.store.arrays import open_group

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medsam3_core.errors import StoreError, UsageError
-from storage.release_ledger import MANIFEST, MEASUREMENTS_FILE
+from storage.exports.ledger import MANIFEST, MEASUREMENTS_FILE
 from storage.runs.ledger import Run
 from storage.store.atomic import read_json, remove, write_json
 from storage.store.layout import StoreLayout

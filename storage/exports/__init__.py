@@ -1,0 +1,1 @@
+"""What leaves the store: label maps, overlays and DICOM segmentations, released once and under a claim."""
