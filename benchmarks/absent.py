@@ -22,7 +22,7 @@ from medsam3_core.prompts import SlicePrompt
 from medsam3_core.sam3.segmenter import Sam3Segmenter
 from storage.cohorts.cohorts import case_refs, latest_cases, read_cohort
 from storage.store.layout import StoreLayout
-from storage.training_slices import validation_case
+from storage.training.slices import validation_case
 from storage.weights.checkpoints import open_segmenter
 from storage.weights.shipped import shipped_checkpoint
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from storage.sources.listing.recipes import builtin_recipes
-from storage.training_configs import SHIPPED_CONFIGS, read_training_config
+from storage.training.configs import SHIPPED_CONFIGS, read_training_config
 
 _READERS = {"Task04_Hippocampus": "msd_hippocampus"}
 """Folder of a training configuration to its key in `PHRASES`."""

@@ -25,7 +25,7 @@ def train_flow(store: str, config: str, cluster: str = "local") -> dict[str, Any
         cluster: Cluster by name, for cohorts that are ingested first.
     """
     # Both import torch, which who deploys all flows can do without.
-    from storage.training_configs import find_training_config, read_training_config
+    from storage.training.configs import find_training_config, read_training_config
     from tasks.train_weights import processes
 
     layout = store_of(store)
@@ -45,7 +45,7 @@ def train_flow(store: str, config: str, cluster: str = "local") -> dict[str, Any
 
 @task(name="train-weights", task_run_name="train-{config}", cache_policy=NO_CACHE)
 def _train(store: str, config: str) -> dict[str, Any]:
-    from storage.training_configs import find_training_config, read_training_config
+    from storage.training.configs import find_training_config, read_training_config
     from tasks.train_weights import train_weights
 
     plan = read_training_config(find_training_config(config))

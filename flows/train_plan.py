@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from medsam3_core.training.plans import TrainingPlan
 from storage.store.layout import StoreLayout
-from storage.training_manifest import build_manifest, select_cases
+from storage.training.manifest import build_manifest, select_cases
 
 
 def describe_plan(store: StoreLayout, plan: TrainingPlan) -> Iterator[str]:

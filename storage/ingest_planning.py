@@ -13,7 +13,7 @@ from storage.sources.listing.files import listed_once, stamps_of
 from storage.sources.registry import find_reader, layout_of
 from storage.store.layout import StoreLayout, check_name
 from storage.store.locations import absolute, is_remote, location
-from storage.training_marks import mark_known_cases
+from storage.training.marks import mark_known_cases
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,10 +23,10 @@ from medsam3_core.training.trainee import Trainee
 from medsam3_core.training.validation import ValidationCase, validate
 from storage.store.atomic import write_json
 from storage.store.layout import StoreLayout
-from storage.training_curves import write_curves
-from storage.training_manifest import TrainingCohort, build_manifest, select_cases, write_manifest
-from storage.training_marks import mark_training_cases
-from storage.training_runs import (
+from storage.training.curves import write_curves
+from storage.training.manifest import TrainingCohort, build_manifest, select_cases, write_manifest
+from storage.training.marks import mark_training_cases
+from storage.training.runs import (
     TrainingRun,
     append_log,
     find_base,
@@ -38,7 +38,7 @@ from storage.training_runs import (
     write_bare_of_finished,
     write_result,
 )
-from storage.training_slices import read_training_slices, validation_case
+from storage.training.slices import read_training_slices, validation_case
 from storage.weights.registry import inspect_weights, register_weights, require_free_name
 
 Say = Callable[[dict[str, Any]], None]

@@ -21,7 +21,7 @@ from storage.runs.plan import BenchmarkRequest
 from storage.sources.listing.recipes import BUILTIN_FOLDER, load_recipe
 from storage.sources.registry import find_reader
 from storage.store.layout import open_store
-from storage.training_marks import mark_training_cases
+from storage.training.marks import mark_training_cases
 from storage.weights.registry import find_weights
 from tasks.breadcrumbs import BreadcrumbFolder
 from tasks.ingest_cases import IngestBatch, PendingCase

@@ -14,7 +14,7 @@ from medsam3_core.training.optimiser import (
     rate_factor,
     rate_of,
 )
-from storage.training_configs import SHIPPED_CONFIGS, find_training_config, read_training_config
+from storage.training.configs import SHIPPED_CONFIGS, find_training_config, read_training_config
 
 GOOD = "name: mine\nbase: tiny-untrained\ncohorts: [{cohort: eyes}]\n"
 

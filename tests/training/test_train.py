@@ -31,9 +31,9 @@ from storage.ingest_journal import is_ingested, note_listed
 from storage.store.layout import StoreLayout, open_store, utc_now
 from storage.store.schemas import TRAINING
 from storage.store.tables import read_table
-from storage.training_manifest import balance_report, build_manifest, select_cases
-from storage.training_runs import last_checkpoint, open_run, training_id
-from storage.training_slices import read_training_slices, recipe_concepts, validation_case
+from storage.training.manifest import balance_report, build_manifest, select_cases
+from storage.training.runs import last_checkpoint, open_run, training_id
+from storage.training.slices import read_training_slices, recipe_concepts, validation_case
 from storage.weights.checkpoints import open_segmenter, read_weights, write_hugging_face
 from storage.weights.registry import find_weights
 from tasks import train_weights as unit

@@ -24,7 +24,7 @@ from storage.cohorts.volumes import open_case_volume
 from storage.store.layout import StoreLayout
 from storage.store.schemas import TRAINING
 from storage.store.tables import write_rows
-from storage.training_slices import ConceptDefinition, concept_labels, recipe_concepts
+from storage.training.slices import ConceptDefinition, concept_labels, recipe_concepts
 
 BENCHMARK_SPLIT = "test"
 TRAIN, VALIDATION = "train", "validation"
