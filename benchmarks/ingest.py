@@ -35,7 +35,7 @@ from flows.clusters import dask_workers  # noqa: E402
 from medsam3_core.cases import CaseVolume  # noqa: E402
 from medsam3_core.geometry import VolumeGeometry  # noqa: E402
 from medsam3_core.structures import LabelEntry, LabelMap  # noqa: E402
-from storage.ingest_planning import IngestPlan, plan_ingest  # noqa: E402
+from storage.ingest.plan import IngestPlan, plan_ingest  # noqa: E402
 from storage.sources.layouts.phantom import PhantomSource  # noqa: E402
 from storage.sources.registry import layout_of  # noqa: E402
 from storage.store.arrays import level_factors, write_image_levels, write_label_levels, write_zip  # noqa: E402

@@ -44,7 +44,7 @@ from medsam3_core.prompts import SlicePrompt  # noqa: E402
 from medsam3_core.protocol_version import PROTOCOL_VERSION  # noqa: E402
 from medsam3_core.segmenters.protocol import SliceInstances  # noqa: E402
 from storage.cohorts.cohorts import Cohort, write_cohort  # noqa: E402
-from storage.ingest_planning import finish_ingest, plan_ingest  # noqa: E402
+from storage.ingest.plan import finish_ingest, plan_ingest  # noqa: E402
 from storage.runs.ledger import Run, write_run  # noqa: E402
 from storage.runs.plan import BenchmarkRequest, plan_benchmark, record_plan  # noqa: E402
 from storage.sources.registry import find_reader  # noqa: E402

@@ -20,7 +20,7 @@ from flows.table_print import stdout_console
 from medsam3_core.cases import CaseSource
 from medsam3_core.recipes import Recipe
 from storage.cohorts.checks import CaseCheck
-from storage.preflight import Preflight, conclude
+from storage.ingest.preflight import Preflight, conclude
 from storage.sources.registry import find_reader
 from storage.store.layout import StoreLayout
 from storage.store.locations import absolute, is_remote, location

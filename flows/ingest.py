@@ -13,7 +13,7 @@ from flows.console import say
 from flows.deployed import store_of
 from flows.settings import named_cluster
 from storage.catalog.catalog import publish_catalog
-from storage.ingest_planning import IngestPlan, finish_ingest, plan_ingest
+from storage.ingest.plan import IngestPlan, finish_ingest, plan_ingest
 from storage.store.layout import StoreLayout
 from storage.store.writers import ingesting
 from tasks.batch_stream import StreamCounts

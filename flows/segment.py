@@ -25,7 +25,7 @@ from storage.exports.plan import (
     run_of_request,
 )
 from storage.exports.releases import ReleaseForm
-from storage.ingest_planning import IngestPlan, finish_ingest, plan_ingest, unchanged_sources
+from storage.ingest.plan import IngestPlan, finish_ingest, plan_ingest, unchanged_sources
 from storage.runs.ledger import Run
 from storage.runs.plan import WorkGroup, record_plan
 from storage.store.layout import StoreLayout, open_store

@@ -12,7 +12,7 @@ from flows.console import say
 from flows.deployed import store_of
 from flows.ingest import ingest_cohort
 from medsam3_core.errors import UsageError
-from storage.ingest_journal import is_ingested
+from storage.ingest.journal import is_ingested
 
 
 @flow(name="train", flow_run_name="train-{config}")

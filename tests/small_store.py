@@ -4,7 +4,7 @@ import uuid
 from functools import partial
 
 from storage.agent_endpoint import EndpointSettings
-from storage.ingest_planning import IngestPlan, finish_ingest, plan_ingest
+from storage.ingest.plan import IngestPlan, finish_ingest, plan_ingest
 from storage.runs.plan import BenchmarkPlan, BenchmarkRequest, plan_benchmark, record_plan
 from storage.store.layout import StoreLayout
 from storage.weights.registry import load_segmenter

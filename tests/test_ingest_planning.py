@@ -12,8 +12,8 @@ from medsam3_core.cases import CaseSource
 from medsam3_core.errors import UsageError
 from storage.cohorts.cohorts import latest_cases, read_cohort
 from storage.cohorts.volumes import open_case_volume
-from storage.ingest_journal import _LISTED, is_ingested, note_listed, vanished
-from storage.ingest_planning import IngestPlan, plan_ingest
+from storage.ingest.journal import _LISTED, is_ingested, note_listed, vanished
+from storage.ingest.plan import IngestPlan, plan_ingest
 from storage.sources.layouts.phantom import PhantomSource
 from storage.store.layout import StoreLayout, open_store
 from storage.store.schemas import CASES

@@ -19,7 +19,7 @@ from storage.exports import releases
 from storage.exports.label_maps import nifti_image
 from storage.exports.plan import SegmentRequest, require_out_apart
 from storage.exports.releases import ReleaseError, compare_masks
-from storage.ingest_planning import plan_ingest
+from storage.ingest.plan import plan_ingest
 from storage.store.layout import StoreLayout
 from storage.store.locations import location
 from tests.archives.segmented_here import segment_here

@@ -10,7 +10,7 @@ import pytest
 
 from medsam3_core.errors import StoreError, UnreadableFileError
 from storage.cohorts.cohorts import latest_cases
-from storage.ingest_planning import plan_ingest
+from storage.ingest.plan import plan_ingest
 from storage.sources.formats.arrays import read_array
 from storage.store.layout import StoreLayout
 from tasks.breadcrumbs import BreadcrumbFolder

@@ -15,7 +15,7 @@ from medsam3_core.prompt_policies import PromptPolicy
 from medsam3_core.public_weights import public_names
 from storage.catalog.guard import run_sql
 from storage.cohorts.cohorts import case_refs, latest_cases
-from storage.ingest_planning import plan_ingest
+from storage.ingest.plan import plan_ingest
 from storage.runs.ledger import Run, score_row, write_run
 from storage.runs.plan import BenchmarkRequest
 from storage.sources.listing.recipes import BUILTIN_FOLDER, load_recipe

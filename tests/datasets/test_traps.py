@@ -10,7 +10,7 @@ from PIL import Image
 from flows.check_command import CheckWords, check_source
 from medsam3_core.errors import LabelValueError, UnreadableFileError
 from medsam3_core.findings import FindingKind
-from storage.preflight import Preflight
+from storage.ingest.preflight import Preflight
 from storage.sources.registry import find_reader
 from tests.datasets import published_2d, published_3d
 from tests.datasets.drawn import blobs, save, textured

@@ -27,7 +27,7 @@ from medsam3_core.training.plans import CohortPlan, QuestionPlan, TrainingPlan, 
 from storage.cohorts.cohorts import case_refs, latest_cases, read_cohort
 from storage.cohorts.fingerprints import FINGERPRINTS, newest_image_digests, write_fingerprints
 from storage.cohorts.volumes import open_case_volume
-from storage.ingest_journal import is_ingested, note_listed
+from storage.ingest.journal import is_ingested, note_listed
 from storage.store.layout import StoreLayout, open_store, utc_now
 from storage.store.schemas import TRAINING
 from storage.store.tables import read_table

@@ -11,8 +11,8 @@ from medsam3_core.findings import Finding, FindingKind
 from medsam3_core.recipes import Recipe
 from storage.cohorts.checks import CaseCheck
 from storage.cohorts.fingerprints import Fingerprint, known_fingerprints
-from storage.duplicate_images import find_duplicates
-from storage.source_inventory import SourceInventory, take_inventory
+from storage.ingest.duplicates import find_duplicates
+from storage.ingest.inventory import SourceInventory, take_inventory
 from storage.store.layout import StoreLayout
 from storage.store.locations import absolute, location
 

@@ -8,7 +8,7 @@ from medsam3_core.cases import CaseSource, CaseStatus
 from medsam3_core.digests import digest_json
 from medsam3_core.errors import UsageError
 from storage.cohorts.cohorts import Cohort, latest_cases, latest_rejections, write_cohort
-from storage.ingest_journal import close_journal, is_open, note_listed, vanished
+from storage.ingest.journal import close_journal, is_open, note_listed, vanished
 from storage.sources.listing.files import listed_once, stamps_of
 from storage.sources.registry import find_reader, layout_of
 from storage.store.layout import StoreLayout, check_name
