@@ -13,7 +13,7 @@ from flows.settings import MaintenanceSettings, read_settings
 from flows.table_print import in_units
 from flows.telling import tell
 from storage.store.layout import StoreLayout, existing_store
-from storage.store_upkeep import Upkeep, compact_store, prune_store
+from storage.upkeep.upkeep import Upkeep, compact_store, prune_store
 from storage.weights.encodings import parse_size
 
 _HOUR = 3600.0

@@ -10,7 +10,7 @@ from rich.text import Text
 from flows.cli_options import store_to_read
 from flows.table_print import in_units, stdout_console
 from storage.comparisons.words import short_prompt
-from storage.store_status import CohortStatus, RunStatus, StoreStatus, read_status
+from storage.upkeep.status import CohortStatus, RunStatus, StoreStatus, read_status
 
 
 def print_status(store_root: Path, console: Console | None = None) -> None:

@@ -11,7 +11,7 @@ from medsam3_core.capabilities import Capabilities
 from medsam3_core.errors import StoreError
 from storage.store.atomic import TEMPORARY_PREFIX
 from storage.store.layout import StoreLayout
-from storage.store_status import read_status
+from storage.upkeep.status import read_status
 from storage.weights.registry import find_weights
 from tests.planted_store import plant_cohort, plant_run
 from tests.small_store import ingest_here

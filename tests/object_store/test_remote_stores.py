@@ -25,8 +25,8 @@ from storage.store.layout import StoreLayout, existing_store, open_store
 from storage.store.locations import file_system, location, object_key
 from storage.store.locks import holding
 from storage.store.writers import SupersededError, committing, writing
-from storage.store_status import read_status
-from storage.store_upkeep import prune_store
+from storage.upkeep.status import read_status
+from storage.upkeep.upkeep import prune_store
 from tests.object_store.conftest import new_bucket, upload_tree
 from tests.small_store import benchmark_here, ingest_here
 

@@ -11,7 +11,7 @@ import pytest
 from storage.catalog.queries import read_leaderboard
 from storage.store.layout import StoreLayout
 from storage.store.writers import writing
-from storage.store_upkeep import compact_store, prune_store
+from storage.upkeep.upkeep import compact_store, prune_store
 from tests.command_line import Medsam3, command_line
 from tests.planted_store import plant_cohort, plant_run
 

@@ -1,0 +1,1 @@
+"""Status and upkeep of a whole store."""
