@@ -22,10 +22,10 @@ from medsam3_core.agent.session import AgentSession
 from medsam3_core.agent.strategy import AgentRun, answer_requests
 from medsam3_core.agent.vocabulary import reviewed_vocabulary
 from medsam3_core.cases import CaseVolume
-from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.intensity import IntensityPolicy, as_rgb, to_uint8
 from medsam3_core.recipes import Recipe
 from medsam3_core.segmenters.protocol import Segmenter
+from medsam3_core.settings.inference import InferenceSettings
 from storage.sources.registry import find_reader
 from storage.store.layout import StoreLayout
 from storage.weights.registry import find_weights, load_segmenter

@@ -19,7 +19,7 @@ from pathlib import Path
 from benchmarks.full_weights import BARE
 from benchmarks.segmenter import TEXTS, picture
 from flows.environment import prepare_environment
-from medsam3_core.inference_settings import InferenceSettings
+from medsam3_core.settings.inference import InferenceSettings
 from storage.weights.checkpoints import open_segmenter
 
 _CHILD = "MEDSAM3_BENCHMARK_CHILD"

@@ -26,7 +26,6 @@ from benchmarks.costs import interleaved, say
 from benchmarks.full_weights import BARE
 from flows.environment import prepare_environment
 from medsam3_core.geometry import VolumeGeometry
-from medsam3_core.inference_settings import Dtype, InferenceSettings
 from medsam3_core.phantoms import PhantomKind, phantom_case
 from medsam3_core.prompt_generation import generate_prompts
 from medsam3_core.prompt_rows import slice_prompts
@@ -36,6 +35,7 @@ from medsam3_core.sam3.concept import TextEncoder, concept_query, detect
 from medsam3_core.sam3.encoder import detector_features, encode_prepared, prepare_slice
 from medsam3_core.sam3.segmenter import Sam3Segmenter
 from medsam3_core.sam3.tokenizer import TextTokenizer
+from medsam3_core.settings.inference import Dtype, InferenceSettings
 from medsam3_core.volume_segmentation import segment_volume
 from storage.catalog.guard import run_sql
 from storage.cohorts.volumes import open_case_volume

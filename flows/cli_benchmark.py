@@ -57,7 +57,7 @@ def benchmark(
     """
     from flows.agent_options import with_site_model
     from flows.benchmark_command import run_benchmark, show_plan
-    from medsam3_core.presets import apply_preset
+    from medsam3_core.settings.presets import apply_preset
     from storage.runs.plan import BenchmarkRequest
 
     if preset:

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medsam3_core.errors import UnsupportedPromptError
-from medsam3_core.inference_settings import InferenceSettings, Merge, PromptMode
 from medsam3_core.prompts import BoxPrompt, SlicePrompt
 from medsam3_core.sam3.prompt_checks import is_interactive
 from medsam3_core.segmenters.protocol import SliceInstances
+from medsam3_core.settings.inference import InferenceSettings, Merge, PromptMode
 
 MAX_LABELS = 65535
 """Instances that a uint16 label image can hold."""

@@ -7,8 +7,8 @@ from typing import Any
 
 from medsam3_core.errors import UsageError
 from medsam3_core.geometry import VolumeGeometry
-from medsam3_core.inference_settings import PromptMode
 from medsam3_core.prompt_rows import WHOLE_STRUCTURE, PromptRow, RowKind, runs_to_mask
+from medsam3_core.settings.inference import PromptMode
 
 COLUMNS = tuple(field.name for field in fields(PromptRow))
 """Columns of a prompts file."""

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Self
 
-from medsam3_core.agent.agent_settings import SYNONYMS, VOCABULARY_VERSION
 from medsam3_core.capabilities import Capabilities
 from medsam3_core.digests import short_digest
 from medsam3_core.errors import UsageError
+from medsam3_core.settings.agent import SYNONYMS, VOCABULARY_VERSION
 from medsam3_core.structures import Structure
 
 PROMPT_CODE_VERSION = 1

@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 
 from medsam3_core.errors import UsageError
-from medsam3_core.inference_settings import PromptMode
 from medsam3_core.prompts import BoxPrompt, MaskPrompt, PointPrompt, SlicePrompt
+from medsam3_core.settings.inference import PromptMode
 
 NAMELESS = "object"
 """Structure of a prompt that has no text."""

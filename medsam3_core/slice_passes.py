@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam3_core.errors import UsageError
-from medsam3_core.inference_settings import Dtype, InferenceSettings
 from medsam3_core.merging import merge_instances, number_instances
 from medsam3_core.one_ahead import one_ahead
 from medsam3_core.prediction_volume import PredictionBuilder
@@ -21,6 +20,7 @@ from medsam3_core.segmenters.protocol import (
     SliceImage,
     SliceInstances,
 )
+from medsam3_core.settings.inference import Dtype, InferenceSettings
 from medsam3_core.volume_propagation import (
     KEY_SLICE_ALONE,
     LINKED_BY_OVERLAP,

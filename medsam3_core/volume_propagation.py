@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.instance_linking import LINK_IOU
 from medsam3_core.merging import merge_instances
 from medsam3_core.prompts import BoxPrompt, MaskPrompt, SlicePrompt, VolumePrompt
 from medsam3_core.segmenters.protocol import FollowingSegmenter, Segmenter, SliceInstances
+from medsam3_core.settings.inference import InferenceSettings
 
 LINKED_BY_OVERLAP = "slices=key without tracker: per-slice detection linked by overlap"
 KEY_SLICE_ALONE = "slices=key without tracker or detector: key slice alone"

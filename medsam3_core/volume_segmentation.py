@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 from medsam3_core.errors import UsageError
 from medsam3_core.geometry import VolumeGeometry
-from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.prediction_volume import PredictionBuilder, VolumePrediction
 from medsam3_core.prompts import SlicePrompt
 from medsam3_core.segmenters.protocol import Segmenter
+from medsam3_core.settings.inference import InferenceSettings
 from medsam3_core.slice_passes import EncodingKey, PassRun, RunPrompts, SliceLoader, SlicePass, answer_slices
 
 _SLICES_PER_PASS = {"cpu": 1, "cuda": 8}

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from medsam3_core.agent.agent_settings import PIXELS_OFF, PIXELS_ON, AgentSettings
 from medsam3_core.agent.chat import ChatReply, ChatRequest, EndpointError, ModelAccess, Price
 from medsam3_core.errors import UsageError
+from medsam3_core.settings.agent import PIXELS_OFF, PIXELS_ON, AgentSettings
 from storage.agent_replies import AnswerTooLongError, bounded_bodies, payload_of, reply_of
 
 URL_VARIABLE, MODEL_VARIABLE, KEY_VARIABLE = "MEDSAM3_AGENT_URL", "MEDSAM3_AGENT_MODEL", "MEDSAM3_AGENT_KEY"

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from medsam3_core.errors import UsageError
-from medsam3_core.inference_settings import Dtype, InferenceSettings
 from medsam3_core.prompts import SlicePrompt
 from medsam3_core.sam3.segmenter import Sam3Segmenter
 from medsam3_core.sam3.tiny import untrained_weights
 from medsam3_core.segmenters.baselines import BASELINES
+from medsam3_core.settings.inference import Dtype, InferenceSettings
 from storage.catalog.guard import run_sql
 from storage.runs.plan import BenchmarkRequest, plan_benchmark, record_plan
 from storage.store.layout import StoreLayout

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from medsam3_core.errors import UnsupportedPromptError
-from medsam3_core.inference_settings import InferenceSettings, Merge, PromptMode
 from medsam3_core.merging import merge_instances, to_label_slice
 from medsam3_core.prompts import BoxPrompt, PointPrompt, SlicePrompt
 from medsam3_core.segmenters.protocol import SliceInstances
+from medsam3_core.settings.inference import InferenceSettings, Merge, PromptMode
 
 SHAPE_YX = (4, 12)
 

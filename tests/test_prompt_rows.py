@@ -5,10 +5,10 @@ import pytest
 
 from medsam3_core.errors import UsageError
 from medsam3_core.geometry import VolumeGeometry
-from medsam3_core.inference_settings import PromptMode
 from medsam3_core.prompt_files import objects_apart, prompt_row, validate_rows
 from medsam3_core.prompt_rows import PromptRow, RowKind, mask_to_runs, runs_to_mask, slice_prompts
 from medsam3_core.prompts import BoxPrompt, PointPrompt
+from medsam3_core.settings.inference import PromptMode
 
 SHAPE_YX = (8, 10)
 GEOMETRY = VolumeGeometry.pixel_grid((3, *SHAPE_YX))

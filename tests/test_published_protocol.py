@@ -9,8 +9,8 @@ from dashboards.protocol_effect import protocol_sentences
 from dashboards.report import write_report
 from flows.cli import cli
 from medsam3_core.errors import UsageError
-from medsam3_core.inference_settings import InferenceSettings
-from medsam3_core.presets import MEDICAL_SAM3_V1, PRESETS, apply_preset
+from medsam3_core.settings.inference import InferenceSettings
+from medsam3_core.settings.presets import MEDICAL_SAM3_V1, PRESETS, apply_preset
 from storage.catalog import queries
 from storage.catalog.catalog import connect
 from tests.catalog_store import HandmadeStore, at

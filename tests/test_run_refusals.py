@@ -7,8 +7,8 @@ import pytest
 
 from medsam3_core.capabilities import Capabilities
 from medsam3_core.errors import UsageError
-from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.prompt_policies import PromptPolicy
+from medsam3_core.settings.inference import InferenceSettings
 from storage.runs.plan import BenchmarkRequest, plan_benchmark
 from storage.runs.refusals import refusal
 from storage.store.layout import StoreLayout

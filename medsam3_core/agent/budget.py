@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from medsam3_core.agent.agent_settings import AgentSettings
+from medsam3_core.settings.agent import AgentSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,10 @@
 import json
 from collections.abc import Iterable
 
-from medsam3_core.agent.agent_settings import RULES
 from medsam3_core.agent.budget import Budget, Spent
 from medsam3_core.agent.chat import ChatReply, ChatRequest, EndpointError
 from medsam3_core.agent.trace import EventKind, TraceEvent
+from medsam3_core.settings.agent import RULES
 
 HOST = "replay"
 _UNBOUNDED = 1_000

@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from medsam3_core.agent.agent_settings import SYNONYMS
 from medsam3_core.agent.answers import AgentAnswer, absent, kept_objects, taken
 from medsam3_core.agent.measuring import half_masks, size_of
 from medsam3_core.agent.requests import Reading, read_request
 from medsam3_core.agent.session import AgentSession, Candidate
 from medsam3_core.agent.trace import EventKind, Trace, facts_in_words, stopwatch
 from medsam3_core.agent.vocabulary import Vocabulary, reviewed_vocabulary
+from medsam3_core.settings.agent import SYNONYMS
 
 _OPINION = 0.3
 """Weight of a second opinion against 1 of the plain name: three together do not overrule it."""

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from medsam3_core.agent.agent_settings import SYNONYMS
 from medsam3_core.agent.answers import AgentAnswer
 from medsam3_core.agent.budget import Budget, Spent
 from medsam3_core.agent.chat import ModelAccess
@@ -13,6 +12,7 @@ from medsam3_core.agent.rules import RuleAgent
 from medsam3_core.agent.session import AgentSession
 from medsam3_core.agent.trace import Trace, TraceEvent, stopwatch
 from medsam3_core.errors import UsageError
+from medsam3_core.settings.agent import SYNONYMS
 
 
 @dataclass(frozen=True, eq=False)

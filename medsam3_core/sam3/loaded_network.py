@@ -9,7 +9,6 @@ from typing import TypeVar
 
 import torch
 
-from medsam3_core.inference_settings import Dtype, InferenceSettings
 from medsam3_core.sam3.concept import TextEncoder
 from medsam3_core.sam3.encoder import SliceEncoding
 from medsam3_core.sam3.heads import SliceHeads
@@ -17,6 +16,7 @@ from medsam3_core.sam3.memory_ladder import MemoryLadder
 from medsam3_core.sam3.network import Sam3Network, Sam3Weights, build_network
 from medsam3_core.sam3.precision import Precision, precision_for, without_autocast
 from medsam3_core.sam3.tokenizer import TextTokenizer
+from medsam3_core.settings.inference import Dtype, InferenceSettings
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")

@@ -11,7 +11,6 @@ from transformers import PreTrainedModel, Sam3Model
 from transformers.models.sam3.modeling_sam3 import Sam3VisionNeck
 
 from medsam3_core.errors import WeightsError
-from medsam3_core.inference_settings import Dtype
 from medsam3_core.sam3.architecture import Architecture
 from medsam3_core.sam3.checkpoint_match import MatchReport, Shapes, match_tensors
 from medsam3_core.sam3.half_products import use_half_products
@@ -21,6 +20,7 @@ from medsam3_core.sam3.propagation_tracker import PropagationTracker
 from medsam3_core.sam3.remembered_attention import remember_first_attention
 from medsam3_core.sam3.rotary_attention import use_rotary_attention
 from medsam3_core.sam3.shared_mask_decoder import share_mask_decoder
+from medsam3_core.settings.inference import Dtype
 
 _ENCODERS = ("vision_encoder.", "text_encoder.")
 TRACKER_DTYPE = torch.float32

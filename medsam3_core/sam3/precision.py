@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from medsam3_core.inference_settings import Dtype
+from medsam3_core.settings.inference import Dtype
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from medsam3_core.capabilities import Capabilities
 from medsam3_core.errors import UnsupportedPromptError, UsageError
-from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.prompts import SlicePrompt, VolumePrompt
 from medsam3_core.sam3.encoder import PreparedSlice, SliceEncoding, encode_prepared, prepare_slice
 from medsam3_core.sam3.loaded_network import LoadedNetwork
@@ -19,6 +18,7 @@ from medsam3_core.sam3.prompt_checks import is_interactive, require_answerable, 
 from medsam3_core.sam3.propagation import TrackedSlice, propagate
 from medsam3_core.sam3.tiling import Tile, TileAnswer, TiledEncoding, join_tiles, prompts_per_tile, tiles_of
 from medsam3_core.segmenters.protocol import SliceInstances
+from medsam3_core.settings.inference import InferenceSettings
 
 Encoding = SliceEncoding | TiledEncoding
 

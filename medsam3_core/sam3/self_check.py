@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medsam3_core.inference_settings import Dtype
 from medsam3_core.prompts import BoxPrompt, PointPrompt, SlicePrompt, VolumePrompt
 from medsam3_core.sam3.concept import TextEncoder
 from medsam3_core.sam3.encoder import encode_slices
@@ -19,6 +18,7 @@ from medsam3_core.sam3.precision import precision_for
 from medsam3_core.sam3.propagation import propagate
 from medsam3_core.sam3.tiny import untrained_weights
 from medsam3_core.sam3.tokenizer import TextTokenizer
+from medsam3_core.settings.inference import Dtype
 
 TOLERANCE = 1e-3
 """Machines differ by 1e-5 or less; the known ways to drift cost 4e-3 and more."""

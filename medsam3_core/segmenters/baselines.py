@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from medsam3_core.capabilities import Capabilities
 from medsam3_core.digests import digest_json
 from medsam3_core.errors import UnsupportedPromptError
-from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.prompts import BoxPrompt, SlicePrompt
 from medsam3_core.segmenters.protocol import SliceImage, SliceInstances
+from medsam3_core.settings.inference import InferenceSettings
 
 BOX_ID, BOX_VERSION = "baseline:box", 1
 OTSU_ID, OTSU_VERSION = "baseline:otsu", 1

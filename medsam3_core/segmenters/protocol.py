@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam3_core.capabilities import Capabilities
-from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.prompts import SlicePrompt, VolumePrompt
+from medsam3_core.settings.inference import InferenceSettings
 
 SliceImage = NDArray[np.uint8]
 """Shape (y, x, 3), RGB or three equal channels, after the intensity policy."""

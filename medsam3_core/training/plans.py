@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from medsam3_core.errors import UsageError
-from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.prompt_policies import PromptPolicy
+from medsam3_core.settings.inference import InferenceSettings
 from medsam3_core.training.augmentation_plan import Augmentation
 from medsam3_core.training.concept_prompts import ConceptMix
 from medsam3_core.training.fit_plan import LoopPlan

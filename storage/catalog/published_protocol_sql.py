@@ -10,7 +10,7 @@ What that toolkit does (inference/, commit 98fb4f9 of January 2026), and the vie
 All of it is arithmetic on the four counts of voxels, so no prediction is read again.
 """
 
-from medsam3_core.presets import MEDICAL_SAM3_V1, PRESETS
+from medsam3_core.settings.presets import MEDICAL_SAM3_V1, PRESETS
 from storage.catalog.sources import quoted
 
 PUBLISHED_METRICS = ("dice", "iou", "precision", "recall", "psnr", "ssim")

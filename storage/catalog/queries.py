@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from medsam3_core.inference_settings import InferenceSettings
+from medsam3_core.settings.inference import InferenceSettings
 from storage.catalog.catalog import connect
 from storage.store.layout import StoreLayout
 

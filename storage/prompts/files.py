@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 from medsam3_core.cases import slug_case_id
 from medsam3_core.errors import UsageError
 from medsam3_core.geometry import VolumeGeometry
-from medsam3_core.inference_settings import PromptMode
 from medsam3_core.prompt_files import objects_apart, prompt_row, validate_rows
 from medsam3_core.prompt_rows import PromptRow, slice_prompts
 from medsam3_core.prompts import SlicePrompt
+from medsam3_core.settings.inference import PromptMode
 
 
 def read_prompts_file(path: Path, defaults: Mapping[str, Any] | None = None) -> list[PromptRow]:

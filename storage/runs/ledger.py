@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from medsam3_core.cases import CaseStatus
-from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.prompt_policies import PromptPolicy
 from medsam3_core.protocol_version import PROTOCOL_VERSION
 from medsam3_core.run_specs import RunSpec
+from medsam3_core.settings.inference import InferenceSettings
 from storage.cohorts.cohorts import CaseRef, as_row
 from storage.store.atomic import write_json
 from storage.store.layout import StoreLayout, utc_now

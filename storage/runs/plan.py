@@ -9,8 +9,8 @@ from duckdb import DuckDBPyConnection
 
 from medsam3_core.cases import CaseStatus
 from medsam3_core.errors import UsageError
-from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.prompt_policies import PromptPolicy
+from medsam3_core.settings.inference import InferenceSettings
 from storage.catalog.catalog import connect
 from storage.cohorts.cohorts import CaseRef, Cohort, latest_case_refs, read_cohort
 from storage.prompts.tables import index_prompts

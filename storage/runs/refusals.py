@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from medsam3_core.agent.agent_settings import AgentSettings
-from medsam3_core.inference_settings import InferenceSettings, PromptMode
 from medsam3_core.prompt_policies import PromptedSlices, PromptKind, PromptPolicy
+from medsam3_core.settings.agent import AgentSettings
+from medsam3_core.settings.inference import InferenceSettings, PromptMode
 from storage.store.layout import StoreLayout
 from storage.weights.registry import registered_weights
 from storage.weights.weights import Weights

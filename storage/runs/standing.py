@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, replace
 
 from medsam3_core.digests import short_digest
 from medsam3_core.errors import UsageError
-from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.prompt_policies import PromptPolicy
+from medsam3_core.settings.inference import InferenceSettings
 from storage.catalog.catalog import connect
 from storage.cohorts.cohorts import case_refs, latest_cases
 from storage.runs.plan import BenchmarkPlan, BenchmarkRequest, PlannedCase, WorkGroup, plan_benchmark

@@ -8,7 +8,7 @@ from medsam3_core.agent.strategy import AgentRun, answer_requests
 from medsam3_core.agent.trace import EventKind, Trace
 from medsam3_core.agent.vocabulary import Side
 from medsam3_core.errors import UsageError
-from medsam3_core.inference_settings import InferenceSettings
+from medsam3_core.settings.inference import InferenceSettings
 from tests.agent.parrot import SHAPE, Parrot, block, geometry, session, slice_of
 
 RIGHT, LEFT = block(5, 20), block(40, 55)  # columns run from the patient's right to the left

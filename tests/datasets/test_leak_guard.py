@@ -10,9 +10,9 @@ from rich.console import Console
 
 from flows.leaderboard import inter_rater_rows, leaderboard_rows, print_leaderboard
 from medsam3_core.errors import UsageError
-from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.prompt_policies import PromptPolicy
 from medsam3_core.public_weights import public_names
+from medsam3_core.settings.inference import InferenceSettings
 from storage.catalog.guard import run_sql
 from storage.cohorts.cohorts import case_refs, latest_cases
 from storage.ingest.plan import plan_ingest

@@ -12,11 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from medsam3_core.inference_settings import Dtype
 from medsam3_core.prompts import BoxPrompt, MaskPrompt, PointPrompt, SlicePrompt
 from medsam3_core.sam3.interactive import Clicks
 from medsam3_core.sam3.network import Sam3Network, build_network
 from medsam3_core.sam3.precision import precision_for
+from medsam3_core.settings.inference import Dtype
 from storage.weights.checkpoints import read_weights
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden"

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from medsam3_core.inference_settings import Dtype, InferenceSettings, PromptMode
 from medsam3_core.prompts import BoxPrompt, SlicePrompt
 from medsam3_core.sam3.segmenter import Sam3Segmenter
 from medsam3_core.sam3.tiny import untrained_weights
+from medsam3_core.settings.inference import Dtype, InferenceSettings, PromptMode
 
 FP32 = InferenceSettings(dtype=Dtype.FP32)
 INTERACTIVE = InferenceSettings(dtype=Dtype.FP32, mode=PromptMode.INTERACTIVE)

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from medsam3_core.errors import WeightsError, WeightsMismatchError
-from medsam3_core.inference_settings import Dtype
 from medsam3_core.sam3.architecture import architecture_from
 from medsam3_core.sam3.network import build_network, match_weights
 from medsam3_core.sam3.precision import precision_for
+from medsam3_core.settings.inference import Dtype
 from storage.weights.checkpoints import (
     check_weights,
     open_segmenter,

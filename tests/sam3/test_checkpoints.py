@@ -9,13 +9,13 @@ from safetensors.torch import load_file, save_file
 from transformers import Sam3Model, Sam3VideoConfig, Sam3VideoModel
 
 from medsam3_core.errors import WeightsError, WeightsMismatchError
-from medsam3_core.inference_settings import Dtype, InferenceSettings
 from medsam3_core.sam3.architecture import released_architecture
 from medsam3_core.sam3.checkpoint_match import RULES
 from medsam3_core.sam3.key_rules import to_official
 from medsam3_core.sam3.layouts import HUGGING_FACE_PREFIXES, Layout, Part, detect_layout
 from medsam3_core.sam3.network import build_network, expected_shapes, match_weights
 from medsam3_core.sam3.precision import precision_for
+from medsam3_core.settings.inference import Dtype, InferenceSettings
 from storage.weights.checkpoints import (
     open_segmenter,
     read_weights,

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from medsam3_core.geometry import VolumeGeometry
-from medsam3_core.inference_settings import Dtype, InferenceSettings
 from medsam3_core.prompts import BoxPrompt, SlicePrompt
 from medsam3_core.sam3.propagation import TrackedSlice
 from medsam3_core.sam3.segmenter import Sam3Segmenter
 from medsam3_core.sam3.tiny import untrained_weights
+from medsam3_core.settings.inference import Dtype, InferenceSettings
 from medsam3_core.volume_segmentation import segment_volume
 from tests.sam3.segmenters import FP32, ask, assert_same, only, phantom, text, untrained
 

@@ -8,7 +8,6 @@ import torch
 from transformers import Sam3TrackerModel, Sam3TrackerVideoConfig, Sam3TrackerVideoModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from medsam3_core.inference_settings import Dtype, InferenceSettings
 from medsam3_core.sam3.architecture import OFFICIAL_LAYER_NORM_EPS, architecture_from
 from medsam3_core.sam3.concept import ConceptQuery, TextEncoder, detect
 from medsam3_core.sam3.encoder import SliceEncoding, detector_features, encode_slices, neck_maps, tracker_features
@@ -20,6 +19,7 @@ from medsam3_core.sam3.preprocess import pixel_values
 from medsam3_core.sam3.propagation import VolumePrompt, propagate
 from medsam3_core.sam3.propagation_tracker import PropagationTracker
 from medsam3_core.sam3.tokenizer import VISUAL, TextTokenizer
+from medsam3_core.settings.inference import Dtype, InferenceSettings
 from storage.weights.checkpoints import open_segmenter, read_weights
 from tests.sam3.golden import (
     CLICK_CASES,

@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 
 from medsam3_core.cases import CaseSource
 from medsam3_core.errors import TrainingError, UsageError
-from medsam3_core.inference_settings import InferenceSettings
 from medsam3_core.prompts import SlicePrompt
 from medsam3_core.sam3.architecture import architecture_from
 from medsam3_core.sam3.narrow_tracker import narrow_tracker_config
 from medsam3_core.sam3.small import fresh_weights
 from medsam3_core.sam3.tiny import tiny_config
+from medsam3_core.settings.inference import InferenceSettings
 from medsam3_core.training.fit_plan import LoopPlan
 from medsam3_core.training.lora import LoraPlan
 from medsam3_core.training.optimiser import OptimiserPlan, Schedule

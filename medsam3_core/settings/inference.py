@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from typing import Any, Self
 
-from medsam3_core.agent.agent_settings import AgentSettings
 from medsam3_core.digests import short_digest
 from medsam3_core.errors import UsageError
+from medsam3_core.settings.agent import AgentSettings
 
 _AGENT = "agent"
 _DEFAULT_AGENT = AgentSettings()

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from medsam3_core.errors import UsageError
-from medsam3_core.inference_settings import InferenceSettings
+from medsam3_core.settings.inference import InferenceSettings
 
 
 @dataclass(frozen=True, slots=True)
