@@ -21,9 +21,9 @@ from medsam3_core.agent.requests import read_request
 from medsam3_core.agent.session import AgentSession
 from medsam3_core.agent.strategy import AgentRun, answer_requests
 from medsam3_core.agent.vocabulary import reviewed_vocabulary
-from medsam3_core.cases import CaseVolume
-from medsam3_core.intensity import IntensityPolicy, as_rgb, to_uint8
-from medsam3_core.recipes import Recipe
+from medsam3_core.cases.cases import CaseVolume
+from medsam3_core.cases.intensity import IntensityPolicy, as_rgb, to_uint8
+from medsam3_core.cases.recipes import Recipe
 from medsam3_core.segmenters.protocol import Segmenter
 from medsam3_core.settings.inference import InferenceSettings
 from storage.sources.registry import find_reader

@@ -32,9 +32,9 @@ from zarr.storage import MemoryStore  # noqa: E402
 
 from flows.cluster_settings import parse_cluster  # noqa: E402
 from flows.clusters import dask_workers  # noqa: E402
-from medsam3_core.cases import CaseVolume  # noqa: E402
-from medsam3_core.geometry import VolumeGeometry  # noqa: E402
-from medsam3_core.structures import LabelEntry, LabelMap  # noqa: E402
+from medsam3_core.cases.cases import CaseVolume  # noqa: E402
+from medsam3_core.cases.geometry import VolumeGeometry  # noqa: E402
+from medsam3_core.cases.structures import LabelEntry, LabelMap  # noqa: E402
 from storage.ingest.plan import IngestPlan, plan_ingest  # noqa: E402
 from storage.sources.layouts.phantom import PhantomSource  # noqa: E402
 from storage.sources.registry import layout_of  # noqa: E402

@@ -28,11 +28,11 @@ from monai.metrics import (
 )
 from numpy.typing import NDArray
 
-from medsam3_core.geometry import VolumeGeometry
+from medsam3_core.cases.geometry import VolumeGeometry
+from medsam3_core.cases.structures import Structure
 from medsam3_core.metrics import overlap, surface
 from medsam3_core.metrics.mask_pairs import crop_to_union
 from medsam3_core.scoring import score_structure
-from medsam3_core.structures import Structure
 
 N_STRUCTURES = 20
 TOLERANCE = 2.0

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from benchmarks.costs import interleaved, say
 from benchmarks.full_weights import BARE
 from flows.environment import prepare_environment
-from medsam3_core.geometry import VolumeGeometry
+from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.phantoms import PhantomKind, phantom_case
 from medsam3_core.prompt_generation import generate_prompts
 from medsam3_core.prompt_rows import slice_prompts

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.measure import find_contours
 
+from medsam3_core.cases.geometry import VolumeGeometry
+from medsam3_core.cases.intensity import IntensityPolicy, as_rgb, to_uint8
+from medsam3_core.cases.structures import LabelMap
 from medsam3_core.errors import UsageError
-from medsam3_core.geometry import VolumeGeometry
-from medsam3_core.intensity import IntensityPolicy, as_rgb, to_uint8
-from medsam3_core.structures import LabelMap
 from storage.cohorts.cohorts import read_cohort
 from storage.cohorts.volumes import StoredVolume, open_case_volume
 from storage.runs.predictions import StoredPrediction, open_prediction

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medsam3_core.cases.intensity import IntensityPolicy, as_rgb, to_uint8
 from medsam3_core.errors import CaseDataError, UsageError
-from medsam3_core.intensity import IntensityPolicy, as_rgb, to_uint8
 from storage.sources.formats.nifti import read_nifti
 from storage.sources.formats.pixels import read_image
 

@@ -15,7 +15,7 @@ from flows.clusters import Workers, dask_workers
 from flows.deployed import store_of
 from flows.settings import named_cluster
 from flows.telling import note
-from medsam3_core.cases import CaseStatus
+from medsam3_core.cases.cases import CaseStatus
 from storage.catalog.catalog import publish_catalog
 from storage.catalog.compaction import tidy_scores
 from storage.runs.ledger import unscored_rows, write_outcomes

@@ -17,8 +17,8 @@ from rich.text import Text
 
 from flows.console import say
 from flows.table_print import stdout_console
-from medsam3_core.cases import CaseSource
-from medsam3_core.recipes import Recipe
+from medsam3_core.cases.cases import CaseSource
+from medsam3_core.cases.recipes import Recipe
 from storage.cohorts.checks import CaseCheck
 from storage.ingest.preflight import Preflight, conclude
 from storage.sources.registry import find_reader

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medsam3_core.geometry import VolumeGeometry
+from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.scoring import VolumeUnit, mean_confidence, volume_scale
 
 

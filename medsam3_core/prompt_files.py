@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
+from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.errors import UsageError
-from medsam3_core.geometry import VolumeGeometry
 from medsam3_core.prompt_rows import WHOLE_STRUCTURE, PromptRow, RowKind, runs_to_mask
 from medsam3_core.settings.inference import PromptMode
 

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from medsam3_core.cases.geometry import VolumeGeometry
+from medsam3_core.cases.structures import LabelMap, Structure
 from medsam3_core.digests import seed_from
 from medsam3_core.errors import CaseDataError
-from medsam3_core.geometry import VolumeGeometry
 from medsam3_core.prompt_policies import PromptedSlices, PromptKind, PromptPolicy
 from medsam3_core.prompt_rows import WHOLE_STRUCTURE, PromptRow, RowKind, mask_to_runs
 from medsam3_core.reference_regions import ReferenceRegions, Region, SliceRegions, Window
-from medsam3_core.structures import LabelMap, Structure
 
 MAX_INSTANCES = 200
 """Most instances of a structure that are prompted on one slice; the largest are kept."""

@@ -12,10 +12,10 @@ from enum import StrEnum
 from typing import Any, Self
 
 from medsam3_core.capabilities import Capabilities
+from medsam3_core.cases.structures import Structure
 from medsam3_core.digests import short_digest
 from medsam3_core.errors import UsageError
 from medsam3_core.settings.agent import SYNONYMS, VOCABULARY_VERSION
-from medsam3_core.structures import Structure
 
 PROMPT_CODE_VERSION = 1
 """Raised whenever the code that makes prompts would give other prompts for the same policy, case and structure."""

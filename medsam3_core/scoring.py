@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medsam3_core.cases.geometry import LengthUnit, VolumeGeometry
+from medsam3_core.cases.structures import Structure
 from medsam3_core.errors import CaseDataError
-from medsam3_core.geometry import LengthUnit, VolumeGeometry
 from medsam3_core.metrics import centreline, instances, overlap, surface
 from medsam3_core.metrics.mask_pairs import MaskPair, require_masks
-from medsam3_core.structures import Structure
 
 _MM3_PER_ML = 1000.0
 

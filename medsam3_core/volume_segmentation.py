@@ -3,8 +3,8 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.errors import UsageError
-from medsam3_core.geometry import VolumeGeometry
 from medsam3_core.prediction_volume import PredictionBuilder, VolumePrediction
 from medsam3_core.prompts import SlicePrompt
 from medsam3_core.segmenters.protocol import Segmenter

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from medsam3_core.cases import CaseStatus
+from medsam3_core.cases.cases import CaseStatus
 from medsam3_core.prompt_rows import PromptRow
 from storage.cohorts.cohorts import CaseRef
 from storage.prompts.tables import write_prompts

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from medsam3_core.cases import CaseSource
-from medsam3_core.recipes import Recipe
+from medsam3_core.cases.cases import CaseSource
+from medsam3_core.cases.recipes import Recipe
 from storage.cohorts.checks import CaseCheck, check_case
 from storage.sources.registry import layout_of
 from storage.store.locations import location

@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from medsam3_core.cases import CaseSource
+from medsam3_core.cases.cases import CaseSource
 from medsam3_core.errors import CaseDataError, DamagedFileError, StoreError
 from storage.cohorts.cohorts import CaseRef
 from storage.cohorts.volumes import open_case_volume

@@ -10,10 +10,10 @@ from typing import Any
 
 import psutil
 
-from medsam3_core.cases import CaseSource, CaseStatus, CaseVolume
+from medsam3_core.cases.cases import CaseSource, CaseStatus, CaseVolume
+from medsam3_core.cases.recipes import Recipe
 from medsam3_core.digests import digest_json
 from medsam3_core.errors import CaseDataError, StoreError
-from medsam3_core.recipes import Recipe
 from storage.cohorts.agreement import agreement_rows, write_agreement
 from storage.cohorts.cohorts import committed_cases, write_cases
 from storage.cohorts.fingerprints import fingerprint_row, write_fingerprints

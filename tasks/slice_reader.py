@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from medsam3_core.intensity import IntensityPolicy, as_rgb, to_uint8
+from medsam3_core.cases.intensity import IntensityPolicy, as_rgb, to_uint8
 from storage.cohorts.volumes import StoredVolume
 
 

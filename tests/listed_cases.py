@@ -1,7 +1,7 @@
 """The cases of a source by id, for who needs its files again after ingest."""
 
-from medsam3_core.cases import CaseSource
-from medsam3_core.recipes import Recipe
+from medsam3_core.cases.cases import CaseSource
+from medsam3_core.cases.recipes import Recipe
 from storage.sources.registry import layout_of
 from storage.store.locations import location
 

@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 from PIL import Image
 
-from medsam3_core.cases import CaseVolume
+from medsam3_core.cases.cases import CaseVolume
 from medsam3_core.errors import UsageError
 from medsam3_core.phantoms import PhantomKind, phantom_recipe, phantom_structures
 from storage.sources.layouts.phantom import PhantomSource

@@ -8,11 +8,11 @@ import zarr
 from ome_zarr_models.v05.image import Image
 from ome_zarr_models.v05.image_label import ImageLabel
 
-from medsam3_core.cases import CaseVolume
+from medsam3_core.cases.cases import CaseVolume
+from medsam3_core.cases.geometry import VolumeGeometry
+from medsam3_core.cases.structures import LabelEntry, LabelMap
 from medsam3_core.errors import StoreError
-from medsam3_core.geometry import VolumeGeometry
 from medsam3_core.phantoms import PhantomKind, phantom_case
-from medsam3_core.structures import LabelEntry, LabelMap
 from storage.cohorts.volumes import open_case_volume, write_case_volume
 from storage.store.arrays import level_factors
 

@@ -3,11 +3,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from medsam3_core.cases import CaseVolume, slug_case_id
+from medsam3_core.cases.cases import CaseVolume, slug_case_id
+from medsam3_core.cases.geometry import VolumeGeometry
+from medsam3_core.cases.structures import LabelEntry, LabelMap
 from medsam3_core.errors import CaseDataError
-from medsam3_core.geometry import VolumeGeometry
 from medsam3_core.phantoms import PhantomKind, phantom_case, phantom_recipe
-from medsam3_core.structures import LabelEntry, LabelMap
 
 SHAPE = (2, 3, 4)
 GEOMETRY = VolumeGeometry.from_nifti(SHAPE, np.diag([0.7, 0.8, 3.0, 1.0]))

@@ -2,7 +2,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from medsam3_core.cases import CaseStatus
+from medsam3_core.cases.cases import CaseStatus
 from medsam3_core.errors import UsageError
 from medsam3_core.phantoms import PhantomKind, phantom_recipe
 from storage.cohorts.cohorts import (

@@ -258,7 +258,7 @@ def test_sizes_that_are_none_are_refused(text: str) -> None:
 
 
 def test_followed_volumes_go_through_the_cache_too(folder: Path) -> None:
-    from medsam3_core.geometry import VolumeGeometry
+    from medsam3_core.cases.geometry import VolumeGeometry
     from medsam3_core.prompts import PointPrompt
     from medsam3_core.segmenters.protocol import FollowingSegmenter
     from medsam3_core.volume_segmentation import segment_volume

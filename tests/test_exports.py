@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.errors import StoreError, UsageError
-from medsam3_core.geometry import VolumeGeometry
 from storage.catalog.queries import read_leaderboard
 from storage.cohorts.cohorts import latest_cases, write_cases
 from storage.cohorts.volumes import open_case_volume

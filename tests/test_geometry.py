@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from medsam3_core.cases.geometry import LengthUnit, VolumeGeometry
 from medsam3_core.errors import CaseDataError
-from medsam3_core.geometry import LengthUnit, VolumeGeometry
 
 OBLIQUE = np.array([[0.68, -0.1, 0.9, -90.25], [0.3, 0.7, -0.2, 126.1], [-0.11, 0.23, 4.7, -72.77], [0, 0, 0, 1]])
 

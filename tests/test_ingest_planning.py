@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medsam3_core.cases import CaseSource
+from medsam3_core.cases.cases import CaseSource
 from medsam3_core.errors import UsageError
 from storage.cohorts.cohorts import latest_cases, read_cohort
 from storage.cohorts.volumes import open_case_volume

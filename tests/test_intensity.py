@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from medsam3_core.cases.intensity import IntensityPolicy, as_rgb, to_uint8
 from medsam3_core.errors import UsageError
-from medsam3_core.intensity import IntensityPolicy, as_rgb, to_uint8
 
 
 def test_a_ct_window_spans_from_black_to_white() -> None:

@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 
 from dashboards.inter_rater import inter_rater_scores
-from medsam3_core.cases import CaseVolume
-from medsam3_core.geometry import VolumeGeometry
-from medsam3_core.recipes import Recipe
-from medsam3_core.structures import LabelEntry, LabelMap, Structure
+from medsam3_core.cases.cases import CaseVolume
+from medsam3_core.cases.geometry import VolumeGeometry
+from medsam3_core.cases.recipes import Recipe
+from medsam3_core.cases.structures import LabelEntry, LabelMap, Structure
 from storage.cohorts.cohorts import Cohort, write_cohort
 from storage.cohorts.volumes import write_case_volume
 

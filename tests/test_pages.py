@@ -5,8 +5,8 @@ from streamlit.testing.v1 import AppTest
 
 from dashboards.figures import history_figure
 from dashboards.report import write_report
-from medsam3_core.recipes import Recipe
-from medsam3_core.structures import Structure
+from medsam3_core.cases.recipes import Recipe
+from medsam3_core.cases.structures import Structure
 from storage.catalog import queries
 from storage.cohorts.cohorts import Cohort, write_cohort
 from storage.store.layout import STORE_VARIABLE, utc_now

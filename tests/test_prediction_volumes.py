@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from ome_zarr_models.v05.image_label import ImageLabel
 
+from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.errors import StoreError
-from medsam3_core.geometry import VolumeGeometry
 from storage.runs.predictions import PredictionWriter, open_prediction
 
 SHAPE = (3, 10, 12)

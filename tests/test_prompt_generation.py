@@ -3,12 +3,12 @@ import time
 import numpy as np
 import pytest
 
+from medsam3_core.cases.geometry import VolumeGeometry
+from medsam3_core.cases.structures import LabelEntry, LabelMap, Structure
 from medsam3_core.errors import CaseDataError
-from medsam3_core.geometry import VolumeGeometry
 from medsam3_core.prompt_generation import MAX_INSTANCES, CappedInstances, generate_prompts
 from medsam3_core.prompt_policies import PromptPolicy
 from medsam3_core.prompt_rows import RowKind, runs_to_mask, slice_prompts
-from medsam3_core.structures import LabelEntry, LabelMap, Structure
 
 LIVER = Structure("liver", "liver organ")
 SPLEEN = Structure("spleen", "spleen organ")

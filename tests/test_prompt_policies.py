@@ -1,9 +1,9 @@
 import pytest
 
 from medsam3_core.capabilities import Capabilities
+from medsam3_core.cases.structures import Structure
 from medsam3_core.errors import UsageError
 from medsam3_core.prompt_policies import PromptPolicy
-from medsam3_core.structures import Structure
 
 TEXTS = {"liver": "liver", "nuclei": "cell nucleus"}
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medsam3_core.cases.geometry import LengthUnit
+from medsam3_core.cases.recipes import Recipe, SplitRule
+from medsam3_core.cases.structures import Structure
 from medsam3_core.errors import CaseDataError, UsageError
-from medsam3_core.geometry import LengthUnit
 from medsam3_core.phantoms import PhantomKind
-from medsam3_core.recipes import Recipe, SplitRule
-from medsam3_core.structures import Structure
 from storage.sources.layouts.phantom import PhantomSource
 from storage.sources.listing.parameters import ImagePairParameters
 from storage.sources.registry import find_reader

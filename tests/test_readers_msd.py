@@ -5,8 +5,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from medsam3_core.cases.recipes import Recipe
 from medsam3_core.errors import CaseDataError, UsageError
-from medsam3_core.recipes import Recipe
 from storage.sources.registry import find_reader
 from tests.phantom_files import write_nifti
 

@@ -4,10 +4,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from medsam3_core.cases.recipes import Recipe
+from medsam3_core.cases.structures import Structure
 from medsam3_core.errors import CaseDataError, UsageError
 from medsam3_core.phantoms import PhantomKind
-from medsam3_core.recipes import Recipe
-from medsam3_core.structures import Structure
 from storage.sources.formats.nifti import read_nifti
 from storage.sources.layouts.phantom import PhantomSource
 from storage.sources.registry import find_reader

@@ -4,8 +4,8 @@ import re
 import pytest
 import yaml
 
+from medsam3_core.cases.recipes import recipe_from_json
 from medsam3_core.errors import UsageError
-from medsam3_core.recipes import recipe_from_json
 from storage.sources.listing.recipes import BUILTIN_FOLDER, builtin_recipes, load_recipe
 
 CHASE = yaml.safe_load((BUILTIN_FOLDER / "chase_db1.yaml").read_text())

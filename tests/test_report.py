@@ -7,11 +7,11 @@ import pytest
 
 from dashboards.report import write_report
 from dashboards.style import weights_colours
-from medsam3_core.cases import CaseVolume
+from medsam3_core.cases.cases import CaseVolume
+from medsam3_core.cases.geometry import VolumeGeometry
+from medsam3_core.cases.recipes import Recipe
+from medsam3_core.cases.structures import LabelEntry, LabelMap, Structure
 from medsam3_core.errors import UsageError
-from medsam3_core.geometry import VolumeGeometry
-from medsam3_core.recipes import Recipe
-from medsam3_core.structures import LabelEntry, LabelMap, Structure
 from storage.cohorts.cohorts import Cohort, write_cohort
 from storage.cohorts.volumes import write_case_volume
 from storage.runs.predictions import PredictionWriter

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from medsam3_core.cases import CaseStatus
+from medsam3_core.cases.cases import CaseStatus
 from medsam3_core.errors import StoreError
 from medsam3_core.prompt_policies import PromptPolicy
 from medsam3_core.settings.inference import InferenceSettings

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flows.benchmark import record_crash
-from medsam3_core.cases import CaseStatus
+from medsam3_core.cases.cases import CaseStatus
 from medsam3_core.errors import UsageError
 from medsam3_core.prompt_rows import PromptRow
 from storage.catalog.guard import run_sql

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
+from medsam3_core.cases.geometry import VolumeGeometry
+from medsam3_core.cases.structures import LabelEntry, LabelMap, Structure
 from medsam3_core.errors import CaseDataError, UsageError
-from medsam3_core.geometry import VolumeGeometry
-from medsam3_core.structures import LabelEntry, LabelMap, Structure
 
 GEOMETRY = VolumeGeometry.pixel_grid((1, 2, 3))
 VOXELS = np.array([[[0, 1, 2], [3, 3, 9]]], np.uint8)

@@ -31,8 +31,8 @@ from medsam3_core.agent.tool_calls import (
 )
 from medsam3_core.agent.tool_results import candidate_facts, measured
 from medsam3_core.agent.trace import EventKind, Trace, stopwatch
+from medsam3_core.cases.geometry import LengthUnit
 from medsam3_core.errors import UnsupportedPromptError, UsageError
-from medsam3_core.geometry import LengthUnit
 from medsam3_core.prompts import BoxPrompt, PointPrompt
 
 MOST_FAULTS = 6

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam3_core.agent.vocabulary import Side
-from medsam3_core.geometry import LengthUnit, VolumeGeometry
+from medsam3_core.cases.geometry import LengthUnit, VolumeGeometry
 
 MOST_LISTED = 20
 """Objects whose facts are told one by one."""

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam3_core.capabilities import Capabilities
+from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.digests import digest_array
 from medsam3_core.errors import UsageError
-from medsam3_core.geometry import VolumeGeometry
 from medsam3_core.prediction_volume import VolumePrediction
 from medsam3_core.prompts import BoxPrompt, PointPrompt, SlicePrompt
 from medsam3_core.sam3.prompt_checks import require_inside

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from medsam3_core.cases import CaseVolume
+from medsam3_core.cases.cases import CaseVolume
 from medsam3_core.digests import seed_from
 from medsam3_core.errors import UsageError
 from medsam3_core.phantoms.images import draw_fundus, draw_nuclei

@@ -4,11 +4,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medsam3_core.cases import CaseVolume
-from medsam3_core.geometry import VolumeGeometry
+from medsam3_core.cases.cases import CaseVolume
+from medsam3_core.cases.geometry import VolumeGeometry
+from medsam3_core.cases.structures import LabelEntry, LabelMap
 from medsam3_core.phantoms.drawing import ellipsoid, strokes, unit_grid, vessel_tree
 from medsam3_core.phantoms.kinds import PhantomKind, phantom_modality
-from medsam3_core.structures import LabelEntry, LabelMap
 
 VESSEL, OPTIC_DISC, VESSEL_ON_DISC = 1, 2, 3
 

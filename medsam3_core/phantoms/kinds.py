@@ -2,8 +2,8 @@
 
 from enum import StrEnum
 
-from medsam3_core.recipes import Recipe
-from medsam3_core.structures import Structure
+from medsam3_core.cases.recipes import Recipe
+from medsam3_core.cases.structures import Structure
 
 
 class PhantomKind(StrEnum):

@@ -6,11 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medsam3_core.cases import CaseVolume
+from medsam3_core.cases.cases import CaseVolume
+from medsam3_core.cases.structures import LabelEntry
 from medsam3_core.phantoms.drawing import Mask, ellipsoid, outline, smooth_noise, strokes, unit_grid, wavy_radius
 from medsam3_core.phantoms.images import picture
 from medsam3_core.phantoms.kinds import PhantomKind, phantom_structures
-from medsam3_core.structures import LabelEntry
 
 Shape = tuple[int, int, int]
 _GREY = np.ones(3)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medsam3_core.cases import CaseVolume
+from medsam3_core.cases.cases import CaseVolume
+from medsam3_core.cases.structures import LabelEntry
 from medsam3_core.phantoms.drawing import (
     Grid,
     Mask,
@@ -23,7 +24,6 @@ from medsam3_core.phantoms.drawing import (
 )
 from medsam3_core.phantoms.images import picture
 from medsam3_core.phantoms.kinds import Form, Look, PhantomKind, shape_name
-from medsam3_core.structures import LabelEntry
 
 _CROWDS = ((1, 1, 0.35, 0.75), (1, 3, 0.2, 0.45), (2, 7, 0.12, 0.3), (8, 30, 0.05, 0.12))
 """Least and greatest number of shapes of a concept, and their least and greatest radius, of half the picture."""

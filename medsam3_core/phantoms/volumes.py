@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medsam3_core.cases import CaseVolume
-from medsam3_core.geometry import VolumeGeometry
+from medsam3_core.cases.cases import CaseVolume
+from medsam3_core.cases.geometry import VolumeGeometry
+from medsam3_core.cases.structures import LabelEntry, LabelMap
 from medsam3_core.phantoms.drawing import Grid, ellipsoid, tube_along_z, unit_grid
 from medsam3_core.phantoms.kinds import PhantomKind, phantom_structures
-from medsam3_core.structures import LabelEntry, LabelMap
 
 CT_HU = {
     "air": -1000,

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from medsam3_core.cases import CaseVolume
+from medsam3_core.cases.cases import CaseVolume
+from medsam3_core.cases.recipes import Recipe
 from medsam3_core.protocol_version import PROTOCOL_VERSION
-from medsam3_core.recipes import Recipe
 from medsam3_core.scoring import score_structure
 from storage.store.layout import StoreLayout
 from storage.store.schemas import AGREEMENT

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medsam3_core.cases import CaseSource, CaseVolume
+from medsam3_core.cases.cases import CaseSource, CaseVolume
+from medsam3_core.cases.findings import Finding, FindingKind
+from medsam3_core.cases.perceptual_hash import perceptual_hash
+from medsam3_core.cases.recipes import Recipe
+from medsam3_core.cases.structures import LabelMap
 from medsam3_core.errors import CaseDataError, LabelValueError, NotBinaryError, ShapeMismatchError, UnreadableFileError
-from medsam3_core.findings import Finding, FindingKind
-from medsam3_core.perceptual_hash import perceptual_hash
-from medsam3_core.recipes import Recipe
-from medsam3_core.structures import LabelMap
 from storage.sources.listing.files import open_source
 from storage.sources.listing.layout import Layout
 from storage.sources.reading import read_case

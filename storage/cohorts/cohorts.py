@@ -9,10 +9,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medsam3_core.cases import CaseStatus
+from medsam3_core.cases.cases import CaseStatus
+from medsam3_core.cases.recipes import Recipe, recipe_from_json
 from medsam3_core.digests import digest_json
 from medsam3_core.errors import UsageError
-from medsam3_core.recipes import Recipe, recipe_from_json
 from storage.store.atomic import read_json, write_json
 from storage.store.layout import StoreLayout
 from storage.store.schemas import CASES

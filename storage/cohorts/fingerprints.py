@@ -6,8 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from medsam3_core.cases import CaseVolume
-from medsam3_core.perceptual_hash import perceptual_hash
+from medsam3_core.cases.cases import CaseVolume
+from medsam3_core.cases.perceptual_hash import perceptual_hash
 from storage.cohorts.checks import image_digest
 from storage.cohorts.cohorts import cohort_names, read_cohort
 from storage.store.layout import StoreLayout

@@ -10,9 +10,9 @@ import zarr
 from numpy.typing import NDArray
 from zarr.storage import LocalStore, MemoryStore
 
-from medsam3_core.cases import CaseVolume
-from medsam3_core.geometry import AffineUnit, VolumeGeometry
-from medsam3_core.structures import LabelEntry, LabelMap
+from medsam3_core.cases.cases import CaseVolume
+from medsam3_core.cases.geometry import AffineUnit, VolumeGeometry
+from medsam3_core.cases.structures import LabelEntry, LabelMap
 from storage.store.arrays import level_factors, open_group, write_image_levels, write_label_levels, write_zip
 from storage.store.atomic import replacing
 from storage.store.ngff import NGFF_VERSION, geometry_from_attributes, image_attributes, reference_attributes

@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 from pydicom.uid import UID, generate_uid
 
-from medsam3_core.cases import CaseSource
+from medsam3_core.cases.cases import CaseSource
 from medsam3_core.errors import CaseDataError
 from storage.exports.anonymous import nameless_header
 from storage.sources.dicom.reading import read_header

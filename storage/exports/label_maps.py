@@ -14,8 +14,8 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from medsam3_core.cases.geometry import LengthUnit
 from medsam3_core.errors import UsageError
-from medsam3_core.geometry import LengthUnit
 from storage.cohorts.cohorts import CaseRef, Cohort, case_refs, latest_cases, read_cohort
 from storage.cohorts.volumes import StoredVolume, open_case_volume
 from storage.exports.overlays import OverlayCaption, draw_overlay

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from medsam3_core.cases import CaseStatus
+from medsam3_core.cases.cases import CaseStatus
 from storage.catalog.catalog import connect
 from storage.cohorts.cohorts import CaseRef, latest_case_refs, latest_cases
 from storage.runs.ledger import Run

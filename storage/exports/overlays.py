@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from medsam3_core.geometry import LengthUnit, VolumeGeometry
-from medsam3_core.intensity import IntensityPolicy, as_rgb, to_uint8
+from medsam3_core.cases.geometry import LengthUnit, VolumeGeometry
+from medsam3_core.cases.intensity import IntensityPolicy, as_rgb, to_uint8
 from medsam3_core.metrics.overlap import count_masks, dice
 from storage.cohorts.volumes import StoredVolume
 from storage.runs.predictions import StoredPrediction

@@ -16,9 +16,9 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from medsam3_core.cases import CaseSource
+from medsam3_core.cases.cases import CaseSource
+from medsam3_core.cases.geometry import LengthUnit, VolumeGeometry
 from medsam3_core.errors import CaseDataError, DamagedFileError, Medsam3Error
-from medsam3_core.geometry import LengthUnit, VolumeGeometry
 from storage.cohorts.volumes import StoredVolume
 from storage.exports.dicom_seg import write_segmentation
 from storage.exports.label_maps import merge_structures, nifti_image

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from medsam3_core.findings import Finding, FindingKind
-from medsam3_core.perceptual_hash import PICTURES, VOLUMES, similar_groups
+from medsam3_core.cases.findings import Finding, FindingKind
+from medsam3_core.cases.perceptual_hash import PICTURES, VOLUMES, similar_groups
 from storage.cohorts.checks import CaseCheck
 from storage.cohorts.fingerprints import Fingerprint
 

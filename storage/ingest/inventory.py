@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from medsam3_core.cases import CaseSource
-from medsam3_core.recipes import Recipe
+from medsam3_core.cases.cases import CaseSource
+from medsam3_core.cases.recipes import Recipe
 from storage.sources.listing.files import (
     ARRAY_SUFFIXES,
     IMAGE_SUFFIXES,

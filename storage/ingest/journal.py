@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medsam3_core.cases import CaseSource
+from medsam3_core.cases.cases import CaseSource
 from storage.cohorts.cohorts import cohort_names
 from storage.store.layout import StoreLayout
 from storage.store.schemas import CASES

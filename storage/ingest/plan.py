@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from medsam3_core.cases import CaseSource, CaseStatus
+from medsam3_core.cases.cases import CaseSource, CaseStatus
 from medsam3_core.digests import digest_json
 from medsam3_core.errors import UsageError
 from storage.cohorts.cohorts import Cohort, latest_cases, latest_rejections, write_cohort

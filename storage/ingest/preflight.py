@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from medsam3_core.cases import CaseSource
-from medsam3_core.findings import Finding, FindingKind
-from medsam3_core.recipes import Recipe
+from medsam3_core.cases.cases import CaseSource
+from medsam3_core.cases.findings import Finding, FindingKind
+from medsam3_core.cases.recipes import Recipe
 from storage.cohorts.checks import CaseCheck
 from storage.cohorts.fingerprints import Fingerprint, known_fingerprints
 from storage.ingest.duplicates import find_duplicates

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from duckdb import DuckDBPyConnection
 
-from medsam3_core.cases import CaseStatus
+from medsam3_core.cases.cases import CaseStatus
 from storage.runs.ledger import Run
 from storage.store.layout import StoreLayout
 from storage.store.schemas import OUTCOMES, SCORES

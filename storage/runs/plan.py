@@ -7,7 +7,7 @@ from itertools import chain
 
 from duckdb import DuckDBPyConnection
 
-from medsam3_core.cases import CaseStatus
+from medsam3_core.cases.cases import CaseStatus
 from medsam3_core.errors import UsageError
 from medsam3_core.prompt_policies import PromptPolicy
 from medsam3_core.settings.inference import InferenceSettings

@@ -10,7 +10,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.storage import MemoryStore
 
-from medsam3_core.geometry import VolumeGeometry
+from medsam3_core.cases.geometry import VolumeGeometry
 from storage.store.arrays import level_factors, open_group, write_label_levels, write_zip
 from storage.store.ngff import NGFF_VERSION, geometry_attributes, geometry_from_attributes, prediction_attributes
 

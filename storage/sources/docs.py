@@ -6,9 +6,9 @@ python -m storage.sources.docs
 import inspect
 from pathlib import Path
 
+from medsam3_core.cases.recipes import Recipe
+from medsam3_core.cases.structures import Structure
 from medsam3_core.public_weights import PUBLIC_WEIGHTS
-from medsam3_core.recipes import Recipe
-from medsam3_core.structures import Structure
 from storage.sources.listing.parameters import PARAMETERS
 from storage.sources.listing.recipes import BUILTIN_FOLDER, builtin_recipes
 from storage.store.atomic import replacing

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from medsam3_core.cases import CaseSource, CaseVolume
+from medsam3_core.cases.cases import CaseSource, CaseVolume
+from medsam3_core.cases.recipes import Recipe
 from medsam3_core.errors import CaseDataError
-from medsam3_core.recipes import Recipe
 from storage.sources.listing.layout import Layout
 from storage.store.locations import is_remote, local_copies
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from medsam3_core.cases.recipes import Recipe
 from medsam3_core.errors import UsageError
-from medsam3_core.recipes import Recipe
 from storage.sources.layouts.archive import Archive
 from storage.sources.layouts.arrays import Arrays
 from storage.sources.layouts.bids import Bids

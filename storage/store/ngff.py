@@ -8,9 +8,9 @@ import colorsys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from medsam3_core.cases import CaseVolume
-from medsam3_core.geometry import LengthUnit, VolumeGeometry
-from medsam3_core.structures import LabelMap
+from medsam3_core.cases.cases import CaseVolume
+from medsam3_core.cases.geometry import LengthUnit, VolumeGeometry
+from medsam3_core.cases.structures import LabelMap
 
 NGFF_VERSION = "0.5"
 _NGFF_UNIT = {LengthUnit.MILLIMETRE: "millimeter"}

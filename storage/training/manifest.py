@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medsam3_core.cases import CaseStatus
+from medsam3_core.cases.cases import CaseStatus
+from medsam3_core.cases.recipes import Recipe
 from medsam3_core.digests import digest_json, seed_from
 from medsam3_core.errors import UsageError
-from medsam3_core.recipes import Recipe
 from medsam3_core.training.plans import CohortPlan, TrainingPlan
 from storage.cohorts.cohorts import CaseRef, case_refs, cohort_names, latest_cases, read_cohort
 from storage.cohorts.fingerprints import newest_image_digests

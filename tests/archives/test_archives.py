@@ -12,7 +12,7 @@ from PIL import Image
 from pydicom.sr.coding import Code
 from pydicom.uid import JPEGLSLossless, RLELossless, generate_uid
 
-from medsam3_core.cases import CaseVolume
+from medsam3_core.cases.cases import CaseVolume
 from storage.sources.registry import find_reader
 from tests.archives.test_dicom_faults import listed, volumes
 from tests.archives.written_dicom import COLUMNS, ROWS, ct_slices, enhanced_ct, save, stored_voxels

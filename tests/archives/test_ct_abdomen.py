@@ -8,7 +8,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from medsam3_core.cases import CaseVolume
+from medsam3_core.cases.cases import CaseVolume
 from storage.cohorts.volumes import open_case_volume, write_case_volume
 from storage.exports.dicom_seg import write_segmentation
 from storage.sources.dicom.segmentations import read_segmentation

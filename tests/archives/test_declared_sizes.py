@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medsam3_core.series_geometry import SeriesRejectedError
+from medsam3_core.cases.series_geometry import SeriesRejectedError
 from storage.sources.formats.arrays import read_array
 from storage.sources.formats.nifti import read_nifti
 from storage.sources.listing.files import NIFTI_SUFFIXES

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from pydicom.dataset import FileDataset
 
-from medsam3_core.cases import CaseSource, CaseVolume
-from medsam3_core.recipes import Recipe
-from medsam3_core.series_geometry import SeriesFault, SeriesRejectedError
+from medsam3_core.cases.cases import CaseSource, CaseVolume
+from medsam3_core.cases.recipes import Recipe
+from medsam3_core.cases.series_geometry import SeriesFault, SeriesRejectedError
 from storage.sources.listing.layout import Layout
 from storage.sources.registry import find_reader
 from tests.archives.written_dicom import GAP_MM, ORIGIN, ct_slices, save, stored_voxels

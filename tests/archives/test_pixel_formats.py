@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pydicom.dataset import FileDataset
 
-from medsam3_core.series_geometry import SeriesRejectedError
+from medsam3_core.cases.series_geometry import SeriesRejectedError
 from tests.archives.test_dicom_faults import listed, only_reason, volumes
 from tests.archives.written_dicom import COLUMNS, ROWS, ct_slices, save, stored_voxels
 

@@ -155,7 +155,7 @@ def test_the_key_is_for_its_owner_alone_and_never_inside_a_store(key_file: Path,
 
 @pytest.mark.parametrize("name", ["..", "../../etc", "a/../../b", ". .", "\x00", "x" * 300, "-rf", "CON", "ä\nö"])
 def test_no_name_from_outside_leaves_the_store(store: StoreLayout, name: str) -> None:
-    from medsam3_core.cases import slug_case_id
+    from medsam3_core.cases.cases import slug_case_id
 
     path = store.volume("cohort", slug_case_id(name), zipped=False)
     assert path.resolve().is_relative_to(store.root.resolve())

@@ -290,7 +290,7 @@ def test_another_unit_in_the_file_is_not_released(
 
 
 def test_a_file_that_reads_back_differently_is_not_released() -> None:
-    from medsam3_core.geometry import VolumeGeometry
+    from medsam3_core.cases.geometry import VolumeGeometry
 
     mask = np.zeros((2, 3, 4), bool)
     mask[1, 1, 1] = True

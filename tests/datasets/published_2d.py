@@ -183,7 +183,7 @@ def _white(masks: list[np.ndarray]) -> np.ndarray:
 
 
 def _id(key: str) -> str:
-    from medsam3_core.cases import slug_case_id
+    from medsam3_core.cases.cases import slug_case_id
 
     return slug_case_id(key)
 

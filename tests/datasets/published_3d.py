@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from medsam3_core.cases import slug_case_id
+from medsam3_core.cases.cases import slug_case_id
 from tests.datasets.drawn import DrawnCase, Published, blobs, colour, save, textured
 
 ORGANS = (

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medsam3_core.geometry import LengthUnit
-from medsam3_core.recipes import Recipe
+from medsam3_core.cases.geometry import LengthUnit
+from medsam3_core.cases.recipes import Recipe
 from storage.sources.listing.layout import Layout
 from storage.sources.listing.recipes import builtin_recipes
 from storage.sources.registry import find_reader

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medsam3_core.perceptual_hash import HASH_BYTES, PICTURES, VOLUMES, Likeness, perceptual_hash, similar_groups
+from medsam3_core.cases.perceptual_hash import HASH_BYTES, PICTURES, VOLUMES, Likeness, perceptual_hash, similar_groups
 from storage.sources.registry import find_reader
 from tests.datasets.drawn import textured
 

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from flows.check_command import CheckWords, check_source
+from medsam3_core.cases.findings import FindingKind
 from medsam3_core.errors import LabelValueError, UnreadableFileError
-from medsam3_core.findings import FindingKind
 from storage.ingest.preflight import Preflight
 from storage.sources.registry import find_reader
 from tests.datasets import published_2d, published_3d

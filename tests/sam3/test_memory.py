@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from medsam3_core.geometry import VolumeGeometry
+from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.prompts import BoxPrompt, SlicePrompt
 from medsam3_core.sam3.propagation import TrackedSlice
 from medsam3_core.sam3.segmenter import Sam3Segmenter

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from medsam3_core.capabilities import Capabilities
-from medsam3_core.intensity import as_rgb
+from medsam3_core.cases.intensity import as_rgb
 from medsam3_core.phantoms import PhantomKind, phantom_case, phantom_recipe
 from medsam3_core.prompts import SlicePrompt
 from medsam3_core.settings.inference import InferenceSettings

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from medsam3_core.cases import CaseSource
+from medsam3_core.cases.cases import CaseSource
 from medsam3_core.errors import TrainingError, UsageError
 from medsam3_core.prompts import SlicePrompt
 from medsam3_core.sam3.architecture import architecture_from

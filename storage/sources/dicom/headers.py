@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
-from medsam3_core.series_geometry import SeriesFault, SlicePlace
+from medsam3_core.cases.series_geometry import SeriesFault, SlicePlace
 from storage.sources.dicom.values import HeaderValues, first_number, numbers
 from storage.store.pseudonyms import Pseudonyms, identity_words
 

@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from upath import UPath
 
-from medsam3_core.series_geometry import SeriesFault, SlicePlace
+from medsam3_core.cases.series_geometry import SeriesFault, SlicePlace
 from storage.sources.dicom.elements import PREAMBLE
 from storage.sources.dicom.headers import DicomHeader, HeaderKind, Rescale, make_header, odd_header
 from storage.sources.dicom.values import ParsedValues

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from medsam3_core.series_geometry import SeriesFault
+from medsam3_core.cases.series_geometry import SeriesFault
 from storage.sources.dicom.elements import HeaderElements, MoreBytesError, UnwalkableError, is_dicom, walk_header
 from storage.sources.dicom.headers import DicomHeader, HeaderKind, make_header
 from storage.sources.dicom.parsing import parse_header

@@ -14,10 +14,10 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from medsam3_core.cases.alignment import place_on
+from medsam3_core.cases.geometry import VolumeGeometry
+from medsam3_core.cases.structures import LabelEntry, LabelMap, Structure
 from medsam3_core.errors import CaseDataError, LabelValueError, ShapeMismatchError, UnreadableFileError
-from medsam3_core.geometry import VolumeGeometry
-from medsam3_core.lattices import place_on
-from medsam3_core.structures import LabelEntry, LabelMap, Structure
 from storage.sources.dicom.parsing import parse_without_pixels
 from storage.sources.listing.labels import structure_slug
 

@@ -8,8 +8,8 @@ from posixpath import commonpath, dirname
 
 import numpy as np
 
-from medsam3_core.geometry import VolumeGeometry
-from medsam3_core.series_geometry import (
+from medsam3_core.cases.geometry import VolumeGeometry
+from medsam3_core.cases.series_geometry import (
     ProvenSeries,
     SeriesFault,
     SeriesRejectedError,

@@ -15,10 +15,10 @@ import SimpleITK as sitk  # noqa: N813 - its own custom
 from numpy.typing import NDArray
 from pydicom.pixels import apply_color_lut
 
-from medsam3_core.cases import CaseSource, CaseVolume
-from medsam3_core.geometry import LengthUnit, VolumeGeometry
-from medsam3_core.recipes import Recipe
-from medsam3_core.series_geometry import ProvenSeries, SeriesFault, SeriesRejectedError
+from medsam3_core.cases.cases import CaseSource, CaseVolume
+from medsam3_core.cases.geometry import LengthUnit, VolumeGeometry
+from medsam3_core.cases.recipes import Recipe
+from medsam3_core.cases.series_geometry import ProvenSeries, SeriesFault, SeriesRejectedError
 from storage.sources.dicom.headers import PALETTE, DicomHeader, Rescale
 from storage.sources.dicom.reading import read_header
 from storage.sources.dicom.series import is_flat, prove_headers

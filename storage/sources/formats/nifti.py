@@ -17,8 +17,8 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
+from medsam3_core.cases.geometry import AffineUnit, VolumeGeometry
 from medsam3_core.errors import CaseDataError, UnreadableFileError
-from medsam3_core.geometry import AffineUnit, VolumeGeometry
 from storage.sources.listing.files import naming
 from storage.sources.listing.limits import require_fitting
 

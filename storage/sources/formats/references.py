@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medsam3_core.cases.geometry import VolumeGeometry
+from medsam3_core.cases.recipes import Recipe
+from medsam3_core.cases.structures import LabelEntry, LabelMap
 from medsam3_core.errors import LabelValueError, ShapeMismatchError
-from medsam3_core.geometry import VolumeGeometry
-from medsam3_core.recipes import Recipe
-from medsam3_core.structures import LabelEntry, LabelMap
 from storage.sources.formats.arrays import find_array, read_array
 from storage.sources.formats.label_maps import as_label_map, as_unsigned, structure_values, values_present
 from storage.sources.formats.pixels import read_binary_mask, read_colours, read_label_values

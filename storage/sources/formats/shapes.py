@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from medsam3_core.cases.structures import LabelEntry
 from medsam3_core.errors import CaseDataError, LabelValueError
-from medsam3_core.structures import LabelEntry
 from storage.sources.listing.parameters import FillRule
 
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)

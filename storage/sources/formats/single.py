@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from medsam3_core.cases.geometry import AffineUnit, VolumeGeometry
+from medsam3_core.cases.intensity import IntensityPolicy, as_rgb, to_uint8
 from medsam3_core.errors import CaseDataError, UsageError
-from medsam3_core.geometry import AffineUnit, VolumeGeometry
-from medsam3_core.intensity import IntensityPolicy, as_rgb, to_uint8
 from storage.sources.formats.nifti import UNREADABLE, read_nifti
 from storage.sources.formats.pixels import read_image
 

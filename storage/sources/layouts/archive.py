@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from medsam3_core.cases import CaseSource, CaseVolume
+from medsam3_core.cases.alignment import place_on
+from medsam3_core.cases.cases import CaseSource, CaseVolume
+from medsam3_core.cases.recipes import Recipe
+from medsam3_core.cases.series_geometry import SeriesFault, SeriesRejectedError
+from medsam3_core.cases.structures import LabelMap, Structure
 from medsam3_core.errors import CaseDataError, UsageError
-from medsam3_core.lattices import place_on
-from medsam3_core.recipes import Recipe
-from medsam3_core.series_geometry import SeriesFault, SeriesRejectedError
-from medsam3_core.structures import LabelMap, Structure
 from storage.sources.dicom.segmentations import read_segmentation
 from storage.sources.dicom.series import DicomSeries
 from storage.sources.dicom.volumes import read_dicom_case

@@ -12,9 +12,9 @@ from posixpath import dirname
 import nibabel as nib
 import numpy as np
 
+from medsam3_core.cases.alignment import is_same_grid
+from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.errors import CaseDataError
-from medsam3_core.geometry import VolumeGeometry
-from medsam3_core.lattices import is_same_grid
 from storage.sources.dicom.segmentations import SegmentationHeader
 from storage.sources.dicom.series import DicomSeries
 from storage.sources.listing.files import NIFTI_SUFFIXES, read_range, without_suffix

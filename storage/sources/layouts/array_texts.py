@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medsam3_core.cases.structures import Structure
 from medsam3_core.errors import CaseDataError, LabelValueError, UsageError
-from medsam3_core.structures import Structure
 from storage.sources.formats.arrays import read_texts
 from storage.sources.listing.files import visible_files
 from storage.sources.listing.labels import structure_slug

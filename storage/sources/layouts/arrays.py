@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medsam3_core.cases import CaseSource, CaseVolume
+from medsam3_core.cases.cases import CaseSource, CaseVolume
+from medsam3_core.cases.geometry import VolumeGeometry
+from medsam3_core.cases.recipes import Recipe
+from medsam3_core.cases.structures import LabelEntry, LabelMap
 from medsam3_core.errors import CaseDataError, ShapeMismatchError
-from medsam3_core.geometry import VolumeGeometry
-from medsam3_core.recipes import Recipe
-from medsam3_core.structures import LabelEntry, LabelMap
 from storage.sources.formats.arrays import array_names, find_array, read_array
 from storage.sources.formats.label_maps import as_label_map, as_unsigned, structure_values, values_present
 from storage.sources.layouts.array_texts import CaseTexts, find_structures, read_case_texts

@@ -7,11 +7,11 @@ has several.
 from dataclasses import replace
 from pathlib import Path
 
-from medsam3_core.cases import CaseSource, CaseVolume
+from medsam3_core.cases.cases import CaseSource, CaseVolume
+from medsam3_core.cases.findings import FindingKind
+from medsam3_core.cases.recipes import Recipe
+from medsam3_core.cases.structures import Structure
 from medsam3_core.errors import UsageError
-from medsam3_core.findings import FindingKind
-from medsam3_core.recipes import Recipe
-from medsam3_core.structures import Structure
 from storage.sources.formats.nifti import read_nifti
 from storage.sources.layouts.bids_names import BidsFile, label_table_for, parse_bids, subject_splits
 from storage.sources.layouts.nifti_pairs import nifti_case, read_nifti_reference

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from medsam3_core.cases import CaseSource, CaseVolume
+from medsam3_core.cases.cases import CaseSource, CaseVolume
+from medsam3_core.cases.findings import FindingKind
+from medsam3_core.cases.geometry import VolumeGeometry
+from medsam3_core.cases.recipes import Recipe
+from medsam3_core.cases.structures import LabelMap, Structure
 from medsam3_core.errors import CaseDataError, ShapeMismatchError, UsageError
-from medsam3_core.findings import FindingKind
-from medsam3_core.geometry import VolumeGeometry
-from medsam3_core.recipes import Recipe
-from medsam3_core.structures import LabelMap, Structure
 from storage.sources.formats.pixels import read_image
 from storage.sources.formats.shapes import overlay_instances
 from storage.sources.layouts.image_pairs import check_window

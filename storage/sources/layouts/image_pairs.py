@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from medsam3_core.cases import CaseSource, CaseVolume
+from medsam3_core.cases.cases import CaseSource, CaseVolume
+from medsam3_core.cases.geometry import VolumeGeometry
+from medsam3_core.cases.recipes import Recipe
+from medsam3_core.cases.structures import Structure
 from medsam3_core.errors import CaseDataError
-from medsam3_core.geometry import VolumeGeometry
-from medsam3_core.recipes import Recipe
-from medsam3_core.structures import Structure
 from storage.sources.formats.pixels import Pixels, read_image
 from storage.sources.formats.references import ImageReferences
 from storage.sources.listing.cases import to_case_sources

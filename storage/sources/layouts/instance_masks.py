@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medsam3_core.cases import CaseSource, CaseVolume
+from medsam3_core.cases.cases import CaseSource, CaseVolume
+from medsam3_core.cases.findings import FindingKind
+from medsam3_core.cases.geometry import VolumeGeometry
+from medsam3_core.cases.recipes import Recipe
+from medsam3_core.cases.structures import LabelEntry, LabelMap, Structure
 from medsam3_core.errors import CaseDataError
-from medsam3_core.findings import FindingKind
-from medsam3_core.geometry import VolumeGeometry
-from medsam3_core.recipes import Recipe
-from medsam3_core.structures import LabelEntry, LabelMap, Structure
 from storage.sources.formats.pixels import read_binary_mask, read_image
 from storage.sources.formats.references import check_same_size
 from storage.sources.layouts.image_pairs import check_window

@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from medsam3_core.cases import CaseSource, CaseVolume
+from medsam3_core.cases.cases import CaseSource, CaseVolume
+from medsam3_core.cases.findings import FindingKind
+from medsam3_core.cases.geometry import VolumeGeometry
+from medsam3_core.cases.recipes import Recipe
 from medsam3_core.errors import CaseDataError, UsageError
-from medsam3_core.findings import FindingKind
-from medsam3_core.geometry import VolumeGeometry
-from medsam3_core.recipes import Recipe
 from storage.sources.formats.label_maps import as_label_map
 from storage.sources.formats.nifti import read_nifti
 from storage.sources.formats.pixels import read_image, read_label_values

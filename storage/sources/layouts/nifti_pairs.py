@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from medsam3_core.cases import CaseSource, CaseVolume
+from medsam3_core.cases.cases import CaseSource, CaseVolume
+from medsam3_core.cases.recipes import Recipe
+from medsam3_core.cases.structures import LabelMap
 from medsam3_core.errors import ShapeMismatchError
-from medsam3_core.recipes import Recipe
-from medsam3_core.structures import LabelMap
 from storage.sources.formats.label_maps import as_label_map
 from storage.sources.formats.nifti import NiftiVolume, read_nifti
 from storage.sources.listing.cases import to_case_sources

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from medsam3_core.cases import CaseSource, CaseVolume
+from medsam3_core.cases.cases import CaseSource, CaseVolume
+from medsam3_core.cases.recipes import Recipe
 from medsam3_core.errors import UsageError
 from medsam3_core.phantoms import PhantomKind, phantom_case, phantom_recipe
-from medsam3_core.recipes import Recipe
 
 PREFIX = "phantom:"
 

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from medsam3_core.cases import CaseSource, CaseVolume
+from medsam3_core.cases.cases import CaseSource, CaseVolume
+from medsam3_core.cases.findings import FindingKind
+from medsam3_core.cases.geometry import VolumeGeometry
+from medsam3_core.cases.recipes import Recipe
+from medsam3_core.cases.structures import LabelMap
 from medsam3_core.errors import CaseDataError, UnreadableFileError
-from medsam3_core.findings import FindingKind
-from medsam3_core.geometry import VolumeGeometry
-from medsam3_core.recipes import Recipe
-from medsam3_core.structures import LabelMap
 from storage.sources.formats.pixels import read_image
 from storage.sources.formats.shapes import overlay_instances
 from storage.sources.layouts.image_pairs import check_window

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from medsam3_core.cases import CaseSource, slug_case_id
-from medsam3_core.findings import FindingKind
-from medsam3_core.recipes import Recipe, SplitRule
+from medsam3_core.cases.cases import CaseSource, slug_case_id
+from medsam3_core.cases.findings import FindingKind
+from medsam3_core.cases.recipes import Recipe, SplitRule
 
 
 @dataclass(frozen=True, slots=True)

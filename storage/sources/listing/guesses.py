@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from medsam3_core.cases.recipes import Recipe
+from medsam3_core.cases.structures import Structure
 from medsam3_core.errors import UsageError
-from medsam3_core.recipes import Recipe
-from medsam3_core.structures import Structure
 from storage.sources.listing.labels import LabelTable, read_index, read_label_table, structure_slug
 
 LABEL_FILE = "labels.json"

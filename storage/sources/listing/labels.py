@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medsam3_core.cases.structures import Structure
 from medsam3_core.errors import UsageError
-from medsam3_core.structures import Structure
 
 
 @dataclass(frozen=True, slots=True)

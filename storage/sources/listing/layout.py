@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from medsam3_core.cases import CaseSource, CaseVolume
-from medsam3_core.recipes import Recipe
+from medsam3_core.cases.cases import CaseSource, CaseVolume
+from medsam3_core.cases.recipes import Recipe
 
 
 class Layout(Protocol):

@@ -8,7 +8,7 @@ import os
 
 import psutil
 
-from medsam3_core.series_geometry import SeriesFault, SeriesRejectedError
+from medsam3_core.cases.series_geometry import SeriesFault, SeriesRejectedError
 
 VARIABLE = "MEDSAM3_LARGEST_CASE_GB"
 _SHARE_OF_MEMORY = 6

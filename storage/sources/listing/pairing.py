@@ -4,8 +4,8 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 
+from medsam3_core.cases.findings import FindingKind
 from medsam3_core.errors import UsageError
-from medsam3_core.findings import FindingKind
 from storage.sources.listing.cases import FoundCase
 from storage.sources.listing.parameters import PairParameters, RaterPattern
 

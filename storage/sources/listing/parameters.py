@@ -6,8 +6,8 @@ from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from medsam3_core.cases.recipes import Recipe
 from medsam3_core.errors import UsageError
-from medsam3_core.recipes import Recipe
 
 
 def _compiles(pattern: str) -> str:

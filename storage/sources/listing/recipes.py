@@ -8,11 +8,11 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from medsam3_core.cases.recipes import Recipe, SplitRule, TrainedWeights
+from medsam3_core.cases.structures import Structure
 from medsam3_core.errors import UsageError
 from medsam3_core.phantoms import PhantomKind, phantom_recipe
 from medsam3_core.public_weights import PUBLIC_WEIGHTS
-from medsam3_core.recipes import Recipe, SplitRule, TrainedWeights
-from medsam3_core.structures import Structure
 from storage.sources.listing.parameters import PARAMETERS, LabelParameters, explain, names_its_structures
 
 BUILTIN_FOLDER = Path(__file__).parents[1] / "recipes"

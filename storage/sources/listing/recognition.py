@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from medsam3_core.recipes import Recipe
+from medsam3_core.cases.recipes import Recipe
 from storage.sources.listing.files import without_companions
 from storage.sources.listing.pairing import pair_files
 from storage.sources.listing.parameters import PARAMETERS, PairParameters

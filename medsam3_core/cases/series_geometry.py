@@ -14,8 +14,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.errors import CaseDataError
-from medsam3_core.geometry import VolumeGeometry
 
 _ORIENTATION_TOLERANCE = 1e-3
 """Largest difference of a direction cosine inside a series; exporters round to 3 to 6 digits."""

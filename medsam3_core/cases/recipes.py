@@ -4,10 +4,10 @@ import hashlib
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from medsam3_core.cases.intensity import IntensityPolicy
+from medsam3_core.cases.structures import Structure
 from medsam3_core.digests import digest_json
 from medsam3_core.errors import UsageError
-from medsam3_core.intensity import IntensityPolicy
-from medsam3_core.structures import Structure
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Recipe:
         layout: Engine that lists and reads the files (`image-pairs`, `nifti-pairs`, `msd`, `phantom`, ...).
         structures: Structures in fixed order; the order of label maps in exports.
         modality: `CT`, `MR`, `fundus`, `microscopy`, ...
-        window: Intensity policy, see `medsam3_core.intensity`; a structure may have one of its own.
+        window: Intensity policy, see `medsam3_core.cases.intensity`; a structure may have one of its own.
         parameters: What the layout engine needs (patterns, suffixes, label values).
         split: Rule for splits.
         patient_pattern: Regular expression on the case key; its first group is the patient. None: one patient a case.

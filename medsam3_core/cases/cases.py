@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medsam3_core.cases.findings import FindingKind
+from medsam3_core.cases.geometry import AffineUnit, VolumeGeometry
+from medsam3_core.cases.recipes import Recipe, case_digest
+from medsam3_core.cases.structures import LabelMap
 from medsam3_core.digests import digest_array, digest_json
 from medsam3_core.errors import CaseDataError
-from medsam3_core.findings import FindingKind
-from medsam3_core.geometry import AffineUnit, VolumeGeometry
-from medsam3_core.recipes import Recipe, case_digest
-from medsam3_core.structures import LabelMap
 
 
 class CaseStatus(StrEnum):

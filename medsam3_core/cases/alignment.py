@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.errors import ShapeMismatchError
-from medsam3_core.geometry import VolumeGeometry
 
 _TOLERANCE_VOXELS = 0.02
 """Largest distance of two voxel centres that count as one; float32 headers and rounded cosines stay far below."""

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medsam3_core.cases.geometry import VolumeGeometry
+from medsam3_core.cases.intensity import IntensityPolicy
 from medsam3_core.errors import CaseDataError, UsageError
-from medsam3_core.geometry import VolumeGeometry
-from medsam3_core.intensity import IntensityPolicy
 
 _FEW_VALUES = 8
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")

@@ -1,0 +1,1 @@
+"""Cases: volumes and their geometry, structures, recipes, intensities and findings about them."""
