@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.small_weights import PHANTOMS, SOURCES, ingest_missing
 from medsam3_core.merging import merge_instances
-from medsam3_core.prompts import SlicePrompt
+from medsam3_core.prompts.prompts import SlicePrompt
 from medsam3_core.sam3.segmenter import Sam3Segmenter
 from medsam3_core.settings.inference import InferenceSettings
 from storage.cohorts.cohorts import case_refs, latest_cases, read_cohort

@@ -27,9 +27,9 @@ from benchmarks.full_weights import BARE
 from flows.environment import prepare_environment
 from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.phantoms import PhantomKind, phantom_case
-from medsam3_core.prompt_generation import generate_prompts
-from medsam3_core.prompt_rows import slice_prompts
-from medsam3_core.prompts import SlicePrompt
+from medsam3_core.prompts.generation import generate_prompts
+from medsam3_core.prompts.prompts import SlicePrompt
+from medsam3_core.prompts.rows import slice_prompts
 from medsam3_core.sam3 import network
 from medsam3_core.sam3.concept import TextEncoder, concept_query, detect
 from medsam3_core.sam3.encoder import detector_features, encode_prepared, prepare_slice

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam3_core.merging import merge_instances
-from medsam3_core.prompts import BoxPrompt, PointPrompt, SlicePrompt
+from medsam3_core.prompts.prompts import BoxPrompt, PointPrompt, SlicePrompt
 from medsam3_core.segmenters.baselines import BASELINES
 from medsam3_core.segmenters.protocol import Segmenter
 from medsam3_core.settings.inference import InferenceSettings, PromptMode

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flows.settings import read_settings
-from medsam3_core.prompt_policies import PromptKind, PromptPolicy
+from medsam3_core.prompts.policies import PromptKind, PromptPolicy
 from storage.agent_endpoint import MODEL_VARIABLE, URL_VARIABLE, EndpointSettings, require_allowed
 from storage.runs.ledger import Run
 from storage.runs.plan import BenchmarkPlan

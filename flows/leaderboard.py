@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.table_print import stdout_console
-from medsam3_core.prompt_policies import PromptPolicy
+from medsam3_core.prompts.policies import PromptPolicy
 from storage.catalog.queries import read_inter_rater, read_leaderboard
 from storage.store.layout import StoreLayout
 from storage.weights.shipped import shipped_names

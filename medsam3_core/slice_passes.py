@@ -11,8 +11,8 @@ from medsam3_core.errors import UsageError
 from medsam3_core.merging import merge_instances, number_instances
 from medsam3_core.one_ahead import one_ahead
 from medsam3_core.prediction_volume import PredictionBuilder
-from medsam3_core.prompts import SlicePrompt
-from medsam3_core.sam3.prompt_checks import is_interactive
+from medsam3_core.prompts.checks import is_interactive
+from medsam3_core.prompts.prompts import SlicePrompt
 from medsam3_core.segmenters.protocol import (
     FollowingSegmenter,
     PreparingSegmenter,

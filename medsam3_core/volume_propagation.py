@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from medsam3_core.instance_linking import LINK_IOU
 from medsam3_core.merging import merge_instances
-from medsam3_core.prompts import BoxPrompt, MaskPrompt, SlicePrompt, VolumePrompt
+from medsam3_core.prompts.prompts import BoxPrompt, MaskPrompt, SlicePrompt, VolumePrompt
 from medsam3_core.segmenters.protocol import FollowingSegmenter, Segmenter, SliceInstances
 from medsam3_core.settings.inference import InferenceSettings
 

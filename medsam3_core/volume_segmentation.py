@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.errors import UsageError
 from medsam3_core.prediction_volume import PredictionBuilder, VolumePrediction
-from medsam3_core.prompts import SlicePrompt
+from medsam3_core.prompts.prompts import SlicePrompt
 from medsam3_core.segmenters.protocol import Segmenter
 from medsam3_core.settings.inference import InferenceSettings
 from medsam3_core.slice_passes import EncodingKey, PassRun, RunPrompts, SliceLoader, SlicePass, answer_slices

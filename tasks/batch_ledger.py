@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from medsam3_core.cases.cases import CaseStatus
-from medsam3_core.prompt_rows import PromptRow
+from medsam3_core.prompts.rows import PromptRow
 from storage.cohorts.cohorts import CaseRef
 from storage.prompts.tables import write_prompts
 from storage.runs.ledger import Run, unscored_rows, write_measurements, write_outcomes

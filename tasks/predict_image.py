@@ -7,8 +7,8 @@ from pathlib import Path
 
 from medsam3_core.errors import UsageError
 from medsam3_core.merging import merge_instances
-from medsam3_core.prompts import SlicePrompt
-from medsam3_core.sam3.prompt_checks import require_inside
+from medsam3_core.prompts.checks import require_inside
+from medsam3_core.prompts.prompts import SlicePrompt
 from medsam3_core.segmenters.protocol import Segmenter, SliceInstances
 from medsam3_core.settings.inference import InferenceSettings, Merge
 from medsam3_core.volume_segmentation import segment_volume

@@ -10,7 +10,7 @@ from medsam3_core.agent.replay import ReplayEndpoint, requests_of
 from medsam3_core.agent.session import AgentSession
 from medsam3_core.agent.strategy import AgentInterrupted, AgentRun, answer_requests
 from medsam3_core.errors import UsageError
-from medsam3_core.prompt_policies import PromptKind, PromptPolicy
+from medsam3_core.prompts.policies import PromptKind, PromptPolicy
 from medsam3_core.segmenters.protocol import Segmenter
 from medsam3_core.settings.inference import InferenceSettings
 from storage.cohorts.cohorts import Cohort, case_refs, latest_cases, read_cohort

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from medsam3_core.errors import UsageError
-from medsam3_core.prompts import SlicePrompt
+from medsam3_core.prompts.prompts import SlicePrompt
 from medsam3_core.sam3.segmenter import Sam3Segmenter
 from medsam3_core.sam3.tiny import untrained_weights
 from medsam3_core.segmenters.baselines import BASELINES
@@ -259,7 +259,7 @@ def test_sizes_that_are_none_are_refused(text: str) -> None:
 
 def test_followed_volumes_go_through_the_cache_too(folder: Path) -> None:
     from medsam3_core.cases.geometry import VolumeGeometry
-    from medsam3_core.prompts import PointPrompt
+    from medsam3_core.prompts.prompts import PointPrompt
     from medsam3_core.segmenters.protocol import FollowingSegmenter
     from medsam3_core.volume_segmentation import segment_volume
 

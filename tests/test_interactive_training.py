@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from medsam3_core.errors import UsageError, WeightsError
-from medsam3_core.prompts import BoxPrompt, PointPrompt, SlicePrompt
+from medsam3_core.prompts.prompts import BoxPrompt, PointPrompt, SlicePrompt
 from medsam3_core.sam3.architecture import architecture_from
 from medsam3_core.sam3.encoder import encode_slices, tracker_features
 from medsam3_core.sam3.interactive import answer_clicks, object_clicks

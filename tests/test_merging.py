@@ -3,7 +3,7 @@ import pytest
 
 from medsam3_core.errors import UnsupportedPromptError
 from medsam3_core.merging import merge_instances, to_label_slice
-from medsam3_core.prompts import BoxPrompt, PointPrompt, SlicePrompt
+from medsam3_core.prompts.prompts import BoxPrompt, PointPrompt, SlicePrompt
 from medsam3_core.segmenters.protocol import SliceInstances
 from medsam3_core.settings.inference import InferenceSettings, Merge, PromptMode
 

@@ -6,9 +6,9 @@ import pytest
 from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.cases.structures import LabelEntry, LabelMap, Structure
 from medsam3_core.errors import CaseDataError
-from medsam3_core.prompt_generation import MAX_INSTANCES, CappedInstances, generate_prompts
-from medsam3_core.prompt_policies import PromptPolicy
-from medsam3_core.prompt_rows import RowKind, runs_to_mask, slice_prompts
+from medsam3_core.prompts.generation import MAX_INSTANCES, CappedInstances, generate_prompts
+from medsam3_core.prompts.policies import PromptPolicy
+from medsam3_core.prompts.rows import RowKind, runs_to_mask, slice_prompts
 
 LIVER = Structure("liver", "liver organ")
 SPLEEN = Structure("spleen", "spleen organ")

@@ -3,7 +3,7 @@ import pytest
 from medsam3_core.capabilities import Capabilities
 from medsam3_core.cases.structures import Structure
 from medsam3_core.errors import UsageError
-from medsam3_core.prompt_policies import PromptPolicy
+from medsam3_core.prompts.policies import PromptPolicy
 
 TEXTS = {"liver": "liver", "nuclei": "cell nucleus"}
 
@@ -89,5 +89,5 @@ def test_prompt_id_is_the_same_for_two_spellings_and_changes_with_the_texts():
 
 def test_prompt_id_changes_with_the_version_of_the_prompt_code(monkeypatch):
     before = PromptPolicy.parse("box").prompt_id(TEXTS)
-    monkeypatch.setattr("medsam3_core.prompt_policies.PROMPT_CODE_VERSION", -1)
+    monkeypatch.setattr("medsam3_core.prompts.policies.PROMPT_CODE_VERSION", -1)
     assert PromptPolicy.parse("box").prompt_id(TEXTS) != before

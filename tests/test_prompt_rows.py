@@ -5,9 +5,9 @@ import pytest
 
 from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.errors import UsageError
-from medsam3_core.prompt_files import objects_apart, prompt_row, validate_rows
-from medsam3_core.prompt_rows import PromptRow, RowKind, mask_to_runs, runs_to_mask, slice_prompts
-from medsam3_core.prompts import BoxPrompt, PointPrompt
+from medsam3_core.prompts.files import objects_apart, prompt_row, validate_rows
+from medsam3_core.prompts.prompts import BoxPrompt, PointPrompt
+from medsam3_core.prompts.rows import PromptRow, RowKind, mask_to_runs, runs_to_mask, slice_prompts
 from medsam3_core.settings.inference import PromptMode
 
 SHAPE_YX = (8, 10)

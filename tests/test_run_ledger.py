@@ -6,7 +6,7 @@ import pytest
 
 from medsam3_core.cases.cases import CaseStatus
 from medsam3_core.errors import StoreError
-from medsam3_core.prompt_policies import PromptPolicy
+from medsam3_core.prompts.policies import PromptPolicy
 from medsam3_core.settings.inference import InferenceSettings
 from storage.cohorts.cohorts import CaseRef
 from storage.runs.ledger import Run, unscored_rows, write_outcomes, write_plan, write_run

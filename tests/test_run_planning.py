@@ -9,7 +9,7 @@ import pytest
 from flows.benchmark import record_crash
 from medsam3_core.cases.cases import CaseStatus
 from medsam3_core.errors import UsageError
-from medsam3_core.prompt_rows import PromptRow
+from medsam3_core.prompts.rows import PromptRow
 from storage.catalog.guard import run_sql
 from storage.cohorts.cohorts import case_refs, latest_cases, write_cases
 from storage.prompts.tables import read_prompts, write_prompts

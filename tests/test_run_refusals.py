@@ -7,7 +7,7 @@ import pytest
 
 from medsam3_core.capabilities import Capabilities
 from medsam3_core.errors import UsageError
-from medsam3_core.prompt_policies import PromptPolicy
+from medsam3_core.prompts.policies import PromptPolicy
 from medsam3_core.settings.inference import InferenceSettings
 from storage.runs.plan import BenchmarkRequest, plan_benchmark
 from storage.runs.refusals import refusal

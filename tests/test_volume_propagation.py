@@ -10,7 +10,7 @@ import torch
 from medsam3_core.capabilities import Capabilities
 from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.errors import UnsupportedPromptError, UsageError
-from medsam3_core.prompts import BoxPrompt, MaskPrompt, PointPrompt, SlicePrompt
+from medsam3_core.prompts.prompts import BoxPrompt, MaskPrompt, PointPrompt, SlicePrompt
 from medsam3_core.sam3.segmenter import Sam3Segmenter
 from medsam3_core.sam3.tiny import untrained_weights
 from medsam3_core.segmenters.baselines import BASELINES

@@ -9,7 +9,7 @@ import pytest
 from medsam3_core.capabilities import Capabilities
 from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.errors import CaseDataError, UnsupportedPromptError, UsageError
-from medsam3_core.prompts import BoxPrompt, SlicePrompt
+from medsam3_core.prompts.prompts import BoxPrompt, SlicePrompt
 from medsam3_core.segmenters.baselines import BASELINES
 from medsam3_core.segmenters.protocol import Segmenter, SliceInstances
 from medsam3_core.settings.inference import Dtype, InferenceSettings

@@ -33,7 +33,7 @@ from medsam3_core.agent.tool_results import candidate_facts, measured
 from medsam3_core.agent.trace import EventKind, Trace, stopwatch
 from medsam3_core.cases.geometry import LengthUnit
 from medsam3_core.errors import UnsupportedPromptError, UsageError
-from medsam3_core.prompts import BoxPrompt, PointPrompt
+from medsam3_core.prompts.prompts import BoxPrompt, PointPrompt
 
 MOST_FAULTS = 6
 """Malformed, unknown or repeated calls and answers without a call, after which a case ends with what it has."""

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from medsam3_core.errors import UsageError
-from medsam3_core.prompts import BoxPrompt, MaskPrompt, PointPrompt, SlicePrompt
+from medsam3_core.prompts.prompts import BoxPrompt, MaskPrompt, PointPrompt, SlicePrompt
 from medsam3_core.sam3.architecture import Architecture
 from medsam3_core.sam3.encoder import TrackerFeatures
 from medsam3_core.sam3.network import TRACKER_DTYPE

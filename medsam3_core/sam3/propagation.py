@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from transformers.models.sam3_tracker_video.modeling_sam3_tracker_video import Sam3TrackerVideoInferenceSession
 
 from medsam3_core.errors import UsageError
-from medsam3_core.prompts import VolumePrompt
+from medsam3_core.prompts.prompts import VolumePrompt
 from medsam3_core.sam3.encoder import SliceEncoding, TrackerFeatures, tracker_features
 from medsam3_core.sam3.interactive import Clicks, object_clicks
 from medsam3_core.sam3.network import TRACKER_DTYPE, Sam3Network

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medsam3_core.prompts import BoxPrompt, PointPrompt, SlicePrompt, VolumePrompt
+from medsam3_core.prompts.prompts import BoxPrompt, PointPrompt, SlicePrompt, VolumePrompt
 from medsam3_core.sam3.concept import TextEncoder
 from medsam3_core.sam3.encoder import encode_slices
 from medsam3_core.sam3.heads import SliceHeads

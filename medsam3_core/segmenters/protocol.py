@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam3_core.capabilities import Capabilities
-from medsam3_core.prompts import SlicePrompt, VolumePrompt
+from medsam3_core.prompts.prompts import SlicePrompt, VolumePrompt
 from medsam3_core.settings.inference import InferenceSettings
 
 SliceImage = NDArray[np.uint8]

@@ -12,9 +12,9 @@ from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.cases.structures import Structure
 from medsam3_core.digests import short_digest
 from medsam3_core.errors import UnsupportedPromptError, UsageError
-from medsam3_core.prompt_files import validate_rows
-from medsam3_core.prompt_policies import PromptKind, PromptPolicy
-from medsam3_core.prompt_rows import PromptRow
+from medsam3_core.prompts.files import validate_rows
+from medsam3_core.prompts.policies import PromptKind, PromptPolicy
+from medsam3_core.prompts.rows import PromptRow
 from medsam3_core.settings.inference import InferenceSettings
 from storage.catalog.catalog import connect
 from storage.cohorts.cohorts import CaseRef, latest_case_refs, latest_cases, read_cohort

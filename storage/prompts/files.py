@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 from medsam3_core.cases.cases import slug_case_id
 from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.errors import UsageError
-from medsam3_core.prompt_files import objects_apart, prompt_row, validate_rows
-from medsam3_core.prompt_rows import PromptRow, slice_prompts
-from medsam3_core.prompts import SlicePrompt
+from medsam3_core.prompts.files import objects_apart, prompt_row, validate_rows
+from medsam3_core.prompts.prompts import SlicePrompt
+from medsam3_core.prompts.rows import PromptRow, slice_prompts
 from medsam3_core.settings.inference import PromptMode
 
 

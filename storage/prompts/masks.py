@@ -10,7 +10,7 @@ from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 
 from medsam3_core.errors import UsageError
-from medsam3_core.prompts import MaskPrompt
+from medsam3_core.prompts.prompts import MaskPrompt
 from storage.sources.formats.pixels import read_label_values
 
 _ENDINGS = (".png", ".bmp", ".tif", ".tiff", ".npy", ".npz", ".nii", ".nii.gz")

@@ -6,8 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from medsam3_core.prompt_policies import PromptPolicy
-from medsam3_core.prompt_rows import PromptRow, RowKind
+from medsam3_core.prompts.policies import PromptPolicy
+from medsam3_core.prompts.rows import PromptRow, RowKind
 from storage.cohorts.cohorts import CaseRef
 from storage.store.layout import StoreLayout
 from storage.store.schemas import PROMPTS

@@ -9,7 +9,7 @@ from duckdb import DuckDBPyConnection
 
 from medsam3_core.cases.cases import CaseStatus
 from medsam3_core.errors import UsageError
-from medsam3_core.prompt_policies import PromptPolicy
+from medsam3_core.prompts.policies import PromptPolicy
 from medsam3_core.settings.inference import InferenceSettings
 from storage.catalog.catalog import connect
 from storage.cohorts.cohorts import CaseRef, Cohort, latest_case_refs, read_cohort

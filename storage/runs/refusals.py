@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from medsam3_core.prompt_policies import PromptedSlices, PromptKind, PromptPolicy
+from medsam3_core.prompts.policies import PromptedSlices, PromptKind, PromptPolicy
 from medsam3_core.settings.agent import AgentSettings
 from medsam3_core.settings.inference import InferenceSettings, PromptMode
 from storage.store.layout import StoreLayout

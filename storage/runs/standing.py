@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 
 from medsam3_core.digests import short_digest
 from medsam3_core.errors import UsageError
-from medsam3_core.prompt_policies import PromptPolicy
+from medsam3_core.prompts.policies import PromptPolicy
 from medsam3_core.settings.inference import InferenceSettings
 from storage.catalog.catalog import connect
 from storage.cohorts.cohorts import case_refs, latest_cases

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from medsam3_core.capabilities import Capabilities
 from medsam3_core.digests import digest_array, digest_json
 from medsam3_core.errors import StoreError, UsageError
-from medsam3_core.prompts import SlicePrompt, VolumePrompt
+from medsam3_core.prompts.prompts import SlicePrompt, VolumePrompt
 from medsam3_core.run_specs import INFERENCE_CODE_VERSION
 from medsam3_core.segmenters.protocol import (
     CacheableSegmenter,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from medsam3_core.errors import UsageError
-from medsam3_core.prompt_policies import PromptPolicy
+from medsam3_core.prompts.policies import PromptPolicy
 from storage.agent_endpoint import EndpointSettings
 from storage.catalog.catalog import connect
 from storage.runs.plan import BenchmarkRequest

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from flows.leaderboard import inter_rater_rows, leaderboard_rows, print_leaderboard
 from medsam3_core.errors import UsageError
-from medsam3_core.prompt_policies import PromptPolicy
+from medsam3_core.prompts.policies import PromptPolicy
 from medsam3_core.public_weights import public_names
 from medsam3_core.settings.inference import InferenceSettings
 from storage.catalog.guard import run_sql

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from medsam3_core.errors import UsageError
-from medsam3_core.prompts import MaskPrompt, PointPrompt, SlicePrompt
+from medsam3_core.prompts.prompts import MaskPrompt, PointPrompt, SlicePrompt
 from medsam3_core.sam3 import propagation
 from medsam3_core.sam3.layouts import Part
 from medsam3_core.sam3.postprocess import logits_at, masks_at

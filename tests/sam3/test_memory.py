@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from medsam3_core.cases.geometry import VolumeGeometry
-from medsam3_core.prompts import BoxPrompt, SlicePrompt
+from medsam3_core.prompts.prompts import BoxPrompt, SlicePrompt
 from medsam3_core.sam3.propagation import TrackedSlice
 from medsam3_core.sam3.segmenter import Sam3Segmenter
 from medsam3_core.sam3.tiny import untrained_weights

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from medsam3_core.prompts import BoxPrompt, MaskPrompt, PointPrompt, SlicePrompt, VolumePrompt
+from medsam3_core.prompts.prompts import BoxPrompt, MaskPrompt, PointPrompt, SlicePrompt, VolumePrompt
 from medsam3_core.sam3.encoder import encode_slices
 from medsam3_core.sam3.layouts import Part
 from medsam3_core.sam3.network import Sam3Network, build_network

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from medsam3_core.errors import CaseDataError, UnsupportedPromptError, UsageError
-from medsam3_core.prompts import MaskPrompt, PointPrompt, SlicePrompt
+from medsam3_core.prompts.prompts import MaskPrompt, PointPrompt, SlicePrompt
 from medsam3_core.sam3.encoder import SliceEncoding
 from medsam3_core.sam3.precision import bf16_is_fast, precision_for
 from medsam3_core.sam3.propagation import VolumePrompt

@@ -6,7 +6,7 @@ import pytest
 from medsam3_core.capabilities import Capabilities
 from medsam3_core.cases.intensity import as_rgb
 from medsam3_core.phantoms import PhantomKind, phantom_case, phantom_recipe
-from medsam3_core.prompts import SlicePrompt
+from medsam3_core.prompts.prompts import SlicePrompt
 from medsam3_core.settings.inference import InferenceSettings
 from storage.store.atomic import read_json
 from storage.weights.checkpoints.identity import weights_sha256

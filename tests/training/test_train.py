@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from medsam3_core.cases.cases import CaseSource
 from medsam3_core.errors import TrainingError, UsageError
-from medsam3_core.prompts import SlicePrompt
+from medsam3_core.prompts.prompts import SlicePrompt
 from medsam3_core.sam3.architecture import architecture_from
 from medsam3_core.sam3.narrow_tracker import narrow_tracker_config
 from medsam3_core.sam3.small import fresh_weights

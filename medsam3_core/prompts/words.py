@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from medsam3_core.errors import UsageError
-from medsam3_core.prompts import BoxPrompt, MaskPrompt, PointPrompt, SlicePrompt
+from medsam3_core.prompts.prompts import BoxPrompt, MaskPrompt, PointPrompt, SlicePrompt
 from medsam3_core.settings.inference import PromptMode
 
 NAMELESS = "object"

@@ -1,7 +1,7 @@
 """What a prompt must be before any network sees it: inside its slice, and of a kind that the weights take."""
 
 from medsam3_core.errors import UnsupportedPromptError, UsageError
-from medsam3_core.prompts import MaskPrompt, PointPrompt, SlicePrompt
+from medsam3_core.prompts.prompts import MaskPrompt, PointPrompt, SlicePrompt
 from medsam3_core.settings.inference import PromptMode
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam3_core.errors import UsageError
-from medsam3_core.prompts import BoxPrompt, MaskPrompt, PointPrompt, SlicePrompt
+from medsam3_core.prompts.prompts import BoxPrompt, MaskPrompt, PointPrompt, SlicePrompt
 
 WHOLE_STRUCTURE = 0
 """Value of `instance` where a prompt stands for the structure as a whole."""

@@ -16,9 +16,9 @@ from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.cases.structures import LabelMap, Structure
 from medsam3_core.digests import seed_from
 from medsam3_core.errors import CaseDataError
-from medsam3_core.prompt_policies import PromptedSlices, PromptKind, PromptPolicy
-from medsam3_core.prompt_rows import WHOLE_STRUCTURE, PromptRow, RowKind, mask_to_runs
-from medsam3_core.reference_regions import ReferenceRegions, Region, SliceRegions, Window
+from medsam3_core.prompts.policies import PromptedSlices, PromptKind, PromptPolicy
+from medsam3_core.prompts.regions import ReferenceRegions, Region, SliceRegions, Window
+from medsam3_core.prompts.rows import WHOLE_STRUCTURE, PromptRow, RowKind, mask_to_runs
 
 MAX_INSTANCES = 200
 """Most instances of a structure that are prompted on one slice; the largest are kept."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.errors import UsageError
-from medsam3_core.prompt_rows import WHOLE_STRUCTURE, PromptRow, RowKind, runs_to_mask
+from medsam3_core.prompts.rows import WHOLE_STRUCTURE, PromptRow, RowKind, runs_to_mask
 from medsam3_core.settings.inference import PromptMode
 
 COLUMNS = tuple(field.name for field in fields(PromptRow))

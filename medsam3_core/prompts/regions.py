@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medsam3_core.cases.structures import LabelMap
-from medsam3_core.prompt_rows import WHOLE_STRUCTURE
+from medsam3_core.prompts.rows import WHOLE_STRUCTURE
 
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
 _LARGEST_DENSE_VALUE = 65535  # above, `find_objects` would list millions of values that do not exist
