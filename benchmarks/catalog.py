@@ -30,7 +30,7 @@ import pyarrow as pa
 from scipy import stats
 
 from benchmarks.catalog_store import N_RUNS, N_STRUCTURES, SyntheticRun, write_synthetic_store
-from medsam3_core.protocol_version import PROTOCOL_VERSION
+from medsam3_core.metrics.protocol_version import PROTOCOL_VERSION
 from storage.catalog.catalog import connect
 from storage.catalog.compaction import compact_scores, keep_groups
 from storage.catalog.sources import groups_folder

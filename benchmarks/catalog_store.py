@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medsam3_core.protocol_version import PROTOCOL_VERSION
+from medsam3_core.metrics.protocol_version import PROTOCOL_VERSION
 from storage.catalog.sources import COMPACTED_FILE
 from storage.store import schemas
 from storage.store.atomic import write_json

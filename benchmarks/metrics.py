@@ -32,7 +32,7 @@ from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.cases.structures import Structure
 from medsam3_core.metrics import overlap, surface
 from medsam3_core.metrics.mask_pairs import crop_to_union
-from medsam3_core.scoring import score_structure
+from medsam3_core.metrics.scoring import score_structure
 
 N_STRUCTURES = 20
 TOLERANCE = 2.0

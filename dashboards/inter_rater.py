@@ -7,7 +7,7 @@ import pandas as pd
 
 from dashboards.pictures import open_case_picture
 from medsam3_core.errors import CaseDataError, StoreError
-from medsam3_core.scoring import score_structure
+from medsam3_core.metrics.scoring import score_structure
 from storage.cohorts.cohorts import read_cohort
 from storage.store.layout import StoreLayout
 

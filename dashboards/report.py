@@ -24,7 +24,7 @@ from dashboards.report_html import (
 from dashboards.style import weights_colours
 from dashboards.summary_words import summary_sentences
 from medsam3_core.errors import UsageError
-from medsam3_core.protocol_version import PROTOCOL_VERSION
+from medsam3_core.metrics.protocol_version import PROTOCOL_VERSION
 from storage.catalog import queries
 from storage.comparisons.comparison import Comparison, ComparisonRequest, compare_weights
 from storage.comparisons.words import comparison_notes, comparison_sentences

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from medsam3_core.protocol_version import PROTOCOL_VERSION
+from medsam3_core.metrics.protocol_version import PROTOCOL_VERSION
 from storage.store import schemas
 from storage.store.atomic import write_json
 from storage.store.layout import StoreLayout

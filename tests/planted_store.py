@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from medsam3_core.protocol_version import PROTOCOL_VERSION
+from medsam3_core.metrics.protocol_version import PROTOCOL_VERSION
 from storage.store.layout import StoreLayout, utc_now
 from storage.store.schemas import CASES, OUTCOMES, PLAN, SCORES
 from storage.store.tables import write_rows

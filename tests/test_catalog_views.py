@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from medsam3_core.errors import StoreError
-from medsam3_core.protocol_version import PROTOCOL_VERSION
+from medsam3_core.metrics.protocol_version import PROTOCOL_VERSION
 from storage.catalog.catalog import catalog_is_current, connect, publish_catalog
 from storage.catalog.docs import DOCS_PATH, catalog_markdown
 from storage.catalog.groups_sql import t_quantile_sql

@@ -200,7 +200,7 @@ def test_equal_random_runs_are_called_a_regression_at_most_one_time_in_twenty(tm
 
 
 def _without_many_resamples(*arguments, **options):
-    from medsam3_core.statistics import compare_pairs
+    from medsam3_core.metrics.statistics import compare_pairs
 
     return compare_pairs(*arguments, **options, resamples=10)
 

@@ -7,8 +7,8 @@ import pytest
 from medsam3_core.cases.geometry import LengthUnit, VolumeGeometry
 from medsam3_core.cases.structures import Structure
 from medsam3_core.errors import CaseDataError
-from medsam3_core.protocol_version import PROTOCOL_VERSION
-from medsam3_core.scoring import EmptyMask, StructureScore, VolumeUnit, score_structure
+from medsam3_core.metrics.protocol_version import PROTOCOL_VERSION
+from medsam3_core.metrics.scoring import EmptyMask, StructureScore, VolumeUnit, score_structure
 
 SHAPE = (6, 8, 10)
 SPACING_ZYX = (2.0, 1.0, 0.5)

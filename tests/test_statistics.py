@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from medsam3_core import statistics
-from medsam3_core.statistics import (
+from medsam3_core.metrics import statistics
+from medsam3_core.metrics.statistics import (
     cluster_bootstrap,
     compare_pairs,
     effect_size,

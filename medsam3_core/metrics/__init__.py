@@ -1,1 +1,4 @@
-"""Metrics of segmentation, one definition each, all of them pure functions of masks."""
+"""Metrics of segmentation and measurements of masks, one definition each, and the statistics over them.
+
+Pure functions; no segmenter enters here.
+"""

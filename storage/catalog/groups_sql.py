@@ -9,7 +9,7 @@ the attempts that are current, the digests, splits, patients, structures and mar
 *fingerprint*), the protocol, and this file (`GROUPS_VERSION`). Else they are computed from the rows.
 """
 
-from medsam3_core.protocol_version import PROTOCOL_VERSION
+from medsam3_core.metrics.protocol_version import PROTOCOL_VERSION
 from storage.catalog.scores_sql import fresh_scores_sql
 from storage.catalog.sources import CatalogSources, quoted
 from storage.store.schemas import IN_UNITS, METRICS

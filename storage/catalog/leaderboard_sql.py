@@ -1,6 +1,6 @@
 """SQL of `leaderboard` and `history`: means that never stand without their denominators."""
 
-from medsam3_core.protocol_version import PROTOCOL_VERSION
+from medsam3_core.metrics.protocol_version import PROTOCOL_VERSION
 from storage.catalog.groups_sql import GROUP_COUNTS, GROUP_KEYS, same_group, score_group_ctes
 from storage.catalog.scores_sql import newest_sql
 from storage.catalog.sources import CatalogSources, quoted

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from medsam3_core.protocol_version import PROTOCOL_VERSION
+from medsam3_core.metrics.protocol_version import PROTOCOL_VERSION
 from storage.catalog.sources import CatalogSources, quoted
 
 _STEPS = ("read", "prompt", "segment", "score", "write")

@@ -6,8 +6,8 @@ from typing import Any
 
 from medsam3_core.cases.cases import CaseVolume
 from medsam3_core.cases.recipes import Recipe
-from medsam3_core.protocol_version import PROTOCOL_VERSION
-from medsam3_core.scoring import score_structure
+from medsam3_core.metrics.protocol_version import PROTOCOL_VERSION
+from medsam3_core.metrics.scoring import score_structure
 from storage.store.layout import StoreLayout
 from storage.store.schemas import AGREEMENT
 from storage.store.tables import write_rows

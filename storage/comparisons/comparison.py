@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from medsam3_core.errors import UsageError
-from medsam3_core.statistics import PairedComparison, compare_pairs, holm, is_improvement, is_regression
+from medsam3_core.metrics.statistics import PairedComparison, compare_pairs, holm, is_improvement, is_regression
 from storage.comparisons.pairs import read_pairs
 from storage.store.layout import StoreLayout
 from storage.store.schemas import DISTANCES, IN_UNITS, METRICS

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from medsam3_core.cases.cases import CaseStatus
+from medsam3_core.metrics.protocol_version import PROTOCOL_VERSION
 from medsam3_core.prompts.policies import PromptPolicy
-from medsam3_core.protocol_version import PROTOCOL_VERSION
 from medsam3_core.run_specs import RunSpec
 from medsam3_core.settings.inference import InferenceSettings
 from storage.cohorts.cohorts import CaseRef, as_row

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam3_core.cases.geometry import VolumeGeometry
-from medsam3_core.scoring import VolumeUnit, mean_confidence, volume_scale
+from medsam3_core.metrics.scoring import VolumeUnit, mean_confidence, volume_scale
 
 
 @dataclass(frozen=True, slots=True)
