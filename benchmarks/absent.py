@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.small_weights import PHANTOMS, SOURCES, ingest_missing
-from medsam3_core.merging import merge_instances
+from medsam3_core.inference.merging import merge_instances
 from medsam3_core.prompts.prompts import SlicePrompt
 from medsam3_core.sam3.segmenter import Sam3Segmenter
 from medsam3_core.settings.inference import InferenceSettings

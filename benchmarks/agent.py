@@ -24,7 +24,7 @@ from medsam3_core.agent.vocabulary import reviewed_vocabulary
 from medsam3_core.cases.cases import CaseVolume
 from medsam3_core.cases.intensity import IntensityPolicy, as_rgb, to_uint8
 from medsam3_core.cases.recipes import Recipe
-from medsam3_core.segmenters.protocol import Segmenter
+from medsam3_core.inference.protocol import Segmenter
 from medsam3_core.settings.inference import InferenceSettings
 from storage.sources.registry import find_reader
 from storage.store.layout import StoreLayout

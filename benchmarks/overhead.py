@@ -28,7 +28,7 @@ from flows.environment import prepare_environment
 
 prepare_environment()
 
-from medsam3_core.segmenters.protocol import Segmenter  # noqa: E402 - the environment comes first
+from medsam3_core.inference.protocol import Segmenter  # noqa: E402 - the environment comes first
 from storage.runs.plan import BenchmarkRequest, WorkGroup, plan_benchmark  # noqa: E402
 from storage.store.layout import StoreLayout, open_store  # noqa: E402
 from storage.weights.registry import load_segmenter  # noqa: E402

@@ -39,9 +39,9 @@ prepare_environment()
 from flows.cluster_settings import parse_cluster  # noqa: E402 - the environment comes first
 from flows.clusters import Workers, dask_workers  # noqa: E402
 from medsam3_core.capabilities import Capabilities  # noqa: E402
+from medsam3_core.inference.protocol import SliceInstances  # noqa: E402
 from medsam3_core.metrics.protocol_version import PROTOCOL_VERSION  # noqa: E402
 from medsam3_core.prompts.prompts import SlicePrompt  # noqa: E402
-from medsam3_core.segmenters.protocol import SliceInstances  # noqa: E402
 from medsam3_core.settings.inference import InferenceSettings  # noqa: E402
 from storage.cohorts.cohorts import Cohort, write_cohort  # noqa: E402
 from storage.ingest.plan import finish_ingest, plan_ingest  # noqa: E402

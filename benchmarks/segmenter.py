@@ -26,6 +26,7 @@ from benchmarks.costs import interleaved, say
 from benchmarks.full_weights import BARE
 from flows.environment import prepare_environment
 from medsam3_core.cases.geometry import VolumeGeometry
+from medsam3_core.inference.volumes import segment_volume
 from medsam3_core.phantoms import PhantomKind, phantom_case
 from medsam3_core.prompts.generation import generate_prompts
 from medsam3_core.prompts.prompts import SlicePrompt
@@ -36,7 +37,6 @@ from medsam3_core.sam3.encoder import detector_features, encode_prepared, prepar
 from medsam3_core.sam3.segmenter import Sam3Segmenter
 from medsam3_core.sam3.tokenizer import TextTokenizer
 from medsam3_core.settings.inference import Dtype, InferenceSettings
-from medsam3_core.volume_segmentation import segment_volume
 from storage.catalog.guard import run_sql
 from storage.cohorts.volumes import open_case_volume
 from storage.runs.plan import BenchmarkRequest, WorkGroup, plan_benchmark

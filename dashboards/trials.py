@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medsam3_core.merging import merge_instances
+from medsam3_core.inference.baselines import BASELINES
+from medsam3_core.inference.merging import merge_instances
+from medsam3_core.inference.protocol import Segmenter
 from medsam3_core.prompts.prompts import BoxPrompt, PointPrompt, SlicePrompt
-from medsam3_core.segmenters.baselines import BASELINES
-from medsam3_core.segmenters.protocol import Segmenter
 from medsam3_core.settings.inference import InferenceSettings, PromptMode
 from storage.store.layout import StoreLayout
 from storage.weights.registry import UNTRAINED, find_weights, load_segmenter, registered_weights

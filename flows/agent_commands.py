@@ -12,8 +12,8 @@ from medsam3_core.agent.requests import clean_request
 from medsam3_core.agent.strategy import AgentInterrupted
 from medsam3_core.agent.trace import TraceEvent
 from medsam3_core.errors import UsageError
+from medsam3_core.inference.protocol import Segmenter
 from medsam3_core.prompts.policies import PromptKind, PromptPolicy
-from medsam3_core.segmenters.protocol import Segmenter
 from medsam3_core.settings.inference import InferenceSettings
 from storage.agent_endpoint import require_allowed
 from storage.exports.instances import InstanceForm, form_of

@@ -8,10 +8,10 @@ from pathlib import Path
 from flows.console import say
 from medsam3_core.capabilities import Capabilities
 from medsam3_core.errors import UnsupportedPromptError, UsageError
+from medsam3_core.inference.protocol import Segmenter
 from medsam3_core.prompts.checks import is_interactive
 from medsam3_core.prompts.prompts import SlicePrompt
 from medsam3_core.prompts.words import assemble_prompts, parse_box, parse_point
-from medsam3_core.segmenters.protocol import Segmenter
 from medsam3_core.settings.inference import InferenceSettings, PromptMode
 from storage.exports.instances import InstanceForm, form_of
 from storage.prompts.files import prompts_of_image

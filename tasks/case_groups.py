@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from medsam3_core.one_ahead import one_ahead
+from medsam3_core.inference.one_ahead import one_ahead
 from storage.runs.plan import PlannedCase
 from tasks.breadcrumbs import BETWEEN_CASES, Breadcrumb
 

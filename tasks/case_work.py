@@ -13,14 +13,14 @@ from medsam3_core.agent.session import AgentSession
 from medsam3_core.cases.cases import CaseStatus
 from medsam3_core.cases.recipes import Recipe
 from medsam3_core.errors import CaseDataError
+from medsam3_core.inference.predictions import VolumePrediction
+from medsam3_core.inference.protocol import Segmenter
+from medsam3_core.inference.volumes import VolumeRequest
 from medsam3_core.metrics.measurements import measure_structure
 from medsam3_core.metrics.scoring import mean_confidence, score_structure
-from medsam3_core.prediction_volume import VolumePrediction
 from medsam3_core.prompts.generation import generate_prompts
 from medsam3_core.prompts.policies import PromptedSlices, PromptKind
 from medsam3_core.prompts.rows import PromptRow, slice_prompts
-from medsam3_core.segmenters.protocol import Segmenter
-from medsam3_core.volume_segmentation import VolumeRequest
 from storage.agent_endpoint import EndpointSettings
 from storage.cohorts.cohorts import CaseRef
 from storage.cohorts.volumes import open_case_volume

@@ -11,9 +11,9 @@ from medsam3_core.agent.replay import ReplayEndpoint
 from medsam3_core.agent.session import AgentSession
 from medsam3_core.agent.strategy import AgentInterrupted, AgentRun, answer_requests
 from medsam3_core.agent.trace import TraceEvent
+from medsam3_core.inference.protocol import Segmenter
 from medsam3_core.prompts.policies import PromptPolicy
 from medsam3_core.prompts.prompts import SlicePrompt
-from medsam3_core.segmenters.protocol import Segmenter
 from medsam3_core.settings.inference import InferenceSettings
 from storage.agent_endpoint import EndpointSettings, open_access
 from storage.exports.instance_overlays import PromptedInstances

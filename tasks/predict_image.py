@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medsam3_core.errors import UsageError
-from medsam3_core.merging import merge_instances
+from medsam3_core.inference.merging import merge_instances
+from medsam3_core.inference.protocol import Segmenter, SliceInstances
+from medsam3_core.inference.volumes import segment_volume
 from medsam3_core.prompts.checks import require_inside
 from medsam3_core.prompts.prompts import SlicePrompt
-from medsam3_core.segmenters.protocol import Segmenter, SliceInstances
 from medsam3_core.settings.inference import InferenceSettings, Merge
-from medsam3_core.volume_segmentation import segment_volume
 from storage.exports.instance_overlays import PromptedInstances
 from storage.exports.instances import InstanceForm, form_of, write_instances, write_structures
 from storage.sources.formats.single import InputImage

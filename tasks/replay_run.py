@@ -10,8 +10,8 @@ from medsam3_core.agent.replay import ReplayEndpoint, requests_of
 from medsam3_core.agent.session import AgentSession
 from medsam3_core.agent.strategy import AgentInterrupted, AgentRun, answer_requests
 from medsam3_core.errors import UsageError
+from medsam3_core.inference.protocol import Segmenter
 from medsam3_core.prompts.policies import PromptKind, PromptPolicy
-from medsam3_core.segmenters.protocol import Segmenter
 from medsam3_core.settings.inference import InferenceSettings
 from storage.cohorts.cohorts import Cohort, case_refs, latest_cases, read_cohort
 from storage.cohorts.volumes import open_case_volume

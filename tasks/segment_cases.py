@@ -11,9 +11,9 @@ import psutil
 from medsam3_core.cases.cases import CaseStatus
 from medsam3_core.cases.recipes import Recipe
 from medsam3_core.errors import CaseDataError, DamagedFileError, StoreError, WeightsError
+from medsam3_core.inference.protocol import Segmenter
+from medsam3_core.inference.volumes import segment_volumes, slices_per_pass
 from medsam3_core.prompts.rows import PromptRow
-from medsam3_core.segmenters.protocol import Segmenter
-from medsam3_core.volume_segmentation import segment_volumes, slices_per_pass
 from storage.agent_endpoint import EndpointSettings
 from storage.prompts.tables import read_prompts
 from storage.runs.ledger import Run

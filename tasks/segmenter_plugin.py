@@ -5,7 +5,7 @@ import os
 from distributed import Worker, WorkerPlugin, get_worker
 
 from medsam3_core.errors import UsageError
-from medsam3_core.segmenters.protocol import Segmenter
+from medsam3_core.inference.protocol import Segmenter
 from storage.weights.encodings import CacheSettings, cached
 from storage.weights.registry import load_segmenter
 from storage.weights.weights import Weights

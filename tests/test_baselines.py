@@ -5,9 +5,9 @@ import pytest
 
 from medsam3_core.capabilities import Capabilities
 from medsam3_core.errors import UnsupportedPromptError, UsageError
+from medsam3_core.inference.baselines import BASELINES, BaselineSegmenter, fill_box, otsu_threshold
+from medsam3_core.inference.protocol import Segmenter
 from medsam3_core.prompts.prompts import BoxPrompt, PointPrompt, SlicePrompt
-from medsam3_core.segmenters.baselines import BASELINES, BaselineSegmenter, fill_box, otsu_threshold
-from medsam3_core.segmenters.protocol import Segmenter
 from medsam3_core.settings.inference import InferenceSettings
 
 SETTINGS = InferenceSettings()

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from medsam3_core.errors import UsageError
+from medsam3_core.inference.baselines import BASELINES
 from medsam3_core.prompts.prompts import SlicePrompt
 from medsam3_core.sam3.segmenter import Sam3Segmenter
 from medsam3_core.sam3.tiny import untrained_weights
-from medsam3_core.segmenters.baselines import BASELINES
 from medsam3_core.settings.inference import Dtype, InferenceSettings
 from storage.catalog.guard import run_sql
 from storage.runs.plan import BenchmarkRequest, plan_benchmark, record_plan
@@ -259,9 +259,9 @@ def test_sizes_that_are_none_are_refused(text: str) -> None:
 
 def test_followed_volumes_go_through_the_cache_too(folder: Path) -> None:
     from medsam3_core.cases.geometry import VolumeGeometry
+    from medsam3_core.inference.protocol import FollowingSegmenter
+    from medsam3_core.inference.volumes import segment_volume
     from medsam3_core.prompts.prompts import PointPrompt
-    from medsam3_core.segmenters.protocol import FollowingSegmenter
-    from medsam3_core.volume_segmentation import segment_volume
 
     tracking = Sam3Segmenter(untrained_weights(tracker=True))
     segmenter = cached(tracking, "sha", CacheSettings(folder, ROOMY))

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from medsam3_core.errors import UnsupportedPromptError
-from medsam3_core.merging import merge_instances, to_label_slice
+from medsam3_core.inference.merging import merge_instances, to_label_slice
+from medsam3_core.inference.protocol import SliceInstances
 from medsam3_core.prompts.prompts import BoxPrompt, PointPrompt, SlicePrompt
-from medsam3_core.segmenters.protocol import SliceInstances
 from medsam3_core.settings.inference import InferenceSettings, Merge, PromptMode
 
 SHAPE_YX = (4, 12)
@@ -109,7 +109,7 @@ def test_each_connected_part_of_the_semantic_mask_is_an_instance():
 
 
 def test_components_beyond_the_limit_are_said_and_the_largest_stay(monkeypatch):
-    monkeypatch.setattr("medsam3_core.merging.MAX_COMPONENT_PIXELS", 4 * 12)
+    monkeypatch.setattr("medsam3_core.inference.merging.MAX_COMPONENT_PIXELS", 4 * 12)
     kept = merge_instances(two_parts(), TEXT, InferenceSettings(merge=Merge.COMPONENTS))
     assert kept.masks.sum(axis=(1, 2)).tolist() == [7]
     assert kept.fallbacks == ("noted", "instances-capped:2>1")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from medsam3_core.errors import UsageError
-from medsam3_core.prediction_volume import PredictionBuilder
+from medsam3_core.inference.predictions import PredictionBuilder
 
 SHAPE = (6, 4, 20)
 

@@ -10,14 +10,14 @@ import torch
 from medsam3_core.capabilities import Capabilities
 from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.errors import UnsupportedPromptError, UsageError
+from medsam3_core.inference.baselines import BASELINES
+from medsam3_core.inference.propagation import KEY_SLICE_ALONE, LINKED_BY_OVERLAP
+from medsam3_core.inference.protocol import SliceInstances
+from medsam3_core.inference.volumes import segment_volume
 from medsam3_core.prompts.prompts import BoxPrompt, MaskPrompt, PointPrompt, SlicePrompt
 from medsam3_core.sam3.segmenter import Sam3Segmenter
 from medsam3_core.sam3.tiny import untrained_weights
-from medsam3_core.segmenters.baselines import BASELINES
-from medsam3_core.segmenters.protocol import SliceInstances
 from medsam3_core.settings.inference import Dtype, InferenceSettings, Merge, PromptMode
-from medsam3_core.volume_propagation import KEY_SLICE_ALONE, LINKED_BY_OVERLAP
-from medsam3_core.volume_segmentation import segment_volume
 from tests.sam3.segmenters import count_trunk_passes, phantom
 
 FP32 = InferenceSettings(dtype=Dtype.FP32, resolution=112)

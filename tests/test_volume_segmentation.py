@@ -9,11 +9,11 @@ import pytest
 from medsam3_core.capabilities import Capabilities
 from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.errors import CaseDataError, UnsupportedPromptError, UsageError
+from medsam3_core.inference.baselines import BASELINES
+from medsam3_core.inference.protocol import Segmenter, SliceInstances
+from medsam3_core.inference.volumes import VolumeRequest, segment_volume, segment_volumes
 from medsam3_core.prompts.prompts import BoxPrompt, SlicePrompt
-from medsam3_core.segmenters.baselines import BASELINES
-from medsam3_core.segmenters.protocol import Segmenter, SliceInstances
 from medsam3_core.settings.inference import Dtype, InferenceSettings
-from medsam3_core.volume_segmentation import VolumeRequest, segment_volume, segment_volumes
 
 SHAPE = (5, 8, 8)
 GEOMETRY = VolumeGeometry.pixel_grid(SHAPE)

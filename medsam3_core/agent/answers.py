@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam3_core.agent.session import Candidate
-from medsam3_core.prediction_volume import PredictionBuilder, VolumePrediction
-from medsam3_core.segmenters.protocol import SliceInstances
+from medsam3_core.inference.predictions import PredictionBuilder, VolumePrediction
+from medsam3_core.inference.protocol import SliceInstances
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,12 +11,12 @@ from medsam3_core.capabilities import Capabilities
 from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.digests import digest_array
 from medsam3_core.errors import UsageError
-from medsam3_core.prediction_volume import VolumePrediction
+from medsam3_core.inference.predictions import VolumePrediction
+from medsam3_core.inference.protocol import Segmenter, SliceImage, SliceInstances
+from medsam3_core.inference.volumes import segment_volume
 from medsam3_core.prompts.checks import require_inside
 from medsam3_core.prompts.prompts import BoxPrompt, PointPrompt, SlicePrompt
-from medsam3_core.segmenters.protocol import Segmenter, SliceImage, SliceInstances
 from medsam3_core.settings.inference import InferenceSettings
-from medsam3_core.volume_segmentation import segment_volume
 
 SliceLoader = Callable[[int, str], SliceImage]
 _KEPT_BYTES = 2 * 2**30

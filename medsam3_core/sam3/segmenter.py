@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from medsam3_core.capabilities import Capabilities
 from medsam3_core.errors import UnsupportedPromptError, UsageError
+from medsam3_core.inference.protocol import SliceInstances
 from medsam3_core.prompts.checks import is_interactive, require_answerable, require_inside
 from medsam3_core.prompts.prompts import SlicePrompt, VolumePrompt
 from medsam3_core.sam3.encoder import PreparedSlice, SliceEncoding, encode_prepared, prepare_slice
@@ -17,7 +18,6 @@ from medsam3_core.sam3.postprocess import Detections, boxes_in_pixels, logits_at
 from medsam3_core.sam3.preprocess import require_slice
 from medsam3_core.sam3.propagation import TrackedSlice, propagate
 from medsam3_core.sam3.tiling import Tile, TileAnswer, TiledEncoding, join_tiles, prompts_per_tile, tiles_of
-from medsam3_core.segmenters.protocol import SliceInstances
 from medsam3_core.settings.inference import InferenceSettings
 
 Encoding = SliceEncoding | TiledEncoding

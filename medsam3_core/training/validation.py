@@ -8,14 +8,14 @@ import numpy as np
 from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.cases.recipes import Recipe
 from medsam3_core.cases.structures import LabelMap
+from medsam3_core.inference.slices import SliceLoader
+from medsam3_core.inference.volumes import segment_volume
 from medsam3_core.metrics.scoring import EmptyMask, score_structure
 from medsam3_core.prompts.generation import generate_prompts
 from medsam3_core.prompts.policies import PromptPolicy
 from medsam3_core.prompts.rows import slice_prompts
 from medsam3_core.sam3.segmenter import Sam3Segmenter
 from medsam3_core.settings.inference import InferenceSettings
-from medsam3_core.slice_passes import SliceLoader
-from medsam3_core.volume_segmentation import segment_volume
 
 
 @dataclass(frozen=True, eq=False)

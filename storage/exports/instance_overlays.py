@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from medsam3_core.cases.geometry import VolumeGeometry
+from medsam3_core.inference.protocol import SliceInstances
 from medsam3_core.prompts.prompts import SlicePrompt
-from medsam3_core.segmenters.protocol import SliceInstances
 from storage.exports.overlays import COLOURS, FILL, SliceView, font_of, outline_of, stretched, view_of
 
 _SIDE = 1400

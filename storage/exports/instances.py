@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam3_core.errors import UsageError
-from medsam3_core.merging import MAX_LABELS
-from medsam3_core.prediction_volume import VolumePrediction
-from medsam3_core.segmenters.protocol import SliceInstances
+from medsam3_core.inference.merging import MAX_LABELS
+from medsam3_core.inference.predictions import VolumePrediction
+from medsam3_core.inference.protocol import SliceInstances
 from storage.exports.instance_overlays import PromptedInstances, draw_instances
 from storage.sources.formats.single import InputImage
 from storage.store.atomic import replacing

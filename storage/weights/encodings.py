@@ -23,9 +23,7 @@ from numpy.typing import NDArray
 from medsam3_core.capabilities import Capabilities
 from medsam3_core.digests import digest_array, digest_json
 from medsam3_core.errors import StoreError, UsageError
-from medsam3_core.prompts.prompts import SlicePrompt, VolumePrompt
-from medsam3_core.run_specs import INFERENCE_CODE_VERSION
-from medsam3_core.segmenters.protocol import (
+from medsam3_core.inference.protocol import (
     CacheableSegmenter,
     FollowedObject,
     FollowingSegmenter,
@@ -34,6 +32,8 @@ from medsam3_core.segmenters.protocol import (
     SliceImage,
     SliceInstances,
 )
+from medsam3_core.prompts.prompts import SlicePrompt, VolumePrompt
+from medsam3_core.run_specs import INFERENCE_CODE_VERSION
 from medsam3_core.settings.inference import InferenceSettings
 from storage.store.atomic import replacing, sweep_leftovers
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from medsam3_core.capabilities import Capabilities
 from medsam3_core.errors import UsageError, WeightsError
+from medsam3_core.inference.baselines import BASELINES
+from medsam3_core.inference.protocol import Segmenter
 from medsam3_core.public_weights import public_names
-from medsam3_core.segmenters.baselines import BASELINES
-from medsam3_core.segmenters.protocol import Segmenter
 from storage.store.atomic import read_json, replacing, write_json
 from storage.store.layout import StoreLayout, check_name
 from storage.store.locks import holding

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from medsam3_core.agent.session import AgentSession
 from medsam3_core.capabilities import Capabilities
 from medsam3_core.cases.geometry import VolumeGeometry
+from medsam3_core.inference.protocol import SliceInstances
 from medsam3_core.prompts.prompts import SlicePrompt
-from medsam3_core.segmenters.protocol import SliceInstances
 from medsam3_core.settings.inference import InferenceSettings
 
 SHAPE = (4, 40, 60)

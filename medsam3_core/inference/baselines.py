@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from medsam3_core.capabilities import Capabilities
 from medsam3_core.digests import digest_json
 from medsam3_core.errors import UnsupportedPromptError
+from medsam3_core.inference.protocol import SliceImage, SliceInstances
 from medsam3_core.prompts.prompts import BoxPrompt, SlicePrompt
-from medsam3_core.segmenters.protocol import SliceImage, SliceInstances
 from medsam3_core.settings.inference import InferenceSettings
 
 BOX_ID, BOX_VERSION = "baseline:box", 1

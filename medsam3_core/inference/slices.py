@@ -8,20 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam3_core.errors import UsageError
-from medsam3_core.merging import merge_instances, number_instances
-from medsam3_core.one_ahead import one_ahead
-from medsam3_core.prediction_volume import PredictionBuilder
-from medsam3_core.prompts.checks import is_interactive
-from medsam3_core.prompts.prompts import SlicePrompt
-from medsam3_core.segmenters.protocol import (
-    FollowingSegmenter,
-    PreparingSegmenter,
-    Segmenter,
-    SliceImage,
-    SliceInstances,
-)
-from medsam3_core.settings.inference import Dtype, InferenceSettings
-from medsam3_core.volume_propagation import (
+from medsam3_core.inference.merging import merge_instances, number_instances
+from medsam3_core.inference.one_ahead import one_ahead
+from medsam3_core.inference.predictions import PredictionBuilder
+from medsam3_core.inference.propagation import (
     KEY_SLICE_ALONE,
     LINKED_BY_OVERLAP,
     MOST_OBJECTS,
@@ -30,6 +20,16 @@ from medsam3_core.volume_propagation import (
     follow_by_detection,
     follow_with_tracker,
 )
+from medsam3_core.inference.protocol import (
+    FollowingSegmenter,
+    PreparingSegmenter,
+    Segmenter,
+    SliceImage,
+    SliceInstances,
+)
+from medsam3_core.prompts.checks import is_interactive
+from medsam3_core.prompts.prompts import SlicePrompt
+from medsam3_core.settings.inference import Dtype, InferenceSettings
 
 SliceLoader = Callable[[int, str], SliceImage]
 """Slice index z and an intensity policy, or `recipe`, to the slice as uint8, shape (y, x, 3)."""

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medsam3_core.instance_linking import LINK_IOU
-from medsam3_core.merging import merge_instances
+from medsam3_core.inference.linking import LINK_IOU
+from medsam3_core.inference.merging import merge_instances
+from medsam3_core.inference.protocol import FollowingSegmenter, Segmenter, SliceInstances
 from medsam3_core.prompts.prompts import BoxPrompt, MaskPrompt, SlicePrompt, VolumePrompt
-from medsam3_core.segmenters.protocol import FollowingSegmenter, Segmenter, SliceInstances
 from medsam3_core.settings.inference import InferenceSettings
 
 LINKED_BY_OVERLAP = "slices=key without tracker: per-slice detection linked by overlap"

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam3_core.errors import UsageError
-from medsam3_core.instance_linking import link_labels
-from medsam3_core.merging import MAX_LABELS
+from medsam3_core.inference.linking import link_labels
+from medsam3_core.inference.merging import MAX_LABELS
 from medsam3_core.prompts.regions import Window
 
 _COMPRESSION = 1  # label crops shrink 50-fold at the fastest level

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medsam3_core.errors import UnsupportedPromptError
+from medsam3_core.inference.protocol import SliceInstances
 from medsam3_core.prompts.checks import is_interactive
 from medsam3_core.prompts.prompts import BoxPrompt, SlicePrompt
-from medsam3_core.segmenters.protocol import SliceInstances
 from medsam3_core.settings.inference import InferenceSettings, Merge, PromptMode
 
 MAX_LABELS = 65535

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 
 from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.errors import UsageError
-from medsam3_core.prediction_volume import PredictionBuilder, VolumePrediction
+from medsam3_core.inference.predictions import PredictionBuilder, VolumePrediction
+from medsam3_core.inference.protocol import Segmenter
+from medsam3_core.inference.slices import EncodingKey, PassRun, RunPrompts, SliceLoader, SlicePass, answer_slices
 from medsam3_core.prompts.prompts import SlicePrompt
-from medsam3_core.segmenters.protocol import Segmenter
 from medsam3_core.settings.inference import InferenceSettings
-from medsam3_core.slice_passes import EncodingKey, PassRun, RunPrompts, SliceLoader, SlicePass, answer_slices
 
 _SLICES_PER_PASS = {"cpu": 1, "cuda": 8}
 """Slices encoded together: a CPU gains nothing from it and pays with memory."""
@@ -99,7 +99,7 @@ def segment_volumes(
     the passes of the encoder, and the next pass is loaded and prepared while the current one computes.
 
     Runs in `followed` prompt one slice per structure; what was drawn there is followed through the volume, see
-    `medsam3_core.volume_propagation`. Slices between the key slices of several structures are passed twice; their
+    `medsam3_core.inference.propagation`. Slices between the key slices of several structures are passed twice; their
     encodings are kept in between, up to a limit.
 
     Args:
