@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from medsam3_core.sam3.architecture import Architecture, architecture_from, released_architecture
-from medsam3_core.sam3.layouts import Part
+from medsam3_core.sam3.keys.layouts import Part
 from medsam3_core.sam3.narrow_tracker import narrow_tracker_config
 from medsam3_core.sam3.tiny import seeded_weights, tiny_config
 from storage.weights.checkpoints import write_bare, write_released

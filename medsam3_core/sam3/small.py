@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from medsam3_core.sam3.architecture import Architecture, architecture_from
-from medsam3_core.sam3.layouts import HUGGING_FACE_PREFIXES
+from medsam3_core.sam3.keys.layouts import HUGGING_FACE_PREFIXES
 from medsam3_core.sam3.narrow_tracker import narrow_tracker_config
 from medsam3_core.sam3.network import Sam3Weights, expected_shapes, match_weights
 

@@ -7,7 +7,7 @@ import torch
 from medsam3_core.errors import UsageError
 from medsam3_core.prompts.prompts import MaskPrompt, PointPrompt, SlicePrompt
 from medsam3_core.sam3 import propagation
-from medsam3_core.sam3.layouts import Part
+from medsam3_core.sam3.keys.layouts import Part
 from medsam3_core.sam3.postprocess import logits_at, masks_at
 from medsam3_core.sam3.propagation import VolumePrompt
 from medsam3_core.sam3.segmenter import Sam3Segmenter

@@ -14,7 +14,7 @@ import torch
 
 from medsam3_core.prompts.prompts import BoxPrompt, MaskPrompt, PointPrompt, SlicePrompt, VolumePrompt
 from medsam3_core.sam3.encoder import encode_slices
-from medsam3_core.sam3.layouts import Part
+from medsam3_core.sam3.keys.layouts import Part
 from medsam3_core.sam3.network import Sam3Network, build_network
 from medsam3_core.sam3.precision import precision_for
 from medsam3_core.sam3.propagation import propagate

@@ -12,7 +12,7 @@ from medsam3_core.sam3.architecture import OFFICIAL_LAYER_NORM_EPS, architecture
 from medsam3_core.sam3.concept import ConceptQuery, TextEncoder, detect
 from medsam3_core.sam3.encoder import SliceEncoding, detector_features, encode_slices, neck_maps, tracker_features
 from medsam3_core.sam3.interactive import answer_clicks
-from medsam3_core.sam3.layouts import Part
+from medsam3_core.sam3.keys.layouts import Part
 from medsam3_core.sam3.network import Sam3Network, build_network
 from medsam3_core.sam3.precision import precision_for
 from medsam3_core.sam3.preprocess import pixel_values

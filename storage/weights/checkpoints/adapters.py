@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from medsam3_core.errors import WeightsError, WeightsMismatchError
-from medsam3_core.sam3.checkpoint_match import RULES
-from medsam3_core.sam3.key_rules import to_transformers, translate
-from medsam3_core.sam3.key_table import Op
-from medsam3_core.sam3.layouts import Layout, Part, place_keys
+from medsam3_core.sam3.keys.key_rules import to_transformers, translate
+from medsam3_core.sam3.keys.key_table import Op
+from medsam3_core.sam3.keys.layouts import Layout, Part, place_keys
+from medsam3_core.sam3.keys.match import RULES
 from storage.weights.checkpoints.hub import SCHEME
 from storage.weights.checkpoints.tensor_files import read_tensors
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from medsam3_core.sam3.checkpoint_match import RULES
-from medsam3_core.sam3.key_rules import to_official
-from medsam3_core.sam3.layouts import HUGGING_FACE_PREFIXES, Part
+from medsam3_core.sam3.keys.key_rules import to_official
+from medsam3_core.sam3.keys.layouts import HUGGING_FACE_PREFIXES, Part
+from medsam3_core.sam3.keys.match import RULES
 from medsam3_core.sam3.network import Sam3Weights
 from medsam3_core.sam3.tiny import untrained_weights
 from storage.store.atomic import replacing, write_json

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 import torch
 
 from medsam3_core.errors import WeightsMismatchError
-from medsam3_core.sam3.key_rules import drop_reason, official_names, to_transformers, translate
-from medsam3_core.sam3.key_table import DETECTOR_RULES, TRACKER_NECK_RULES, Rule
-from medsam3_core.sam3.layouts import Layout, Part, PlacedKey, detect_layout, place_keys
-from medsam3_core.sam3.tracker_key_table import TRACKER_RULES
+from medsam3_core.sam3.keys.key_rules import drop_reason, official_names, to_transformers, translate
+from medsam3_core.sam3.keys.key_table import DETECTOR_RULES, TRACKER_NECK_RULES, Rule
+from medsam3_core.sam3.keys.layouts import Layout, Part, PlacedKey, detect_layout, place_keys
+from medsam3_core.sam3.keys.tracker_key_table import TRACKER_RULES
 
 RULES: dict[Part, tuple[Rule, ...]] = {
     Part.DETECTOR: DETECTOR_RULES,

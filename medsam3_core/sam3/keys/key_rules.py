@@ -8,7 +8,7 @@ from functools import cache
 
 import torch
 
-from medsam3_core.sam3.key_table import DROPPED_ON_PURPOSE, Op, Rule
+from medsam3_core.sam3.keys.key_table import DROPPED_ON_PURPOSE, Op, Rule
 
 Tensors = Mapping[str, torch.Tensor]
 

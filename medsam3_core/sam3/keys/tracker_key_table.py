@@ -1,6 +1,6 @@
 """The key table of the tracker (interactive head, memory, propagation): official -> `Sam3TrackerVideoModel`."""
 
-from medsam3_core.sam3.key_table import Op, Rule
+from medsam3_core.sam3.keys.key_table import Op, Rule
 
 _PROMPT, _MASK = "sam_prompt_encoder", "sam_mask_decoder"
 _FUSE, _MEMORY = "transformer.encoder.layers.{n}", "memory_attention.layers.{n}"

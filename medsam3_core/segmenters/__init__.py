@@ -1,1 +1,0 @@
-"""Everything that turns a slice and a prompt into masks."""
