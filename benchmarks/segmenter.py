@@ -35,7 +35,7 @@ from medsam3_core.sam3 import network
 from medsam3_core.sam3.concept import TextEncoder, concept_query, detect
 from medsam3_core.sam3.encoder import detector_features, encode_prepared, prepare_slice
 from medsam3_core.sam3.segmenter import Sam3Segmenter
-from medsam3_core.sam3.tokenizer import TextTokenizer
+from medsam3_core.sam3.tensors.tokenizer import TextTokenizer
 from medsam3_core.settings.inference import Dtype, InferenceSettings
 from storage.catalog.guard import run_sql
 from storage.cohorts.volumes import open_case_volume

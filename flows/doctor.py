@@ -72,7 +72,7 @@ def check_device(store_root: Path) -> Iterator[Finding]:
     """Cores, bf16 instructions, CUDA."""
     import torch
 
-    from medsam3_core.sam3.precision import bf16_is_fast
+    from medsam3_core.sam3.tensors.precision import bf16_is_fast
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     bf16 = "bf16 in hardware" if bf16_is_fast("cpu") else "no bf16 instructions (fp32 is used)"

@@ -185,7 +185,7 @@ def _device(weights: Weights | None) -> str:
 
 def _check_texts(request: PredictRequest) -> None:
     """Empty texts and special tokens are refused before a checkpoint is read."""
-    from medsam3_core.sam3.tokenizer import clean
+    from medsam3_core.sam3.tensors.tokenizer import clean
 
     for prompt in request.all_prompts:
         if prompt.text is not None:

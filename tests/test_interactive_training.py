@@ -11,7 +11,7 @@ from medsam3_core.sam3.encoder import encode_slices, tracker_features
 from medsam3_core.sam3.interactive import answer_clicks, object_clicks
 from medsam3_core.sam3.narrow_tracker import narrow_tracker_config
 from medsam3_core.sam3.network import build_network
-from medsam3_core.sam3.precision import Precision
+from medsam3_core.sam3.tensors.precision import Precision
 from medsam3_core.sam3.tiny import seeded_weights, tiny_config
 from medsam3_core.training.interactive_objective import (
     InteractiveObjective,

@@ -11,7 +11,7 @@ from medsam3_core.sam3.concept import TextEncoder, concept_query, detect
 from medsam3_core.sam3.encoder import SliceEncoding, TrackerFeatures, detector_features, tracker_features
 from medsam3_core.sam3.interactive import answer_clicks, object_clicks
 from medsam3_core.sam3.network import Sam3Network
-from medsam3_core.sam3.postprocess import Detections, boxes_of
+from medsam3_core.sam3.tensors.postprocess import Detections, boxes_of
 
 
 class SliceHeads:

@@ -14,8 +14,8 @@ from medsam3_core.sam3.encoder import SliceEncoding
 from medsam3_core.sam3.heads import SliceHeads
 from medsam3_core.sam3.memory_ladder import MemoryLadder
 from medsam3_core.sam3.network import Sam3Network, Sam3Weights, build_network
-from medsam3_core.sam3.precision import Precision, precision_for, without_autocast
-from medsam3_core.sam3.tokenizer import TextTokenizer
+from medsam3_core.sam3.tensors.precision import Precision, precision_for, without_autocast
+from medsam3_core.sam3.tensors.tokenizer import TextTokenizer
 from medsam3_core.settings.inference import Dtype, InferenceSettings
 
 Item = TypeVar("Item")

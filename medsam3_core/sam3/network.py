@@ -15,11 +15,11 @@ from medsam3_core.sam3.architecture import Architecture
 from medsam3_core.sam3.half_products import use_half_products
 from medsam3_core.sam3.keys.layouts import Part
 from medsam3_core.sam3.keys.match import MatchReport, Shapes, match_tensors
-from medsam3_core.sam3.precision import Precision
 from medsam3_core.sam3.propagation_tracker import PropagationTracker
 from medsam3_core.sam3.remembered_attention import remember_first_attention
 from medsam3_core.sam3.rotary_attention import use_rotary_attention
 from medsam3_core.sam3.shared_mask_decoder import share_mask_decoder
+from medsam3_core.sam3.tensors.precision import Precision
 from medsam3_core.settings.inference import Dtype
 
 _ENCODERS = ("vision_encoder.", "text_encoder.")

@@ -18,9 +18,9 @@ from medsam3_core.prompts.prompts import VolumePrompt
 from medsam3_core.sam3.encoder import SliceEncoding, TrackerFeatures, tracker_features
 from medsam3_core.sam3.interactive import Clicks, object_clicks
 from medsam3_core.sam3.network import TRACKER_DTYPE, Sam3Network
-from medsam3_core.sam3.postprocess import masks_at
-from medsam3_core.sam3.precision import without_autocast
 from medsam3_core.sam3.propagation_tracker import PropagationTracker
+from medsam3_core.sam3.tensors.postprocess import masks_at
+from medsam3_core.sam3.tensors.precision import without_autocast
 
 EncodingOf = Callable[[int], SliceEncoding]
 """Encodes slice z of the volume; called at most twice per slice, in order."""

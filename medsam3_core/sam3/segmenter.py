@@ -14,9 +14,9 @@ from medsam3_core.prompts.prompts import SlicePrompt, VolumePrompt
 from medsam3_core.sam3.encoder import PreparedSlice, SliceEncoding, encode_prepared, prepare_slice
 from medsam3_core.sam3.loaded_network import LoadedNetwork
 from medsam3_core.sam3.network import Sam3Weights
-from medsam3_core.sam3.postprocess import Detections, boxes_in_pixels, logits_at, mask_limit, masks_at
-from medsam3_core.sam3.preprocess import require_slice
 from medsam3_core.sam3.propagation import TrackedSlice, propagate
+from medsam3_core.sam3.tensors.postprocess import Detections, boxes_in_pixels, logits_at, mask_limit, masks_at
+from medsam3_core.sam3.tensors.preprocess import require_slice
 from medsam3_core.sam3.tiling import Tile, TileAnswer, TiledEncoding, join_tiles, prompts_per_tile, tiles_of
 from medsam3_core.settings.inference import InferenceSettings
 

@@ -13,11 +13,11 @@ from medsam3_core.sam3.concept import TextEncoder
 from medsam3_core.sam3.encoder import encode_slices
 from medsam3_core.sam3.heads import SliceHeads
 from medsam3_core.sam3.network import build_network
-from medsam3_core.sam3.postprocess import Detections
-from medsam3_core.sam3.precision import precision_for
 from medsam3_core.sam3.propagation import propagate
+from medsam3_core.sam3.tensors.postprocess import Detections
+from medsam3_core.sam3.tensors.precision import precision_for
+from medsam3_core.sam3.tensors.tokenizer import TextTokenizer
 from medsam3_core.sam3.tiny import untrained_weights
-from medsam3_core.sam3.tokenizer import TextTokenizer
 from medsam3_core.settings.inference import Dtype
 
 TOLERANCE = 1e-3

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from medsam3_core.digests import seed_from
-from medsam3_core.sam3.preprocess import pixel_values
-from medsam3_core.sam3.tokenizer import TextTokenizer
+from medsam3_core.sam3.tensors.preprocess import pixel_values
+from medsam3_core.sam3.tensors.tokenizer import TextTokenizer
 from medsam3_core.training.augmentation import augmented_slice
 from medsam3_core.training.augmentation_plan import Augmentation
 from medsam3_core.training.concept_objective import ConceptBatch, concept_batch

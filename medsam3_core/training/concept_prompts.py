@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam3_core.errors import UsageError
-from medsam3_core.sam3.tokenizer import VISUAL, clean
+from medsam3_core.sam3.tensors.tokenizer import VISUAL, clean
 from medsam3_core.training.samples import TrainingConcept, TrainingPrompt, TrainingSlice
 
 _FEW = 5

@@ -8,7 +8,7 @@ from medsam3_core.sam3 import blocked_attention, rotary_attention
 from medsam3_core.sam3.blocked_attention import attend, blocked, takes_blocks
 from medsam3_core.sam3.encoder import encode_slices
 from medsam3_core.sam3.network import build_network
-from medsam3_core.sam3.precision import precision_for
+from medsam3_core.sam3.tensors.precision import precision_for
 from medsam3_core.settings.inference import Dtype
 from storage.weights.checkpoints import read_weights
 from tests.sam3.golden import LAYOUTS, detector_io, needs_golden

@@ -14,7 +14,7 @@ from medsam3_core.sam3.keys.key_rules import to_official
 from medsam3_core.sam3.keys.layouts import HUGGING_FACE_PREFIXES, Layout, Part, detect_layout
 from medsam3_core.sam3.keys.match import RULES
 from medsam3_core.sam3.network import build_network, expected_shapes, match_weights
-from medsam3_core.sam3.precision import precision_for
+from medsam3_core.sam3.tensors.precision import precision_for
 from medsam3_core.settings.inference import Dtype, InferenceSettings
 from storage.weights.checkpoints import (
     open_segmenter,

@@ -10,7 +10,7 @@ from transformers.models.sam3.modeling_sam3 import Sam3DetrEncoderLayer
 from medsam3_core.sam3 import blocked_attention
 from medsam3_core.sam3.half_products import HalfAttention, HalfMlp
 from medsam3_core.sam3.network import build_network
-from medsam3_core.sam3.precision import precision_for
+from medsam3_core.sam3.tensors.precision import precision_for
 from medsam3_core.settings.inference import Dtype
 from storage.weights.checkpoints import read_weights
 from tests.sam3.golden import LAYOUTS, needs_golden

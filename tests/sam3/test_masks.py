@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from medsam3_core.errors import CaseDataError
-from medsam3_core.sam3 import postprocess, preprocess
-from medsam3_core.sam3.postprocess import boxes_of, masks_at
-from medsam3_core.sam3.preprocess import pixel_values
+from medsam3_core.sam3.tensors import postprocess, preprocess
+from medsam3_core.sam3.tensors.postprocess import boxes_of, masks_at
+from medsam3_core.sam3.tensors.preprocess import pixel_values
 from medsam3_core.settings.inference import Dtype, InferenceSettings
 from tests.sam3.segmenters import ask, phantom, text
 

@@ -14,11 +14,11 @@ from medsam3_core.sam3.encoder import SliceEncoding, detector_features, encode_s
 from medsam3_core.sam3.interactive import answer_clicks
 from medsam3_core.sam3.keys.layouts import Part
 from medsam3_core.sam3.network import Sam3Network, build_network
-from medsam3_core.sam3.precision import precision_for
-from medsam3_core.sam3.preprocess import pixel_values
 from medsam3_core.sam3.propagation import VolumePrompt, propagate
 from medsam3_core.sam3.propagation_tracker import PropagationTracker
-from medsam3_core.sam3.tokenizer import VISUAL, TextTokenizer
+from medsam3_core.sam3.tensors.precision import precision_for
+from medsam3_core.sam3.tensors.preprocess import pixel_values
+from medsam3_core.sam3.tensors.tokenizer import VISUAL, TextTokenizer
 from medsam3_core.settings.inference import Dtype, InferenceSettings
 from storage.weights.checkpoints import open_segmenter, read_weights
 from tests.sam3.golden import (

@@ -6,9 +6,9 @@ import torch
 from medsam3_core.sam3.concept import ConceptQuery, TextEncoder, detect
 from medsam3_core.sam3.encoder import SliceEncoding, detector_features
 from medsam3_core.sam3.network import build_network
-from medsam3_core.sam3.precision import precision_for
 from medsam3_core.sam3.remembered_attention import RememberedAttention
-from medsam3_core.sam3.tokenizer import TextTokenizer
+from medsam3_core.sam3.tensors.precision import precision_for
+from medsam3_core.sam3.tensors.tokenizer import TextTokenizer
 from medsam3_core.settings.inference import Dtype
 from storage.weights.checkpoints import read_weights
 from tests.sam3.golden import LAYOUTS, needs_golden

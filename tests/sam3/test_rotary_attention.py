@@ -6,8 +6,8 @@ from transformers.models.sam3.modeling_sam3 import Sam3ViTLayer, Sam3ViTRoPEAtte
 
 from medsam3_core.sam3.architecture import architecture_from
 from medsam3_core.sam3.network import build_network
-from medsam3_core.sam3.precision import precision_for
 from medsam3_core.sam3.rotary_attention import RotaryAttention
+from medsam3_core.sam3.tensors.precision import precision_for
 from medsam3_core.sam3.tiny import tiny_config
 from medsam3_core.settings.inference import Dtype
 from storage.weights.checkpoints import read_weights

@@ -10,8 +10,8 @@ from medsam3_core.errors import CaseDataError, UnsupportedPromptError, UsageErro
 from medsam3_core.inference.protocol import Segmenter, SliceInstances
 from medsam3_core.prompts.prompts import MaskPrompt, PointPrompt, SlicePrompt
 from medsam3_core.sam3.encoder import SliceEncoding
-from medsam3_core.sam3.precision import bf16_is_fast, precision_for
 from medsam3_core.sam3.propagation import VolumePrompt
+from medsam3_core.sam3.tensors.precision import bf16_is_fast, precision_for
 from medsam3_core.settings.inference import Dtype, InferenceSettings, Merge
 from tests.sam3.segmenters import (
     FP32,
@@ -202,9 +202,9 @@ def test_prepared_slices_are_answered_as_the_slices_themselves(tiny):
 
 
 def test_auto_precision_is_mixed_where_bf16_is_fast(monkeypatch):
-    monkeypatch.setattr("medsam3_core.sam3.precision.bf16_is_fast", lambda _device: True)
+    monkeypatch.setattr("medsam3_core.sam3.tensors.precision.bf16_is_fast", lambda _device: True)
     assert precision_for(Dtype.AUTO, "cpu").name is Dtype.MIXED
-    monkeypatch.setattr("medsam3_core.sam3.precision.bf16_is_fast", lambda _device: False)
+    monkeypatch.setattr("medsam3_core.sam3.tensors.precision.bf16_is_fast", lambda _device: False)
     assert precision_for(Dtype.AUTO, "cpu").name is Dtype.FP32
 
 

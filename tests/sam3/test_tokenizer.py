@@ -9,7 +9,7 @@ import torch
 from open_clip.tokenizer import SimpleTokenizer
 
 from medsam3_core.errors import UsageError, WeightsError
-from medsam3_core.sam3.tokenizer import CONTEXT_LENGTH, TextTokenizer, clean
+from medsam3_core.sam3.tensors.tokenizer import CONTEXT_LENGTH, TextTokenizer, clean
 
 TEXTS = (
     "liver tumor",
@@ -95,7 +95,7 @@ def test_broken_tokenizer_beside_the_weights_is_refused(tmp_path):
 
 def test_the_package_that_carries_the_vocabulary_is_never_imported():
     code = (
-        "import sys; from medsam3_core.sam3.tokenizer import TextTokenizer; "
+        "import sys; from medsam3_core.sam3.tensors.tokenizer import TextTokenizer; "
         "TextTokenizer()('x'); assert 'open_clip' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)

@@ -6,8 +6,8 @@ from transformers.models.sam3.modeling_sam3 import Sam3Attention, Sam3MaskDecode
 from medsam3_core.sam3.concept import ConceptQuery, TextEncoder, detect
 from medsam3_core.sam3.encoder import SliceEncoding, detector_features
 from medsam3_core.sam3.network import build_network
-from medsam3_core.sam3.precision import precision_for
-from medsam3_core.sam3.tokenizer import TextTokenizer
+from medsam3_core.sam3.tensors.precision import precision_for
+from medsam3_core.sam3.tensors.tokenizer import TextTokenizer
 from medsam3_core.settings.inference import Dtype
 from medsam3_core.training.trainee import Trainee
 from storage.weights.checkpoints import read_weights

@@ -1,0 +1,1 @@
+"""Around the network: pixels and texts to tensors, tensors to masks, and the precision of both."""
