@@ -6,7 +6,7 @@ from torch.nn import functional
 from transformers.models.sam3.configuration_sam3 import Sam3MaskDecoderConfig
 from transformers.models.sam3.modeling_sam3 import Sam3MaskDecoder, Sam3PixelDecoder
 
-from medsam3_core.sam3.shared_mask_decoder import SharedMaskDecoder, SharedPixelDecoder, enlarging_kernel
+from medsam3_core.sam3.fast.shared_mask_decoder import SharedMaskDecoder, SharedPixelDecoder, enlarging_kernel
 
 
 def maps_of(sides, batch=1):

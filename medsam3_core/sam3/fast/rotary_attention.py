@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers.models.sam3.modeling_sam3 import Sam3ViTRoPEAttention
 
-from medsam3_core.sam3.blocked_attention import attend
+from medsam3_core.sam3.fast.blocked_attention import attend
 
 
 class RotaryAttention(Sam3ViTRoPEAttention):

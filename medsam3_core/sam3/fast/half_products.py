@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from medsam3_core.sam3.blocked_attention import attend
+from medsam3_core.sam3.fast.blocked_attention import attend
 
 
 class HalfAttention(nn.Module):
