@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 
-from medsam3_core.sam3.architecture import Architecture, architecture_from, released_architecture
 from medsam3_core.sam3.keys.layouts import Part
-from medsam3_core.sam3.narrow_tracker import narrow_tracker_config
-from medsam3_core.sam3.tiny import seeded_weights, tiny_config
+from medsam3_core.sam3.network.architecture import Architecture, architecture_from, released_architecture
+from medsam3_core.sam3.network.small import narrow_tracker_config
+from medsam3_core.sam3.network.tiny import seeded_weights, tiny_config
 from storage.weights.checkpoints import write_bare, write_released
 
 RELEASED, BARE = Path("released") / "sam3.pt", Path("bare") / "checkpoint.safetensors"

@@ -31,9 +31,9 @@ from medsam3_core.phantoms import PhantomKind, phantom_case
 from medsam3_core.prompts.generation import generate_prompts
 from medsam3_core.prompts.prompts import SlicePrompt
 from medsam3_core.prompts.rows import slice_prompts
-from medsam3_core.sam3 import network
-from medsam3_core.sam3.concept import TextEncoder, concept_query, detect
-from medsam3_core.sam3.encoder import detector_features, encode_prepared, prepare_slice
+from medsam3_core.sam3.network import network
+from medsam3_core.sam3.network.concept import TextEncoder, concept_query, detect
+from medsam3_core.sam3.network.encoder import detector_features, encode_prepared, prepare_slice
 from medsam3_core.sam3.segmenter import Sam3Segmenter
 from medsam3_core.sam3.tensors.tokenizer import TextTokenizer
 from medsam3_core.settings.inference import Dtype, InferenceSettings

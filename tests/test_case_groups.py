@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from medsam3_core.sam3.network.tiny import untrained_weights
 from medsam3_core.sam3.segmenter import Sam3Segmenter
-from medsam3_core.sam3.tiny import untrained_weights
 from storage.catalog.guard import run_sql
 from storage.runs.plan import BenchmarkRequest, WorkGroup, plan_benchmark, record_plan
 from storage.store.layout import StoreLayout, open_store

@@ -12,8 +12,8 @@ import torch
 from medsam3_core.errors import UsageError
 from medsam3_core.inference.baselines import BASELINES
 from medsam3_core.prompts.prompts import SlicePrompt
+from medsam3_core.sam3.network.tiny import untrained_weights
 from medsam3_core.sam3.segmenter import Sam3Segmenter
-from medsam3_core.sam3.tiny import untrained_weights
 from medsam3_core.settings.inference import Dtype, InferenceSettings
 from storage.catalog.guard import run_sql
 from storage.runs.plan import BenchmarkRequest, plan_benchmark, record_plan

@@ -6,13 +6,13 @@ import torch
 
 from medsam3_core.errors import UsageError, WeightsError
 from medsam3_core.prompts.prompts import BoxPrompt, PointPrompt, SlicePrompt
-from medsam3_core.sam3.architecture import architecture_from
-from medsam3_core.sam3.encoder import encode_slices, tracker_features
-from medsam3_core.sam3.interactive import answer_clicks, object_clicks
-from medsam3_core.sam3.narrow_tracker import narrow_tracker_config
-from medsam3_core.sam3.network import build_network
+from medsam3_core.sam3.network.architecture import architecture_from
+from medsam3_core.sam3.network.encoder import encode_slices, tracker_features
+from medsam3_core.sam3.network.interactive import answer_clicks, object_clicks
+from medsam3_core.sam3.network.network import build_network
+from medsam3_core.sam3.network.small import narrow_tracker_config
+from medsam3_core.sam3.network.tiny import seeded_weights, tiny_config
 from medsam3_core.sam3.tensors.precision import Precision
-from medsam3_core.sam3.tiny import seeded_weights, tiny_config
 from medsam3_core.training.interactive_objective import (
     InteractiveObjective,
     InteractiveWeights,

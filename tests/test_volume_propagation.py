@@ -15,8 +15,8 @@ from medsam3_core.inference.propagation import KEY_SLICE_ALONE, LINKED_BY_OVERLA
 from medsam3_core.inference.protocol import SliceInstances
 from medsam3_core.inference.volumes import segment_volume
 from medsam3_core.prompts.prompts import BoxPrompt, MaskPrompt, PointPrompt, SlicePrompt
+from medsam3_core.sam3.network.tiny import untrained_weights
 from medsam3_core.sam3.segmenter import Sam3Segmenter
-from medsam3_core.sam3.tiny import untrained_weights
 from medsam3_core.settings.inference import Dtype, InferenceSettings, Merge, PromptMode
 from tests.sam3.segmenters import count_trunk_passes, phantom
 

@@ -9,11 +9,11 @@ from typing import TypeVar
 
 import torch
 
-from medsam3_core.sam3.concept import TextEncoder
-from medsam3_core.sam3.encoder import SliceEncoding
-from medsam3_core.sam3.heads import SliceHeads
 from medsam3_core.sam3.memory_ladder import MemoryLadder
-from medsam3_core.sam3.network import Sam3Network, Sam3Weights, build_network
+from medsam3_core.sam3.network.concept import TextEncoder
+from medsam3_core.sam3.network.encoder import SliceEncoding
+from medsam3_core.sam3.network.heads import SliceHeads
+from medsam3_core.sam3.network.network import Sam3Network, Sam3Weights, build_network
 from medsam3_core.sam3.tensors.precision import Precision, precision_for, without_autocast
 from medsam3_core.sam3.tensors.tokenizer import TextTokenizer
 from medsam3_core.settings.inference import Dtype, InferenceSettings

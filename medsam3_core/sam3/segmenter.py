@@ -11,10 +11,10 @@ from medsam3_core.errors import UnsupportedPromptError, UsageError
 from medsam3_core.inference.protocol import SliceInstances
 from medsam3_core.prompts.checks import is_interactive, require_answerable, require_inside
 from medsam3_core.prompts.prompts import SlicePrompt, VolumePrompt
-from medsam3_core.sam3.encoder import PreparedSlice, SliceEncoding, encode_prepared, prepare_slice
 from medsam3_core.sam3.loaded_network import LoadedNetwork
-from medsam3_core.sam3.network import Sam3Weights
-from medsam3_core.sam3.propagation import TrackedSlice, propagate
+from medsam3_core.sam3.network.encoder import PreparedSlice, SliceEncoding, encode_prepared, prepare_slice
+from medsam3_core.sam3.network.network import Sam3Weights
+from medsam3_core.sam3.network.propagation import TrackedSlice, propagate
 from medsam3_core.sam3.tensors.postprocess import Detections, boxes_in_pixels, logits_at, mask_limit, masks_at
 from medsam3_core.sam3.tensors.preprocess import require_slice
 from medsam3_core.sam3.tiling import Tile, TileAnswer, TiledEncoding, join_tiles, prompts_per_tile, tiles_of

@@ -9,15 +9,15 @@ import torch
 from numpy.typing import NDArray
 
 from medsam3_core.prompts.prompts import BoxPrompt, PointPrompt, SlicePrompt, VolumePrompt
-from medsam3_core.sam3.concept import TextEncoder
-from medsam3_core.sam3.encoder import encode_slices
-from medsam3_core.sam3.heads import SliceHeads
-from medsam3_core.sam3.network import build_network
-from medsam3_core.sam3.propagation import propagate
+from medsam3_core.sam3.network.concept import TextEncoder
+from medsam3_core.sam3.network.encoder import encode_slices
+from medsam3_core.sam3.network.heads import SliceHeads
+from medsam3_core.sam3.network.network import build_network
+from medsam3_core.sam3.network.propagation import propagate
+from medsam3_core.sam3.network.tiny import untrained_weights
 from medsam3_core.sam3.tensors.postprocess import Detections
 from medsam3_core.sam3.tensors.precision import precision_for
 from medsam3_core.sam3.tensors.tokenizer import TextTokenizer
-from medsam3_core.sam3.tiny import untrained_weights
 from medsam3_core.settings.inference import Dtype
 
 TOLERANCE = 1e-3

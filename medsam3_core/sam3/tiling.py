@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from medsam3_core.inference.protocol import SliceInstances
 from medsam3_core.prompts.prompts import BoxPrompt, MaskPrompt, PointPrompt, SlicePrompt
-from medsam3_core.sam3.encoder import SliceEncoding
+from medsam3_core.sam3.network.encoder import SliceEncoding
 from medsam3_core.sam3.tensors.postprocess import mask_limit
 
 _OVERLAP = 0.125

@@ -12,8 +12,8 @@ from typing import Any
 
 from medsam3_core.digests import short_digest
 from medsam3_core.errors import UsageError
-from medsam3_core.sam3.network import Sam3Weights
-from medsam3_core.sam3.small import fresh_weights, small_architecture
+from medsam3_core.sam3.network.network import Sam3Weights
+from medsam3_core.sam3.network.small import fresh_weights, small_architecture
 from medsam3_core.training.plans import FRESH, TrainingPlan
 from storage.store.atomic import read_json, write_json
 from storage.store.layout import StoreLayout

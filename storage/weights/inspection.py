@@ -6,7 +6,7 @@ from pathlib import Path
 
 from medsam3_core.capabilities import Capabilities
 from medsam3_core.errors import WeightsError
-from medsam3_core.sam3.network import require_finite
+from medsam3_core.sam3.network.network import require_finite
 from storage.weights.checkpoints import read_weights, resolve, weights_sha256
 from storage.weights.checkpoints.adapters import base_location, is_adapter, read_adapter
 from storage.weights.checkpoints.hub import SCHEME

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from medsam3_core.prompts.prompts import BoxPrompt, MaskPrompt, PointPrompt, SlicePrompt
-from medsam3_core.sam3.interactive import Clicks
-from medsam3_core.sam3.network import Sam3Network, build_network
+from medsam3_core.sam3.network.interactive import Clicks
+from medsam3_core.sam3.network.network import Sam3Network, build_network
 from medsam3_core.sam3.tensors.precision import precision_for
 from medsam3_core.settings.inference import Dtype
 from storage.weights.checkpoints import read_weights

@@ -3,8 +3,8 @@
 import numpy as np
 
 from medsam3_core.prompts.prompts import BoxPrompt, SlicePrompt
+from medsam3_core.sam3.network.tiny import untrained_weights
 from medsam3_core.sam3.segmenter import Sam3Segmenter
-from medsam3_core.sam3.tiny import untrained_weights
 from medsam3_core.settings.inference import Dtype, InferenceSettings, PromptMode
 
 FP32 = InferenceSettings(dtype=Dtype.FP32)

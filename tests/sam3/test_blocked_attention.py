@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from medsam3_core.sam3.encoder import encode_slices
 from medsam3_core.sam3.fast import blocked_attention, rotary_attention
 from medsam3_core.sam3.fast.blocked_attention import attend, blocked, takes_blocks
-from medsam3_core.sam3.network import build_network
+from medsam3_core.sam3.network.encoder import encode_slices
+from medsam3_core.sam3.network.network import build_network
 from medsam3_core.sam3.tensors.precision import precision_for
 from medsam3_core.settings.inference import Dtype
 from storage.weights.checkpoints import read_weights

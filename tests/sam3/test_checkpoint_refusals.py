@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from medsam3_core.errors import WeightsError, WeightsMismatchError
-from medsam3_core.sam3.architecture import architecture_from
-from medsam3_core.sam3.network import build_network, match_weights
+from medsam3_core.sam3.network.architecture import architecture_from
+from medsam3_core.sam3.network.network import build_network, match_weights
 from medsam3_core.sam3.tensors.precision import precision_for
 from medsam3_core.settings.inference import Dtype
 from storage.weights.checkpoints import (

@@ -9,11 +9,11 @@ from safetensors.torch import load_file, save_file
 from transformers import Sam3Model, Sam3VideoConfig, Sam3VideoModel
 
 from medsam3_core.errors import WeightsError, WeightsMismatchError
-from medsam3_core.sam3.architecture import released_architecture
 from medsam3_core.sam3.keys.key_rules import to_official
 from medsam3_core.sam3.keys.layouts import HUGGING_FACE_PREFIXES, Layout, Part, detect_layout
 from medsam3_core.sam3.keys.match import RULES
-from medsam3_core.sam3.network import build_network, expected_shapes, match_weights
+from medsam3_core.sam3.network.architecture import released_architecture
+from medsam3_core.sam3.network.network import build_network, expected_shapes, match_weights
 from medsam3_core.sam3.tensors.precision import precision_for
 from medsam3_core.settings.inference import Dtype, InferenceSettings
 from storage.weights.checkpoints import (

@@ -6,12 +6,12 @@ import torch
 
 from medsam3_core.errors import UsageError
 from medsam3_core.prompts.prompts import MaskPrompt, PointPrompt, SlicePrompt
-from medsam3_core.sam3 import propagation
 from medsam3_core.sam3.keys.layouts import Part
-from medsam3_core.sam3.propagation import VolumePrompt
+from medsam3_core.sam3.network import propagation
+from medsam3_core.sam3.network.propagation import VolumePrompt
+from medsam3_core.sam3.network.tiny import untrained_weights
 from medsam3_core.sam3.segmenter import Sam3Segmenter
 from medsam3_core.sam3.tensors.postprocess import logits_at, masks_at
-from medsam3_core.sam3.tiny import untrained_weights
 from storage.weights.checkpoints import open_segmenter
 from tests.sam3.golden import LAYOUTS, ROUNDING, needs_golden, track_prompt, tracker_io, video_slice
 from tests.sam3.segmenters import FP32, INTERACTIVE, ask, assert_same, box, count_trunk_passes, only, phantom, text

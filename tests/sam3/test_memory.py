@@ -9,9 +9,9 @@ import torch
 from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.inference.volumes import segment_volume
 from medsam3_core.prompts.prompts import BoxPrompt, SlicePrompt
-from medsam3_core.sam3.propagation import TrackedSlice
+from medsam3_core.sam3.network.propagation import TrackedSlice
+from medsam3_core.sam3.network.tiny import untrained_weights
 from medsam3_core.sam3.segmenter import Sam3Segmenter
-from medsam3_core.sam3.tiny import untrained_weights
 from medsam3_core.settings.inference import Dtype, InferenceSettings
 from tests.sam3.segmenters import FP32, ask, assert_same, only, phantom, text, untrained
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from medsam3_core.prompts.prompts import BoxPrompt, MaskPrompt, PointPrompt, SlicePrompt, VolumePrompt
-from medsam3_core.sam3.encoder import encode_slices
 from medsam3_core.sam3.keys.layouts import Part
-from medsam3_core.sam3.network import Sam3Network, build_network
-from medsam3_core.sam3.propagation import propagate
+from medsam3_core.sam3.network.encoder import encode_slices
+from medsam3_core.sam3.network.network import Sam3Network, build_network
+from medsam3_core.sam3.network.propagation import propagate
 from medsam3_core.sam3.tensors.precision import precision_for
 from medsam3_core.settings.inference import Dtype
 from storage.weights.checkpoints import read_weights

@@ -8,14 +8,20 @@ import torch
 from transformers import Sam3TrackerModel, Sam3TrackerVideoConfig, Sam3TrackerVideoModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from medsam3_core.sam3.architecture import OFFICIAL_LAYER_NORM_EPS, architecture_from
-from medsam3_core.sam3.concept import ConceptQuery, TextEncoder, detect
-from medsam3_core.sam3.encoder import SliceEncoding, detector_features, encode_slices, neck_maps, tracker_features
-from medsam3_core.sam3.interactive import answer_clicks
 from medsam3_core.sam3.keys.layouts import Part
-from medsam3_core.sam3.network import Sam3Network, build_network
-from medsam3_core.sam3.propagation import VolumePrompt, propagate
-from medsam3_core.sam3.propagation_tracker import PropagationTracker
+from medsam3_core.sam3.network.architecture import OFFICIAL_LAYER_NORM_EPS, architecture_from
+from medsam3_core.sam3.network.concept import ConceptQuery, TextEncoder, detect
+from medsam3_core.sam3.network.encoder import (
+    SliceEncoding,
+    detector_features,
+    encode_slices,
+    neck_maps,
+    tracker_features,
+)
+from medsam3_core.sam3.network.interactive import answer_clicks
+from medsam3_core.sam3.network.network import Sam3Network, build_network
+from medsam3_core.sam3.network.propagation import VolumePrompt, propagate
+from medsam3_core.sam3.network.propagation_tracker import PropagationTracker
 from medsam3_core.sam3.tensors.precision import precision_for
 from medsam3_core.sam3.tensors.preprocess import pixel_values
 from medsam3_core.sam3.tensors.tokenizer import VISUAL, TextTokenizer

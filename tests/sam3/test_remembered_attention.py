@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from medsam3_core.sam3.concept import ConceptQuery, TextEncoder, detect
-from medsam3_core.sam3.encoder import SliceEncoding, detector_features
 from medsam3_core.sam3.fast.remembered_attention import RememberedAttention
-from medsam3_core.sam3.network import build_network
+from medsam3_core.sam3.network.concept import ConceptQuery, TextEncoder, detect
+from medsam3_core.sam3.network.encoder import SliceEncoding, detector_features
+from medsam3_core.sam3.network.network import build_network
 from medsam3_core.sam3.tensors.precision import precision_for
 from medsam3_core.sam3.tensors.tokenizer import TextTokenizer
 from medsam3_core.settings.inference import Dtype

@@ -4,11 +4,11 @@ import pytest
 import torch
 from transformers.models.sam3.modeling_sam3 import Sam3ViTLayer, Sam3ViTRoPEAttention
 
-from medsam3_core.sam3.architecture import architecture_from
 from medsam3_core.sam3.fast.rotary_attention import RotaryAttention
-from medsam3_core.sam3.network import build_network
+from medsam3_core.sam3.network.architecture import architecture_from
+from medsam3_core.sam3.network.network import build_network
+from medsam3_core.sam3.network.tiny import tiny_config
 from medsam3_core.sam3.tensors.precision import precision_for
-from medsam3_core.sam3.tiny import tiny_config
 from medsam3_core.settings.inference import Dtype
 from storage.weights.checkpoints import read_weights
 from tests.sam3.golden import LAYOUTS, needs_golden

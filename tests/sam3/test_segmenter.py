@@ -9,8 +9,8 @@ import torch
 from medsam3_core.errors import CaseDataError, UnsupportedPromptError, UsageError
 from medsam3_core.inference.protocol import Segmenter, SliceInstances
 from medsam3_core.prompts.prompts import MaskPrompt, PointPrompt, SlicePrompt
-from medsam3_core.sam3.encoder import SliceEncoding
-from medsam3_core.sam3.propagation import VolumePrompt
+from medsam3_core.sam3.network.encoder import SliceEncoding
+from medsam3_core.sam3.network.propagation import VolumePrompt
 from medsam3_core.sam3.tensors.precision import bf16_is_fast, precision_for
 from medsam3_core.settings.inference import Dtype, InferenceSettings, Merge
 from tests.sam3.segmenters import (

@@ -2,8 +2,8 @@
 
 from transformers import Sam3TrackerVideoModel
 
-from medsam3_core.sam3 import concept
-from medsam3_core.sam3.propagation_tracker import PropagationTracker
+from medsam3_core.sam3.network import concept
+from medsam3_core.sam3.network.propagation_tracker import PropagationTracker
 from medsam3_core.sam3.self_check import EXPECTED, drifted
 
 

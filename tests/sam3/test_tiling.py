@@ -7,9 +7,9 @@ import pytest
 
 from medsam3_core.inference.protocol import SliceInstances
 from medsam3_core.prompts.prompts import BoxPrompt, MaskPrompt, PointPrompt, SlicePrompt
+from medsam3_core.sam3.network.tiny import untrained_weights
 from medsam3_core.sam3.segmenter import Sam3Segmenter
 from medsam3_core.sam3.tiling import Tile, TileAnswer, join_tiles, prompts_per_tile, tiles_of
-from medsam3_core.sam3.tiny import untrained_weights
 from medsam3_core.settings.inference import Dtype, InferenceSettings, Merge
 
 

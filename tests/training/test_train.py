@@ -15,10 +15,9 @@ from safetensors.torch import load_file
 from medsam3_core.cases.cases import CaseSource
 from medsam3_core.errors import TrainingError, UsageError
 from medsam3_core.prompts.prompts import SlicePrompt
-from medsam3_core.sam3.architecture import architecture_from
-from medsam3_core.sam3.narrow_tracker import narrow_tracker_config
-from medsam3_core.sam3.small import fresh_weights
-from medsam3_core.sam3.tiny import tiny_config
+from medsam3_core.sam3.network.architecture import architecture_from
+from medsam3_core.sam3.network.small import fresh_weights, narrow_tracker_config
+from medsam3_core.sam3.network.tiny import tiny_config
 from medsam3_core.settings.inference import InferenceSettings
 from medsam3_core.training.fit_plan import LoopPlan
 from medsam3_core.training.lora import LoraPlan

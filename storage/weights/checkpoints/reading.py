@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from medsam3_core.errors import WeightsError
-from medsam3_core.sam3.architecture import Architecture, architecture_from, released_architecture
 from medsam3_core.sam3.keys.layouts import Layout, Part
 from medsam3_core.sam3.keys.match import MatchReport, match_tensors, parts_present
-from medsam3_core.sam3.network import Sam3Weights, expected_shapes, match_weights, require_finite
+from medsam3_core.sam3.network.architecture import Architecture, architecture_from, released_architecture
+from medsam3_core.sam3.network.network import Sam3Weights, expected_shapes, match_weights, require_finite
 from medsam3_core.sam3.segmenter import Sam3Segmenter
 from storage.weights.checkpoints.adapters import Adapter, base_location, is_adapter, merge, read_adapter
 from storage.weights.checkpoints.hub import resolve

@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from medsam3_core.sam3.keys.key_rules import to_official
 from medsam3_core.sam3.keys.layouts import HUGGING_FACE_PREFIXES, Part
 from medsam3_core.sam3.keys.match import RULES
-from medsam3_core.sam3.network import Sam3Weights
-from medsam3_core.sam3.tiny import untrained_weights
+from medsam3_core.sam3.network.network import Sam3Weights
+from medsam3_core.sam3.network.tiny import untrained_weights
 from storage.store.atomic import replacing, write_json
 from storage.weights.checkpoints.reading import CONFIG, TRACKER_CONFIG
 

@@ -15,8 +15,8 @@ from transformers.models.sam3.modeling_sam3 import (
 
 from medsam3_core.errors import UsageError
 from medsam3_core.sam3.fast.shared_mask_decoder import SharedPixelDecoder
-from medsam3_core.sam3.network import TRACKER_DTYPE, Sam3Network
-from medsam3_core.sam3.propagation_tracker import PropagationTracker
+from medsam3_core.sam3.network.network import TRACKER_DTYPE, Sam3Network
+from medsam3_core.sam3.network.propagation_tracker import PropagationTracker
 from medsam3_core.sam3.tensors.preprocess import pixel_values
 
 _LEVELS = 3

@@ -11,14 +11,14 @@ from transformers import PreTrainedModel, Sam3Model
 from transformers.models.sam3.modeling_sam3 import Sam3VisionNeck
 
 from medsam3_core.errors import WeightsError
-from medsam3_core.sam3.architecture import Architecture
 from medsam3_core.sam3.fast.half_products import use_half_products
 from medsam3_core.sam3.fast.remembered_attention import remember_first_attention
 from medsam3_core.sam3.fast.rotary_attention import use_rotary_attention
 from medsam3_core.sam3.fast.shared_mask_decoder import share_mask_decoder
 from medsam3_core.sam3.keys.layouts import Part
 from medsam3_core.sam3.keys.match import MatchReport, Shapes, match_tensors
-from medsam3_core.sam3.propagation_tracker import PropagationTracker
+from medsam3_core.sam3.network.architecture import Architecture
+from medsam3_core.sam3.network.propagation_tracker import PropagationTracker
 from medsam3_core.sam3.tensors.precision import Precision
 from medsam3_core.settings.inference import Dtype
 

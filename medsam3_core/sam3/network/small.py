@@ -6,10 +6,34 @@ from typing import Any
 import numpy as np
 import torch
 
-from medsam3_core.sam3.architecture import Architecture, architecture_from
 from medsam3_core.sam3.keys.layouts import HUGGING_FACE_PREFIXES
-from medsam3_core.sam3.narrow_tracker import narrow_tracker_config
-from medsam3_core.sam3.network import Sam3Weights, expected_shapes, match_weights
+from medsam3_core.sam3.network.architecture import Architecture, architecture_from
+from medsam3_core.sam3.network.network import Sam3Weights, expected_shapes, match_weights
+
+_TRACKER_WIDTH = 128
+"""The least that a tracker takes."""
+
+
+def narrow_tracker_config() -> dict[str, Any]:
+    """A `Sam3TrackerVideoConfig` of 2 million parameters, for any trunk."""
+    return {
+        "model_type": "sam3_tracker_video",
+        "vision_config": {"model_type": "sam3_vision_model", "fpn_hidden_size": _TRACKER_WIDTH},
+        "prompt_encoder_config": {"hidden_size": _TRACKER_WIDTH},
+        "mask_decoder_config": {
+            "hidden_size": _TRACKER_WIDTH,
+            "mlp_dim": 2 * _TRACKER_WIDTH,
+            "iou_head_hidden_dim": _TRACKER_WIDTH,
+        },
+        "memory_attention_hidden_size": _TRACKER_WIDTH,
+        "memory_attention_num_layers": 2,
+        "memory_attention_feed_forward_hidden_size": _TRACKER_WIDTH,
+        "memory_encoder_hidden_size": _TRACKER_WIDTH,
+        "mask_downsampler_embed_dim": _TRACKER_WIDTH,
+        "memory_fuser_embed_dim": _TRACKER_WIDTH,
+        "memory_fuser_intermediate_dim": 2 * _TRACKER_WIDTH,
+    }
+
 
 _WIDTH, _HEADS, _TRUNK = 64, 4, 128
 _QUERIES = 100

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from medsam3_core.sam3.architecture import Architecture, architecture_from
 from medsam3_core.sam3.keys.layouts import HUGGING_FACE_PREFIXES, Part
-from medsam3_core.sam3.narrow_tracker import narrow_tracker_config
-from medsam3_core.sam3.network import Sam3Weights, expected_shapes, match_weights
+from medsam3_core.sam3.network.architecture import Architecture, architecture_from
+from medsam3_core.sam3.network.network import Sam3Weights, expected_shapes, match_weights
+from medsam3_core.sam3.network.small import narrow_tracker_config
 
 Tensors = dict[str, torch.Tensor]
 

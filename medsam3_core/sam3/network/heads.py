@@ -7,10 +7,10 @@ import torch
 from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput
 
 from medsam3_core.prompts.prompts import SlicePrompt
-from medsam3_core.sam3.concept import TextEncoder, concept_query, detect
-from medsam3_core.sam3.encoder import SliceEncoding, TrackerFeatures, detector_features, tracker_features
-from medsam3_core.sam3.interactive import answer_clicks, object_clicks
-from medsam3_core.sam3.network import Sam3Network
+from medsam3_core.sam3.network.concept import TextEncoder, concept_query, detect
+from medsam3_core.sam3.network.encoder import SliceEncoding, TrackerFeatures, detector_features, tracker_features
+from medsam3_core.sam3.network.interactive import answer_clicks, object_clicks
+from medsam3_core.sam3.network.network import Sam3Network
 from medsam3_core.sam3.tensors.postprocess import Detections, boxes_of
 
 

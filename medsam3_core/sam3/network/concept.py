@@ -8,7 +8,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput
 
 from medsam3_core.prompts.prompts import BoxPrompt, SlicePrompt
-from medsam3_core.sam3.network import Sam3Network
+from medsam3_core.sam3.network.network import Sam3Network
 from medsam3_core.sam3.tensors.postprocess import Detections
 from medsam3_core.sam3.tensors.tokenizer import VISUAL, TextTokenizer, TokenizedText
 

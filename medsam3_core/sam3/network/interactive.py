@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from medsam3_core.errors import UsageError
 from medsam3_core.prompts.prompts import BoxPrompt, MaskPrompt, PointPrompt, SlicePrompt
-from medsam3_core.sam3.architecture import Architecture
-from medsam3_core.sam3.encoder import TrackerFeatures
-from medsam3_core.sam3.network import TRACKER_DTYPE
-from medsam3_core.sam3.propagation_tracker import PropagationTracker
+from medsam3_core.sam3.network.architecture import Architecture
+from medsam3_core.sam3.network.encoder import TrackerFeatures
+from medsam3_core.sam3.network.network import TRACKER_DTYPE
+from medsam3_core.sam3.network.propagation_tracker import PropagationTracker
 
 _CORNERS = (2, 3)
 """Labels of the upper left and the lower right corner of a box; 1 and 0 are clicks inside and outside."""

@@ -15,10 +15,10 @@ from transformers.models.sam3_tracker_video.modeling_sam3_tracker_video import S
 
 from medsam3_core.errors import UsageError
 from medsam3_core.prompts.prompts import VolumePrompt
-from medsam3_core.sam3.encoder import SliceEncoding, TrackerFeatures, tracker_features
-from medsam3_core.sam3.interactive import Clicks, object_clicks
-from medsam3_core.sam3.network import TRACKER_DTYPE, Sam3Network
-from medsam3_core.sam3.propagation_tracker import PropagationTracker
+from medsam3_core.sam3.network.encoder import SliceEncoding, TrackerFeatures, tracker_features
+from medsam3_core.sam3.network.interactive import Clicks, object_clicks
+from medsam3_core.sam3.network.network import TRACKER_DTYPE, Sam3Network
+from medsam3_core.sam3.network.propagation_tracker import PropagationTracker
 from medsam3_core.sam3.tensors.postprocess import masks_at
 from medsam3_core.sam3.tensors.precision import without_autocast
 
