@@ -13,9 +13,9 @@ from transformers import TrainerCallback
 from medsam3_core.capabilities import Capabilities
 from medsam3_core.errors import UsageError
 from medsam3_core.sam3.segmenter import Sam3Segmenter
-from medsam3_core.training.augmentation_plan import augmentation_for, handedness
 from medsam3_core.training.batches import Collate, SamplePlan, SampleStream, SliceGroup
-from medsam3_core.training.concept_prompts import texts_of_nothing
+from medsam3_core.training.data.augmentation_plan import augmentation_for, handedness
+from medsam3_core.training.data.concept_prompts import texts_of_nothing
 from medsam3_core.training.fit import Fit, best_checkpoint, load_best
 from medsam3_core.training.plans import TrainingPlan, ValidationPlan
 from medsam3_core.training.supervised import SupervisedSam3

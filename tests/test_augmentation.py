@@ -5,9 +5,9 @@ import pytest
 
 from medsam3_core.errors import UsageError
 from medsam3_core.phantoms import PhantomKind, phantom_case, phantom_structures
-from medsam3_core.training.augmentation import augment, augmented_slice, plain_view
-from medsam3_core.training.augmentation_plan import Augmentation, augmentation_for, handedness
-from medsam3_core.training.samples import TrainingConcept, TrainingSlice
+from medsam3_core.training.data.augmentation import augment, augmented_slice, plain_view
+from medsam3_core.training.data.augmentation_plan import Augmentation, augmentation_for, handedness
+from medsam3_core.training.data.samples import TrainingConcept, TrainingSlice
 
 SIDE = 64
 STILL = Augmentation(

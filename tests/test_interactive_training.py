@@ -13,14 +13,7 @@ from medsam3_core.sam3.network.network import build_network
 from medsam3_core.sam3.network.small import narrow_tracker_config
 from medsam3_core.sam3.network.tiny import seeded_weights, tiny_config
 from medsam3_core.sam3.tensors.precision import Precision
-from medsam3_core.training.interactive_objective import (
-    InteractiveObjective,
-    InteractiveWeights,
-    dice_per_mask,
-    focal_per_mask,
-    object_losses,
-)
-from medsam3_core.training.interactive_prompts import (
+from medsam3_core.training.data.interactive_prompts import (
     PromptMix,
     box_points,
     centre_of,
@@ -28,7 +21,14 @@ from medsam3_core.training.interactive_prompts import (
     objects_of,
     rough_mask,
 )
-from medsam3_core.training.samples import InteractivePrompt, TrainingConcept, TrainingSlice
+from medsam3_core.training.data.samples import InteractivePrompt, TrainingConcept, TrainingSlice
+from medsam3_core.training.interactive_objective import (
+    InteractiveObjective,
+    InteractiveWeights,
+    dice_per_mask,
+    focal_per_mask,
+    object_losses,
+)
 
 SIDE = 112
 STILL = InteractiveWeights(p_correct=0, p_candidates=0)

@@ -17,8 +17,8 @@ from medsam3_core.sam3.network.encoder import maps_of, tracker_maps
 from medsam3_core.sam3.network.interactive import answer_objects, mask_prompt_logits
 from medsam3_core.sam3.network.propagation_tracker import PropagationTracker
 from medsam3_core.sam3.tensors.postprocess import logits_at
-from medsam3_core.training.interactive_prompts import random_pixels, with_points
-from medsam3_core.training.samples import InteractivePrompt
+from medsam3_core.training.data.interactive_prompts import random_pixels, with_points
+from medsam3_core.training.data.samples import InteractivePrompt
 
 _MAX_POINTS = 8
 """Objects with so many points are not corrected any further."""

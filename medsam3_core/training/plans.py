@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from medsam3_core.errors import UsageError
 from medsam3_core.prompts.policies import PromptPolicy
 from medsam3_core.settings.inference import InferenceSettings
-from medsam3_core.training.augmentation_plan import Augmentation
-from medsam3_core.training.concept_prompts import ConceptMix
+from medsam3_core.training.data.augmentation_plan import Augmentation
+from medsam3_core.training.data.concept_prompts import ConceptMix
+from medsam3_core.training.data.interactive_prompts import PromptMix
 from medsam3_core.training.fit_plan import LoopPlan
 from medsam3_core.training.interactive_objective import InteractiveWeights
-from medsam3_core.training.interactive_prompts import PromptMix
 from medsam3_core.training.lora import LoraPlan
 from medsam3_core.training.losses import LossWeights
 from medsam3_core.training.optimiser import OptimiserPlan

@@ -8,9 +8,9 @@ from torch import nn
 
 from medsam3_core.training.batches import TrainingBatch
 from medsam3_core.training.concept_objective import concept_losses
+from medsam3_core.training.data.samples import InteractivePrompt
 from medsam3_core.training.interactive_objective import InteractiveObjective, InteractiveWeights
 from medsam3_core.training.losses import LossWeights
-from medsam3_core.training.samples import InteractivePrompt
 from medsam3_core.training.trainee import Trainee
 
 

@@ -10,7 +10,7 @@ from medsam3_core.cases.intensity import IntensityPolicy, as_rgb, to_uint8
 from medsam3_core.cases.recipes import Recipe
 from medsam3_core.cases.structures import LabelMap
 from medsam3_core.errors import CaseDataError
-from medsam3_core.training.samples import TrainingConcept, TrainingSlice
+from medsam3_core.training.data.samples import TrainingConcept, TrainingSlice
 from medsam3_core.training.validation import ValidationCase
 from storage.cohorts.cohorts import CaseRef
 from storage.cohorts.volumes import open_case_volume

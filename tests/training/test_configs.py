@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from medsam3_core.errors import UsageError
-from medsam3_core.training.concept_prompts import texts_of_nothing
+from medsam3_core.training.data.concept_prompts import texts_of_nothing
 from medsam3_core.training.optimiser import (
     OptimiserPlan,
     Schedule,

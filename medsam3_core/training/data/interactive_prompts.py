@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medsam3_core.errors import UsageError
-from medsam3_core.training.samples import InteractivePrompt, TrainingSlice
+from medsam3_core.training.data.samples import InteractivePrompt, TrainingSlice
 
 Mask = NDArray[np.bool_]
 Point = tuple[float, float]

@@ -15,9 +15,9 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from medsam3_core.errors import UsageError
-from medsam3_core.training.appearance import changed_look
-from medsam3_core.training.augmentation_plan import DEGREES, SCALE, Augmentation, log_uniform
-from medsam3_core.training.samples import TrainingSlice
+from medsam3_core.training.data.appearance import changed_look
+from medsam3_core.training.data.augmentation_plan import DEGREES, SCALE, Augmentation, log_uniform
+from medsam3_core.training.data.samples import TrainingSlice
 
 Image = NDArray[np.uint8]
 Labels = NDArray[np.uint16]

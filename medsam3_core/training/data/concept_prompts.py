@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from medsam3_core.errors import UsageError
 from medsam3_core.sam3.tensors.tokenizer import VISUAL, clean
-from medsam3_core.training.samples import TrainingConcept, TrainingPrompt, TrainingSlice
+from medsam3_core.training.data.samples import TrainingConcept, TrainingPrompt, TrainingSlice
 
 _FEW = 5
 """Most exemplars where neither one nor all instances are shown."""

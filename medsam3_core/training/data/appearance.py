@@ -10,7 +10,7 @@ from torch.nn import functional
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
-from medsam3_core.training.augmentation_plan import Augmentation
+from medsam3_core.training.data.augmentation_plan import Augmentation
 
 Image = NDArray[np.uint8]
 

@@ -1,0 +1,1 @@
+"""Training samples: slices, their prompts and their augmentation."""
