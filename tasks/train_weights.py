@@ -19,7 +19,7 @@ from medsam3_core.training.data.concept_prompts import texts_of_nothing
 from medsam3_core.training.fit import Fit, best_checkpoint, load_best
 from medsam3_core.training.plans import TrainingPlan, ValidationPlan
 from medsam3_core.training.supervised import SupervisedSam3
-from medsam3_core.training.trainee import Trainee
+from medsam3_core.training.trainees.trainee import Trainee
 from medsam3_core.training.validation import ValidationCase, validate
 from storage.store.atomic import write_json
 from storage.store.layout import StoreLayout

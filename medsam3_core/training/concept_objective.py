@@ -13,7 +13,7 @@ from medsam3_core.sam3.tensors.tokenizer import TextTokenizer
 from medsam3_core.training.data.samples import TrainingPrompt
 from medsam3_core.training.losses import LossWeights, box_losses, class_loss, mask_losses, presence_loss
 from medsam3_core.training.matching import Matches, match_one_to_one
-from medsam3_core.training.trainee import ConceptAnswers
+from medsam3_core.training.trainees.trainee import ConceptAnswers
 
 _PADDING_LABEL = -10
 _PADDING_BOX = (0.5, 0.5, 1.0, 1.0)

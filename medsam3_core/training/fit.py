@@ -19,8 +19,8 @@ from transformers import (
 from medsam3_core.errors import TrainingError
 from medsam3_core.training.batches import Collate, SampleStream
 from medsam3_core.training.fit_plan import LoopPlan
-from medsam3_core.training.optimiser import OptimiserPlan, build_optimiser, build_schedule, parameter_groups
 from medsam3_core.training.supervised import SupervisedSam3
+from medsam3_core.training.trainees.optimiser import OptimiserPlan, build_optimiser, build_schedule, parameter_groups
 
 Validate = Callable[[SupervisedSam3], dict[str, float]]
 """Measures a model; `dice` is what decides."""

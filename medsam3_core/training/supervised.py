@@ -11,7 +11,7 @@ from medsam3_core.training.concept_objective import concept_losses
 from medsam3_core.training.data.samples import InteractivePrompt
 from medsam3_core.training.interactive_objective import InteractiveObjective, InteractiveWeights
 from medsam3_core.training.losses import LossWeights
-from medsam3_core.training.trainee import Trainee
+from medsam3_core.training.trainees.trainee import Trainee
 
 
 class SupervisedSam3(nn.Module):

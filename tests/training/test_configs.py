@@ -6,7 +6,7 @@ from torch import nn
 
 from medsam3_core.errors import UsageError
 from medsam3_core.training.data.concept_prompts import texts_of_nothing
-from medsam3_core.training.optimiser import (
+from medsam3_core.training.trainees.optimiser import (
     OptimiserPlan,
     Schedule,
     fan_in_factor,

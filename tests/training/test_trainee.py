@@ -9,7 +9,7 @@ from medsam3_core.sam3.network.network import build_network
 from medsam3_core.sam3.tensors.precision import precision_for
 from medsam3_core.sam3.tensors.tokenizer import TextTokenizer
 from medsam3_core.settings.inference import Dtype
-from medsam3_core.training.trainee import Trainee
+from medsam3_core.training.trainees.trainee import Trainee
 from storage.weights.checkpoints import read_weights
 from storage.weights.shipped import shipped_checkpoint
 

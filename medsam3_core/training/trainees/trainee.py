@@ -12,7 +12,7 @@ from medsam3_core.sam3.network.encoder import position_map
 from medsam3_core.sam3.network.network import Sam3Weights, build_network, match_weights
 from medsam3_core.sam3.tensors.precision import precision_for
 from medsam3_core.settings.inference import Dtype
-from medsam3_core.training.lora import LoraPlan, add_adapters, merged_state
+from medsam3_core.training.trainees.lora import LoraPlan, add_adapters, merged_state
 
 _LEVELS = 3
 _UNREAD = (

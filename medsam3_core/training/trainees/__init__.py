@@ -1,0 +1,1 @@
+"""The network that learns: its trainable parameters, LoRA adapters and the optimiser."""
