@@ -22,7 +22,7 @@ from medsam3_core.training.data.interactive_prompts import (
     rough_mask,
 )
 from medsam3_core.training.data.samples import InteractivePrompt, TrainingConcept, TrainingSlice
-from medsam3_core.training.interactive_objective import (
+from medsam3_core.training.losses.interactive_objective import (
     InteractiveObjective,
     InteractiveWeights,
     dice_per_mask,

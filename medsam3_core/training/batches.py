@@ -12,12 +12,12 @@ from torch.utils.data import Dataset
 from medsam3_core.digests import seed_from
 from medsam3_core.sam3.tensors.preprocess import pixel_values
 from medsam3_core.sam3.tensors.tokenizer import TextTokenizer
-from medsam3_core.training.concept_objective import ConceptBatch, concept_batch
 from medsam3_core.training.data.augmentation import augmented_slice
 from medsam3_core.training.data.augmentation_plan import Augmentation
 from medsam3_core.training.data.concept_prompts import ConceptMix, draw_concept_prompts
 from medsam3_core.training.data.interactive_prompts import PromptMix, draw_interactive_prompts
 from medsam3_core.training.data.samples import InteractivePrompt, TrainingSlice
+from medsam3_core.training.losses.concept_objective import ConceptBatch, concept_batch
 
 Sample = tuple[TrainingSlice, int, tuple[str, ...]]
 """An augmented slice, the seed of its prompts and what may be asked as absent."""

@@ -10,8 +10,8 @@ from medsam3_core.training.data.augmentation_plan import Augmentation
 from medsam3_core.training.data.concept_prompts import ConceptMix
 from medsam3_core.training.data.interactive_prompts import PromptMix
 from medsam3_core.training.fit_plan import LoopPlan
-from medsam3_core.training.interactive_objective import InteractiveWeights
-from medsam3_core.training.losses import LossWeights
+from medsam3_core.training.losses.interactive_objective import InteractiveWeights
+from medsam3_core.training.losses.losses import LossWeights
 from medsam3_core.training.trainees.lora import LoraPlan
 from medsam3_core.training.trainees.optimiser import OptimiserPlan
 

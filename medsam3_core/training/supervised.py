@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from medsam3_core.training.batches import TrainingBatch
-from medsam3_core.training.concept_objective import concept_losses
 from medsam3_core.training.data.samples import InteractivePrompt
-from medsam3_core.training.interactive_objective import InteractiveObjective, InteractiveWeights
-from medsam3_core.training.losses import LossWeights
+from medsam3_core.training.losses.concept_objective import concept_losses
+from medsam3_core.training.losses.interactive_objective import InteractiveObjective, InteractiveWeights
+from medsam3_core.training.losses.losses import LossWeights
 from medsam3_core.training.trainees.trainee import Trainee
 
 

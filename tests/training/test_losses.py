@@ -5,10 +5,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from medsam3_core.training.box_overlap import corners_of, paired_iou
-from medsam3_core.training.concept_objective import ConceptBatch, matched_divisors
-from medsam3_core.training.losses import LossWeights, box_losses, class_loss, mask_losses, presence_loss
-from medsam3_core.training.matching import Matches, match_one_to_one
+from medsam3_core.training.losses.box_overlap import corners_of, paired_iou
+from medsam3_core.training.losses.concept_objective import ConceptBatch, matched_divisors
+from medsam3_core.training.losses.losses import LossWeights, box_losses, class_loss, mask_losses, presence_loss
+from medsam3_core.training.losses.matching import Matches, match_one_to_one
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="needs ../shared/golden, the official loss values")

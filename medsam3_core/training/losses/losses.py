@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from medsam3_core.training.box_overlap import corners_of, paired_iou
-from medsam3_core.training.matching import Matches
+from medsam3_core.training.losses.box_overlap import corners_of, paired_iou
+from medsam3_core.training.losses.matching import Matches
 
 
 @dataclass(frozen=True, slots=True)

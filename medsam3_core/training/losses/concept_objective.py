@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from medsam3_core.sam3.tensors.tokenizer import TextTokenizer
 from medsam3_core.training.data.samples import TrainingPrompt
-from medsam3_core.training.losses import LossWeights, box_losses, class_loss, mask_losses, presence_loss
-from medsam3_core.training.matching import Matches, match_one_to_one
+from medsam3_core.training.losses.losses import LossWeights, box_losses, class_loss, mask_losses, presence_loss
+from medsam3_core.training.losses.matching import Matches, match_one_to_one
 from medsam3_core.training.trainees.trainee import ConceptAnswers
 
 _PADDING_LABEL = -10

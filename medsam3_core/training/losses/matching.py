@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from medsam3_core.training.box_overlap import corners_of, paired_iou
+from medsam3_core.training.losses.box_overlap import corners_of, paired_iou
 
 _CLASS_COST, _BOX_COST, _GIOU_COST = 2.0, 5.0, 2.0
 _ALPHA, _GAMMA = 0.25, 2.0
