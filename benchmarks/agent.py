@@ -20,7 +20,7 @@ from benchmarks.agent_phrases import PHRASES, trained_sources, trained_texts
 from medsam3_core.agent.requests import read_request
 from medsam3_core.agent.session import AgentSession
 from medsam3_core.agent.strategy import AgentRun, answer_requests
-from medsam3_core.agent.vocabulary import reviewed_vocabulary
+from medsam3_core.agent.vocabulary.vocabulary import reviewed_vocabulary
 from medsam3_core.cases.cases import CaseVolume
 from medsam3_core.cases.intensity import IntensityPolicy, as_rgb, to_uint8
 from medsam3_core.cases.recipes import Recipe

@@ -25,11 +25,12 @@ from medsam3_core.agent.tool_calls import (
     SegmentBox,
     SegmentPoints,
     SegmentText,
+    candidate_facts,
+    measured,
     offered_tools,
     parse_call,
     schema_of,
 )
-from medsam3_core.agent.tool_results import candidate_facts, measured
 from medsam3_core.agent.trace import EventKind, Trace, stopwatch
 from medsam3_core.cases.geometry import LengthUnit
 from medsam3_core.errors import UnsupportedPromptError, UsageError

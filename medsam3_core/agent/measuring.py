@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medsam3_core.agent.vocabulary import Side
+from medsam3_core.agent.vocabulary.vocabulary import Side
 from medsam3_core.cases.geometry import LengthUnit, VolumeGeometry
 
 MOST_LISTED = 20

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from medsam3_core.agent.vocabulary import FILLERS, Side, Vocabulary, words_of
-from medsam3_core.agent.vocabulary_types import Term
+from medsam3_core.agent.vocabulary.types import Term
+from medsam3_core.agent.vocabulary.vocabulary import FILLERS, Side, Vocabulary, words_of
 from medsam3_core.errors import UsageError
 
 MOST_CHARACTERS = 400

@@ -14,7 +14,7 @@ from medsam3_core.agent.measuring import half_masks, size_of
 from medsam3_core.agent.requests import Reading, read_request
 from medsam3_core.agent.session import AgentSession, Candidate
 from medsam3_core.agent.trace import EventKind, Trace, facts_in_words, stopwatch
-from medsam3_core.agent.vocabulary import Vocabulary, reviewed_vocabulary
+from medsam3_core.agent.vocabulary.vocabulary import Vocabulary, reviewed_vocabulary
 from medsam3_core.settings.agent import SYNONYMS
 
 _OPINION = 0.3

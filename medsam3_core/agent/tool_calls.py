@@ -11,6 +11,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from medsam3_core.agent.chat import ToolCall
+from medsam3_core.agent.measuring import MOST_LISTED, intensity_facts, object_facts, size_of
+from medsam3_core.agent.session import AgentSession, Candidate
 from medsam3_core.errors import UsageError
 
 _Coordinate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -156,3 +158,32 @@ def parse_call(call: ToolCall, offered: tuple[str, ...]) -> Call:
         found = str(error)
     msg = f"{call.name}: {found}; the schema is {json.dumps(schema_of(call.name)['parameters'], sort_keys=True)}"
     raise UsageError(msg)
+
+
+def candidate_facts(session: AgentSession, candidate: Candidate) -> dict[str, Any]:
+    """Id, count, size and the objects of a mask, best first; at most `MOST_LISTED` of them one by one."""
+    labels, scores = candidate.labels(), candidate.scores
+    facts: dict[str, Any] = {"mask": candidate.number, "count": len(scores)}
+    if candidate.empty:
+        return facts
+    listed = [
+        {"object": number, "score": round(float(score), 3), **object_facts(labels == number, session.geometry)}
+        for number, score in enumerate(scores[:MOST_LISTED], start=1)
+    ]
+    return facts | size_of(labels > 0, session.geometry) | {"objects": listed}
+
+
+def measured(session: AgentSession, candidate: Candidate, number: int | None) -> dict[str, Any]:
+    """Size, position, side, intensity and count of a mask, or of one object of it.
+
+    Raises:
+        UsageError: If there is no such object.
+    """
+    labels = candidate.labels()
+    if number is not None and number > len(candidate.scores):
+        msg = f"mask {candidate.number} has {len(candidate.scores)} objects, there is no object {number}"
+        raise UsageError(msg)
+    mask = labels > 0 if number is None else labels == number
+    count = len(candidate.scores) if number is None else 1
+    intensity = intensity_facts(mask, session.voxels)
+    return {"mask": candidate.number, "count": count, **object_facts(mask, session.geometry), "intensity": intensity}

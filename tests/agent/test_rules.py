@@ -6,7 +6,7 @@ from medsam3_core.agent.rules import RuleAgent
 from medsam3_core.agent.session import EncodeOnce
 from medsam3_core.agent.strategy import AgentRun, answer_requests
 from medsam3_core.agent.trace import EventKind, Trace
-from medsam3_core.agent.vocabulary import Side
+from medsam3_core.agent.vocabulary.vocabulary import Side
 from medsam3_core.errors import UsageError
 from medsam3_core.settings.inference import InferenceSettings
 from tests.agent.parrot import SHAPE, Parrot, block, geometry, session, slice_of

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property, lru_cache
 
-from medsam3_core.agent.vocabulary_terms import TERMS
-from medsam3_core.agent.vocabulary_types import Term
+from medsam3_core.agent.vocabulary.terms import TERMS
+from medsam3_core.agent.vocabulary.types import Term
 
 _SPELLINGS = tuple(
     (re.compile(pattern), british)

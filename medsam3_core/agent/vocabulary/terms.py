@@ -4,7 +4,7 @@ To add one: the plain name is what recipes call it (`text`), what a colleague wo
 nominative of the anatomical nomenclature to `latin`, and what it does or is, in everyday words, to `described`.
 """
 
-from medsam3_core.agent.vocabulary_types import Term
+from medsam3_core.agent.vocabulary.types import Term
 
 _ABDOMEN = (
     Term(

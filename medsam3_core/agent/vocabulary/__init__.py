@@ -1,0 +1,1 @@
+"""Words of clinicians: each structure with its names, synonyms, Latin and place."""
