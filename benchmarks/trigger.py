@@ -33,7 +33,7 @@ import httpx  # noqa: E402 - the environment comes first
 from storage.store.layout import StoreLayout, open_store  # noqa: E402
 from storage.weights.checkpoints import write_untrained  # noqa: E402
 from storage.weights.registry import add_weights, find_weights  # noqa: E402
-from tasks.breadcrumbs import BETWEEN_CASES  # noqa: E402
+from tasks.stream.breadcrumbs import BETWEEN_CASES  # noqa: E402
 
 CHECKOUT = Path(__file__).parents[1]
 TARGET_SECONDS = 30

@@ -8,7 +8,8 @@ from flows.clusters import Workers
 from flows.console import say
 from flows.progress import reporting
 from storage.store.layout import StoreLayout
-from tasks.batch_stream import (
+from tasks.stream.breadcrumbs import BreadcrumbFolder
+from tasks.stream.stream import (
     BatchSizer,
     BatchWork,
     HasCaseId,
@@ -17,7 +18,6 @@ from tasks.batch_stream import (
     nothing_committed,
     run_stream,
 )
-from tasks.breadcrumbs import BreadcrumbFolder
 
 
 def stream_cases(

@@ -28,7 +28,7 @@ _DEFAULTS = {
     "PREFECT_LOGGING_LEVEL": "WARNING",
     # Prefect's default is 180 s: the automation that looks for dead flow runs would take a living one for dead.
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
-    # The retry policy lives in tasks.batch_stream: the scheduler must report a dead worker at once.
+    # The retry policy lives in tasks.stream.stream: the scheduler must report a dead worker at once.
     "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",
     # A busy machine needs more than 15 s to start a worker again; what is gone for good is replaced, see worker_keeper.
     "DASK_DISTRIBUTED__DEPLOY__LOST_WORKER_TIMEOUT": "120s",

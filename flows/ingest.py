@@ -16,8 +16,8 @@ from storage.catalog.catalog import publish_catalog
 from storage.ingest.plan import IngestPlan, finish_ingest, plan_ingest
 from storage.store.layout import StoreLayout
 from storage.store.writers import ingesting
-from tasks.batch_stream import StreamCounts
 from tasks.ingest_cases import IngestBatch, PendingCase, unfinished_ingest
+from tasks.stream.stream import StreamCounts
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from prefect.exceptions import MissingContextError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flows.console import console, say
-from tasks.batch_stream import StreamCounts
+from tasks.stream.stream import StreamCounts
 
 _LINE_EVERY_SECONDS = 10.0
 _ARTIFACT_EVERY_SECONDS = 2.0

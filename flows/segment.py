@@ -32,9 +32,9 @@ from storage.store.layout import StoreLayout, open_store
 from storage.store.locations import location
 from storage.store.locks import holding
 from storage.store.writers import ingesting, writing
-from tasks.batch_stream import StreamCounts
 from tasks.export_cases import ExportBatch, PendingExport
 from tasks.segmenter_plugin import SegmenterPlugin
+from tasks.stream.stream import StreamCounts
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Generic, Protocol, TypeVar
 
 from medsam3_core.inference.one_ahead import one_ahead
 from storage.runs.plan import PlannedCase
-from tasks.breadcrumbs import BETWEEN_CASES, Breadcrumb
+from tasks.stream.breadcrumbs import BETWEEN_CASES, Breadcrumb
 
 Work = TypeVar("Work")
 

@@ -21,8 +21,8 @@ from storage.exports.releases import DamagedPredictionError, ReleaseError, Relea
 from storage.sources.layouts.archive import without_names
 from storage.store.layout import StoreLayout
 from storage.store.locations import connection_errors, local_copies, location
-from tasks.batch_stream import BatchReport
-from tasks.breadcrumbs import BETWEEN_CASES, Breadcrumb, BreadcrumbFolder
+from tasks.stream.breadcrumbs import BETWEEN_CASES, Breadcrumb, BreadcrumbFolder
+from tasks.stream.stream import BatchReport
 
 
 @dataclass(frozen=True, slots=True)

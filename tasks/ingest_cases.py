@@ -23,8 +23,8 @@ from storage.sources.reading import read_case
 from storage.sources.registry import layout_of
 from storage.store.layout import StoreLayout, utc_now
 from storage.store.locations import connection_errors, location
-from tasks.batch_stream import BatchReport
-from tasks.breadcrumbs import BETWEEN_CASES, Breadcrumb, BreadcrumbFolder
+from tasks.stream.breadcrumbs import BETWEEN_CASES, Breadcrumb, BreadcrumbFolder
+from tasks.stream.stream import BatchReport
 
 logger = logging.getLogger(__name__)
 

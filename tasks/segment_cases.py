@@ -20,11 +20,11 @@ from storage.runs.ledger import Run
 from storage.runs.plan import PlannedCase
 from storage.store.layout import StoreLayout
 from tasks.batch_ledger import BatchLedger
-from tasks.batch_stream import BatchReport
-from tasks.breadcrumbs import BETWEEN_CASES, Breadcrumb, BreadcrumbFolder
 from tasks.broken_accelerators import end_worker, is_of_the_accelerator
 from tasks.case_groups import run_groups
 from tasks.case_work import CaseWork
+from tasks.stream.breadcrumbs import BETWEEN_CASES, Breadcrumb, BreadcrumbFolder
+from tasks.stream.stream import BatchReport
 
 logger = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from storage.ingest.plan import IngestPlan, finish_ingest, plan_ingest
 from storage.runs.plan import BenchmarkPlan, BenchmarkRequest, plan_benchmark, record_plan
 from storage.store.layout import StoreLayout
 from storage.weights.registry import load_segmenter
-from tasks.breadcrumbs import BreadcrumbFolder
 from tasks.ingest_cases import IngestBatch, PendingCase
 from tasks.segment_cases import SegmentBatch
+from tasks.stream.breadcrumbs import BreadcrumbFolder
 
 
 def ingest_here(store: StoreLayout, source: str, cohort: str, *, reader: str = "auto", limit: int = 0) -> IngestPlan:

@@ -27,8 +27,8 @@ from storage.weights.encodings import (
     prepare_cache,
     trim_cache,
 )
-from tasks.breadcrumbs import BreadcrumbFolder
 from tasks.segment_cases import SegmentBatch
+from tasks.stream.breadcrumbs import BreadcrumbFolder
 from tests.sam3.segmenters import count_trunk_passes, phantom
 from tests.small_store import ingest_here
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tasks.interrupts import interrupts_held
+from tasks.stream.interrupts import interrupts_held
 
 
 @pytest.fixture(autouse=True)

@@ -23,8 +23,8 @@ from storage.sources.registry import find_reader
 from storage.store.layout import open_store
 from storage.training.marks import mark_training_cases
 from storage.weights.registry import find_weights
-from tasks.breadcrumbs import BreadcrumbFolder
 from tasks.ingest_cases import IngestBatch, PendingCase
+from tasks.stream.breadcrumbs import BreadcrumbFolder
 from tests.datasets import published_2d
 from tests.datasets.drawn import blobs, textured
 from tests.small_store import benchmark_here, ingest_here

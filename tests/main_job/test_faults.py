@@ -13,8 +13,8 @@ import pytest
 from distributed import Client, LocalCluster
 
 from medsam3_core.errors import StoreError
-from tasks.batch_stream import BatchBreakerError, BatchReport, BatchSizer, StreamCounts, StreamHooks, run_stream
-from tasks.breadcrumbs import BETWEEN_CASES, Breadcrumb, BreadcrumbFolder
+from tasks.stream.breadcrumbs import BETWEEN_CASES, Breadcrumb, BreadcrumbFolder
+from tasks.stream.stream import BatchBreakerError, BatchReport, BatchSizer, StreamCounts, StreamHooks, run_stream
 from tests.main_job.conftest import Medsam3, Started, copy_of, rows, wait_until, worker_processes
 
 

@@ -5,7 +5,7 @@ Rules, and why (measured, see docs/reliability.md):
 - The scheduler must run with `allowed-failures: 0`: the retry policy is here, and here alone.
 - A batch whose worker died is blamed on the case in its breadcrumb. First strike: the case runs again, alone and after
   all others, when what killed workers by chance (a node that went down) is over, or has been seen to. Second strike: it
-  is poison, unless workers die of other things too (`tasks.worker_deaths`). Its neighbours run again without blame.
+  is poison, unless workers die of other things too (`tasks.stream.deaths`). Its neighbours run again without blame.
 - A worker may die after it has committed and before it could say so: what is committed is never computed again.
 - A scheduler that is restarted comes back empty: workers are prepared anew and the batches that were out run again.
 - An exception of a whole batch (import, network, full disk) writes nothing; after a few in a row the breaker opens.
@@ -24,10 +24,37 @@ from typing import Any, Protocol
 from distributed import Client, Future, KilledWorker, as_completed
 
 from medsam3_core.errors import Medsam3Error, StoreError
-from tasks.batch_sizing import BatchSizer
-from tasks.breadcrumbs import BETWEEN_CASES, BreadcrumbFolder
-from tasks.interrupts import interrupts_held
-from tasks.worker_deaths import DeathRecord, killed_over_memory
+from tasks.stream.breadcrumbs import BETWEEN_CASES, BreadcrumbFolder
+from tasks.stream.deaths import DeathRecord, killed_over_memory
+from tasks.stream.interrupts import interrupts_held
+
+
+class BatchSizer:
+    """Chooses how many cases make a batch: about `target_seconds` of work, smaller near the end."""
+
+    def __init__(self, slots: int, *, target_seconds: float = 10.0, first: int = 2, largest: int = 500) -> None:
+        self._slots = max(1, slots)
+        self._target = target_seconds
+        self._first = first
+        self._largest = largest
+        self._seconds_per_case: float | None = None
+
+    def learn(self, cases: int, seconds: float) -> None:
+        """Take a finished batch into account."""
+        if cases:
+            latest = max(seconds / cases, 1e-4)
+            known = self._seconds_per_case
+            self._seconds_per_case = latest if known is None else 0.6 * known + 0.4 * latest
+
+    def next(self, remaining: int) -> int:
+        """Size of the next batch, at least 1."""
+        if self._seconds_per_case is None:
+            size = self._first
+        else:
+            fair_share = -(-remaining // (3 * self._slots))
+            size = min(round(self._target / self._seconds_per_case), fair_share, self._largest)
+        return max(1, min(size, remaining))
+
 
 MAX_BATCH_ERRORS_IN_A_ROW = 3
 
