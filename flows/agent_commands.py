@@ -15,12 +15,12 @@ from medsam3_core.errors import UsageError
 from medsam3_core.inference.protocol import Segmenter
 from medsam3_core.prompts.policies import PromptKind, PromptPolicy
 from medsam3_core.settings.inference import InferenceSettings
-from storage.agent_endpoint import require_allowed
 from storage.exports.instances import InstanceForm, form_of
 from storage.runs.traces import read_trace_file
 from storage.sources.formats.single import read_input_image
 from storage.store.layout import StoreLayout
 from storage.weights.registry import find_weights, is_location, load_segmenter, load_unregistered
+from tasks.agent.endpoint import require_allowed
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ def _settings(store: StoreLayout, words: AgentWords, events: Sequence[TraceEvent
 
 def run_replay(store: StoreLayout, run_id: str, cases: tuple[str, ...]) -> int:
     """Repeat a run from its trace; exit code 0, or 1 if a mask is not the same."""
-    from tasks.replay_run import recorded_run, replay_cases
+    from tasks.agent.replay import recorded_run, replay_cases
 
     run = recorded_run(store, run_id)
     replayed = list(replay_cases(run, _load(store, run.weights), cases))

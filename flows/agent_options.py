@@ -6,9 +6,9 @@ from pathlib import Path
 
 from flows.settings import read_settings
 from medsam3_core.prompts.policies import PromptKind, PromptPolicy
-from storage.agent_endpoint import MODEL_VARIABLE, URL_VARIABLE, EndpointSettings, require_allowed
 from storage.runs.ledger import Run
 from storage.runs.plan import BenchmarkPlan
+from tasks.agent.endpoint import MODEL_VARIABLE, URL_VARIABLE, EndpointSettings, require_allowed
 
 _KEY = "agent_model"
 _OF_DICOM = frozenset({"archive"})
@@ -41,7 +41,7 @@ def require_run_allowed(store_root: Path | str, run: Run) -> None:
     """Refuse what must not be sent for a run whose texts somebody typed.
 
     Raises:
-        UsageError: See `storage.agent_endpoint.require_allowed`.
+        UsageError: See `tasks.agent.endpoint.require_allowed`.
     """
     if run.policy.kind is PromptKind.AGENT:
         require_allowed(run.settings.agent, endpoint_settings(store_root))
@@ -51,7 +51,7 @@ def require_plan_allowed(store_root: Path | str, plan: BenchmarkPlan) -> None:
     """Refuse what must not be sent, before anything is computed.
 
     Raises:
-        UsageError: See `storage.agent_endpoint.require_allowed`.
+        UsageError: See `tasks.agent.endpoint.require_allowed`.
     """
     endpoint = endpoint_settings(store_root)
     for group in plan.groups:

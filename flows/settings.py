@@ -47,8 +47,8 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from flows.cluster_settings import ClusterSettings, parse_cluster
 from medsam3_core.agent.chat import Price
 from medsam3_core.errors import UsageError
-from storage.agent_endpoint import KEY_VARIABLE
 from storage.store.locations import is_remote, location
+from tasks.agent.endpoint import KEY_VARIABLE
 
 VARIABLE = "MEDSAM3_SETTINGS"
 FILE_NAME = "medsam3.toml"

@@ -21,16 +21,16 @@ from medsam3_core.metrics.scoring import mean_confidence, score_structure
 from medsam3_core.prompts.generation import generate_prompts
 from medsam3_core.prompts.policies import PromptedSlices, PromptKind
 from medsam3_core.prompts.rows import PromptRow, slice_prompts
-from storage.agent_endpoint import EndpointSettings
 from storage.cohorts.cohorts import CaseRef
 from storage.cohorts.volumes import open_case_volume
 from storage.runs.ledger import Run, outcome_row, score_row
 from storage.runs.predictions import PredictionWriter, open_prediction
 from storage.store.layout import StoreLayout
 from storage.store.writers import committing
-from tasks.agent_cases import CaseAgent
+from tasks.agent.case import CaseAgent
+from tasks.agent.endpoint import EndpointSettings
+from tasks.agent.slices import SliceReader
 from tasks.batch_ledger import BatchLedger
-from tasks.slice_reader import SliceReader
 
 
 class CaseWork:

@@ -15,11 +15,11 @@ from medsam3_core.inference.protocol import Segmenter
 from medsam3_core.prompts.policies import PromptPolicy
 from medsam3_core.prompts.prompts import SlicePrompt
 from medsam3_core.settings.inference import InferenceSettings
-from storage.agent_endpoint import EndpointSettings, open_access
 from storage.exports.instance_overlays import PromptedInstances
 from storage.exports.instances import InstanceForm, form_of, write_instances, write_structures
 from storage.runs.traces import trace_rows, write_trace_file
 from storage.sources.formats.single import InputImage
+from tasks.agent.endpoint import EndpointSettings, open_access
 from tasks.predict_image import PredictRecord
 
 TRACE_ENDING = ".trace.parquet"

@@ -14,11 +14,11 @@ from medsam3_core.errors import CaseDataError, DamagedFileError, StoreError, Wei
 from medsam3_core.inference.protocol import Segmenter
 from medsam3_core.inference.volumes import segment_volumes, slices_per_pass
 from medsam3_core.prompts.rows import PromptRow
-from storage.agent_endpoint import EndpointSettings
 from storage.prompts.tables import read_prompts
 from storage.runs.ledger import Run
 from storage.runs.plan import PlannedCase
 from storage.store.layout import StoreLayout
+from tasks.agent.endpoint import EndpointSettings
 from tasks.batch_ledger import BatchLedger
 from tasks.broken_accelerators import end_worker, is_of_the_accelerator
 from tasks.case_groups import run_groups

@@ -3,11 +3,11 @@
 import uuid
 from functools import partial
 
-from storage.agent_endpoint import EndpointSettings
 from storage.ingest.plan import IngestPlan, finish_ingest, plan_ingest
 from storage.runs.plan import BenchmarkPlan, BenchmarkRequest, plan_benchmark, record_plan
 from storage.store.layout import StoreLayout
 from storage.weights.registry import load_segmenter
+from tasks.agent.endpoint import EndpointSettings
 from tasks.ingest_cases import IngestBatch, PendingCase
 from tasks.segment_cases import SegmentBatch
 from tasks.stream.breadcrumbs import BreadcrumbFolder

@@ -147,7 +147,7 @@ def test_a_remote_endpoint_gets_nothing_that_it_is_not_named_for(medsam3, pictur
 
 
 def test_a_run_is_repeated_from_its_trace_without_the_endpoint(medsam3, tmp_path):
-    from storage.agent_endpoint import EndpointSettings
+    from tasks.agent.endpoint import EndpointSettings
 
     store = open_store(tmp_path / "store")
     ingest_here(store, "phantom:nuclei,cases=1,size=48x48", "nuclei")

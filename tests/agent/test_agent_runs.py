@@ -7,11 +7,11 @@ import pytest
 
 from medsam3_core.errors import UsageError
 from medsam3_core.prompts.policies import PromptPolicy
-from storage.agent_endpoint import EndpointSettings
 from storage.catalog.catalog import connect
 from storage.runs.plan import BenchmarkRequest
 from storage.runs.predictions import open_prediction
 from storage.store.layout import open_store
+from tasks.agent.endpoint import EndpointSettings
 from tests.agent.scripted_server import call, scripted, status
 from tests.small_store import benchmark_here, ingest_here
 

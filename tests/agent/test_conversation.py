@@ -11,7 +11,7 @@ from medsam3_core.agent.conversation import MOST_FAULTS
 from medsam3_core.agent.strategy import AgentInterrupted, AgentRun, Spent, answer_requests
 from medsam3_core.agent.trace import EventKind
 from medsam3_core.errors import UnsupportedPromptError, UsageError
-from storage.agent_endpoint import EndpointSettings, open_access, require_allowed
+from tasks.agent.endpoint import EndpointSettings, open_access, require_allowed
 from tests.agent.parrot import SHAPE, Parrot, block, session
 from tests.agent.scripted_server import call, calls, scripted, slow, status, words
 

@@ -9,9 +9,9 @@ from medsam3_core.agent.chat import Price
 from medsam3_core.agent.strategy import AgentInterrupted
 from medsam3_core.agent.trace import EventKind
 from medsam3_core.errors import UsageError
-from storage.agent_endpoint import EndpointSettings, open_access, require_allowed
-from storage.agent_replies import LARGEST_ANSWER
 from storage.runs.traces import read_trace_file, trace_rows, write_trace_file
+from tasks.agent.endpoint import EndpointSettings, open_access, require_allowed
+from tasks.agent.replies import LARGEST_ANSWER
 from tests.agent.parrot import Parrot, session
 from tests.agent.scripted_server import call, calls, drip, scripted, status, words
 from tests.agent.test_conversation import DONE, talk

@@ -36,7 +36,7 @@ from storage.training.slices import read_training_slices, recipe_concepts, valid
 from storage.weights.checkpoints import open_segmenter, read_weights, write_hugging_face
 from storage.weights.registry import find_weights
 from tasks import train_weights as unit
-from tasks.slice_reader import SliceReader
+from tasks.agent.slices import SliceReader
 from tests.small_store import ingest_here
 
 

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from medsam3_core.agent.chat import ChatReply, ChatRequest, EndpointError, ModelAccess, Price
 from medsam3_core.errors import UsageError
 from medsam3_core.settings.agent import PIXELS_OFF, PIXELS_ON, AgentSettings
-from storage.agent_replies import AnswerTooLongError, bounded_bodies, payload_of, reply_of
+from tasks.agent.replies import AnswerTooLongError, bounded_bodies, payload_of, reply_of
 
 URL_VARIABLE, MODEL_VARIABLE, KEY_VARIABLE = "MEDSAM3_AGENT_URL", "MEDSAM3_AGENT_MODEL", "MEDSAM3_AGENT_KEY"
 _LONGEST_WAIT = 30.0

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from medsam3_core.agent.session import AgentSession
 from medsam3_core.agent.strategy import AgentCase, AgentInterrupted, AgentRun, answer_requests
 from medsam3_core.agent.trace import TraceEvent
-from storage.agent_endpoint import EndpointSettings, open_access
 from storage.cohorts.cohorts import CaseRef
 from storage.runs.ledger import Run
 from storage.runs.traces import SpentLedger, trace_rows, write_traces
 from storage.store.layout import StoreLayout
+from tasks.agent.endpoint import EndpointSettings, open_access
 
 
 class CaseAgent:

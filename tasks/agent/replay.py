@@ -19,7 +19,7 @@ from storage.runs.predictions import open_prediction
 from storage.runs.traces import read_traces
 from storage.store.atomic import read_json
 from storage.store.layout import StoreLayout
-from tasks.slice_reader import SliceReader
+from tasks.agent.slices import SliceReader
 
 
 @dataclass(frozen=True, slots=True)
