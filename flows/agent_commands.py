@@ -52,7 +52,7 @@ def is_agent(prompt: str) -> bool:
 
 def run_predict_agent(store: StoreLayout, words: AgentWords) -> Path:
     """Answer the requests and write the file; returns it."""
-    from tasks.predict_by_agent import AgentPredictRequest, predict_by_agent
+    from tasks.predict.agent import AgentPredictRequest, predict_by_agent
 
     events = None if words.replay is None else tuple(read_trace_file(words.replay))
     requests = _requests(words, events)

@@ -20,7 +20,7 @@ from storage.sources.formats.single import InputImage, read_input_image
 from storage.store.layout import StoreLayout
 from storage.weights.registry import find_weights, is_location, load_segmenter, load_unregistered, registered_weights
 from storage.weights.weights import Weights
-from tasks.predict_image import PredictRecord, PredictRequest, check_request, predict_image, predict_volume
+from tasks.predict.image import PredictRecord, PredictRequest, check_request, predict_image, predict_volume
 
 _MOST_LISTED = 20
 _LONGEST = 80

@@ -20,7 +20,7 @@ from storage.exports.instances import InstanceForm, form_of, write_instances, wr
 from storage.runs.traces import trace_rows, write_trace_file
 from storage.sources.formats.single import InputImage
 from tasks.agent.endpoint import EndpointSettings, open_access
-from tasks.predict_image import PredictRecord
+from tasks.predict.image import PredictRecord
 
 TRACE_ENDING = ".trace.parquet"
 _RUN, _CASE, _ATTEMPT = "predict", "image", "once"
