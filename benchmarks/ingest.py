@@ -40,7 +40,7 @@ from storage.sources.layouts.phantom import PhantomSource  # noqa: E402
 from storage.sources.registry import layout_of  # noqa: E402
 from storage.store.arrays import level_factors, write_image_levels, write_label_levels, write_zip  # noqa: E402
 from storage.store.layout import open_store  # noqa: E402
-from tasks.ingest_cases import IngestBatch, PendingCase  # noqa: E402
+from tasks.ingest import IngestBatch, PendingCase  # noqa: E402
 from tasks.stream.breadcrumbs import BreadcrumbFolder  # noqa: E402
 from tasks.stream.stream import BatchSizer, StreamHooks, run_stream  # noqa: E402
 from tests.phantom_files import write_nifti, write_phantom_dataset  # noqa: E402

@@ -32,7 +32,7 @@ from medsam3_core.inference.protocol import Segmenter  # noqa: E402 - the enviro
 from storage.runs.plan import BenchmarkRequest, WorkGroup, plan_benchmark  # noqa: E402
 from storage.store.layout import StoreLayout, open_store  # noqa: E402
 from storage.weights.registry import load_segmenter  # noqa: E402
-from tasks.segment_cases import SegmentBatch  # noqa: E402
+from tasks.segment import SegmentBatch  # noqa: E402
 from tasks.stream.breadcrumbs import BreadcrumbFolder  # noqa: E402
 
 WORKERS = 2

@@ -50,9 +50,9 @@ from storage.runs.plan import BenchmarkRequest, plan_benchmark, record_plan  # n
 from storage.sources.registry import find_reader  # noqa: E402
 from storage.store import schemas  # noqa: E402
 from storage.store.layout import StoreLayout, open_store  # noqa: E402
-from tasks.ingest_cases import IngestBatch, PendingCase  # noqa: E402
-from tasks.recovery import unfinished_runs  # noqa: E402
-from tasks.segment_cases import SegmentBatch  # noqa: E402
+from tasks.ingest import IngestBatch, PendingCase  # noqa: E402
+from tasks.ledger import unfinished_runs  # noqa: E402
+from tasks.segment import SegmentBatch  # noqa: E402
 from tasks.stream.breadcrumbs import BreadcrumbFolder  # noqa: E402
 from tasks.stream.stream import BatchSizer, BatchWork, StreamHooks, run_stream  # noqa: E402
 

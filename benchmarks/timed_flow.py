@@ -35,7 +35,7 @@ def main(
     from flows.benchmark import benchmark_cohorts
     from flows.clusters import dask_workers, workers_starting
     from flows.prefect_session import prefect_session
-    from tasks.segmenter_plugin import SegmenterPlugin
+    from tasks.plugin import SegmenterPlugin
 
     with workers_starting(parse_cluster(cluster), [found]), prefect_session():
         idle: list[int] = []

@@ -24,9 +24,9 @@ from storage.runs.standing import completed_requests, plan_requests, record_requ
 from storage.store.layout import StoreLayout
 from storage.store.writers import writing
 from storage.weights.encodings import CacheSettings, parse_size, prepare_cache, trim_cache
-from tasks.recovery import unfinished_runs
-from tasks.segment_cases import SegmentBatch
-from tasks.segmenter_plugin import SegmenterPlugin, current_segmenter
+from tasks.ledger import unfinished_runs
+from tasks.plugin import SegmenterPlugin, current_segmenter
+from tasks.segment import SegmentBatch
 from tasks.stream.stream import StreamCounts
 
 SHARD_CASES = 5000

@@ -30,7 +30,7 @@ def train(config: str, plan_only: bool, cluster: str, store: Path) -> None:
     from flows.train_plan import describe_plan
     from storage.store.layout import open_store
     from storage.training.configs import find_training_config, read_training_config
-    from tasks.train_weights import first_process
+    from tasks.train import first_process
 
     layout = open_store(store)
     plan = read_training_config(find_training_config(config))

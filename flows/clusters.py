@@ -180,7 +180,7 @@ def _prepared(client: Client, settings: ClusterSettings, where: str) -> Workers:
     plugins: list[WorkerPlugin] = [QuietEnd()] if local else [check_versions(client, where)]
     if local:
         client.register_plugin(plugins[0])
-    for module in ("tasks.ingest_cases", "tasks.segment_cases"):  # seconds that the first batch would pay
+    for module in ("tasks.ingest", "tasks.segment"):  # seconds that the first batch would pay
         client.run(importlib.import_module, module)
     resources = {**({"GPU": 1.0} if settings.kind is ClusterKind.GPU else {}), **settings.resources}
     _require_resources(client, resources, where)

@@ -12,8 +12,8 @@ signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 import distributed  # noqa: E402, F401 - deaf to Ctrl-C first
 
-import tasks.ingest_cases  # noqa: E402
-import tasks.segment_cases  # noqa: E402, F401
+import tasks.ingest  # noqa: E402
+import tasks.segment  # noqa: E402, F401
 
 
 def _end_at_once(pid: int) -> None:

@@ -16,7 +16,7 @@ from storage.catalog.catalog import publish_catalog
 from storage.ingest.plan import IngestPlan, finish_ingest, plan_ingest
 from storage.store.layout import StoreLayout
 from storage.store.writers import ingesting
-from tasks.ingest_cases import IngestBatch, PendingCase, unfinished_ingest
+from tasks.ingest import IngestBatch, PendingCase, unfinished_ingest
 from tasks.stream.stream import StreamCounts
 
 

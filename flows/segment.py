@@ -32,8 +32,8 @@ from storage.store.layout import StoreLayout, open_store
 from storage.store.locations import location
 from storage.store.locks import holding
 from storage.store.writers import ingesting, writing
-from tasks.export_cases import ExportBatch, PendingExport
-from tasks.segmenter_plugin import SegmenterPlugin
+from tasks.export import ExportBatch, PendingExport
+from tasks.plugin import SegmenterPlugin
 from tasks.stream.stream import StreamCounts
 
 

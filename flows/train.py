@@ -26,7 +26,7 @@ def train_flow(store: str, config: str, cluster: str = "local") -> dict[str, Any
     """
     # Both import torch, which who deploys all flows can do without.
     from storage.training.configs import find_training_config, read_training_config
-    from tasks.train_weights import processes
+    from tasks.train import processes
 
     layout = store_of(store)
     plan = read_training_config(find_training_config(config))
@@ -46,7 +46,7 @@ def train_flow(store: str, config: str, cluster: str = "local") -> dict[str, Any
 @task(name="train-weights", task_run_name="train-{config}", cache_policy=NO_CACHE)
 def _train(store: str, config: str) -> dict[str, Any]:
     from storage.training.configs import find_training_config, read_training_config
-    from tasks.train_weights import train_weights
+    from tasks.train import train_weights
 
     plan = read_training_config(find_training_config(config))
     return train_weights(store_of(store), plan, _say_progress)

@@ -8,8 +8,8 @@ from storage.runs.plan import BenchmarkPlan, BenchmarkRequest, plan_benchmark, r
 from storage.store.layout import StoreLayout
 from storage.weights.registry import load_segmenter
 from tasks.agent.endpoint import EndpointSettings
-from tasks.ingest_cases import IngestBatch, PendingCase
-from tasks.segment_cases import SegmentBatch
+from tasks.ingest import IngestBatch, PendingCase
+from tasks.segment import SegmentBatch
 from tasks.stream.breadcrumbs import BreadcrumbFolder
 
 

@@ -8,8 +8,8 @@ import pytest
 from storage.catalog.guard import run_sql
 from storage.runs.plan import BenchmarkRequest, plan_benchmark, record_plan
 from storage.store.layout import StoreLayout
-from tasks.broken_accelerators import EXIT_CODE, is_of_the_accelerator
-from tasks.segment_cases import SegmentBatch
+from tasks.plugin import EXIT_CODE, is_of_the_accelerator
+from tasks.segment import SegmentBatch
 from tasks.stream.breadcrumbs import BreadcrumbFolder
 from tests.small_store import ingest_here
 

@@ -12,8 +12,8 @@ from medsam3_core.sam3.segmenter import Sam3Segmenter
 from storage.catalog.guard import run_sql
 from storage.runs.plan import BenchmarkRequest, WorkGroup, plan_benchmark, record_plan
 from storage.store.layout import StoreLayout, open_store
-from tasks.case_groups import groups_of, run_groups
-from tasks.segment_cases import SegmentBatch
+from tasks.groups import groups_of, run_groups
+from tasks.segment import SegmentBatch
 from tasks.stream.breadcrumbs import BETWEEN_CASES, Breadcrumb, BreadcrumbFolder
 from tests.sam3.segmenters import FP32, count_trunk_passes
 from tests.small_store import ingest_here

@@ -27,7 +27,7 @@ from storage.weights.encodings import (
     prepare_cache,
     trim_cache,
 )
-from tasks.segment_cases import SegmentBatch
+from tasks.segment import SegmentBatch
 from tasks.stream.breadcrumbs import BreadcrumbFolder
 from tests.sam3.segmenters import count_trunk_passes, phantom
 from tests.small_store import ingest_here

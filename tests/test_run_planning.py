@@ -20,7 +20,7 @@ from storage.store.layout import StoreLayout, open_store, utc_now
 from storage.store.schemas import CASES, PLAN
 from storage.store.tables import read_table
 from storage.weights.registry import load_segmenter
-from tasks.segment_cases import SegmentBatch
+from tasks.segment import SegmentBatch
 from tasks.stream.breadcrumbs import BreadcrumbFolder
 from tests.phantom_files import write_phantom_dataset
 from tests.small_store import benchmark_here, ingest_here

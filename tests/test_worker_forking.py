@@ -30,7 +30,7 @@ def faults_of_large_blocks():
 def facts():
     return {
         "pid": os.getpid(), "parent": os.getppid(),
-        "imported": [name for name in ("tasks.segment_cases", "tasks.ingest_cases") if name in sys.modules],
+        "imported": [name for name in ("tasks.segment", "tasks.ingest") if name in sys.modules],
         "deaf to Ctrl-C": signal.getsignal(signal.SIGINT) is signal.SIG_IGN,
         "set later": os.environ.get("LATER"), "threads": os.environ["OMP_NUM_THREADS"],
         "page faults": faults_of_large_blocks(),
@@ -57,7 +57,7 @@ def test_forked_workers_have_everything_imported_and_end_with_a_killed_driver() 
     assert parent != driver.pid, "both come from one process that is not the driver"
     assert {parent, *(one["pid"] for one in facts)} <= {one.pid for one in family}
     for one in facts:
-        assert one["imported"] == ["tasks.segment_cases", "tasks.ingest_cases"]
+        assert one["imported"] == ["tasks.segment", "tasks.ingest"]
         assert (one["deaf to Ctrl-C"], one["set later"], one["threads"]) == (True, "seen", "1")
         assert one["page faults"] < 1000, "64 MB that were freed are 16,384 pages to be faulted in anew"
     wait_until(lambda: not any(_alive(one) for one in family), "all processes to end", 60)

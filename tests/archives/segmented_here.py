@@ -14,9 +14,9 @@ from storage.runs.ledger import Run
 from storage.runs.plan import record_plan
 from storage.store.layout import StoreLayout
 from storage.weights.registry import load_segmenter
-from tasks.export_cases import ExportBatch, PendingExport
-from tasks.ingest_cases import IngestBatch, PendingCase
-from tasks.segment_cases import SegmentBatch
+from tasks.export import ExportBatch, PendingExport
+from tasks.ingest import IngestBatch, PendingCase
+from tasks.segment import SegmentBatch
 from tasks.stream.breadcrumbs import BreadcrumbFolder
 
 

@@ -13,7 +13,7 @@ from storage.cohorts.cohorts import latest_cases
 from storage.ingest.plan import plan_ingest
 from storage.sources.formats.arrays import read_array
 from storage.store.layout import StoreLayout
-from tasks.ingest_cases import IngestBatch, PendingCase
+from tasks.ingest import IngestBatch, PendingCase
 from tasks.stream.breadcrumbs import BreadcrumbFolder
 from tests.archives.written_dicom import COLUMNS, ROWS, ct_slices, enhanced_ct, save
 from tests.small_store import ingest_here

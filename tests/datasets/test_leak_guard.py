@@ -23,7 +23,7 @@ from storage.sources.registry import find_reader
 from storage.store.layout import open_store
 from storage.training.marks import mark_training_cases
 from storage.weights.registry import find_weights
-from tasks.ingest_cases import IngestBatch, PendingCase
+from tasks.ingest import IngestBatch, PendingCase
 from tasks.stream.breadcrumbs import BreadcrumbFolder
 from tests.datasets import published_2d
 from tests.datasets.drawn import blobs, textured

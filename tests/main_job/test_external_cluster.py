@@ -18,7 +18,7 @@ from flows.clusters import dask_workers
 from medsam3_core.errors import UsageError
 from storage.store.layout import open_store
 from storage.weights.registry import find_weights
-from tasks.segmenter_plugin import SegmenterPlugin
+from tasks.plugin import SegmenterPlugin
 from tests.main_job.conftest import Medsam3, Started, rows, wait_until
 from tests.server_processes import free_port
 

@@ -35,7 +35,7 @@ from storage.training.runs import last_checkpoint, open_run, training_id
 from storage.training.slices import read_training_slices, recipe_concepts, validation_case
 from storage.weights.checkpoints import open_segmenter, read_weights, write_hugging_face
 from storage.weights.registry import find_weights
-from tasks import train_weights as unit
+from tasks import train as unit
 from tasks.agent.slices import SliceReader
 from tests.small_store import ingest_here
 

@@ -30,7 +30,7 @@ from storage.store.writers import committing
 from tasks.agent.case import CaseAgent
 from tasks.agent.endpoint import EndpointSettings
 from tasks.agent.slices import SliceReader
-from tasks.batch_ledger import BatchLedger
+from tasks.ledger import BatchLedger
 
 
 class CaseWork:

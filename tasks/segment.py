@@ -19,10 +19,10 @@ from storage.runs.ledger import Run
 from storage.runs.plan import PlannedCase
 from storage.store.layout import StoreLayout
 from tasks.agent.endpoint import EndpointSettings
-from tasks.batch_ledger import BatchLedger
-from tasks.broken_accelerators import end_worker, is_of_the_accelerator
-from tasks.case_groups import run_groups
-from tasks.case_work import CaseWork
+from tasks.case import CaseWork
+from tasks.groups import run_groups
+from tasks.ledger import BatchLedger
+from tasks.plugin import end_worker, is_of_the_accelerator
 from tasks.stream.breadcrumbs import BETWEEN_CASES, Breadcrumb, BreadcrumbFolder
 from tasks.stream.stream import BatchReport
 
@@ -85,7 +85,7 @@ class SegmentBatch:
 
 @dataclass(frozen=True, slots=True)
 class _Stages:
-    """How the cases of a batch are opened, segmented and finished, see `tasks.case_groups`."""
+    """How the cases of a batch are opened, segmented and finished, see `tasks.groups`."""
 
     batch: SegmentBatch
     segmenter: Segmenter

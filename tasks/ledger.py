@@ -1,14 +1,16 @@
 """What a batch of cases has to say, kept in memory and committed together at its end."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from medsam3_core.cases.cases import CaseStatus
 from medsam3_core.prompts.rows import PromptRow
 from storage.cohorts.cohorts import CaseRef
 from storage.prompts.tables import write_prompts
-from storage.runs.ledger import Run, unscored_rows, write_measurements, write_outcomes
+from storage.runs.ledger import Run, committed_outcomes, unscored_rows, write_measurements, write_outcomes
+from storage.runs.plan import PlannedCase
 from storage.runs.traces import write_traces
 from storage.store.layout import StoreLayout
 
@@ -64,3 +66,17 @@ class BatchLedger:
             write_measurements(self.store, run_id, self.attempt, rows)
         for run_id, rows in self.scores.items():
             write_outcomes(self.store, run_id, self.attempt, rows, self.outcomes.get(run_id, ()), token=self.token)
+
+
+def unfinished_runs(
+    store: StoreLayout, batch_id: str, cases: Sequence[PlannedCase]
+) -> tuple[list[PlannedCase], dict[str, int]]:
+    """Cases with the runs that still want them, and how the committed case and run pairs ended."""
+    run_ids = {run_id for case in cases for run_id in case.run_ids}
+    committed = {run_id: committed_outcomes(store, run_id, batch_id) for run_id in run_ids}
+    statuses = Counter(status for outcomes in committed.values() for status in outcomes.values())
+    left = [
+        replace(case, run_ids=tuple(run_id for run_id in case.run_ids if case.case_id not in committed[run_id]))
+        for case in cases
+    ]
+    return [case for case in left if case.run_ids or case.rescore_ids], dict(statuses)
