@@ -1,6 +1,5 @@
 """The flow that benchmarks: cohorts x weights x prompt policies, computing only what is not there yet."""
 
-import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,16 +14,14 @@ from flows.clusters import Workers, dask_workers
 from flows.deployed import store_of
 from flows.settings import named_cluster
 from flows.telling import note
-from medsam3_core.cases.cases import CaseStatus
 from storage.catalog.catalog import publish_catalog
 from storage.catalog.compaction import tidy_scores
-from storage.runs.ledger import unscored_rows, write_outcomes
 from storage.runs.plan import BenchmarkPlan, BenchmarkRequest, PlannedCase, WorkGroup, record_plan
 from storage.runs.standing import completed_requests, plan_requests, record_requests
 from storage.store.layout import StoreLayout
 from storage.store.writers import writing
 from storage.weights.encodings import CacheSettings, parse_size, prepare_cache, trim_cache
-from tasks.ledger import unfinished_runs
+from tasks.ledger import record_crash, record_rejected, unfinished_runs
 from tasks.plugin import SegmenterPlugin, current_segmenter
 from tasks.segment import SegmentBatch
 from tasks.stream.stream import StreamCounts
@@ -144,21 +141,6 @@ def compute_requests(
     )
 
 
-def record_rejected(store: StoreLayout, group: WorkGroup) -> None:
-    """Cases that ingest rejected end in every run as rejected, with the reason of the ingest."""
-    attempt = f"planned-{uuid.uuid4().hex[:12]}"
-    for run in group.runs.values():
-        rows = [
-            unscored_rows(run, item.case, attempt, CaseStatus.REJECTED, item.case.reason or "rejected at ingest")
-            for item in group.rejected
-            if run.run_id in item.run_ids
-        ]
-        if rows:
-            write_outcomes(
-                store, run.run_id, attempt, [row for scores, _ in rows for row in scores], [o for _, o in rows]
-            )
-
-
 def _compute(
     store: StoreLayout, plan: BenchmarkPlan, cluster: str, cache_encodings: str, token: str
 ) -> list[StreamCounts]:
@@ -211,11 +193,3 @@ def segment_shard(
         target_seconds=10.0,
         resources=workers.resources,
     )
-
-
-def record_crash(store: StoreLayout, group: WorkGroup, planned: PlannedCase, reason: str) -> None:
-    """A case that keeps killing its worker ends so in every run that wanted it, segmented or only scored again."""
-    attempt = f"crash-{uuid.uuid4().hex[:12]}"
-    for run_id in (*planned.run_ids, *planned.rescore_ids):
-        scores, outcome = unscored_rows(group.runs[run_id], planned.case, attempt, CaseStatus.CRASHED, reason)
-        write_outcomes(store, run_id, attempt, scores, [outcome])

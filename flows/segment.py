@@ -8,7 +8,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.agent_options import require_run_allowed, with_site_model
-from flows.benchmark import record_rejected, segment_shard, shards_of
+from flows.benchmark import segment_shard, shards_of
 from flows.case_stream import stream_cases
 from flows.clusters import Workers, dask_workers
 from flows.console import say
@@ -33,6 +33,7 @@ from storage.store.locations import location
 from storage.store.locks import holding
 from storage.store.writers import ingesting, writing
 from tasks.export import ExportBatch, PendingExport
+from tasks.ledger import record_rejected
 from tasks.plugin import SegmenterPlugin
 from tasks.stream.stream import StreamCounts
 

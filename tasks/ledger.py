@@ -1,5 +1,6 @@
-"""What a batch of cases has to say, kept in memory and committed together at its end."""
+"""Rows of a batch, kept in memory and committed together at its end; and the rows of cases that no batch can write."""
 
+import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +11,7 @@ from medsam3_core.prompts.rows import PromptRow
 from storage.cohorts.cohorts import CaseRef
 from storage.prompts.tables import write_prompts
 from storage.runs.ledger import Run, committed_outcomes, unscored_rows, write_measurements, write_outcomes
-from storage.runs.plan import PlannedCase
+from storage.runs.plan import PlannedCase, WorkGroup
 from storage.runs.traces import write_traces
 from storage.store.layout import StoreLayout
 
@@ -80,3 +81,26 @@ def unfinished_runs(
         for case in cases
     ]
     return [case for case in left if case.run_ids or case.rescore_ids], dict(statuses)
+
+
+def record_rejected(store: StoreLayout, group: WorkGroup) -> None:
+    """Cases that ingest rejected end in every run as rejected, with the reason of the ingest."""
+    attempt = f"planned-{uuid.uuid4().hex[:12]}"
+    for run in group.runs.values():
+        rows = [
+            unscored_rows(run, item.case, attempt, CaseStatus.REJECTED, item.case.reason or "rejected at ingest")
+            for item in group.rejected
+            if run.run_id in item.run_ids
+        ]
+        if rows:
+            write_outcomes(
+                store, run.run_id, attempt, [row for scores, _ in rows for row in scores], [o for _, o in rows]
+            )
+
+
+def record_crash(store: StoreLayout, group: WorkGroup, planned: PlannedCase, reason: str) -> None:
+    """A case that keeps killing its worker ends so in every run that wanted it, segmented or only scored again."""
+    attempt = f"crash-{uuid.uuid4().hex[:12]}"
+    for run_id in (*planned.run_ids, *planned.rescore_ids):
+        scores, outcome = unscored_rows(group.runs[run_id], planned.case, attempt, CaseStatus.CRASHED, reason)
+        write_outcomes(store, run_id, attempt, scores, [outcome])

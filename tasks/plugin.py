@@ -77,7 +77,11 @@ _WORDS = ("CUDA error", "cuDNN error", "CUBLAS_STATUS", "NCCL error", "device-si
 
 
 def is_of_the_accelerator(error: BaseException) -> bool:
-    """Whether an error says that the accelerator is broken; a full memory is none."""
+    """Whether an error says that the accelerator is broken; a full memory is none.
+
+    An illegal access, an assertion on the device or a device that fell off the bus stay: every later call in the
+    process fails at once. A worker that went on would record case after case as failed, faster than any other works.
+    """
     if type(error).__name__ == "OutOfMemoryError":
         return False
     known = type(error).__name__ == _TYPE or (isinstance(error, RuntimeError) and str(error).startswith(_WORDS))

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from flows.benchmark import record_crash
 from medsam3_core.cases.cases import CaseStatus
 from medsam3_core.errors import UsageError
 from medsam3_core.prompts.rows import PromptRow
@@ -20,6 +19,7 @@ from storage.store.layout import StoreLayout, open_store, utc_now
 from storage.store.schemas import CASES, PLAN
 from storage.store.tables import read_table
 from storage.weights.registry import load_segmenter
+from tasks.ledger import record_crash
 from tasks.segment import SegmentBatch
 from tasks.stream.breadcrumbs import BreadcrumbFolder
 from tests.phantom_files import write_phantom_dataset
