@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.agent_options import endpoint_settings, with_site_model
-from flows.console import say
+from flows.messages.console import say
 from medsam3_core.agent.replay import model_of, requests_of
 from medsam3_core.agent.requests import clean_request
 from medsam3_core.agent.strategy import AgentInterrupted

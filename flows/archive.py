@@ -4,9 +4,9 @@ from prefect import flow
 from prefect.states import Completed, Failed, State
 
 from flows.deployed import store_of
+from flows.messages.console import tell
 from flows.segment import segment_source
 from flows.settings import read_settings
-from flows.telling import tell
 
 
 @flow(name="segment-archive", flow_run_name="segment-archive")

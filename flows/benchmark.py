@@ -12,8 +12,8 @@ from flows.agent_options import endpoint_settings, require_plan_allowed, with_si
 from flows.case_stream import stream_cases
 from flows.clusters import Workers, dask_workers
 from flows.deployed import store_of
+from flows.messages.console import note
 from flows.settings import named_cluster
-from flows.telling import note
 from storage.catalog.catalog import publish_catalog
 from storage.catalog.compaction import tidy_scores
 from storage.runs.plan import BenchmarkPlan, BenchmarkRequest, PlannedCase, WorkGroup, record_plan

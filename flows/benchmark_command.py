@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from flows.agent_options import require_plan_allowed
-from flows.console import say
+from flows.messages.console import say
 from flows.settings import named_cluster
 from flows.worker_forking import begin_forking
 from storage.runs.estimates import Estimate, estimate_plan, total_seconds

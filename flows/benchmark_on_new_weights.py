@@ -12,9 +12,9 @@ from flows.benchmark_answer import Answer
 from flows.dashboard_process import write_report
 from flows.deployed import store_of
 from flows.event_storms import answer_for_waiting_runs
+from flows.messages.console import tell
 from flows.notifications import notify
 from flows.settings import Settings, named_cluster, read_settings
-from flows.telling import tell
 from flows.worker_forking import begin_forking
 from medsam3_core.errors import Medsam3Error, UsageError
 from storage.comparisons.comparison import Comparison, ComparisonRequest, compare_weights

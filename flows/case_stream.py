@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from flows.clusters import Workers
-from flows.console import say
-from flows.progress import reporting
+from flows.messages.console import say
+from flows.messages.progress import reporting
 from storage.store.layout import StoreLayout
 from tasks.stream.breadcrumbs import BreadcrumbFolder
 from tasks.stream.stream import (

@@ -61,8 +61,8 @@ def ingest(
     begin_forking(settings, [])  # it imports beside the imports that follow
 
     from flows.clusters import workers_starting
-    from flows.console import say
     from flows.ingest import ingest_cohort
+    from flows.messages.console import say
     from flows.prefect_session import prefect_session
 
     with workers_starting(settings, []), prefect_session():

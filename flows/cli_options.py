@@ -50,7 +50,7 @@ def store_to_read(root: Path) -> StoreLayout:
     Raises:
         StoreError: If there is none; says how to make one.
     """
-    from flows.console import say
+    from flows.messages.console import say
     from storage.store.runs import broken_runs
 
     store = existing_store(root)

@@ -34,7 +34,7 @@ def sql(query: str, form: str, store: Path) -> None:
     all of them with their columns.
     """
     from flows.cli_options import store_to_read
-    from flows.table_print import print_table
+    from flows.messages.tables import print_table
     from storage.catalog.guard import run_sql
 
     print_table(run_sql(store_to_read(store), query), form)
@@ -52,7 +52,7 @@ def sql(query: str, form: str, store: Path) -> None:
 @store_option
 def export(run_id: str, form: str, case_ids: tuple[str, ...], out: Path, store: Path) -> None:
     """Write the predictions of a run as NIfTI label maps or PNG overlays."""
-    from flows.console import say
+    from flows.messages.console import say
     from storage.exports.label_maps import export_run
     from storage.store.layout import existing_store
 

@@ -40,7 +40,7 @@ def weights_add(name: str, path: str, base: str | None, licence: str, store: Pat
 
     PATH is a checkpoint file, a Hugging Face folder, a LoRA adapter, or hf://owner/name[@revision][/file].
     """
-    from flows.console import say
+    from flows.messages.console import say
     from flows.weights_print import print_weights, say_match
     from storage.store.layout import open_store
     from storage.weights.registry import add_weights

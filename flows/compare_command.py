@@ -7,7 +7,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from flows.table_print import stdout_console
+from flows.messages.tables import stdout_console
 from medsam3_core.errors import UsageError
 from storage.comparisons.comparison import Comparison, StructureComparison, Verdict
 from storage.comparisons.words import comparison_notes, comparison_sentences, has_several_raters, short_prompt

@@ -5,7 +5,7 @@ import os
 
 from prefect import runtime
 
-from flows.console import say
+from flows.messages.console import say
 from medsam3_core.errors import UsageError
 from storage.store.layout import STORE_VARIABLE, StoreLayout, open_store
 from storage.store.locations import location

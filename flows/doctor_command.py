@@ -4,9 +4,9 @@ from pathlib import Path
 
 from rich.text import Text
 
-from flows.console import say
 from flows.doctor import Grade, all_findings
-from flows.table_print import stdout_console
+from flows.messages.console import say
+from flows.messages.tables import stdout_console
 
 _STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red"}
 

@@ -17,7 +17,7 @@ from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.states import Cancelled
 
-from flows.telling import tell
+from flows.messages.console import tell
 
 _WAITING = [StateType.SCHEDULED, StateType.PENDING]
 _PAGE = 200

@@ -8,7 +8,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from flows.table_print import stdout_console
+from flows.messages.tables import stdout_console
 from medsam3_core.prompts.policies import PromptPolicy
 from storage.catalog.queries import read_inter_rater, read_leaderboard
 from storage.store.layout import StoreLayout

@@ -7,11 +7,10 @@ from prefect import flow, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from flows.console import say
 from flows.deployed import store_of
+from flows.messages.console import say, tell
+from flows.messages.tables import in_units
 from flows.settings import MaintenanceSettings, read_settings
-from flows.table_print import in_units
-from flows.telling import tell
 from storage.store.layout import StoreLayout, existing_store
 from storage.upkeep.upkeep import Upkeep, compact_store, prune_store
 from storage.weights.encodings import parse_size

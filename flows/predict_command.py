@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from flows.console import say
+from flows.messages.console import say
 from medsam3_core.capabilities import Capabilities
 from medsam3_core.errors import UnsupportedPromptError, UsageError
 from medsam3_core.inference.protocol import Segmenter

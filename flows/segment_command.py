@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from flows.agent_options import require_run_allowed
-from flows.console import say
+from flows.messages.console import say
 from flows.settings import named_cluster
 from flows.worker_forking import begin_forking
 from storage.exports.claims import require_claimable

@@ -22,7 +22,7 @@ from types import FrameType
 
 import psutil
 
-from flows.console import say
+from flows.messages.console import say
 from medsam3_core.errors import Medsam3Error, UsageError
 from storage.store.layout import STORE_VARIABLE
 

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.cli_options import store_to_read
-from flows.table_print import in_units, stdout_console
+from flows.messages.tables import in_units, stdout_console
 from storage.comparisons.words import short_prompt
 from storage.upkeep.status import CohortStatus, RunStatus, StoreStatus, read_status
 

@@ -9,9 +9,9 @@ from prefect.states import Completed, Failed, State
 
 from flows.deployed import store_of
 from flows.doctor import failed_checks
+from flows.messages.console import tell
 from flows.notifications import notify
 from flows.settings import Settings, read_settings
-from flows.telling import tell
 from flows.weights_events import ALERT, CHANGED, NoServerError, send_event
 from medsam3_core.errors import UsageError
 from storage.store.layout import StoreLayout

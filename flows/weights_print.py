@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flows.console import say
-from flows.table_print import stdout_console
+from flows.messages.console import say
+from flows.messages.tables import stdout_console
 from medsam3_core.capabilities import Capabilities
 from storage.weights.weights import Weights
 

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from flows.messages.tables import in_units
 from flows.status import print_status
-from flows.table_print import in_units
 from flows.weights_print import print_weights, taken
 from medsam3_core.capabilities import Capabilities
 from medsam3_core.errors import StoreError

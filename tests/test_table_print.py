@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from flows.leaderboard import leaderboard_notes, leaderboard_rows, print_leaderboard
-from flows.table_print import print_table, to_csv, to_json
+from flows.messages.tables import print_table, to_csv, to_json
 from tests.catalog_store import HandmadeStore
 
 TABLE = pa.table(

@@ -15,7 +15,7 @@ from prefect.context import get_run_context
 from prefect.exceptions import MissingContextError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from flows.console import console, say
+from flows.messages.console import console, say
 from tasks.stream.stream import StreamCounts
 
 _LINE_EVERY_SECONDS = 10.0

@@ -1,12 +1,18 @@
-"""One line for people wherever they look: stderr, and the log of the flow run where there is one."""
+"""Where people are spoken to: stderr. Stdout carries the answer alone."""
 
 import logging
 from contextlib import suppress
 
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
+from rich.console import Console
 
-from flows.console import say
+console = Console(stderr=True)
+
+
+def say(text: str) -> None:
+    """One line for the person or the log."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def tell(text: str, *, alarming: bool = False) -> None:
