@@ -1,4 +1,4 @@
-"""What the variables of memory allocation are worth that workers are started with (`flows.environment`).
+"""What the variables of memory allocation are worth that workers are started with (`flows.settings.environment`).
 
     python -m benchmarks.allocation FOLDER [--resolution 504] [--rounds 2]
 
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.full_weights import BARE
 from benchmarks.segmenter import TEXTS, picture
-from flows.environment import prepare_environment
+from flows.settings.environment import prepare_environment
 from medsam3_core.settings.inference import InferenceSettings
 from storage.weights.checkpoints import open_segmenter
 

@@ -23,15 +23,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from flows.environment import prepare_environment
+from flows.settings.environment import prepare_environment
 
 prepare_environment()
 
 import zarr  # noqa: E402 - the environment comes first
 from zarr.storage import MemoryStore  # noqa: E402
 
-from flows.cluster_settings import parse_cluster  # noqa: E402
 from flows.clusters import dask_workers  # noqa: E402
+from flows.settings.clusters import parse_cluster  # noqa: E402
 from medsam3_core.cases.cases import CaseVolume  # noqa: E402
 from medsam3_core.cases.geometry import VolumeGeometry  # noqa: E402
 from medsam3_core.cases.structures import LabelEntry, LabelMap  # noqa: E402

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import psutil
 
-from flows.environment import prepare_environment
+from flows.settings.environment import prepare_environment
 
 prepare_environment()
 

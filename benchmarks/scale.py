@@ -32,12 +32,12 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from flows.environment import prepare_environment
+from flows.settings.environment import prepare_environment
 
 prepare_environment()
 
-from flows.cluster_settings import parse_cluster  # noqa: E402 - the environment comes first
 from flows.clusters import Workers, dask_workers  # noqa: E402
+from flows.settings.clusters import parse_cluster  # noqa: E402 - the environment comes first
 from medsam3_core.capabilities import Capabilities  # noqa: E402
 from medsam3_core.inference.protocol import SliceInstances  # noqa: E402
 from medsam3_core.metrics.protocol_version import PROTOCOL_VERSION  # noqa: E402

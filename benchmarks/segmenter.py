@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from benchmarks.costs import interleaved, say
 from benchmarks.full_weights import BARE
-from flows.environment import prepare_environment
+from flows.settings.environment import prepare_environment
 from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.inference.volumes import segment_volume
 from medsam3_core.phantoms import PhantomKind, phantom_case

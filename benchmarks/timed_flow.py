@@ -8,7 +8,7 @@ from pathlib import Path
 
 STARTED = time.perf_counter()
 
-from flows.environment import prepare_environment  # noqa: E402 - the clock starts before the imports
+from flows.settings.environment import prepare_environment  # noqa: E402 - the clock starts before the imports
 
 prepare_environment()
 
@@ -23,7 +23,7 @@ def main(
     *settings: str,
 ) -> None:
     """Run it once; start-up is everything that is not the stream and not the closing publication."""
-    from flows.cluster_settings import parse_cluster
+    from flows.settings.clusters import parse_cluster
     from flows.worker_forking import begin_forking
     from storage.store.layout import open_store
     from storage.weights.registry import find_weights

@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flows.environment import prepare_environment
+from flows.settings.environment import prepare_environment
 
 prepare_environment()
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.agent_options import endpoint_settings, with_site_model
 from flows.messages.console import say
+from flows.settings.agent import endpoint_settings, with_site_model
 from medsam3_core.agent.replay import model_of, requests_of
 from medsam3_core.agent.requests import clean_request
 from medsam3_core.agent.strategy import AgentInterrupted

@@ -6,7 +6,7 @@ from prefect.states import Completed, Failed, State
 from flows.deployed import store_of
 from flows.messages.console import tell
 from flows.segment import segment_source
-from flows.settings import read_settings
+from flows.settings.settings import read_settings
 
 
 @flow(name="segment-archive", flow_run_name="segment-archive")

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from flows.agent_options import require_plan_allowed
 from flows.messages.console import say
-from flows.settings import named_cluster
+from flows.settings.agent import require_plan_allowed
+from flows.settings.settings import named_cluster
 from flows.worker_forking import begin_forking
 from storage.runs.estimates import Estimate, estimate_plan, total_seconds
 from storage.runs.plan import BenchmarkPlan, BenchmarkRequest

@@ -12,13 +12,13 @@ import click
 from flows.cli_benchmark import benchmark
 from flows.cli_demo import demo
 from flows.cli_ingest import ingest
-from flows.cli_options import INTERRUPTED, WRONG_USAGE
 from flows.cli_predict import predict, segment
 from flows.cli_results import RESULT_COMMANDS
 from flows.cli_train import train
 from flows.cli_upkeep import doctor, prune, watch
 from flows.cli_weights import weights
-from flows.environment import prepare_environment
+from flows.settings.environment import prepare_environment
+from flows.settings.options import INTERRUPTED, WRONG_USAGE
 from medsam3_core.errors import Medsam3Error
 
 prepare_environment()

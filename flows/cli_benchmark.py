@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from flows.cli_options import CommandWithExamples, store_option
+from flows.settings.options import CommandWithExamples, store_option
 
 
 @click.command(
@@ -55,8 +55,8 @@ def benchmark(
     What is left out of --cohort, --weights and --prompt is taken from what was benchmarked before: without any of them
     everything is brought up to date that newer weights, new cases or a new protocol have made stale.
     """
-    from flows.agent_options import with_site_model
     from flows.benchmark_command import run_benchmark, show_plan
+    from flows.settings.agent import with_site_model
     from medsam3_core.settings.presets import apply_preset
     from storage.runs.plan import BenchmarkRequest
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from flows.cli_options import CommandWithExamples
+from flows.settings.options import CommandWithExamples
 
 
 @click.command(cls=CommandWithExamples, epilog="medsam3 demo\nmedsam3 demo --store /data/demo-store")
@@ -13,7 +13,7 @@ from flows.cli_options import CommandWithExamples
 @click.option("--cases", type=click.IntRange(min=4), default=10, show_default=True, help="Phantom cases per cohort.")
 def demo(store: Path, cases: int) -> None:
     """Run the main job on embedded phantoms and weights: ingest, benchmark, leaderboard."""
-    from flows.cluster_settings import parse_cluster
+    from flows.settings.clusters import parse_cluster
     from flows.worker_forking import begin_forking
 
     begin_forking(parse_cluster("local"), [], model=True)  # it imports beside the imports that follow

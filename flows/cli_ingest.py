@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from flows.cli_options import FAILED_CASES, CommandWithExamples, store_option
+from flows.settings.options import FAILED_CASES, CommandWithExamples, store_option
 
 
 @click.command(
@@ -52,7 +52,7 @@ def ingest(
     if cohort is None or output is not None:
         msg = "--cohort is missing" if cohort is None else "--format is for --check"
         raise click.UsageError(msg)
-    from flows.settings import named_cluster
+    from flows.settings.settings import named_cluster
     from flows.worker_forking import begin_forking
     from storage.store.layout import open_store
 

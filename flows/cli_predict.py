@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from flows.cli_options import CommandWithExamples, LocationType, store_option
+from flows.settings.options import CommandWithExamples, LocationType, store_option
 
 
 @click.command(
@@ -120,8 +120,8 @@ def segment(
     SOURCE is an archive of DICOM, NIfTI and image files. The folder gets one file per case, manifest.csv with the end
     of every case, and measurements.parquet. Running it again goes on where it stopped.
     """
-    from flows.agent_options import with_site_model
     from flows.segment_command import run_segment
+    from flows.settings.agent import with_site_model
     from storage.exports.plan import SegmentRequest
 
     chosen = with_site_model(store, [prompt], settings)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from flows.cli_options import REGRESSION, CommandWithExamples, store_option
+from flows.settings.options import REGRESSION, CommandWithExamples, store_option
 
 
 @click.command(cls=CommandWithExamples, epilog="medsam3 status\nmedsam3 status --store /data/store")
@@ -33,8 +33,8 @@ def sql(query: str, form: str, store: Path) -> None:
     Those asked most: leaderboard, scores, failures, cases, history, and compare('BASE', 'NEW'); docs/catalog.md lists
     all of them with their columns.
     """
-    from flows.cli_options import store_to_read
     from flows.messages.tables import print_table
+    from flows.settings.options import store_to_read
     from storage.catalog.guard import run_sql
 
     print_table(run_sql(store_to_read(store), query), form)
@@ -93,8 +93,8 @@ def compare(
 
     BASE and NEW are weights, NAME or NAME@N.
     """
-    from flows.cli_options import store_to_read
     from flows.compare_command import parse_margins, print_comparison
+    from flows.settings.options import store_to_read
     from storage.comparisons.comparison import ComparisonRequest, compare_weights
 
     request = ComparisonRequest(base, new, cohorts, split, tuple(dict.fromkeys(metrics)), parse_margins(margins))

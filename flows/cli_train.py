@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from flows.cli_options import CommandWithExamples, store_option
+from flows.settings.options import CommandWithExamples, store_option
 
 
 @click.command(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from flows.cli_options import CommandWithExamples, store_option
+from flows.settings.options import CommandWithExamples, store_option
 
 
 @click.command(cls=CommandWithExamples, epilog="medsam3 doctor\nmedsam3 doctor --store /data/store")

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 from flows.cluster_kinds import slurm_cluster
-from flows.cluster_settings import ClusterKind, parse_cluster
 from flows.kubernetes_cluster import kubernetes_manifest
-from flows.settings import read_settings, settings_file
+from flows.settings.clusters import ClusterKind, parse_cluster
+from flows.settings.settings import read_settings, settings_file
 
 
 def cluster_lines(store_root: Path) -> list[str]:

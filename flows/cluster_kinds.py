@@ -10,8 +10,8 @@ import dask
 import psutil
 from distributed import LocalCluster, Nanny, Scheduler, SpecCluster
 
-from flows.cluster_settings import ClusterKind, ClusterSettings
-from flows.environment import ALLOCATION
+from flows.settings.clusters import ClusterKind, ClusterSettings
+from flows.settings.environment import ALLOCATION
 from flows.worker_forking import begin_forking, forks
 from medsam3_core.errors import UsageError
 from storage.weights.weights import Weights

@@ -14,10 +14,10 @@ from distributed import Client, WorkerPlugin
 
 from flows.cluster_kinds import make_cluster, scale, workers_wanted
 from flows.cluster_preflight import PreflightError, allow_failures, check_versions, seeing_store
-from flows.cluster_settings import ClusterKind, ClusterSettings
 from flows.kubernetes_cluster import kubernetes_scheduler
 from flows.messages.console import say
 from flows.quiet_end import QuietEnd
+from flows.settings.clusters import ClusterKind, ClusterSettings
 from flows.worker_forking import begin_forking
 from flows.worker_keeper import keeping_workers
 from medsam3_core.errors import Medsam3Error, UsageError

@@ -176,8 +176,8 @@ def check_weights(store_root: Path) -> Iterator[Finding]:
 
 def check_cluster(store_root: Path) -> Iterator[Finding]:
     """A worker process starts and computes."""
-    from flows.cluster_settings import ClusterSettings
     from flows.clusters import dask_workers
+    from flows.settings.clusters import ClusterSettings
 
     with dask_workers(ClusterSettings(workers=1), []) as workers:
         answer = workers.client.submit(sum, [20, 22], pure=False).result(timeout=60)

@@ -11,7 +11,7 @@ from flows.case_stream import stream_cases
 from flows.clusters import Workers, dask_workers
 from flows.deployed import store_of
 from flows.messages.console import say
-from flows.settings import named_cluster
+from flows.settings.settings import named_cluster
 from storage.catalog.catalog import publish_catalog
 from storage.ingest.plan import IngestPlan, finish_ingest, plan_ingest
 from storage.store.layout import StoreLayout

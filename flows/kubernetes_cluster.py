@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from flows.cluster_settings import ClusterSettings, KubernetesSettings
-from flows.environment import ALLOCATION
+from flows.settings.clusters import ClusterSettings, KubernetesSettings
+from flows.settings.environment import ALLOCATION
 from medsam3_core.errors import UsageError
 
 _PORT = 8786

@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from flows.deployed import store_of
 from flows.messages.console import say, tell
 from flows.messages.tables import in_units
-from flows.settings import MaintenanceSettings, read_settings
+from flows.settings.settings import MaintenanceSettings, read_settings
 from storage.store.layout import StoreLayout, existing_store
 from storage.upkeep.upkeep import Upkeep, compact_store, prune_store
 from storage.weights.encodings import parse_size

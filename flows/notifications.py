@@ -7,7 +7,7 @@ import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
-from flows.settings import NotifySettings
+from flows.settings.settings import NotifySettings
 
 
 def notify(settings: NotifySettings, message: Mapping[str, Any]) -> list[str]:

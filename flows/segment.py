@@ -7,13 +7,13 @@ from pathlib import Path
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.agent_options import require_run_allowed, with_site_model
 from flows.benchmark import segment_shard, shards_of
 from flows.case_stream import stream_cases
 from flows.clusters import Workers, dask_workers
 from flows.ingest import convert_cases
 from flows.messages.console import say
-from flows.settings import named_cluster
+from flows.settings.agent import require_run_allowed, with_site_model
+from flows.settings.settings import named_cluster
 from storage.catalog.catalog import publish_catalog
 from storage.exports.claims import claim_folder, release_lock, require_claimable
 from storage.exports.ledger import unreleased, write_summary

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from flows.agent_options import require_run_allowed
 from flows.messages.console import say
-from flows.settings import named_cluster
+from flows.settings.agent import require_run_allowed
+from flows.settings.settings import named_cluster
 from flows.worker_forking import begin_forking
 from storage.exports.claims import require_claimable
 from storage.exports.plan import SegmentRequest, reader_for_segmenting, require_out_apart, run_of_request

@@ -7,8 +7,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from flows.cli_options import store_to_read
 from flows.messages.tables import in_units, stdout_console
+from flows.settings.options import store_to_read
 from storage.comparisons.words import short_prompt
 from storage.upkeep.status import CohortStatus, RunStatus, StoreStatus, read_status
 

@@ -11,7 +11,7 @@ from flows.deployed import store_of
 from flows.doctor import failed_checks
 from flows.messages.console import tell
 from flows.notifications import notify
-from flows.settings import Settings, read_settings
+from flows.settings.settings import Settings, read_settings
 from flows.weights_events import ALERT, CHANGED, NoServerError, send_event
 from medsam3_core.errors import UsageError
 from storage.store.layout import StoreLayout

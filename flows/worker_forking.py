@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from multiprocessing import forkserver
 from pathlib import Path
 
-from flows.cluster_settings import ClusterKind, ClusterSettings
+from flows.settings.clusters import ClusterKind, ClusterSettings
 from storage.weights.weights import Weights
 
 _WORK, _MODEL = "flows.forked_imports", "storage.weights.checkpoints"

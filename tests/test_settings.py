@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.settings import Settings, read_settings
+from flows.settings.settings import Settings, read_settings
 from medsam3_core.errors import UsageError
 
 

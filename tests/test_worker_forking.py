@@ -9,15 +9,15 @@ import sys
 import psutil
 import pytest
 
-from flows.cluster_settings import ClusterKind, ClusterSettings, parse_cluster
+from flows.settings.clusters import ClusterKind, ClusterSettings, parse_cluster
 from flows.worker_forking import forks
 from tests.main_job.conftest import wait_until
 
 DRIVER = """
 import json, os, signal, sys, time
-from flows.environment import prepare_environment
+from flows.settings.environment import prepare_environment
 prepare_environment()
-from flows.cluster_settings import parse_cluster
+from flows.settings.clusters import parse_cluster
 from flows.worker_forking import begin_forking
 
 def faults_of_large_blocks():

@@ -1,10 +1,8 @@
-"""Where people are spoken to: stderr. Stdout carries the answer alone."""
+"""Messages go to stderr, and to the log of the flow run where there is one; stdout carries results only."""
 
 import logging
 from contextlib import suppress
 
-from prefect.exceptions import MissingContextError
-from prefect.logging import get_run_logger
 from rich.console import Console
 
 console = Console(stderr=True)
@@ -23,5 +21,8 @@ def tell(text: str, *, alarming: bool = False) -> None:
 
 def note(text: str, *, alarming: bool = False) -> None:
     """Log it with the flow run alone, for those who look at a run of last night."""
+    from prefect.exceptions import MissingContextError  # seconds that a command without a flow need not wait for
+    from prefect.logging import get_run_logger
+
     with suppress(MissingContextError):
         get_run_logger().log(logging.WARNING if alarming else logging.INFO, text)

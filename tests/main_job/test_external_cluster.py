@@ -13,8 +13,8 @@ import pytest
 from distributed import Client
 
 from flows.cluster_preflight import PreflightError
-from flows.cluster_settings import parse_cluster
 from flows.clusters import dask_workers
+from flows.settings.clusters import parse_cluster
 from medsam3_core.errors import UsageError
 from storage.store.layout import open_store
 from storage.weights.registry import find_weights

@@ -21,7 +21,7 @@ from tests.small_store import ingest_here
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 _SLEEPER = """
 import time
-from flows.environment import prepare_environment
+from flows.settings.environment import prepare_environment
 prepare_environment()
 from prefect import flow
 @flow(name="maintenance", flow_run_name="sleeper")

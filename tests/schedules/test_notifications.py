@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flows.notifications import notify
-from flows.settings import NotifySettings
+from flows.settings.settings import NotifySettings
 
 MESSAGE = {"kind": "regression", "text": "worse"}
 

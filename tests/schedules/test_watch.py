@@ -9,7 +9,7 @@ import pytest
 
 from flows import doctor, watch
 from flows.doctor import Finding, Grade
-from flows.settings import NotifySettings, Settings, WatchSettings
+from flows.settings.settings import NotifySettings, Settings, WatchSettings
 from flows.watch import watch_pass
 from flows.weights_events import CHANGED, NoServerError
 from medsam3_core.capabilities import Capabilities

@@ -44,7 +44,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from flows.cluster_settings import ClusterSettings, parse_cluster
+from flows.settings.clusters import ClusterSettings, parse_cluster
 from medsam3_core.agent.chat import Price
 from medsam3_core.errors import UsageError
 from storage.store.locations import is_remote, location

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from flows.settings import read_settings
+from flows.settings.settings import read_settings
 from medsam3_core.prompts.policies import PromptKind, PromptPolicy
 from storage.runs.ledger import Run
 from storage.runs.plan import BenchmarkPlan

@@ -1,0 +1,1 @@
+"""Settings from `medsam3.toml` and the environment, and the options that commands share."""
