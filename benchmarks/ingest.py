@@ -30,7 +30,7 @@ prepare_environment()
 import zarr  # noqa: E402 - the environment comes first
 from zarr.storage import MemoryStore  # noqa: E402
 
-from flows.clusters import dask_workers  # noqa: E402
+from flows.clusters.clusters import dask_workers  # noqa: E402
 from flows.settings.clusters import parse_cluster  # noqa: E402
 from medsam3_core.cases.cases import CaseVolume  # noqa: E402
 from medsam3_core.cases.geometry import VolumeGeometry  # noqa: E402

@@ -36,7 +36,7 @@ from flows.settings.environment import prepare_environment
 
 prepare_environment()
 
-from flows.clusters import Workers, dask_workers  # noqa: E402
+from flows.clusters.clusters import Workers, dask_workers  # noqa: E402
 from flows.settings.clusters import parse_cluster  # noqa: E402 - the environment comes first
 from medsam3_core.capabilities import Capabilities  # noqa: E402
 from medsam3_core.inference.protocol import SliceInstances  # noqa: E402

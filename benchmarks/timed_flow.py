@@ -23,8 +23,8 @@ def main(
     *settings: str,
 ) -> None:
     """Run it once; start-up is everything that is not the stream and not the closing publication."""
+    from flows.clusters.forking import begin_forking
     from flows.settings.clusters import parse_cluster
-    from flows.worker_forking import begin_forking
     from storage.store.layout import open_store
     from storage.weights.registry import find_weights
 
@@ -33,7 +33,7 @@ def main(
     begin_forking(parse_cluster(cluster), [found])
 
     from flows.benchmark import benchmark_cohorts
-    from flows.clusters import dask_workers, workers_starting
+    from flows.clusters.clusters import dask_workers, workers_starting
     from flows.prefect_session import prefect_session
     from tasks.plugin import SegmenterPlugin
 

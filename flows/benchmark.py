@@ -9,7 +9,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.case_stream import stream_cases
-from flows.clusters import Workers, dask_workers
+from flows.clusters.clusters import Workers, dask_workers
 from flows.deployed import store_of
 from flows.messages.console import note
 from flows.settings.agent import endpoint_settings, require_plan_allowed, with_site_model

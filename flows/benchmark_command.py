@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from flows.clusters.forking import begin_forking
 from flows.messages.console import say
 from flows.settings.agent import require_plan_allowed
 from flows.settings.settings import named_cluster
-from flows.worker_forking import begin_forking
 from storage.runs.estimates import Estimate, estimate_plan, total_seconds
 from storage.runs.plan import BenchmarkPlan, BenchmarkRequest
 from storage.runs.standing import completed_requests, plan_requests
@@ -16,7 +16,7 @@ from storage.weights.encodings import parse_size
 
 def show_plan(root: Path, request: BenchmarkRequest, cluster: str = "local") -> int:
     """Say what would be computed and how long that took before; exit code 0."""
-    from flows.cluster_kinds import worker_count
+    from flows.clusters.kinds import worker_count
 
     store = existing_store(root)
     plan = plan_requests(store, completed_requests(store, request))
@@ -106,7 +106,7 @@ def _compute(root: Path, request: BenchmarkRequest, plan: BenchmarkPlan, cluster
     begin_forking(settings, weights)  # it imports beside the imports that follow
 
     from flows.benchmark import benchmark_cohorts
-    from flows.clusters import workers_starting
+    from flows.clusters.clusters import workers_starting
     from flows.prefect_session import prefect_session
 
     with workers_starting(settings, weights), prefect_session():

@@ -9,13 +9,13 @@ from prefect.states import Completed, Failed, State
 
 from flows.benchmark import compute_requests
 from flows.benchmark_answer import Answer
+from flows.clusters.forking import begin_forking
 from flows.dashboard_process import write_report
 from flows.deployed import store_of
 from flows.event_storms import answer_for_waiting_runs
 from flows.messages.console import tell
 from flows.notifications import notify
 from flows.settings.settings import Settings, named_cluster, read_settings
-from flows.worker_forking import begin_forking
 from medsam3_core.errors import Medsam3Error, UsageError
 from storage.comparisons.comparison import Comparison, ComparisonRequest, compare_weights
 from storage.runs.plan import BenchmarkRequest

@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from flows.clusters import Workers
+from flows.clusters.clusters import Workers
 from flows.messages.console import say
 from flows.messages.progress import reporting
 from storage.store.layout import StoreLayout

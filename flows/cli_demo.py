@@ -13,8 +13,8 @@ from flows.settings.options import CommandWithExamples
 @click.option("--cases", type=click.IntRange(min=4), default=10, show_default=True, help="Phantom cases per cohort.")
 def demo(store: Path, cases: int) -> None:
     """Run the main job on embedded phantoms and weights: ingest, benchmark, leaderboard."""
+    from flows.clusters.forking import begin_forking
     from flows.settings.clusters import parse_cluster
-    from flows.worker_forking import begin_forking
 
     begin_forking(parse_cluster("local"), [], model=True)  # it imports beside the imports that follow
 

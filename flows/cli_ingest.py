@@ -52,15 +52,15 @@ def ingest(
     if cohort is None or output is not None:
         msg = "--cohort is missing" if cohort is None else "--format is for --check"
         raise click.UsageError(msg)
+    from flows.clusters.forking import begin_forking
     from flows.settings.settings import named_cluster
-    from flows.worker_forking import begin_forking
     from storage.store.layout import open_store
 
     open_store(store)  # refused before anything starts
     settings = named_cluster(cluster, store)
     begin_forking(settings, [])  # it imports beside the imports that follow
 
-    from flows.clusters import workers_starting
+    from flows.clusters.clusters import workers_starting
     from flows.ingest import ingest_cohort
     from flows.messages.console import say
     from flows.prefect_session import prefect_session

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from flows.cluster_kinds import slurm_cluster
-from flows.kubernetes_cluster import kubernetes_manifest
+from flows.clusters.kinds import slurm_cluster
+from flows.clusters.kubernetes import kubernetes_manifest
 from flows.settings.clusters import ClusterKind, parse_cluster
 from flows.settings.settings import read_settings, settings_file
 

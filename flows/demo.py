@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from flows.benchmark_command import run_benchmark
-from flows.clusters import workers_starting
+from flows.clusters.clusters import workers_starting
 from flows.ingest import ingest_cohort
 from flows.messages.console import say
 from flows.messages.tables import stdout_console

@@ -176,7 +176,7 @@ def check_weights(store_root: Path) -> Iterator[Finding]:
 
 def check_cluster(store_root: Path) -> Iterator[Finding]:
     """A worker process starts and computes."""
-    from flows.clusters import dask_workers
+    from flows.clusters.clusters import dask_workers
     from flows.settings.clusters import ClusterSettings
 
     with dask_workers(ClusterSettings(workers=1), []) as workers:

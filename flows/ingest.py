@@ -8,7 +8,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.case_stream import stream_cases
-from flows.clusters import Workers, dask_workers
+from flows.clusters.clusters import Workers, dask_workers
 from flows.deployed import store_of
 from flows.messages.console import say
 from flows.settings.settings import named_cluster

@@ -9,7 +9,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.benchmark import segment_shard, shards_of
 from flows.case_stream import stream_cases
-from flows.clusters import Workers, dask_workers
+from flows.clusters.clusters import Workers, dask_workers
 from flows.ingest import convert_cases
 from flows.messages.console import say
 from flows.settings.agent import require_run_allowed, with_site_model

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from flows.clusters.forking import begin_forking
 from flows.messages.console import say
 from flows.settings.agent import require_run_allowed
 from flows.settings.settings import named_cluster
-from flows.worker_forking import begin_forking
 from storage.exports.claims import require_claimable
 from storage.exports.plan import SegmentRequest, reader_for_segmenting, require_out_apart, run_of_request
 from storage.sources.registry import find_reader
@@ -26,7 +26,7 @@ def run_segment(
     settings = named_cluster(cluster, root)
     begin_forking(settings, [run.weights])  # it imports beside the imports that follow
 
-    from flows.clusters import workers_starting
+    from flows.clusters.clusters import workers_starting
     from flows.prefect_session import prefect_session
     from flows.segment import segment_source
 

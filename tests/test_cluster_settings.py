@@ -8,8 +8,8 @@ import pytest
 import yaml
 from distributed import Client
 
-from flows.cluster_kinds import gpu_cluster, make_cluster, slurm_cluster
-from flows.kubernetes_cluster import kubernetes_manifest, kubernetes_scheduler
+from flows.clusters.kinds import gpu_cluster, make_cluster, slurm_cluster
+from flows.clusters.kubernetes import kubernetes_manifest, kubernetes_scheduler
 from flows.settings.clusters import ClusterKind, ClusterSettings, parse_cluster
 from flows.settings.settings import named_cluster
 from medsam3_core.errors import UsageError

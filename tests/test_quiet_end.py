@@ -9,7 +9,7 @@ import pytest
 from distributed import Client, LocalCluster, Status
 from distributed.comm import CommClosedError
 
-from flows.quiet_end import OwnEnd, QuietEnd
+from flows.clusters.quiet_end import OwnEnd, QuietEnd
 
 
 def test_a_worker_that_ends_while_its_heartbeat_is_on_its_way_prints_nothing(capfd):

@@ -9,8 +9,8 @@ import sys
 import psutil
 import pytest
 
+from flows.clusters.forking import forks
 from flows.settings.clusters import ClusterKind, ClusterSettings, parse_cluster
-from flows.worker_forking import forks
 from tests.main_job.conftest import wait_until
 
 DRIVER = """
@@ -18,7 +18,7 @@ import json, os, signal, sys, time
 from flows.settings.environment import prepare_environment
 prepare_environment()
 from flows.settings.clusters import parse_cluster
-from flows.worker_forking import begin_forking
+from flows.clusters.forking import begin_forking
 
 def faults_of_large_blocks():
     import resource
@@ -38,7 +38,7 @@ def facts():
 
 begin_forking(parse_cluster("local:2"), [])
 os.environ["LATER"] = "seen"
-from flows.clusters import dask_workers
+from flows.clusters.clusters import dask_workers
 with dask_workers(parse_cluster("local:2"), []) as workers:
     print(json.dumps(list(workers.client.run(facts).values())), flush=True)
     time.sleep(600)

@@ -12,8 +12,8 @@ import psutil
 import pytest
 from distributed import Client
 
-from flows.cluster_preflight import PreflightError
-from flows.clusters import dask_workers
+from flows.clusters.clusters import dask_workers
+from flows.clusters.worker_check import PreflightError
 from flows.settings.clusters import parse_cluster
 from medsam3_core.errors import UsageError
 from storage.store.layout import open_store

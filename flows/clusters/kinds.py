@@ -10,9 +10,9 @@ import dask
 import psutil
 from distributed import LocalCluster, Nanny, Scheduler, SpecCluster
 
+from flows.clusters.forking import begin_forking, forks
 from flows.settings.clusters import ClusterKind, ClusterSettings
 from flows.settings.environment import ALLOCATION
-from flows.worker_forking import begin_forking, forks
 from medsam3_core.errors import UsageError
 from storage.weights.weights import Weights
 

@@ -12,14 +12,14 @@ from typing import Any
 
 from distributed import Client, WorkerPlugin
 
-from flows.cluster_kinds import make_cluster, scale, workers_wanted
-from flows.cluster_preflight import PreflightError, allow_failures, check_versions, seeing_store
-from flows.kubernetes_cluster import kubernetes_scheduler
+from flows.clusters.forking import begin_forking
+from flows.clusters.keeper import keeping_workers
+from flows.clusters.kinds import make_cluster, scale, workers_wanted
+from flows.clusters.kubernetes import kubernetes_scheduler
+from flows.clusters.quiet_end import QuietEnd
+from flows.clusters.worker_check import PreflightError, allow_failures, check_versions, seeing_store
 from flows.messages.console import say
-from flows.quiet_end import QuietEnd
 from flows.settings.clusters import ClusterKind, ClusterSettings
-from flows.worker_forking import begin_forking
-from flows.worker_keeper import keeping_workers
 from medsam3_core.errors import Medsam3Error, UsageError
 from storage.store.layout import StoreLayout
 from storage.weights.weights import Weights

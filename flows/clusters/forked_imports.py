@@ -1,4 +1,4 @@
-"""What every forked worker needs, imported once; see `flows.worker_forking`, nobody else imports this module.
+"""What every forked worker needs, imported once; see `flows.clusters.forking`, nobody else imports this module.
 
 Ctrl-C reaches the whole process group and is the driver's to hear, also while the imports below take their time. And
 the process that workers are forked from ends with its driver at once, without tearing down what it imported.

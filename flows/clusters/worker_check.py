@@ -29,7 +29,7 @@ class PreflightError(UsageError):
 @cache
 def code_digest() -> str:
     """Digest of our source files: editable installs have one version number and many states."""
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     digest = hashlib.sha256()
     for package in _PACKAGES:
         for file in sorted((root / package).rglob("*.py")):

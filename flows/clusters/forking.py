@@ -21,7 +21,7 @@ from pathlib import Path
 from flows.settings.clusters import ClusterKind, ClusterSettings
 from storage.weights.weights import Weights
 
-_WORK, _MODEL = "flows.forked_imports", "storage.weights.checkpoints"
+_WORK, _MODEL = "flows.clusters.forked_imports", "storage.weights.checkpoints"
 _CHOSEN_BY_THE_USER = "DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD"
 _ACCELERATORS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg")
 # A socket lies below it, whose whole path may have 107 bytes.

@@ -1,0 +1,1 @@
+"""Dask clusters by name: built, checked, kept and closed."""
