@@ -38,7 +38,7 @@ weights: $(VENV)/.installed
 	for config in tiny-medical-paired tiny-medical-augmented tiny-medical-told tiny-medical; do $(BIN)/torchrun --nproc_per_node 2 -m flows train $$config --store $(STORE) || exit 1; done
 
 server: $(VENV)/.installed
-	$(BIN)/python -m flows.server --port $(PORT) --home .prefect --store $(STORE)
+	$(BIN)/python -m flows.service.server --port $(PORT) --home .prefect --store $(STORE)
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

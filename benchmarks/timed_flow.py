@@ -34,7 +34,7 @@ def main(
 
     from flows.benchmark import benchmark_cohorts
     from flows.clusters.clusters import dask_workers, workers_starting
-    from flows.prefect_session import prefect_session
+    from flows.service.session import prefect_session
     from tasks.plugin import SegmenterPlugin
 
     with workers_starting(parse_cluster(cluster), [found]), prefect_session():

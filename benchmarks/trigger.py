@@ -70,7 +70,9 @@ def _server(folder: Path, store: StoreLayout, poll: float) -> Iterator[str]:
         port = probe.getsockname()[1]
     words = ["--port", str(port), "--home", str(folder / "prefect"), "--store", str(store.root), "--poll", str(poll)]
     url = f"http://127.0.0.1:{port}/api"
-    process = subprocess.Popen([sys.executable, "-m", "flows.server", *words], cwd=CHECKOUT, start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows.service.server", *words], cwd=CHECKOUT, start_new_session=True
+    )
     try:
         _wait(lambda: process.poll() is not None or _deployed(url))
         if process.poll() is not None:
@@ -99,7 +101,7 @@ def _first_benchmark(store: StoreLayout, folder: Path) -> None:
 
 def _round(store: StoreLayout, folder: Path, url: str, number: int) -> list[float]:
     """Seconds of each stage."""
-    from flows.weights_events import CHANGED, send_event
+    from flows.service.events import CHANGED, send_event
 
     shutil.rmtree(folder / "weights")
     write_untrained(folder / "weights", seed=number)

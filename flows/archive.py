@@ -3,9 +3,9 @@
 from prefect import flow
 from prefect.states import Completed, Failed, State
 
-from flows.deployed import store_of
 from flows.messages.console import tell
 from flows.segment import segment_source
+from flows.service.deployed import store_of
 from flows.settings.settings import read_settings
 
 

@@ -10,8 +10,8 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.case_stream import stream_cases
 from flows.clusters.clusters import Workers, dask_workers
-from flows.deployed import store_of
 from flows.messages.console import note
+from flows.service.deployed import store_of
 from flows.settings.agent import endpoint_settings, require_plan_allowed, with_site_model
 from flows.settings.settings import named_cluster
 from storage.catalog.catalog import publish_catalog

@@ -107,7 +107,7 @@ def _compute(root: Path, request: BenchmarkRequest, plan: BenchmarkPlan, cluster
 
     from flows.benchmark import benchmark_cohorts
     from flows.clusters.clusters import workers_starting
-    from flows.prefect_session import prefect_session
+    from flows.service.session import prefect_session
 
     with workers_starting(settings, weights), prefect_session():
         summary = benchmark_cohorts(

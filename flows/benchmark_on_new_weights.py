@@ -10,11 +10,11 @@ from prefect.states import Completed, Failed, State
 from flows.benchmark import compute_requests
 from flows.benchmark_answer import Answer
 from flows.clusters.forking import begin_forking
-from flows.dashboard_process import write_report
-from flows.deployed import store_of
-from flows.event_storms import answer_for_waiting_runs
 from flows.messages.console import tell
-from flows.notifications import notify
+from flows.service.dashboard import write_report
+from flows.service.deployed import store_of
+from flows.service.notifications import notify
+from flows.service.storms import answer_for_waiting_runs
 from flows.settings.settings import Settings, named_cluster, read_settings
 from medsam3_core.errors import Medsam3Error, UsageError
 from storage.comparisons.comparison import Comparison, ComparisonRequest, compare_weights

@@ -63,7 +63,7 @@ def ingest(
     from flows.clusters.clusters import workers_starting
     from flows.ingest import ingest_cohort
     from flows.messages.console import say
-    from flows.prefect_session import prefect_session
+    from flows.service.session import prefect_session
 
     with workers_starting(settings, []), prefect_session():
         summary = ingest_cohort(

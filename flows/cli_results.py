@@ -108,7 +108,7 @@ def compare(
 @store_option
 def report(out: Path, store: Path) -> None:
     """Write one self-contained HTML page of all results, to read offline and to mail."""
-    from flows.dashboard_process import run_dashboards
+    from flows.service.dashboard import run_dashboards
 
     sys.exit(run_dashboards("report", store, "--out", str(out)))
 
@@ -118,7 +118,7 @@ def report(out: Path, store: Path) -> None:
 @store_option
 def dashboard(port: int, store: Path) -> None:
     """Serve the dashboard on this machine alone (127.0.0.1) until Ctrl+C."""
-    from flows.dashboard_process import run_dashboards
+    from flows.service.dashboard import run_dashboards
 
     sys.exit(run_dashboards("serve", store, "--port", str(port)))
 

@@ -25,7 +25,7 @@ def train(config: str, plan_only: bool, cluster: str, store: Path) -> None:
     stage of tiny-medical, each of which needs the one before (`make weights` runs them all). Several GPUs:
     accelerate launch -m flows train CONFIG.yaml.
     """
-    from flows.prefect_session import prefect_session
+    from flows.service.session import prefect_session
     from flows.train import describe, train_flow
     from flows.train_plan import describe_plan
     from storage.store.layout import open_store

@@ -7,7 +7,7 @@ from flows.clusters.clusters import workers_starting
 from flows.ingest import ingest_cohort
 from flows.messages.console import say
 from flows.messages.tables import stdout_console
-from flows.prefect_session import prefect_session
+from flows.service.session import prefect_session
 from flows.settings.clusters import parse_cluster
 from storage.runs.plan import BenchmarkRequest
 from storage.store.layout import StoreLayout

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from rich.text import Text
 
-from flows.doctor import Grade, all_findings
 from flows.messages.console import say
 from flows.messages.tables import stdout_console
+from flows.service.checks import Grade, all_findings
 
 _STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red"}
 

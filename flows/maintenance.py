@@ -7,9 +7,9 @@ from prefect import flow, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from flows.deployed import store_of
 from flows.messages.console import say, tell
 from flows.messages.tables import in_units
+from flows.service.deployed import store_of
 from flows.settings.settings import MaintenanceSettings, read_settings
 from storage.store.layout import StoreLayout, existing_store
 from storage.upkeep.upkeep import Upkeep, compact_store, prune_store

@@ -27,8 +27,8 @@ def run_segment(
     begin_forking(settings, [run.weights])  # it imports beside the imports that follow
 
     from flows.clusters.clusters import workers_starting
-    from flows.prefect_session import prefect_session
     from flows.segment import segment_source
+    from flows.service.session import prefect_session
 
     with workers_starting(settings, [run.weights]), prefect_session():
         summary = segment_source(

@@ -8,9 +8,9 @@ from typing import Any
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.deployed import store_of
 from flows.ingest import ingest_cohort
 from flows.messages.console import say
+from flows.service.deployed import store_of
 from medsam3_core.errors import UsageError
 from storage.ingest.journal import is_ingested
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from prefect import flow
 from prefect.states import Completed, Failed, State
 
-from flows.deployed import store_of
-from flows.doctor import failed_checks
 from flows.messages.console import tell
-from flows.notifications import notify
+from flows.service.checks import failed_checks
+from flows.service.deployed import store_of
+from flows.service.events import ALERT, CHANGED, NoServerError, send_event
+from flows.service.notifications import notify
 from flows.settings.settings import Settings, read_settings
-from flows.weights_events import ALERT, CHANGED, NoServerError, send_event
 from medsam3_core.errors import UsageError
 from storage.store.layout import StoreLayout
 from storage.store.locks import holding

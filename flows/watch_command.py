@@ -5,10 +5,10 @@ from pathlib import Path
 from prefect.settings import PREFECT_API_URL
 
 from flows.messages.console import say
-from flows.prefect_session import prefect_session
+from flows.service.events import require_server
+from flows.service.session import prefect_session
 from flows.settings.options import FAILED_CASES
 from flows.watch import watch_weights
-from flows.weights_events import require_server
 from storage.store.layout import existing_store
 
 

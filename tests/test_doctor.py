@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from flows import doctor
-from flows.doctor import CHECKS, Finding, Grade, findings_of
 from flows.doctor_command import examine
+from flows.service import checks
+from flows.service.checks import CHECKS, Finding, Grade, findings_of
 from storage.store.atomic import write_json
 from storage.store.layout import StoreLayout
 from tests.small_store import ingest_here
@@ -34,7 +34,7 @@ def breaking(root: Path) -> Iterator[Finding]:
 def test_one_failed_check_makes_the_exit_code_1_and_names_the_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(doctor, "CHECKS", {"memory": CHECKS["memory"], "x": failing})
+    monkeypatch.setattr(checks, "CHECKS", {"memory": CHECKS["memory"], "x": failing})
     assert examine(tmp_path) == 1
     out = capsys.readouterr().out
     assert "failed   x          broken" in out
@@ -42,7 +42,7 @@ def test_one_failed_check_makes_the_exit_code_1_and_names_the_remedy(
 
 
 def test_without_a_failed_check_the_exit_code_is_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "CHECKS", {"store": CHECKS["store"]})
+    monkeypatch.setattr(checks, "CHECKS", {"store": CHECKS["store"]})
     assert examine(tmp_path) == 0
 
 

@@ -44,7 +44,7 @@ _DEFAULTS = {
     "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",
     "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
     "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
-    # A command without a configured server starts its own (flows.private_server), never Prefect's ephemeral one.
+    # A command without a configured server starts its own (flows.service.private), never Prefect's ephemeral one.
     "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
 }
 

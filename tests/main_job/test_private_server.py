@@ -8,12 +8,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.private_server import PrivateServer, PrivateServerError
+from flows.service.private import PrivateServer, PrivateServerError
 from tests.main_job.conftest import wait_until
 
 COMMAND = """
 import time
-from flows.private_server import PrivateServer
+from flows.service.private import PrivateServer
 print(PrivateServer().api_url(), flush=True)
 time.sleep(600)
 """

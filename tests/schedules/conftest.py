@@ -121,7 +121,7 @@ def starting_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     log = folder / "site.log"
     with log.open("wb") as sink:
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.server", *words],
+            [sys.executable, "-m", "flows.service.server", *words],
             env={**os.environ, "PYTHONPATH": str(ROOT), "MEDSAM3_SETTINGS": str(folder / "medsam3.toml")},
             cwd=ROOT,
             stdout=sink,

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows import server
-from flows.automations import FLOWS, zombie_automation
-from flows.deployed import store_of
-from flows.server import POOL, ServerPlace
+from flows.service import server
+from flows.service.automations import FLOWS, zombie_automation
+from flows.service.deployed import store_of
+from flows.service.server import POOL, ServerPlace
 from medsam3_core.errors import UsageError
 from tests.schedules.conftest import ROOT
 

@@ -11,7 +11,7 @@ import httpx
 import psutil
 import pytest
 
-from flows.automations import SILENCE_SECONDS
+from flows.service.automations import SILENCE_SECONDS
 from storage.catalog.guard import run_sql
 from storage.store.layout import open_store
 from tests.schedules.conftest import ROOT, Site, wait_for

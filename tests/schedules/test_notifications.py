@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.notifications import notify
+from flows.service.notifications import notify
 from flows.settings.settings import NotifySettings
 
 MESSAGE = {"kind": "regression", "text": "worse"}

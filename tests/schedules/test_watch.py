@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from flows import doctor, watch
-from flows.doctor import Finding, Grade
+from flows import watch
+from flows.service import checks
+from flows.service.checks import Finding, Grade
+from flows.service.events import CHANGED, NoServerError
 from flows.settings.settings import NotifySettings, Settings, WatchSettings
 from flows.watch import watch_pass
-from flows.weights_events import CHANGED, NoServerError
 from medsam3_core.capabilities import Capabilities
 from medsam3_core.errors import StoreError, UsageError
 from storage.store.atomic import write_json
@@ -56,7 +57,7 @@ def test_a_version_that_no_server_took_is_announced_by_the_next_pass(
 ) -> None:
     sent: list[tuple[str, dict[str, object]]] = []
     broken = Finding("disk", Grade.FAILED, "full")
-    monkeypatch.setattr(doctor, "CHECKS", {"disk": lambda root: iter([broken])})
+    monkeypatch.setattr(checks, "CHECKS", {"disk": lambda root: iter([broken])})
     register(store, tmp_path / "gone")
 
     def refuse(event: str, weights: str, payload: dict[str, object]) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from prefect.logging.handlers import APILogHandler
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-from flows.private_server import PrivateServer
+from flows.service.private import PrivateServer
 from medsam3_core.errors import Medsam3Error
 
 

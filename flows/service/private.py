@@ -33,7 +33,7 @@ class PrivateServer:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "flows.private_server"],
+            [sys.executable, "-m", "flows.service.private"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PREFECT_UI_ENABLED": "0"},

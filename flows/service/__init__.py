@@ -1,0 +1,1 @@
+"""Around the flows: Prefect server and sessions, deployments, events, notifications, dashboard process, checks."""
