@@ -8,12 +8,12 @@ from functools import partial
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.case_stream import stream_cases
 from flows.clusters.clusters import Workers, dask_workers
 from flows.messages.console import note
 from flows.service.deployed import store_of
 from flows.settings.agent import endpoint_settings, require_plan_allowed, with_site_model
 from flows.settings.settings import named_cluster
+from flows.stream import stream_cases
 from storage.catalog.catalog import publish_catalog
 from storage.catalog.compaction import tidy_scores
 from storage.runs.plan import BenchmarkPlan, BenchmarkRequest, PlannedCase, WorkGroup, record_plan

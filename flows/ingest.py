@@ -7,11 +7,11 @@ from pathlib import Path
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.case_stream import stream_cases
 from flows.clusters.clusters import Workers, dask_workers
 from flows.messages.console import say
 from flows.service.deployed import store_of
 from flows.settings.settings import named_cluster
+from flows.stream import stream_cases
 from storage.catalog.catalog import publish_catalog
 from storage.ingest.plan import IngestPlan, finish_ingest, plan_ingest
 from storage.store.layout import StoreLayout

@@ -8,12 +8,12 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.benchmark import segment_shard, shards_of
-from flows.case_stream import stream_cases
 from flows.clusters.clusters import Workers, dask_workers
 from flows.ingest import convert_cases
 from flows.messages.console import say
 from flows.settings.agent import require_run_allowed, with_site_model
 from flows.settings.settings import named_cluster
+from flows.stream import stream_cases
 from storage.catalog.catalog import publish_catalog
 from storage.exports.claims import claim_folder, release_lock, require_claimable
 from storage.exports.ledger import unreleased, write_summary

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import cli
+from flows.cli import entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ def command_line(store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
         monkeypatch.setenv("MEDSAM3_STORE", str(store))
         monkeypatch.setattr(sys, "argv", ["medsam3", *map(str, words)])
         capsys.readouterr()
-        ended = cli._run()
+        ended = entry._run()
         captured = capsys.readouterr()
         assert ended == code, f"exit code {ended}\n{captured.out}\n{captured.err}"
         return Finished(ended, captured.out, captured.err)

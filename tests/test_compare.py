@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from flows.cli import cli
-from flows.compare_command import parse_margins
+from flows.cli.answers.compare import parse_margins
+from flows.cli.entry import cli
 from medsam3_core.errors import UsageError
 from storage.comparisons.comparison import ComparisonRequest, Verdict, compare_weights
 from storage.comparisons.words import comparison_notes, comparison_sentences, short_prompt

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from flows.cli import cli
+from flows.cli.entry import cli
 from medsam3_core.errors import StoreError
 from storage.catalog.catalog import catalog_is_current, connect, publish_catalog
 from storage.catalog.sources import tables_state

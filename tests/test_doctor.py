@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.doctor_command import examine
+from flows.cli.upkeep.doctor import examine
 from flows.service import checks
 from flows.service.checks import CHECKS, Finding, Grade, findings_of
 from storage.store.atomic import write_json

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
-from flows.cli import cli
+from flows.cli.entry import cli
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from dashboards.protocol_effect import protocol_sentences
 from dashboards.report import write_report
-from flows.cli import cli
+from flows.cli.entry import cli
 from medsam3_core.errors import UsageError
 from medsam3_core.settings.inference import InferenceSettings
 from medsam3_core.settings.presets import MEDICAL_SAM3_V1, PRESETS, apply_preset

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.benchmark_command import in_time, plan_lines
+from flows.cli.work.benchmark import in_time, plan_lines
 from medsam3_core.capabilities import Capabilities
 from medsam3_core.errors import UsageError
 from storage.comparisons.comparison import ComparisonRequest, compare_weights

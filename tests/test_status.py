@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from flows.cli.answers.status import print_status
+from flows.cli.upkeep.weights import print_weights, taken
 from flows.messages.tables import in_units
-from flows.status import print_status
-from flows.weights_print import print_weights, taken
 from medsam3_core.capabilities import Capabilities
 from medsam3_core.errors import StoreError
 from storage.store.atomic import TEMPORARY_PREFIX

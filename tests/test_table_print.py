@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from flows.leaderboard import leaderboard_notes, leaderboard_rows, print_leaderboard
+from flows.cli.answers.leaderboard import leaderboard_notes, leaderboard_rows, print_leaderboard
 from flows.messages.tables import print_table, to_csv, to_json
 from tests.catalog_store import HandmadeStore
 

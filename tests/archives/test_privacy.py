@@ -7,7 +7,7 @@ import pytest
 from pydicom.datadict import DicomDictionary, dictionary_VR, keyword_for_tag
 from pydicom.dataset import Dataset
 
-from flows.cli import cli
+from flows.cli.entry import cli
 from medsam3_core.errors import UsageError
 from storage.cohorts.cohorts import latest_cases
 from storage.store.layout import StoreLayout

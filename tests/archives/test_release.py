@@ -10,7 +10,7 @@ import pydicom
 import pytest
 from click.testing import CliRunner
 
-from flows.cli import cli
+from flows.cli.entry import cli
 from flows.segment import SegmentSummary
 from medsam3_core.errors import UsageError
 from storage.exports.claims import claim_folder, require_claim, require_claimable

@@ -9,8 +9,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from benchmarks.preflight import write_pairs
-from flows.check_command import CheckWords, check_source
-from flows.cli import cli
+from flows.cli.entry import cli
+from flows.cli.work.check import CheckWords, check_source
 from storage.sources.registry import find_reader
 from tests.datasets import published_2d
 

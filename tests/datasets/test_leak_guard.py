@@ -8,7 +8,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from flows.leaderboard import inter_rater_rows, leaderboard_rows, print_leaderboard
+from flows.cli.answers.leaderboard import inter_rater_rows, leaderboard_rows, print_leaderboard
 from medsam3_core.errors import UsageError
 from medsam3_core.prompts.policies import PromptPolicy
 from medsam3_core.public_weights import public_names

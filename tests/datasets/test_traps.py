@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flows.check_command import CheckWords, check_source
+from flows.cli.work.check import CheckWords, check_source
 from medsam3_core.cases.findings import FindingKind
 from medsam3_core.errors import LabelValueError, UnreadableFileError
 from storage.ingest.preflight import Preflight

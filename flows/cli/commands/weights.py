@@ -16,7 +16,7 @@ def weights() -> None:
 @store_option
 def weights_list(store: Path) -> None:
     """List all weights with version, identity and capabilities."""
-    from flows.weights_print import print_weights
+    from flows.cli.upkeep.weights import print_weights
     from storage.store.layout import open_store
     from storage.weights.registry import list_weights
 
@@ -40,8 +40,8 @@ def weights_add(name: str, path: str, base: str | None, licence: str, store: Pat
 
     PATH is a checkpoint file, a Hugging Face folder, a LoRA adapter, or hf://owner/name[@revision][/file].
     """
+    from flows.cli.upkeep.weights import print_weights, say_match
     from flows.messages.console import say
-    from flows.weights_print import print_weights, say_match
     from storage.store.layout import open_store
     from storage.weights.registry import add_weights
 
@@ -60,7 +60,7 @@ def weights_add(name: str, path: str, base: str | None, licence: str, store: Pat
 @store_option
 def weights_check(name_or_path: str, base: str | None, store: Path) -> None:
     """Read weights, match every tensor, look at every value and compare the digest with the registry."""
-    from flows.weights_print import print_weights, say_match
+    from flows.cli.upkeep.weights import print_weights, say_match
     from storage.store.layout import StoreLayout
     from storage.weights.registry import check_registered
 

@@ -62,8 +62,8 @@ def predict(
     FILE.nii.gz a label map. Of a volume, a text without --slice is asked on all slices; what is drawn on --slice is
     followed through the others, by the tracker if the weights have one, else by detection linked by overlap.
     """
-    from flows.agent_commands import AgentWords, is_agent, run_predict_agent
-    from flows.predict_command import PredictWords, run_predict
+    from flows.cli.work.agent import AgentWords, is_agent, run_predict_agent
+    from flows.cli.work.predict import PredictWords, run_predict
     from storage.store.layout import StoreLayout
 
     if is_agent(prompt) or replay is not None:
@@ -120,7 +120,7 @@ def segment(
     SOURCE is an archive of DICOM, NIfTI and image files. The folder gets one file per case, manifest.csv with the end
     of every case, and measurements.parquet. Running it again goes on where it stopped.
     """
-    from flows.segment_command import run_segment
+    from flows.cli.work.segment import run_segment
     from flows.settings.agent import with_site_model
     from storage.exports.plan import SegmentRequest
 

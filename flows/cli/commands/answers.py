@@ -12,7 +12,7 @@ from flows.settings.options import REGRESSION, CommandWithExamples, store_option
 @store_option
 def status(store: Path) -> None:
     """What the store holds: cohorts, runs, what is done, pending and failed."""
-    from flows.status import print_status
+    from flows.cli.answers.status import print_status
 
     print_status(store)
 
@@ -93,7 +93,7 @@ def compare(
 
     BASE and NEW are weights, NAME or NAME@N.
     """
-    from flows.compare_command import parse_margins, print_comparison
+    from flows.cli.answers.compare import parse_margins, print_comparison
     from flows.settings.options import store_to_read
     from storage.comparisons.comparison import ComparisonRequest, compare_weights
 
@@ -129,7 +129,7 @@ def dashboard(port: int, store: Path) -> None:
 @store_option
 def replay(run: str, cases: tuple[str, ...], store: Path) -> None:
     """Repeat a RUN of the agent from its trace, asking nobody, and compare the masks; exits with 1 if one differs."""
-    from flows.agent_commands import run_replay
+    from flows.cli.work.agent import run_replay
     from storage.store.layout import existing_store
 
     sys.exit(run_replay(existing_store(store), run, cases))
@@ -143,7 +143,7 @@ def replay(run: str, cases: tuple[str, ...], store: Path) -> None:
 @store_option
 def clusters(name: str | None, store: Path) -> None:
     """List what --cluster takes, or print what NAME would submit: a job script, a Kubernetes manifest."""
-    from flows.cluster_command import cluster_lines, submission
+    from flows.cli.upkeep.clusters import cluster_lines, submission
 
     click.echo(submission(name, store) if name else "\n".join(cluster_lines(store)))
 

@@ -12,7 +12,7 @@ from flows.settings.options import CommandWithExamples, store_option
 @store_option
 def doctor(store: Path) -> None:
     """Check device, model path, cluster, Prefect, disk and the licences of the data."""
-    from flows.doctor_command import examine
+    from flows.cli.upkeep.doctor import examine
 
     sys.exit(examine(store))
 
@@ -27,7 +27,7 @@ def watch(once: bool, store: Path) -> None:
     nothing. Benchmarks are started by the Prefect server that PREFECT_API_URL names (make server). Which weights are
     watched, how often, and who is told stands in medsam3.toml. Exit code 1: files are gone or cannot be loaded.
     """
-    from flows.watch_command import run_watch
+    from flows.cli.upkeep.watch import run_watch
 
     sys.exit(run_watch(store, once=once))
 

@@ -9,14 +9,14 @@ import sys
 
 import click
 
-from flows.cli_benchmark import benchmark
-from flows.cli_demo import demo
-from flows.cli_ingest import ingest
-from flows.cli_predict import predict, segment
-from flows.cli_results import RESULT_COMMANDS
-from flows.cli_train import train
-from flows.cli_upkeep import doctor, prune, watch
-from flows.cli_weights import weights
+from flows.cli.commands.answers import RESULT_COMMANDS
+from flows.cli.commands.benchmark import benchmark
+from flows.cli.commands.demo import demo
+from flows.cli.commands.ingest import ingest
+from flows.cli.commands.predict import predict, segment
+from flows.cli.commands.train import train
+from flows.cli.commands.upkeep import doctor, prune, watch
+from flows.cli.commands.weights import weights
 from flows.settings.environment import prepare_environment
 from flows.settings.options import INTERRUPTED, WRONG_USAGE
 from medsam3_core.errors import Medsam3Error

@@ -18,6 +18,6 @@ def demo(store: Path, cases: int) -> None:
 
     begin_forking(parse_cluster("local"), [], model=True)  # it imports beside the imports that follow
 
-    from flows.demo import run_demo
+    from flows.cli.work.demo import run_demo
 
     sys.exit(run_demo(store, cases))

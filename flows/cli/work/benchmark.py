@@ -94,7 +94,7 @@ def run_benchmark(root: Path, *requests: BenchmarkRequest, cluster: str, cache_e
         else:
             say(f"nothing to compute: {sum(group.fresh for group in plan.groups)} case and run pairs are up to date")
         run_ids += plan.run_ids
-    from flows.leaderboard import inter_rater_rows, leaderboard_rows, print_leaderboard
+    from flows.cli.answers.leaderboard import inter_rater_rows, leaderboard_rows, print_leaderboard
 
     print_leaderboard(leaderboard_rows(store, run_ids), inter_rater=inter_rater_rows(store))
     return 1 if failed else 0

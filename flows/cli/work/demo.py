@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from flows.benchmark_command import run_benchmark
+from flows.cli.work.benchmark import run_benchmark
 from flows.clusters.clusters import workers_starting
 from flows.ingest import ingest_cohort
 from flows.messages.console import say

@@ -46,7 +46,7 @@ def ingest(
     --check exits with 1 if it finds anything, and looks for the same images in the cohorts of the store.
     """
     if check:
-        from flows.check_command import CheckWords, run_check
+        from flows.cli.work.check import CheckWords, run_check
 
         sys.exit(run_check(CheckWords(source, reader, recipe, split, limit or 0, output or "table"), store))
     if cohort is None or output is not None:

@@ -55,7 +55,7 @@ def benchmark(
     What is left out of --cohort, --weights and --prompt is taken from what was benchmarked before: without any of them
     everything is brought up to date that newer weights, new cases or a new protocol have made stale.
     """
-    from flows.benchmark_command import run_benchmark, show_plan
+    from flows.cli.work.benchmark import run_benchmark, show_plan
     from flows.settings.agent import with_site_model
     from medsam3_core.settings.presets import apply_preset
     from storage.runs.plan import BenchmarkRequest

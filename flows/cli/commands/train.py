@@ -25,9 +25,9 @@ def train(config: str, plan_only: bool, cluster: str, store: Path) -> None:
     stage of tiny-medical, each of which needs the one before (`make weights` runs them all). Several GPUs:
     accelerate launch -m flows train CONFIG.yaml.
     """
+    from flows.cli.work.train import describe_plan
     from flows.service.session import prefect_session
     from flows.train import describe, train_flow
-    from flows.train_plan import describe_plan
     from storage.store.layout import open_store
     from storage.training.configs import find_training_config, read_training_config
     from tasks.train import first_process

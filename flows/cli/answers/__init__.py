@@ -1,0 +1,1 @@
+"""Commands that read a store and answer: status, comparison, leaderboard."""

@@ -1,0 +1,1 @@
+"""Commands that compute: check, benchmark, predict, segment, train, demo, agent."""
