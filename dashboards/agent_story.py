@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboards.figures import series_name
+from dashboards.figures.figures import series_name
 from dashboards.page_parts import store
 from storage.catalog import queries
 

@@ -8,11 +8,17 @@ import plotly.graph_objects as go
 import streamlit as st
 from numpy.typing import NDArray
 
-from dashboards.figures import series_name
+from dashboards.figures.figures import series_name
+from dashboards.figures.pictures import (
+    CasePicture,
+    fullest_slice,
+    open_case_picture,
+    open_case_prediction,
+    predicted_mask,
+)
+from dashboards.figures.style import PROMPT_COLOUR, REFERENCE_COLOUR, colour_of
+from dashboards.figures.viewer import add_outline, add_prompts, add_reference, slice_figure
 from dashboards.page_parts import case_scores, colours, runs_of_case, show_errors, store
-from dashboards.pictures import CasePicture, fullest_slice, open_case_picture, open_case_prediction, predicted_mask
-from dashboards.style import PROMPT_COLOUR, REFERENCE_COLOUR, colour_of
-from dashboards.viewer_figure import add_outline, add_prompts, add_reference, slice_figure
 from storage.catalog import queries
 
 _NOTHING = "nothing"

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pandas as pd
 import streamlit as st
 
-from dashboards.comparison_figures import difference_figure, forest_figure, paired_scatter
+from dashboards.figures.comparison import difference_figure, forest_figure, paired_scatter
+from dashboards.figures.style import METRIC_NAMES
 from dashboards.page_parts import (
     KEPT_SECONDS,
     chart,
@@ -16,7 +17,6 @@ from dashboards.page_parts import (
     pick,
     store_key,
 )
-from dashboards.style import METRIC_NAMES
 from storage.comparisons.comparison import Comparison, ComparisonRequest, StructureComparison, compare_weights
 from storage.comparisons.pairs import comparable_weights
 from storage.comparisons.words import (

@@ -7,7 +7,8 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from dashboards.failure_kinds import no_failure_sentence, with_kinds
+from dashboards.figures.failure_kinds import no_failure_sentence, with_kinds
+from dashboards.figures.style import colour_of, styled
 from dashboards.page_parts import (
     KEPT_SECONDS,
     accepted_cases,
@@ -16,7 +17,6 @@ from dashboards.page_parts import (
     heading,
     store_key,
 )
-from dashboards.style import colour_of, styled
 from storage.catalog import queries
 from storage.comparisons.words import short_prompt
 from storage.store.layout import StoreLayout

@@ -6,8 +6,10 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboards.figures import cost_figure, leaderboard_figure
-from dashboards.inter_rater import inter_rater_scores
+from dashboards.figures.figures import cost_figure, leaderboard_figure
+from dashboards.figures.inter_rater import inter_rater_scores
+from dashboards.figures.protocol_effect import EXPLAINED, NO_PRESET_RUN, STEPS, protocol_sentences, steps_of_split
+from dashboards.figures.style import METRIC_NAMES
 from dashboards.page_parts import (
     KEPT_SECONDS,
     accepted_cases,
@@ -20,8 +22,6 @@ from dashboards.page_parts import (
     store,
     store_key,
 )
-from dashboards.protocol_effect import EXPLAINED, NO_PRESET_RUN, STEPS, protocol_sentences, steps_of_split
-from dashboards.style import METRIC_NAMES
 from storage.catalog import queries
 from storage.comparisons.words import short_prompt
 from storage.store.layout import StoreLayout

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from dashboards.style import GRID, MUTED, weights_colours
+from dashboards.figures.style import GRID, MUTED, weights_colours
 from medsam3_core.errors import Medsam3Error
 from storage.catalog import queries
 from storage.catalog.sources import tables_state

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboards.figures import history_figure
+from dashboards.figures.figures import history_figure
 from dashboards.page_parts import (
     KEPT_SECONDS,
     chart,

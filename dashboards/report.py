@@ -7,9 +7,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from dashboards.comparison_figures import difference_figure, forest_figure, paired_scatter
-from dashboards.figures import cost_figure, leaderboard_figure
-from dashboards.protocol_effect import EXPLAINED, NO_PRESET_RUN, protocol_figure, protocol_sentences, steps_of_split
+from dashboards.figures.comparison import difference_figure, forest_figure, paired_scatter
+from dashboards.figures.figures import cost_figure, leaderboard_figure
+from dashboards.figures.protocol_effect import (
+    EXPLAINED,
+    NO_PRESET_RUN,
+    protocol_figure,
+    protocol_sentences,
+    steps_of_split,
+)
+from dashboards.figures.style import weights_colours
 from dashboards.report_cases import case_gallery
 from dashboards.report_html import (
     failure_table,
@@ -21,7 +28,6 @@ from dashboards.report_html import (
     protocol_table,
     section,
 )
-from dashboards.style import weights_colours
 from dashboards.summary_words import summary_sentences
 from medsam3_core.errors import UsageError
 from medsam3_core.metrics.protocol_version import PROTOCOL_VERSION

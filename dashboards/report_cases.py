@@ -6,9 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from dashboards.figures import series_name
-from dashboards.style import REFERENCE_COLOUR, colour_of
-from dashboards.thumbnails import case_thumbnail
+from dashboards.figures.figures import series_name
+from dashboards.figures.style import REFERENCE_COLOUR, colour_of
+from dashboards.figures.thumbnails import case_thumbnail
 from medsam3_core.errors import Medsam3Error
 from storage.catalog import queries
 from storage.store.layout import StoreLayout

@@ -8,9 +8,9 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from dashboards.failure_kinds import no_failure_sentence, with_kinds
-from dashboards.protocol_effect import STEPS
-from dashboards.style import ACCENT, FONT, GRID, INK, MUTED, colour_of
+from dashboards.figures.failure_kinds import no_failure_sentence, with_kinds
+from dashboards.figures.protocol_effect import STEPS
+from dashboards.figures.style import ACCENT, FONT, GRID, INK, MUTED, colour_of
 from storage.comparisons.words import short_prompt
 
 _MOST_FAILED_CASES = 12

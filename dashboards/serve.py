@@ -4,15 +4,15 @@ import importlib
 import os
 from pathlib import Path
 
-from dashboards.style import ACCENT, INK
+from dashboards.figures.style import ACCENT, INK
 from storage.store.layout import STORE_VARIABLE, StoreLayout
 
 PAGE_PATHS = ("leaderboard", "compare", "cases", "runs", "failures", "try", "sql")
 """Addresses of the pages; the first one is served at the root too."""
 
 _SLOW_TO_IMPORT = (
-    "dashboards.comparison_figures", "dashboards.figures", "storage.catalog.queries", "dashboards.viewer_figure",
-    "storage.catalog.guard",
+    "dashboards.figures.comparison", "dashboards.figures.figures", "storage.catalog.queries",
+    "dashboards.figures.viewer", "storage.catalog.guard",
 )  # fmt: skip
 _OPTIONS = {
     "server.address": "127.0.0.1",

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from dashboards.figures import series_name
+from dashboards.figures.figures import series_name
 from storage.comparisons.comparison import Comparison
 from storage.comparisons.words import comparison_sentences
 

@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from dashboards.failure_kinds import kind_of_reason, with_kinds
+from dashboards.figures.failure_kinds import kind_of_reason, with_kinds
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dashboards.inter_rater import inter_rater_scores
+from dashboards.figures.inter_rater import inter_rater_scores
 from medsam3_core.cases.cases import CaseVolume
 from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.cases.recipes import Recipe

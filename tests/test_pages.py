@@ -3,7 +3,7 @@
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboards.figures import history_figure
+from dashboards.figures.figures import history_figure
 from dashboards.report import write_report
 from medsam3_core.cases.recipes import Recipe
 from medsam3_core.cases.structures import Structure

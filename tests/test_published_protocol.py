@@ -5,7 +5,7 @@ import math
 import pytest
 from click.testing import CliRunner
 
-from dashboards.protocol_effect import protocol_sentences
+from dashboards.figures.protocol_effect import protocol_sentences
 from dashboards.report import write_report
 from flows.cli.entry import cli
 from medsam3_core.errors import UsageError

@@ -5,8 +5,8 @@ import sys
 import numpy as np
 import pytest
 
+from dashboards.figures.style import weights_colours
 from dashboards.report import write_report
-from dashboards.style import weights_colours
 from medsam3_core.cases.cases import CaseVolume
 from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.cases.recipes import Recipe

@@ -8,9 +8,9 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from PIL import Image
 
-from dashboards.pictures import click_grid, contour_line
-from dashboards.style import FONT, INK, PROMPT_COLOUR, REFERENCE_COLOUR
-from dashboards.thumbnails import data_uri
+from dashboards.figures.pictures import click_grid, contour_line
+from dashboards.figures.style import FONT, INK, PROMPT_COLOUR, REFERENCE_COLOUR
+from dashboards.figures.thumbnails import data_uri
 
 _LARGE = 512 * 512
 _BOX_GRID, _CLICK_GRID = 12, 48  # points per side: a box needs some to be noticed, a click one where it falls

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pandas as pd
 import plotly.graph_objects as go
 
-from dashboards.style import GRID, axis_title, colour_of, styled
+from dashboards.figures.style import GRID, axis_title, colour_of, styled
 
 STEPS = {
     "ours": "ours",

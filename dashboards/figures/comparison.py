@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from dashboards.style import INK, MUTED, axis_title, colour_of, styled
+from dashboards.figures.style import INK, MUTED, axis_title, colour_of, styled
 from storage.comparisons.comparison import StructureComparison, Verdict
 
 _MOST_POINTS = 2000  # drawn as SVG: a browser has 16 WebGL contexts, and a report may have more plots

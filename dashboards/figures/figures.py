@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from dashboards.style import INK, MUTED, axis_title, colour_of, styled
+from dashboards.figures.style import INK, MUTED, axis_title, colour_of, styled
 from storage.comparisons.words import short_prompt
 
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star", "hexagon", "triangle-down", "x", "pentagon")

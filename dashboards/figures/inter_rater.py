@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from dashboards.pictures import open_case_picture
+from dashboards.figures.pictures import open_case_picture
 from medsam3_core.errors import CaseDataError, StoreError
 from medsam3_core.metrics.scoring import score_structure
 from storage.cohorts.cohorts import read_cohort

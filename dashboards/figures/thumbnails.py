@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from dashboards.pictures import (
+from dashboards.figures.pictures import (
     contours,
     fullest_slice,
     open_case_picture,
     open_case_prediction,
     predicted_mask,
 )
-from dashboards.style import REFERENCE_COLOUR
+from dashboards.figures.style import REFERENCE_COLOUR
 from storage.store.layout import StoreLayout
 
 _SIDE = 230

@@ -1,0 +1,1 @@
+"""Figures and pictures: frames and volumes to Plotly figures and PNG, in one style."""
