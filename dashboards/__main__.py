@@ -21,7 +21,7 @@ def main() -> None:
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="File to write.")
 def report(store: str, out: Path) -> None:
     """Write the report; its path is the answer."""
-    from dashboards.report import write_report
+    from dashboards.report.report import write_report
     from storage.store.runs import broken_runs
 
     layout = existing_store(store)

@@ -4,7 +4,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboards.figures.figures import history_figure
-from dashboards.report import write_report
+from dashboards.report.report import write_report
 from medsam3_core.cases.recipes import Recipe
 from medsam3_core.cases.structures import Structure
 from storage.catalog import queries

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from dashboards.figures.protocol_effect import protocol_sentences
-from dashboards.report import write_report
+from dashboards.report.report import write_report
 from flows.cli.entry import cli
 from medsam3_core.errors import UsageError
 from medsam3_core.settings.inference import InferenceSettings

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dashboards.figures.style import weights_colours
-from dashboards.report import write_report
+from dashboards.report.report import write_report
 from medsam3_core.cases.cases import CaseVolume
 from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.cases.recipes import Recipe

@@ -17,8 +17,8 @@ from dashboards.figures.protocol_effect import (
     steps_of_split,
 )
 from dashboards.figures.style import weights_colours
-from dashboards.report_cases import case_gallery
-from dashboards.report_html import (
+from dashboards.report.cases import case_gallery
+from dashboards.report.html import (
     failure_table,
     leaderboard_table,
     notes,
@@ -28,7 +28,7 @@ from dashboards.report_html import (
     protocol_table,
     section,
 )
-from dashboards.summary_words import summary_sentences
+from dashboards.report.words import summary_sentences
 from medsam3_core.errors import UsageError
 from medsam3_core.metrics.protocol_version import PROTOCOL_VERSION
 from storage.catalog import queries
