@@ -24,7 +24,8 @@ def made(tmp_path, monkeypatch):
 
 def shown(page: str, arguments: str = "") -> AppTest:
     """A page as it stands, without an error."""
-    app = AppTest.from_string(f"from dashboards import {page}\n{page}.show({arguments})", default_timeout=60).run()
+    code = f"from dashboards.views import {page}\n{page}.show({arguments})"
+    app = AppTest.from_string(code, default_timeout=60).run()
     assert not app.exception
     return app
 
@@ -41,11 +42,11 @@ def test_all_is_done_is_said_only_where_nothing_is_pending(made):
     made.run("run1")
     made.plan("run1", "c1", "c2")
     made.scored("run1", "c1", 0.5)
-    assert [item.value for item in shown("page_failures", "print").info] == ["None so far; 1 planned score is pending."]
-    assert not shown("page_failures", "print").success
+    assert [item.value for item in shown("failures", "print").info] == ["None so far; 1 planned score is pending."]
+    assert not shown("failures", "print").success
     assert "None so far; 1 planned score is pending." in reported(made)
     made.scored("run1", "c2", 0.5)
-    assert [item.value for item in shown("page_failures", "print").success] == ["None: every planned case has a score."]
+    assert [item.value for item in shown("failures", "print").success] == ["None: every planned case has a score."]
     assert "None: every planned case has a score." in reported(made)
 
 
@@ -76,9 +77,9 @@ def two_raters(made):
 
 
 def test_raters_are_told_apart_on_pages_and_in_the_report(two_raters):
-    (board,) = [table.value for table in shown("page_leaderboard").dataframe if "failures as 0" in table.value]
+    (board,) = [table.value for table in shown("leaderboard").dataframe if "failures as 0" in table.value]
     assert list(board["rater"]) == ["r1", "r1", "r2", "r2"]
-    page = shown("page_compare", "print")
+    page = shown("compare", "print")
     assert [item.value for item in page.error] == [
         "REGRESSION: second is worse than first on heart (hearts, text, rater r2: dice -0.300)."
     ]
@@ -94,7 +95,7 @@ def test_a_single_rater_is_not_named(made):
     made.case("c1", raters=["r1"], structures=["heart"])
     made.run("run1")
     made.scored("run1", "c1", 0.5)
-    (board,) = [table.value for table in shown("page_leaderboard").dataframe if "failures as 0" in table.value]
+    (board,) = [table.value for table in shown("leaderboard").dataframe if "failures as 0" in table.value]
     assert "rater" not in board
     assert "<th>rater</th>" not in reported(made)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dashboards.trials import TrialPrompt, load_trial_segmenter, weights_names
-from dashboards.uploads import read_upload
+from dashboards.views.trials import TrialPrompt, load_trial_segmenter, weights_names
+from dashboards.views.uploads import read_upload
 from medsam3_core.errors import CaseDataError, UnsupportedPromptError, UsageError
 from storage.store.layout import StoreLayout
 from tests.archives.written_dicom import SPACING, ct_slices, stored_voxels

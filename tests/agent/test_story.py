@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from dashboards.agent_story import cost_line, ending, story
+from dashboards.views.agent_story import cost_line, ending, story
 from medsam3_core.agent.strategy import AgentRun, answer_requests
 from storage.runs.traces import trace_rows
 from tests.agent.parrot import Parrot, block, session

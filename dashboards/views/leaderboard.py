@@ -10,7 +10,7 @@ from dashboards.figures.figures import cost_figure, leaderboard_figure
 from dashboards.figures.inter_rater import inter_rater_scores
 from dashboards.figures.protocol_effect import EXPLAINED, NO_PRESET_RUN, STEPS, protocol_sentences, steps_of_split
 from dashboards.figures.style import METRIC_NAMES
-from dashboards.page_parts import (
+from dashboards.views.parts import (
     KEPT_SECONDS,
     accepted_cases,
     chart,

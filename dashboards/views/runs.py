@@ -7,7 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboards.figures.figures import history_figure
-from dashboards.page_parts import (
+from dashboards.views.parts import (
     KEPT_SECONDS,
     chart,
     colours,

@@ -3,7 +3,7 @@
 import pyarrow as pa
 import streamlit as st
 
-from dashboards.page_parts import heading, store
+from dashboards.views.parts import heading, store
 from medsam3_core.errors import UsageError
 from storage.catalog.docs import VIEW_SUMMARIES, column_meaning
 from storage.catalog.guard import run_sql, view_columns

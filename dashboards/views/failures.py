@@ -9,7 +9,7 @@ import streamlit as st
 
 from dashboards.figures.failure_kinds import no_failure_sentence, with_kinds
 from dashboards.figures.style import colour_of, styled
-from dashboards.page_parts import (
+from dashboards.views.parts import (
     KEPT_SECONDS,
     accepted_cases,
     chart,

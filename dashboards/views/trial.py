@@ -6,12 +6,12 @@ import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
-from dashboards.case_viewer import case_picture
 from dashboards.figures.style import colour_of
 from dashboards.figures.viewer import add_box, add_outline, add_points, make_selectable, slice_figure
-from dashboards.page_parts import accepted_cases, colours, heading, nothing_yet, pick, show_errors, store
-from dashboards.trials import TrialAnswer, TrialPrompt, TrialSegmenter, load_trial_segmenter, weights_names
-from dashboards.uploads import READABLE, UploadedImage, read_upload
+from dashboards.views.case_viewer import case_picture
+from dashboards.views.parts import accepted_cases, colours, heading, nothing_yet, pick, show_errors, store
+from dashboards.views.trials import TrialAnswer, TrialPrompt, TrialSegmenter, load_trial_segmenter, weights_names
+from dashboards.views.uploads import READABLE, UploadedImage, read_upload
 from medsam3_core.errors import Medsam3Error
 
 _CASE, _UPLOAD = "A case of the store", "An upload"

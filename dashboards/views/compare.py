@@ -7,7 +7,7 @@ import streamlit as st
 
 from dashboards.figures.comparison import difference_figure, forest_figure, paired_scatter
 from dashboards.figures.style import METRIC_NAMES
-from dashboards.page_parts import (
+from dashboards.views.parts import (
     KEPT_SECONDS,
     chart,
     colour_chips,

@@ -18,7 +18,7 @@ from dashboards.figures.pictures import (
 )
 from dashboards.figures.style import PROMPT_COLOUR, REFERENCE_COLOUR, colour_of
 from dashboards.figures.viewer import add_outline, add_prompts, add_reference, slice_figure
-from dashboards.page_parts import case_scores, colours, runs_of_case, show_errors, store
+from dashboards.views.parts import case_scores, colours, runs_of_case, show_errors, store
 from storage.catalog import queries
 
 _NOTHING = "nothing"

@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboards.figures.figures import series_name
-from dashboards.page_parts import store
+from dashboards.views.parts import store
 from storage.catalog import queries
 
 _SIGNS = {

@@ -5,11 +5,11 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboards.agent_story import show_story
-from dashboards.case_viewer import show_viewer
 from dashboards.figures.figures import series_name
 from dashboards.figures.style import METRIC_NAMES
-from dashboards.page_parts import accepted_cases, case_scores, heading, nothing_yet, pick
+from dashboards.views.agent_story import show_story
+from dashboards.views.case_viewer import show_viewer
+from dashboards.views.parts import accepted_cases, case_scores, heading, nothing_yet, pick
 from storage.comparisons.words import short_prompt
 
 _ANY = "any"
