@@ -13,9 +13,8 @@ import pytest
 
 from storage.runs.plan import BenchmarkRequest
 from storage.store.layout import StoreLayout, open_store
+from tests import SHARED_DATA
 from tests.small_store import benchmark_here, ingest_here
-
-SHARED_DATA = Path(__file__).parents[1].parent / "shared" / "data"
 
 
 @pytest.fixture

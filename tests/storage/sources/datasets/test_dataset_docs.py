@@ -1,0 +1,18 @@
+from storage.sources.docs import DOCS_PATH, datasets_markdown
+from storage.sources.listing.parameters import PARAMETERS
+from storage.sources.listing.recipes import BUILTIN_FOLDER
+from tests import ROOT
+
+
+def test_the_page_is_what_the_recipes_say() -> None:
+    page = (ROOT / DOCS_PATH).read_text(encoding="utf-8")
+    assert page == datasets_markdown(), "write it anew with: python -m storage.sources.docs"
+
+
+def test_every_recipe_and_layout_has_a_section_with_meanings() -> None:
+    page = datasets_markdown()
+    for path in BUILTIN_FOLDER.glob("*.yaml"):
+        assert f"\n## {path.stem}\n" in page
+    for name, model in PARAMETERS.items():
+        assert not model.model_fields or f"\n## layout {name}\n" in page
+    assert "|  |\n" not in page.partition("# Layouts")[2].partition("# Public")[0]
