@@ -14,7 +14,7 @@ import pytest
 from storage.runs.plan import BenchmarkRequest
 from storage.store.layout import StoreLayout, open_store
 from tests import SHARED_DATA
-from tests.small_store import benchmark_here, ingest_here
+from tests.stores.small import benchmark_here, ingest_here
 
 
 @pytest.fixture

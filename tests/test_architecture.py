@@ -1,8 +1,13 @@
-"""The layers of the product, as data. Function-level imports count: a lazy cycle is a cycle."""
+"""The layers of the product and the rooms inside them, as data. Function-level imports count: a lazy cycle is a cycle.
+
+A room is a folder of modules; `.` is the package's own. It may import the rooms that stand behind it, and each of these
+stands before it in the list, so that imports point one way. `__main__` is above all rooms, and `__init__` re-exports.
+"""
 
 import ast
 import graphlib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -26,6 +31,75 @@ FOREIGN = {
     "flows": {"numpy", "scipy", "duckdb", "zarr", "nibabel", "streamlit"},
     "dashboards": {"prefect", "dask", "distributed"},
 }  # fmt: skip
+ROOMS = {
+    "medsam3_core": {
+        ".": "",
+        "agent.vocabulary": "",
+        "cases": ".",
+        "sam3.keys": ".",
+        "settings": ".",
+        "metrics": ". cases",
+        "phantoms": ". cases",
+        "prompts": ". cases settings",
+        "sam3.tensors": ". settings",
+        "inference": ". cases settings prompts",
+        "sam3.fast": "sam3.tensors",
+        "training.data": ". sam3.tensors",
+        "agent": ". agent.vocabulary cases settings prompts inference",
+        "sam3.network": ". sam3.keys settings prompts sam3.tensors sam3.fast",
+        "sam3": ". settings prompts sam3.tensors inference sam3.network",
+        "training.trainees": ". sam3.keys settings sam3.tensors sam3.network",
+        "training.losses": ". sam3.tensors training.data sam3.network training.trainees",
+        "training": (
+            ". cases settings metrics prompts sam3.tensors inference sam3 "
+            "training.data training.trainees training.losses"
+        ),
+    },
+    "storage": {
+        "store": "",
+        "catalog": "store",
+        "sources.listing": "store",
+        "weights.checkpoints": "store",
+        "sources.dicom": "store sources.listing",
+        "sources.formats": "sources.listing",
+        "sources.layouts": "store sources.listing sources.dicom sources.formats",
+        "sources": "store sources.listing sources.layouts",
+        "cohorts": "store sources.listing sources",
+        "prompts": "store sources.formats cohorts",
+        "weights": "store weights.checkpoints cohorts",
+        "comparisons": "store catalog weights",
+        "runs": "store catalog cohorts prompts weights",
+        "training": "store weights.checkpoints cohorts weights",
+        "upkeep": "store catalog cohorts weights",
+        "exports": "store catalog sources.listing sources.dicom sources.formats sources cohorts prompts weights runs",
+        "ingest": "store sources.listing sources cohorts training",
+    },
+    "tasks": {
+        "agent": "",
+        "stream": "",
+        ".": "agent stream",
+        "predict": "agent",
+    },
+    "flows": {
+        "messages": "",
+        "settings": "messages",
+        "cli.answers": "messages settings",
+        "clusters": "messages settings",
+        "service": "messages settings clusters",
+        ".": "messages settings clusters service",
+        "cli.upkeep": "messages settings clusters service .",
+        "cli.work": "messages settings cli.answers clusters service .",
+        "cli.commands": "messages settings cli.answers clusters service . cli.upkeep cli.work",
+        "cli": "settings cli.commands",
+    },
+    "dashboards": {
+        "figures": "",
+        "report": "figures",
+        "views": "figures",
+        ".": "figures views",
+    },
+}
+MAX_ENTRIES = 15
 ROOMS_WITHOUT_A_PURPOSE = {"utils", "util", "helpers", "helper", "common", "misc", "tools"}
 
 
@@ -57,6 +131,11 @@ def trespasses(path: Path, module: str, package: str) -> set[str]:
     return {name.partition(".")[0] for name in imports_of(path, module)} & forbidden
 
 
+@cache
+def product_graph() -> dict[str, set[str]]:
+    return module_graph(list(MAY_IMPORT))
+
+
 def module_graph(packages: list[str], root: Path = ROOT) -> dict[str, set[str]]:
     files = {module_name(path, root): path for package in packages for path in (root / package).rglob("*.py")}
     graph: dict[str, set[str]] = {}
@@ -67,6 +146,68 @@ def module_graph(packages: list[str], root: Path = ROOT) -> dict[str, set[str]]:
     return graph
 
 
+def room_of(module: str) -> str:
+    """The room of a module, relative to its package."""
+    return ".".join(module.split(".")[1:-1]) or "."
+
+
+def arrows(graph: dict[str, set[str]], package: str) -> set[tuple[str, str]]:
+    """Imports between the rooms of a package; what `__main__` and `__init__` import does not count."""
+    homes = {module for module in graph if any(other.startswith(f"{module}.") for other in graph)}
+    found = set()
+    for module, imported in graph.items():
+        if module.partition(".")[0] != package or module in homes or module.endswith(".__main__"):
+            continue
+        for other in imported:
+            if other.partition(".")[0] == package:
+                room = other.partition(".")[2] or "." if other in homes else room_of(other)
+                found.add((room_of(module), room))
+    return {(one, other) for one, other in found if one != other}
+
+
+def unlawful(graph: dict[str, set[str]], package: str, rooms: dict[str, str]) -> set[tuple[str, str]]:
+    """Arrows that the table does not allow."""
+    return {(one, other) for one, other in arrows(graph, package) if other not in rooms.get(one, "").split()}
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_imports_between_rooms_are_those_of_the_table(package: str) -> None:
+    graph = product_graph()
+    assert unlawful(graph, package, ROOMS[package]) == set()
+    allowed = {(room, other) for room, others in ROOMS[package].items() for other in others.split()}
+    assert allowed - arrows(graph, package) == set(), "in the table, but nobody imports so any more"
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_rooms_import_only_rooms_above_them_in_the_table(package: str) -> None:
+    seen: set[str] = set()
+    for room, others in ROOMS[package].items():
+        assert set(others.split()) <= seen, room
+        seen.add(room)
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_every_folder_of_modules_is_a_room_with_a_purpose_and_few_entries(package: str) -> None:
+    folders = {path.parent for path in sources(package)}
+    held = {path.parent for path in sources(package) if path.stem not in ("__init__", "__main__")}
+    assert {".".join(folder.relative_to(ROOT / package).parts) or "." for folder in held} == ROOMS[package].keys()
+    for folder in folders:
+        entries = {path.name for path in folder.iterdir()} - {"__init__.py", "__pycache__"}
+        assert len(entries) <= MAX_ENTRIES, folder
+        assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))), folder
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_the_check_is_red_when_a_room_imports_one_that_stands_over_it(package: str) -> None:
+    graph = product_graph()
+    lowest, *_, highest = ROOMS[package]
+    module, other = (
+        next(name for name in graph if name.startswith(f"{package}.") and room_of(name) == room and "__" not in name)
+        for room in (lowest, highest)
+    )
+    assert unlawful({**graph, module: graph[module] | {other}}, package, ROOMS[package]) == {(lowest, highest)}
+
+
 @pytest.mark.parametrize("package", MAY_IMPORT)
 def test_imports_point_one_way(package: str) -> None:
     found = {str(path): bad for path in sources(package) if (bad := trespasses(path, module_name(path), package))}
@@ -74,7 +215,7 @@ def test_imports_point_one_way(package: str) -> None:
 
 
 def test_no_module_needs_itself_through_others() -> None:
-    tuple(graphlib.TopologicalSorter(module_graph(list(MAY_IMPORT))).static_order())
+    tuple(graphlib.TopologicalSorter(product_graph()).static_order())
 
 
 def test_every_file_is_named_after_what_it_holds() -> None:

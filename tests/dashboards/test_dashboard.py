@@ -18,7 +18,7 @@ from storage.store.tables import write_rows
 from tests.chromium import Watched, browser, needs_chromium
 from tests.journeys.archives.written_dicom import ct_slices
 from tests.server_processes import free_port, server_process
-from tests.small_store import benchmark_here, ingest_here
+from tests.stores.small import benchmark_here, ingest_here
 
 pytestmark = needs_chromium
 CHART = ".js-plotly-plot .main-svg"

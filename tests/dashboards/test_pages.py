@@ -12,7 +12,7 @@ from storage.cohorts.cohorts import Cohort, write_cohort
 from storage.store.layout import STORE_VARIABLE, utc_now
 from storage.store.schemas import PLAN
 from storage.store.tables import write_columns
-from tests.catalog_store import HandmadeStore, at
+from tests.stores.catalog import HandmadeStore, at
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from storage.cohorts.volumes import write_case_volume
 from storage.runs.predictions import PredictionWriter
 from storage.store.layout import StoreLayout
 from tests.chromium import Watched, browser, needs_chromium
-from tests.planted_store import plant_cohort, plant_run
+from tests.stores.planted import plant_cohort, plant_run
 
 STRUCTURES = ("liver", "spleen", "portal_vein")
 MEGABYTE = 1_000_000

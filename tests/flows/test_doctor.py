@@ -9,7 +9,7 @@ from flows.service import checks
 from flows.service.checks import CHECKS, Finding, Grade, findings_of
 from storage.store.atomic import write_json
 from storage.store.layout import StoreLayout
-from tests.small_store import ingest_here
+from tests.stores.small import ingest_here
 
 
 def grades(name: str, root: Path) -> list[Grade]:

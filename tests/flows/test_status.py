@@ -13,8 +13,8 @@ from storage.store.atomic import TEMPORARY_PREFIX
 from storage.store.layout import StoreLayout
 from storage.upkeep.status import read_status
 from storage.weights.registry import find_weights
-from tests.planted_store import plant_cohort, plant_run
-from tests.small_store import ingest_here
+from tests.stores.planted import plant_cohort, plant_run
+from tests.stores.small import ingest_here
 
 
 def printed(root: Path) -> str:

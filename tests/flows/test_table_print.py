@@ -12,7 +12,7 @@ from rich.console import Console
 
 from flows.cli.answers.leaderboard import leaderboard_notes, leaderboard_rows, print_leaderboard
 from flows.messages.tables import print_table, to_csv, to_json
-from tests.catalog_store import HandmadeStore
+from tests.stores.catalog import HandmadeStore
 
 TABLE = pa.table(
     {

@@ -37,7 +37,7 @@ from storage.weights.checkpoints import open_segmenter, read_weights, write_hugg
 from storage.weights.registry import find_weights
 from tasks import train as unit
 from tasks.agent.slices import SliceReader
-from tests.small_store import ingest_here
+from tests.stores.small import ingest_here
 
 
 @pytest.fixture(scope="module")

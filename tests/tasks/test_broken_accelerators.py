@@ -11,7 +11,7 @@ from storage.store.layout import StoreLayout
 from tasks.plugin import EXIT_CODE, is_of_the_accelerator
 from tasks.segment import SegmentBatch
 from tasks.stream.breadcrumbs import BreadcrumbFolder
-from tests.small_store import ingest_here
+from tests.stores.small import ingest_here
 
 ILLEGAL = "CUDA error: an illegal memory access was encountered"
 

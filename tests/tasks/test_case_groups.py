@@ -16,7 +16,7 @@ from tasks.groups import groups_of, run_groups
 from tasks.segment import SegmentBatch
 from tasks.stream.breadcrumbs import BETWEEN_CASES, Breadcrumb, BreadcrumbFolder
 from tests.core.sam3.segmenters import FP32, count_trunk_passes
-from tests.small_store import ingest_here
+from tests.stores.small import ingest_here
 
 CASES = 5
 SCORES = "SELECT case_id, structure, status, reason, dice, confidence FROM scores ORDER BY case_id, structure"

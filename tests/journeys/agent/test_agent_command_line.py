@@ -22,7 +22,7 @@ from tests.core.agent.scripted_server import call, scripted
 from tests.core.sam3.segmenters import phantom
 from tests.journeys.agent.test_agent_runs import PATIENCE
 from tests.journeys.archives.segmented_here import segment_here
-from tests.small_store import benchmark_here, ingest_here
+from tests.stores.small import benchmark_here, ingest_here
 
 GUARD = """
 import os, socket

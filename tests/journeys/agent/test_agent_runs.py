@@ -13,7 +13,7 @@ from storage.runs.predictions import open_prediction
 from storage.store.layout import open_store
 from tasks.agent.endpoint import EndpointSettings
 from tests.core.agent.scripted_server import call, scripted, status
-from tests.small_store import benchmark_here, ingest_here
+from tests.stores.small import benchmark_here, ingest_here
 
 PATIENCE = {"tries": 2, "backoff_seconds": 0.01}
 

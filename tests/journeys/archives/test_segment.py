@@ -25,7 +25,7 @@ from storage.store.locations import location
 from tests.journeys.archives.segmented_here import segment_here
 from tests.journeys.archives.test_archives import segmentation
 from tests.journeys.archives.written_dicom import COLUMNS, ROWS, ct_slices, enhanced_ct, save
-from tests.small_store import ingest_here
+from tests.stores.small import ingest_here
 
 
 def boxes_file(path: Path, case_id: str) -> Path:

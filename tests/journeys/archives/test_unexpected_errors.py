@@ -16,7 +16,7 @@ from storage.store.layout import StoreLayout
 from tasks.ingest import IngestBatch, PendingCase
 from tasks.stream.breadcrumbs import BreadcrumbFolder
 from tests.journeys.archives.written_dicom import COLUMNS, ROWS, ct_slices, enhanced_ct, save
-from tests.small_store import ingest_here
+from tests.stores.small import ingest_here
 
 
 def reasons(store: StoreLayout) -> dict[str, str | None]:

@@ -12,7 +12,7 @@ from storage.cohorts.cohorts import latest_cases
 from storage.cohorts.volumes import open_case_volume
 from storage.store.layout import StoreLayout, open_store
 from tests.journeys.main_job.conftest import Medsam3, rows
-from tests.small_store import ingest_here
+from tests.stores.small import ingest_here
 
 Grow = Callable[[str], None]
 BENCHMARK = ("benchmark", "--cohort", "mr", "--weights", "baseline:box", "--prompt", "box", "--split", "all")

@@ -28,7 +28,7 @@ from storage.store.writers import SupersededError, committing, writing
 from storage.upkeep.status import read_status
 from storage.upkeep.upkeep import prune_store
 from tests.journeys.object_store.conftest import new_bucket, upload_tree
-from tests.small_store import benchmark_here, ingest_here
+from tests.stores.small import benchmark_here, ingest_here
 
 REQUEST = BenchmarkRequest(("both",), ("baseline:box",), ("box",), split="all")
 SCORES = "SELECT weights, case_id, structure, dice, hd95, status FROM scores ORDER BY ALL"

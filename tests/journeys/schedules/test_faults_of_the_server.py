@@ -16,7 +16,7 @@ from storage.catalog.guard import run_sql
 from storage.store.layout import open_store
 from tests.journeys.schedules.conftest import ROOT, Site, wait_for
 from tests.server_processes import free_port
-from tests.small_store import ingest_here
+from tests.stores.small import ingest_here
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 _SLEEPER = """

@@ -16,7 +16,7 @@ from storage.store.layout import StoreLayout
 from storage.weights.checkpoints import write_untrained
 from storage.weights.registry import add_weights
 from tests.journeys.schedules.conftest import Site, wait_for
-from tests.small_store import benchmark_here, ingest_here
+from tests.stores.small import benchmark_here, ingest_here
 
 pytestmark = pytest.mark.timeout(1800)
 TENSORS = "model.safetensors"

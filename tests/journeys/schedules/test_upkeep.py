@@ -13,7 +13,7 @@ from storage.store.layout import StoreLayout
 from storage.store.writers import writing
 from storage.upkeep.upkeep import compact_store, prune_store
 from tests.command_line import Medsam3, command_line
-from tests.planted_store import plant_cohort, plant_run
+from tests.stores.planted import plant_cohort, plant_run
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from storage.store.locks import holding
 from storage.weights.watch import read_seen
 from storage.weights.weights import Weights
 from tests.command_line import Medsam3, command_line
-from tests.small_store import ingest_here
+from tests.stores.small import ingest_here
 
 TAKES = Capabilities(text=True, box=True, interactive=False)
 

@@ -15,7 +15,7 @@ from storage.catalog.catalog import catalog_is_current, connect, publish_catalog
 from storage.catalog.compaction import compact_scores, runs_to_compact, sweep_generations
 from storage.catalog.sources import COMPACTED_FILE, groups_folder
 from storage.store.tables import table_files
-from tests.catalog_store import HandmadeStore, at
+from tests.stores.catalog import HandmadeStore, at
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from storage.store.atomic import write_json
 from storage.store.layout import StoreLayout
 from storage.store.tables import write_rows
 from tests import ROOT
-from tests.catalog_store import DIGEST, HandmadeStore, at
+from tests.stores.catalog import DIGEST, HandmadeStore, at
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from medsam3_core.settings.inference import InferenceSettings
 from medsam3_core.settings.presets import MEDICAL_SAM3_V1, PRESETS, apply_preset
 from storage.catalog import queries
 from storage.catalog.catalog import connect
-from tests.catalog_store import HandmadeStore, at
+from tests.stores.catalog import HandmadeStore, at
 
 VOXELS = 1008 * 1008
 SETTINGS = PRESETS[MEDICAL_SAM3_V1].settings_id

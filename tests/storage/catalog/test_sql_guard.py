@@ -5,7 +5,7 @@ import pytest
 from medsam3_core.errors import UsageError
 from storage.catalog.catalog import connect, lock_to_tables
 from storage.catalog.guard import check_select, run_sql
-from tests.catalog_store import HandmadeStore
+from tests.stores.catalog import HandmadeStore
 
 ANSWERED = [
     "SELECT case_id, dice FROM scores WHERE dice > 0.1 ORDER BY dice DESC LIMIT 3",

@@ -8,7 +8,7 @@ from medsam3_core.errors import UsageError
 from storage.comparisons.comparison import ComparisonRequest, Verdict, compare_weights
 from storage.comparisons.words import comparison_notes, comparison_sentences, short_prompt
 from storage.store.layout import StoreLayout
-from tests.planted_store import plant_cohort, plant_run
+from tests.stores.planted import plant_cohort, plant_run
 
 STRUCTURES = ("aorta", "liver", "spleen")
 

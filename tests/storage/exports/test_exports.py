@@ -17,7 +17,7 @@ from storage.store.atomic import read_json
 from storage.store.layout import StoreLayout, utc_now
 from storage.store.schemas import CASES
 from storage.store.tables import read_table
-from tests.small_store import benchmark_here, ingest_here
+from tests.stores.small import benchmark_here, ingest_here
 
 CT_STRUCTURES = ("liver", "spleen", "kidney_left", "kidney_right", "aorta")
 

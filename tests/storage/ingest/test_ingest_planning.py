@@ -20,7 +20,7 @@ from storage.store.schemas import CASES
 from storage.store.tables import read_file, read_table
 from storage.store.writers import ingesting
 from tests.phantom_files import write_phantom_dataset
-from tests.small_store import ingest_here
+from tests.stores.small import ingest_here
 
 
 def plan(store: StoreLayout, source: str, *, split: str | None = None, limit: int = 0) -> IngestPlan:

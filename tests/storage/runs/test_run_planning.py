@@ -23,7 +23,7 @@ from tasks.ledger import record_crash
 from tasks.segment import SegmentBatch
 from tasks.stream.breadcrumbs import BreadcrumbFolder
 from tests.phantom_files import write_phantom_dataset
-from tests.small_store import benchmark_here, ingest_here
+from tests.stores.small import benchmark_here, ingest_here
 
 REQUEST = BenchmarkRequest(("eyes",), ("baseline:box",), ("box",), split="all")
 plan_of = partial(replace, REQUEST)

@@ -15,7 +15,7 @@ from storage.store.layout import StoreLayout
 from storage.weights.checkpoints import write_untrained
 from storage.weights.registry import add_weights
 from storage.weights.weights import Weights
-from tests.small_store import ingest_here
+from tests.stores.small import ingest_here
 
 BOX = Weights("baseline:box", 1, "a", None, "baseline", Capabilities(text=False, box=True))
 DETECTOR = Weights("medsam3", 1, "b", "b.pt", "bare", Capabilities(text=True, box=True), resolutions=(1008, 504))

@@ -22,7 +22,7 @@ from storage.store.atomic import write_json
 from storage.store.layout import StoreLayout, open_store
 from storage.weights.weights import Weights
 from tests.command_line import Medsam3, command_line
-from tests.small_store import benchmark_here, ingest_here
+from tests.stores.small import benchmark_here, ingest_here
 
 EVERYTHING = BenchmarkRequest((), (), ())
 ASKED = BenchmarkRequest(("eyes",), ("baseline:box",), ("box", "box:jitter=0.1"), split="all")

@@ -14,7 +14,7 @@ from storage.catalog.sources import tables_state
 from storage.store.runs import broken_runs
 from storage.store.schemas import OUTCOMES
 from storage.store.tables import read_table, table_files
-from tests.catalog_store import HandmadeStore
+from tests.stores.catalog import HandmadeStore
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from storage.weights.encodings import (
 from tasks.segment import SegmentBatch
 from tasks.stream.breadcrumbs import BreadcrumbFolder
 from tests.core.sam3.segmenters import count_trunk_passes, phantom
-from tests.small_store import ingest_here
+from tests.stores.small import ingest_here
 
 FP32 = InferenceSettings(dtype=Dtype.FP32, resolution=112)
 ROOMY = 10**9

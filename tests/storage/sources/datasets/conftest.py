@@ -14,9 +14,9 @@ import pytest
 from storage.catalog.guard import run_sql
 from storage.runs.plan import BenchmarkRequest
 from storage.store.layout import StoreLayout, open_store
-from tests.small_store import benchmark_here, ingest_here
 from tests.storage.sources.datasets import published_2d, published_3d
 from tests.storage.sources.datasets.drawn import Published
+from tests.stores.small import benchmark_here, ingest_here
 
 WRITERS = {**published_2d.WRITERS, **published_3d.WRITERS}
 BUILT_IN_VARIANTS = ("btcv_8",)

@@ -25,9 +25,9 @@ from storage.training.marks import mark_training_cases
 from storage.weights.registry import find_weights
 from tasks.ingest import IngestBatch, PendingCase
 from tasks.stream.breadcrumbs import BreadcrumbFolder
-from tests.small_store import benchmark_here, ingest_here
 from tests.storage.sources.datasets import published_2d
 from tests.storage.sources.datasets.drawn import blobs, textured
+from tests.stores.small import benchmark_here, ingest_here
 
 
 @pytest.mark.parametrize(
