@@ -1,11 +1,11 @@
 import pytest
 
-from benchmarks.agent_phrases import PHRASES, trained_texts
 from medsam3_core.agent.requests import MOST_CHARACTERS, read_request
 from medsam3_core.agent.vocabulary.types import Term
 from medsam3_core.agent.vocabulary.vocabulary import Side, Vocabulary, reviewed_vocabulary
 from medsam3_core.errors import UsageError
 from medsam3_core.phantoms import PhantomKind, phantom_recipe
+from scripts.agent_phrases import PHRASES, trained_texts
 from storage.sources.listing.recipes import builtin_recipes
 
 VOCABULARY = reviewed_vocabulary()

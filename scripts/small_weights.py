@@ -1,6 +1,6 @@
 """What the weights that come with the product reach on held-out cases, beside the baselines, and the targets.
 
-    python -m benchmarks.small_weights [--store DIR] [--data DIR] [--weights tiny-base --weights tiny-medical]
+    python -m scripts.small_weights [--store DIR] [--data DIR] [--weights tiny-base --weights tiny-medical]
 
 Ingests the real cohorts and phantoms of seeds that were never trained on, benchmarks the test splits (text, box, one
 central point; tiles for vessels) and prints mean Dice per question from the leaderboard, failures as zero. A text is

@@ -1,6 +1,6 @@
 """Does a small fine-tune pay? LoRA adapters of tiny-base on ten hippocampi, compared on the test split.
 
-    python -m benchmarks.lora [--store DIR] [--source DIR]
+    python -m scripts.lora [--store DIR] [--source DIR]
 
 Ingests the hippocampi if the store has none, trains `hippocampus-lora` (a configuration that comes with the product),
 benchmarks it and tiny-base on the test split by text and by box at a threshold of 0.05 (their scores are low), and

@@ -1,6 +1,6 @@
 """Rules over plain text on requests written as synonyms, and no loss on plain names: held-out cases, mean Dice.
 
-python -m benchmarks.agent --weights tiny-medical [--cases 3] [--hippocampus FOLDER] [--set threshold=0.05] [--all]
+python -m scripts.agent --weights tiny-medical [--cases 3] [--hippocampus FOLDER] [--set threshold=0.05] [--all]
 
 The test split of phantoms (seed 99, never used for training) and, where the folder is given, of the MSD hippocampus.
 Both strategies ask the same weights on the same slices; the mean is over phrases, of the mean over cases that hold the
@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.agent_phrases import PHRASES, trained_sources, trained_texts
 from medsam3_core.agent.requests import read_request
 from medsam3_core.agent.session import AgentSession
 from medsam3_core.agent.strategy import AgentRun, answer_requests
@@ -26,6 +25,7 @@ from medsam3_core.cases.intensity import IntensityPolicy, as_rgb, to_uint8
 from medsam3_core.cases.recipes import Recipe
 from medsam3_core.inference.protocol import Segmenter
 from medsam3_core.settings.inference import InferenceSettings
+from scripts.agent_phrases import PHRASES, trained_sources, trained_texts
 from storage.sources.registry import find_reader
 from storage.store.layout import StoreLayout
 from storage.weights.registry import find_weights, load_segmenter

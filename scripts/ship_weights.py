@@ -1,4 +1,4 @@
-"""Copy a finished training run to where weights are shipped from: python -m benchmarks.ship_weights RUN_FOLDER NAME."""
+"""Copy a finished training run to where weights are shipped from: python -m scripts.ship_weights RUN_FOLDER NAME."""
 
 import sys
 from dataclasses import asdict, replace

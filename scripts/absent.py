@@ -1,8 +1,8 @@
 """How often small weights answer nothing to a text for what is not on a slice, and something for what is.
 
-    python -m benchmarks.absent --store DIR [--weights tiny-medical] [--threshold 0.05] [--merge semantic] [--data DIR]
+    python -m scripts.absent --store DIR [--weights tiny-medical] [--threshold 0.05] [--merge semantic] [--data DIR]
 
-Takes the test cases of the cohorts of `benchmarks.small_weights` (and ingests what the store lacks). On the slice with
+Takes the test cases of the cohorts of `scripts.small_weights` (and ingests what the store lacks). On the slice with
 the largest reference of each, asks by text: the structures that the slice holds, the structures of its own cohort that
 it does not hold, the structures of the other cohorts, and words that no training has seen. Structures of other cohorts
 that the slice may show without a label (a crop of one hippocampus may be the left one) are counted apart. Prints shares
@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.small_weights import PHANTOMS, SOURCES, ingest_missing
 from medsam3_core.inference.merging import merge_instances
 from medsam3_core.prompts.prompts import SlicePrompt
 from medsam3_core.sam3.segmenter import Sam3Segmenter
 from medsam3_core.settings.inference import InferenceSettings
+from scripts.small_weights import PHANTOMS, SOURCES, ingest_missing
 from storage.cohorts.cohorts import case_refs, latest_cases, read_cohort
 from storage.store.layout import StoreLayout
 from storage.training.slices import validation_case
