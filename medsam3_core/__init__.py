@@ -1,1 +1,4 @@
-"""The domain: geometry, cases, prompts, segmenters, metrics. No orchestration and no file formats."""
+"""The domain: cases, prompts, segmenters, metrics. No orchestration and no file formats.
+
+The package's own modules (errors, digests, capabilities) import none of its rooms.
+"""

@@ -1,1 +1,1 @@
-"""Every on-disk format: sources, volumes, checkpoints, tables, catalog and exports."""
+"""Every on-disk format: sources, volumes, checkpoints, tables, catalog and exports. No orchestration enters."""

@@ -1,6 +1,5 @@
 """SAM3 and Medical-SAM3 behind the `Segmenter` protocol: exactly the official answers, one encoder pass a slice.
 
-Reads like the pipeline: `key_table`, `key_rules`, `layouts` and `checkpoint_match` name the tensors of a state dict;
-`architecture` and `network` put them into modules; `tokenizer` and `preprocess` make inputs; `encoder`, `concept` and
-`interactive` answer prompts; `postprocess` makes masks; `segmenter`, `tiling` and `propagation` are what others call.
+Callers use `segmenter`. `keys` names the tensors of a state dict, `network` puts them into modules and answers prompts,
+`fast` speeds modules up, `tensors` makes its inputs and outputs; nothing else in the product knows a layer by name.
 """
