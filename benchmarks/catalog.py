@@ -33,7 +33,7 @@ from benchmarks.catalog_store import N_RUNS, N_STRUCTURES, SyntheticRun, write_s
 from medsam3_core.metrics.protocol_version import PROTOCOL_VERSION
 from storage.catalog.catalog import connect
 from storage.catalog.compaction import compact_scores, keep_groups
-from storage.catalog.sources import groups_folder
+from storage.catalog.relations import groups_folder
 from storage.store.layout import StoreLayout
 from storage.store.runs import run_ids
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from medsam3_core.metrics.protocol_version import PROTOCOL_VERSION
-from storage.catalog.sources import COMPACTED_FILE
+from storage.catalog.relations import COMPACTED_FILE
 from storage.store import schemas
 from storage.store.atomic import write_json
 from storage.store.layout import StoreLayout

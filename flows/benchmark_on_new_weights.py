@@ -42,7 +42,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """How a triggered benchmark ended.
+    """How a triggered benchmark ended, told in markdown: verdict, table, what was computed, where to read on.
 
     Attributes:
         new: Weights that were benchmarked.

@@ -17,14 +17,14 @@ from flows.stream import stream_cases
 from storage.catalog.catalog import publish_catalog
 from storage.exports.claims import claim_folder, release_lock, require_claimable
 from storage.exports.ledger import unreleased, write_summary
-from storage.exports.plan import (
+from storage.exports.releases import ReleaseForm
+from storage.exports.segment_plan import (
     SegmentRequest,
     plan_segment,
     reader_for_segmenting,
     require_out_apart,
     run_of_request,
 )
-from storage.exports.releases import ReleaseForm
 from storage.ingest.plan import IngestPlan, finish_ingest, plan_ingest, unchanged_sources
 from storage.runs.ledger import Run
 from storage.runs.plan import WorkGroup, record_plan

@@ -1,4 +1,4 @@
 """The domain: cases, prompts, segmenters, metrics. No orchestration and no file formats.
 
-The package's own modules (errors, digests, capabilities) import none of its rooms.
+The package's own modules (errors, digests, capabilities, run specs, public weights) import none of its rooms.
 """

@@ -15,7 +15,6 @@ from medsam3_core.cases.recipes import Recipe
 from medsam3_core.digests import digest_json
 from medsam3_core.errors import CaseDataError, StoreError
 from storage.cohorts.agreement import agreement_rows, write_agreement
-from storage.cohorts.checks import CaseCheck, check_case
 from storage.cohorts.cohorts import committed_cases, write_cases
 from storage.cohorts.fingerprints import fingerprint_row, write_fingerprints
 from storage.cohorts.volumes import write_case_volume
@@ -210,9 +209,3 @@ def _facts(volume: CaseVolume) -> dict[str, Any]:
         "raters": [reference.rater for reference in volume.references],
         "structures": list(primary.present_structures()) if primary is not None else [],
     }
-
-
-def check_cases(source_root: str, recipe: Recipe, cases: Sequence[CaseSource]) -> list[CaseCheck]:
-    """One check per case, in their order; trouble with the data ends in the check."""
-    layout = layout_of(recipe)
-    return [check_case(layout, location(source_root), case, recipe) for case in cases]

@@ -1,4 +1,4 @@
-"""Rows of a batch, kept in memory and committed together at its end; and the rows of cases that no batch can write."""
+"""Rows of a batch, committed together at its end; rows that no batch can write; rows that a dead one wrote."""
 
 import uuid
 from collections import Counter

@@ -1,11 +1,12 @@
 """The layers of the product and the rooms inside them, as data. Function-level imports count: a lazy cycle is a cycle.
 
 A room is a folder of modules; `.` is the package's own. It may import the rooms that stand behind it, and each of these
-stands before it in the list, so that imports point one way. `__main__` is above all rooms, and `__init__` re-exports.
+stands before it in the list, so that imports point one way. `__main__` alone is above all rooms.
 """
 
 import ast
 import graphlib
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -99,7 +100,11 @@ ROOMS = {
         ".": "figures views",
     },
 }
+BESIDE_THE_PRODUCT = {"tests", "benchmarks", "scripts"}
 MAX_ENTRIES = 15
+MANY_FILES_OF_DATA = {ROOT / "storage" / "sources" / "recipes"}
+"""A file for each dataset: data, not modules."""
+
 ROOMS_WITHOUT_A_PURPOSE = {"utils", "util", "helpers", "helper", "common", "misc", "tools"}
 
 
@@ -127,7 +132,7 @@ def imports_of(path: Path, module: str) -> Iterator[str]:
 
 def trespasses(path: Path, module: str, package: str) -> set[str]:
     """Packages that a file imports although its layer may not."""
-    forbidden = (MAY_IMPORT.keys() - MAY_IMPORT[package] - {package}) | FOREIGN[package]
+    forbidden = (MAY_IMPORT.keys() - MAY_IMPORT[package] - {package}) | FOREIGN[package] | BESIDE_THE_PRODUCT
     return {name.partition(".")[0] for name in imports_of(path, module)} & forbidden
 
 
@@ -146,22 +151,25 @@ def module_graph(packages: list[str], root: Path = ROOT) -> dict[str, set[str]]:
     return graph
 
 
-def room_of(module: str) -> str:
-    """The room of a module, relative to its package."""
-    return ".".join(module.split(".")[1:-1]) or "."
+def packages_of(graph: dict[str, set[str]]) -> set[str]:
+    return {module.rpartition(".")[0] for module in graph if "." in module}
+
+
+def room_of(module: str, packages: set[str]) -> str:
+    """The room of a module, relative to its package; the `__init__` of a room belongs to it."""
+    parts = module.split(".")[1:]
+    return ".".join(parts if module in packages else parts[:-1]) or "."
 
 
 def arrows(graph: dict[str, set[str]], package: str) -> set[tuple[str, str]]:
-    """Imports between the rooms of a package; what `__main__` and `__init__` import does not count."""
-    homes = {module for module in graph if any(other.startswith(f"{module}.") for other in graph)}
-    found = set()
-    for module, imported in graph.items():
-        if module.partition(".")[0] != package or module in homes or module.endswith(".__main__"):
-            continue
-        for other in imported:
-            if other.partition(".")[0] == package:
-                room = other.partition(".")[2] or "." if other in homes else room_of(other)
-                found.add((room_of(module), room))
+    """Imports between the rooms of a package; what `__main__` imports does not count."""
+    packages = packages_of(graph)
+    found = {
+        (room_of(module, packages), room_of(other, packages))
+        for module, imported in graph.items()
+        for other in imported
+        if {module.partition(".")[0], other.partition(".")[0]} == {package} and not module.endswith(".__main__")
+    }
     return {(one, other) for one, other in found if one != other}
 
 
@@ -186,23 +194,63 @@ def test_rooms_import_only_rooms_above_them_in_the_table(package: str) -> None:
         seen.add(room)
 
 
+def holds_code(path: Path) -> bool:
+    """Whether a file is more than the docstring of an `__init__` and is no `__main__`."""
+    return path.stem != "__main__" and (path.stem != "__init__" or len(ast.parse(path.read_text()).body) > 1)
+
+
 @pytest.mark.parametrize("package", MAY_IMPORT)
 def test_every_folder_of_modules_is_a_room_with_a_purpose_and_few_entries(package: str) -> None:
-    folders = {path.parent for path in sources(package)}
-    held = {path.parent for path in sources(package) if path.stem not in ("__init__", "__main__")}
-    assert {".".join(folder.relative_to(ROOT / package).parts) or "." for folder in held} == ROOMS[package].keys()
-    for folder in folders:
+    rooms = {path.parent.relative_to(ROOT / package) for path in sources(package) if holds_code(path)}
+    assert {".".join(room.parts) or "." for room in rooms} == ROOMS[package].keys()
+    for folder in {path.parent for path in (ROOT / package).rglob("*") if "__pycache__" not in path.parts}:
         entries = {path.name for path in folder.iterdir()} - {"__init__.py", "__pycache__"}
-        assert len(entries) <= MAX_ENTRIES, folder
+        assert len(entries) <= MAX_ENTRIES or folder in MANY_FILES_OF_DATA, folder
+    for folder in {path.parent for path in sources(package)}:
         assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))), folder
+
+
+DOTTED_NAME = re.compile(rf"({'|'.join(MAY_IMPORT)})(\.\w+)+")
+
+
+def strays(path: Path) -> list[str]:
+    """Names of our modules in strings of a file (imported late, started with `-m`) that lead nowhere."""
+    constants = (node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant))
+    return [name for name in constants if isinstance(name, str) and DOTTED_NAME.fullmatch(name) and not exists(name)]
+
+
+def exists(name: str) -> bool:
+    """Whether a dotted name is a module of ours, or something that one defines."""
+    home, _, last = name.rpartition(".")
+    file = ROOT / home.replace(".", "/")
+    places = (file.with_suffix(".py"), file / "__init__.py")
+    named = (place.read_text(encoding="utf-8") for place in places if place.is_file())
+    return (ROOT / f"{name.replace('.', '/')}.py").is_file() or any(re.search(rf"\b{last}\b", text) for text in named)
+
+
+@pytest.mark.parametrize("package", [*MAY_IMPORT, *sorted(BESIDE_THE_PRODUCT)])
+def test_names_of_modules_in_strings_lead_somewhere(package: str) -> None:
+    found = {str(path): bad for path in sources(package) if path.name != Path(__file__).name and (bad := strays(path))}
+    assert found == {}
+
+
+def test_the_check_of_strings_is_red_when_a_module_has_moved(tmp_path: Path) -> None:
+    path = tmp_path / "late.py"
+    path.write_text('import_module("storage.locations")\nimport_module("storage.store.locations")\n')
+    assert strays(path) == ["storage.locations"]
 
 
 @pytest.mark.parametrize("package", MAY_IMPORT)
 def test_the_check_is_red_when_a_room_imports_one_that_stands_over_it(package: str) -> None:
     graph = product_graph()
+    packages = packages_of(graph)
     lowest, *_, highest = ROOMS[package]
     module, other = (
-        next(name for name in graph if name.startswith(f"{package}.") and room_of(name) == room and "__" not in name)
+        next(
+            name
+            for name in sorted(graph.keys() - packages)
+            if name.partition(".")[0] == package and room_of(name, packages) == room and "__" not in name
+        )
         for room in (lowest, highest)
     )
     assert unlawful({**graph, module: graph[module] | {other}}, package, ROOMS[package]) == {(lowest, highest)}
@@ -225,7 +273,7 @@ def test_every_file_is_named_after_what_it_holds() -> None:
 
 def test_every_package_of_the_product_is_under_the_law() -> None:
     packages = {path.parent.name for path in ROOT.glob("*/__init__.py")}
-    assert packages - {"tests", "benchmarks", "scripts"} <= MAY_IMPORT.keys()
+    assert packages - BESIDE_THE_PRODUCT <= MAY_IMPORT.keys()
 
 
 @pytest.mark.parametrize(

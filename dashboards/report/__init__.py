@@ -1,1 +1,1 @@
-"""The report: one self-contained HTML file to mail."""
+"""The report: one self-contained HTML file to mail. No Streamlit enters."""

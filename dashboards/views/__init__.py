@@ -1,1 +1,1 @@
-"""Pages of the Streamlit app and their parts."""
+"""Pages of the Streamlit app and their parts; Streamlit enters here and in `app`."""

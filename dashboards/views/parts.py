@@ -12,7 +12,7 @@ import streamlit as st
 from dashboards.figures.style import GRID, MUTED, weights_colours
 from medsam3_core.errors import Medsam3Error
 from storage.catalog import queries
-from storage.catalog.sources import tables_state
+from storage.catalog.relations import tables_state
 from storage.store.layout import STORE_VARIABLE, StoreLayout, existing_store
 from storage.store.locations import location
 from storage.store.runs import broken_runs

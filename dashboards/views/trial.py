@@ -10,7 +10,7 @@ from dashboards.figures.style import colour_of
 from dashboards.figures.viewer import add_box, add_outline, add_points, make_selectable, slice_figure
 from dashboards.views.case_viewer import case_picture
 from dashboards.views.parts import accepted_cases, colours, heading, nothing_yet, pick, show_errors, store
-from dashboards.views.trials import TrialAnswer, TrialPrompt, TrialSegmenter, load_trial_segmenter, weights_names
+from dashboards.views.try_slice import TrialAnswer, TrialPrompt, TrialSegmenter, load_trial_segmenter, weights_names
 from dashboards.views.uploads import READABLE, UploadedImage, read_upload
 from medsam3_core.errors import Medsam3Error
 

@@ -1,1 +1,4 @@
-"""Around the flows: Prefect server and sessions, deployments, events, notifications, dashboard process, checks."""
+"""Around the flows: Prefect server and sessions, deployments, events, notifications, dashboard process, checks.
+
+No flow enters; flows use this room.
+"""

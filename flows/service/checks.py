@@ -15,7 +15,7 @@ import psutil
 from packaging.requirements import Requirement
 
 from medsam3_core.errors import Medsam3Error, WeightsError
-from storage.catalog.sources import cohort_names
+from storage.catalog.relations import cohort_names
 from storage.cohorts.cohorts import read_cohort
 from storage.store.layout import StoreLayout, open_store
 from storage.store.locations import is_remote

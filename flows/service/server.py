@@ -24,7 +24,6 @@ import psutil
 
 from flows.messages.console import say
 from medsam3_core.errors import Medsam3Error, UsageError
-from storage.store.layout import STORE_VARIABLE
 
 POOL = "medsam3-pool"
 HOST = "127.0.0.1"
@@ -74,6 +73,8 @@ class ServerPlace:
             "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
             "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(180 * 24 * 3600),
         }
+        from storage.store.layout import STORE_VARIABLE  # it brings fsspec, which this process never uses
+
         ours = {
             "PREFECT_HOME": str(self.home),
             "PREFECT_API_URL": self.url,
@@ -238,6 +239,8 @@ def _require_free(port: int) -> None:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run everything until Ctrl-C or SIGTERM; exit code 0 then, 1 if a part ended by itself, 2 for wrong usage."""
+    from storage.store.layout import STORE_VARIABLE
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=4200)
     parser.add_argument("--home", type=Path, default=Path(".prefect"), help="database and logs")

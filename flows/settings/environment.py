@@ -30,7 +30,8 @@ _DEFAULTS = {
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
     # The retry policy lives in tasks.stream.stream: the scheduler must report a dead worker at once.
     "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",
-    # A busy machine needs more than 15 s to start a worker again; what is gone for good is replaced, see worker_keeper.
+    # A busy machine needs more than 15 s to start a worker again; what is gone for good is replaced, see
+    # flows.clusters.keeper.
     "DASK_DISTRIBUTED__DEPLOY__LOST_WORKER_TIMEOUT": "120s",
     # Dask samples the stack of every task each 10 ms; nobody reads it without its dashboard.
     "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",

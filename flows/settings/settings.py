@@ -1,6 +1,6 @@
 """The settings file of a site, `medsam3.toml`: what differs from place to place and is no property of one command.
 
-    [clusters.big]                    # clusters by name, see flows.clusters.clusters
+    [clusters.big]                    # clusters by name, see flows.settings.clusters
     kind = "address"
 
     [watch]                           # medsam3 watch

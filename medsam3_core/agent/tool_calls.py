@@ -1,7 +1,8 @@
-"""The tools that a model may call: typed schemas, and the validation of what it wrote.
+"""The tools that a model may call: typed schemas, the validation of what it wrote, and the results that it gets.
 
 What a model writes is user input: numbers are checked against the volume, texts are short and printable, masks must
-exist. Nothing in it can name a file, a host or another case.
+exist. Nothing in it can name a file, a host or another case. Results hold numbers and words of our own, nothing of a
+header.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""From a segmenter to the prediction of a volume: the protocol, slices in passes, propagation, merging and linking.
+"""From a segmenter to the prediction of a volume: the protocol, passes over slices, propagation, merging, linking.
 
-Knows no network: `sam3` implements its protocol.
+No network enters: `sam3` implements the protocol.
 """

@@ -1,4 +1,4 @@
-"""Metrics of segmentation and measurements of masks, one definition each, and the statistics over them.
+"""Metrics of masks, one definition each, the scores made of them, and the statistics over scores.
 
-Pure functions; no segmenter enters here.
+Pure functions of masks and numbers; no segmenter enters.
 """

@@ -1,1 +1,4 @@
-"""Prompts: boxes, points, masks and texts, the policies that generate them, rows, files and checks."""
+"""Prompts: boxes, points, masks and texts; policies that generate them; their rows, files and checks.
+
+No segmenter enters: a prompt is the same for all weights.
+"""

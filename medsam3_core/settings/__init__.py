@@ -1,1 +1,4 @@
-"""Settings that can change a number: inference, agent and the presets of published protocols."""
+"""Settings that can change a number: inference, the agent, and presets of published protocols.
+
+What changes only speed or place is a setting of `flows`.
+"""

@@ -1,4 +1,4 @@
 """The DuckDB catalog: views over the tables of a store, guarded questions, and compaction of scores.
 
-All SQL of the product lies here.
+The SQL of views and pages enters here, and `duckdb` with it.
 """

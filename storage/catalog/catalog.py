@@ -6,7 +6,7 @@ import duckdb
 
 from medsam3_core.errors import StoreError
 from storage.catalog.engine import open_engine, snapshot
-from storage.catalog.sources import catalog_sources, quoted, table_folders
+from storage.catalog.relations import catalog_sources, quoted, table_folders
 from storage.catalog.views import catalog_statements
 from storage.store.atomic import replacing
 from storage.store.layout import StoreLayout

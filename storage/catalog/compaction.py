@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from medsam3_core.errors import StoreError
 from storage.catalog.catalog import catalog_is_current, publish_catalog
 from storage.catalog.engine import open_engine
+from storage.catalog.relations import COMPACTED_FILE, catalog_sources, groups_folder, is_compacted
 from storage.catalog.scores_sql import lasting_scores_sql
-from storage.catalog.sources import COMPACTED_FILE, catalog_sources, groups_folder, is_compacted
 from storage.catalog.views import catalog_statements
 from storage.store import schemas
 from storage.store.atomic import remove, replacing

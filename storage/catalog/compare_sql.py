@@ -1,7 +1,7 @@
 """SQL of the table macro `compare(base, new)`: the rows of two weights side by side, paired by all but the weights."""
 
+from storage.catalog.relations import CatalogSources
 from storage.catalog.scores_sql import current_attempts_sql, fresh_scores_sql
-from storage.catalog.sources import CatalogSources
 from storage.store.schemas import METRICS
 
 _CARRIED = (

@@ -10,7 +10,7 @@ import duckdb
 import pyarrow as pa
 
 from storage.catalog.catalog import connect
-from storage.catalog.sources import sql_type
+from storage.catalog.relations import sql_type
 from storage.catalog.views import PUBLIC_VIEWS
 from storage.store import schemas
 from storage.store.atomic import replacing

@@ -10,8 +10,8 @@ the attempts that are current, the digests, splits, patients, structures and mar
 """
 
 from medsam3_core.metrics.protocol_version import PROTOCOL_VERSION
+from storage.catalog.relations import CatalogSources, quoted
 from storage.catalog.scores_sql import fresh_scores_sql
-from storage.catalog.sources import CatalogSources, quoted
 from storage.store.schemas import IN_UNITS, METRICS
 
 _T_975 = (

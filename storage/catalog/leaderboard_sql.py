@@ -1,9 +1,12 @@
-"""SQL of `leaderboard` and `history`: means that never stand without their denominators."""
+"""SQL of `leaderboard`, `history`, `agreement` and `inter_rater`.
+
+Means never stand without their denominators; raters are compared on the cases as they are now.
+"""
 
 from medsam3_core.metrics.protocol_version import PROTOCOL_VERSION
 from storage.catalog.groups_sql import GROUP_COUNTS, GROUP_KEYS, same_group, score_group_ctes
+from storage.catalog.relations import CatalogSources, quoted
 from storage.catalog.scores_sql import newest_sql
-from storage.catalog.sources import CatalogSources, quoted
 from storage.store.schemas import ALWAYS_DEFINED, DISTANCES, METRICS
 
 _COUNTS_SHOWN = (("g", "scored"), ("g", "failed"), ("p", "pending"), *(("g", count) for count in GROUP_COUNTS[2:]))

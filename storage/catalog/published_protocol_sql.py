@@ -11,7 +11,7 @@ All of it is arithmetic on the four counts of voxels, so no prediction is read a
 """
 
 from medsam3_core.settings.presets import MEDICAL_SAM3_V1, PRESETS
-from storage.catalog.sources import quoted
+from storage.catalog.relations import quoted
 
 PUBLISHED_METRICS = ("dice", "iou", "precision", "recall", "psnr", "ssim")
 _C1, _C2 = 0.01**2, 0.03**2  # constants of SSIM for values 0..1

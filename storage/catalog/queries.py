@@ -1,4 +1,4 @@
-"""Questions that the product itself asks of the catalog, by name, so that no other layer writes SQL.
+"""Questions that commands and pages ask of the catalog, by name.
 
 Commands get Arrow tables; pages get frames with units in their columns.
 """

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from medsam3_core.metrics.protocol_version import PROTOCOL_VERSION
-from storage.catalog.sources import CatalogSources, quoted
+from storage.catalog.relations import CatalogSources, quoted
 
 _STEPS = ("read", "prompt", "segment", "score", "write")
 

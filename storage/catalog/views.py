@@ -17,8 +17,8 @@ from storage.catalog.leaderboard_sql import (
     secondary_raters_sql,
 )
 from storage.catalog.published_protocol_sql import published_protocol_sql
+from storage.catalog.relations import CatalogSources
 from storage.catalog.scores_sql import current_attempts_sql, fresh_scores_sql, newest_sql, outcomes_sql
-from storage.catalog.sources import CatalogSources
 
 PUBLIC_VIEWS = (
     "cases",

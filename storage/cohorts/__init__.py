@@ -1,1 +1,4 @@
-"""Cohorts: the frozen list of cases, their volumes in OME-Zarr, and what was checked when they came in."""
+"""Cohorts: the frozen list of cases, their volumes in OME-Zarr, and the checks and fingerprints made at ingest.
+
+What depends on weights or prompts does not enter.
+"""

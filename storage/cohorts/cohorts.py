@@ -140,7 +140,7 @@ def write_cases(store: StoreLayout, cohort: str, rows: Sequence[Mapping[str, Any
     Args:
         store: The store.
         cohort: Cohort.
-        rows: Rows of `table_schemas.CASES`.
+        rows: Rows of `storage.store.schemas.CASES`.
         name: Name of the file where writing twice must give the same file.
     """
     if rows:
@@ -153,7 +153,7 @@ def committed_cases(store: StoreLayout, cohort: str, name: str) -> dict[str, str
 
 
 def latest_cases(store: StoreLayout, cohort: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """Newest row of every case, sorted by case_id, with some or all columns of `table_schemas.CASES`."""
+    """Newest row of every case, sorted by case_id, with some or all columns of `storage.store.schemas.CASES`."""
     wanted = list(dict.fromkeys(("case_id", "ingested_at", *columns))) if columns else None
     frame: pd.DataFrame = read_table(store.cases(cohort), CASES, columns=wanted).to_pandas()
     newest = frame.sort_values("ingested_at", kind="stable").drop_duplicates("case_id", keep="last")

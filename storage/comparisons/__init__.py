@@ -1,1 +1,1 @@
-"""Comparison of two weights: the pairs, the statistics by patient, and the sentences that report them."""
+"""Comparison of two weights: pairs of scores, statistics by patient, and the sentences that report them."""

@@ -1,1 +1,1 @@
-"""Ingest: the plan of a source, the journal of listed cases, and the check before anything is written."""
+"""Ingest: the plan of a source, the journal of listed cases, and the checks before anything is written."""

@@ -1,1 +1,4 @@
-"""Prompts on disk: the table of generated prompts, files of prompts that users bring, and mask images."""
+"""Prompts on disk: the table of generated prompts, prompt files of users, and mask images.
+
+How prompts are made stays in `medsam3_core.prompts`.
+"""

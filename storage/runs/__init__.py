@@ -1,1 +1,4 @@
-"""Runs: what is planned, what is pending, and the ledger and predictions that they write."""
+"""Runs: the plan, the pending cases, and the ledger, predictions and traces that they write.
+
+Exports and comparisons of runs have rooms of their own.
+"""

@@ -127,8 +127,8 @@ def write_outcomes(
         store: The store.
         run_id: Run.
         attempt: Names the files.
-        scores: Rows of `table_schemas.SCORES`.
-        outcomes: Rows of `table_schemas.OUTCOMES`.
+        scores: Rows of `storage.store.schemas.SCORES`.
+        outcomes: Rows of `storage.store.schemas.OUTCOMES`.
         token: The driver's, for workers that may outlive it, see `storage.store.writers`.
 
     Raises:

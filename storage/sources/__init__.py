@@ -1,4 +1,4 @@
-"""Source datasets: from the folder or bucket that somebody brings to listed cases and read volumes.
+"""Source datasets: from a folder or bucket to listed cases and read volumes.
 
-Here stand the doors (`registry`, `reading`); formats, layouts and DICOM have rooms of their own below.
+The doors are `registry` and `reading`. Formats, layouts and DICOM have rooms of their own; nothing here writes a store.
 """

@@ -1,4 +1,4 @@
-"""The store on disk: where things lie, how they are locked, and how tables and arrays are written whole.
+"""The store on disk: its paths, locks and leases, and tables and arrays that are written whole or not at all.
 
-No room of `storage` is below it; nothing enters that knows what a source, a run or a catalog is.
+The lowest room of `storage`: nothing enters that knows a source, a run or the catalog.
 """

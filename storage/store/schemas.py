@@ -22,6 +22,8 @@ METRICS = (
     "dice", "iou", "nsd", "precision", "recall", "specificity", "hd95", "assd", "cldice",
     "instance_precision", "instance_recall", "instance_f1", "pq",
 )  # fmt: skip
+"""Columns of `scores` that are averaged and compared: one list for views, comparisons and pages."""
+
 DISTANCES = ("hd95", "assd")
 """Metrics that are better when smaller; they have no worst value, which failures could take."""
 

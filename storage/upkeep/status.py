@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.catalog.catalog import connect
-from storage.catalog.sources import cohort_names
+from storage.catalog.relations import cohort_names
 from storage.cohorts.cohorts import read_cohort
 from storage.store.atomic import TEMPORARY_PREFIX
 from storage.store.layout import StoreLayout

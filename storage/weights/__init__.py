@@ -1,1 +1,4 @@
-"""Weights by name and version: registry, inspection, watch, what ships with the product, and kept encodings."""
+"""Weights by name and version: registry, inspection, watch, shipped weights, and cached encodings.
+
+Torch enters only through `checkpoints`, which is imported when tensors are read.
+"""

@@ -1,1 +1,1 @@
-"""One image, one question: what `medsam3 predict` runs, by prompts or by the agent."""
+"""One image and its prompts: the work of `medsam3 predict`, by prompts or by the agent. No store is written."""

@@ -1,1 +1,4 @@
-"""The bounded stream of batches over Dask: sizing, breadcrumbs of running batches, deaths of workers, interrupts."""
+"""The bounded stream of batches over Dask: sizing, breadcrumbs of running batches, dead workers, interrupts.
+
+It knows nothing of the work that it streams.
+"""

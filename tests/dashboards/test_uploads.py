@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dashboards.views.trials import TrialPrompt, load_trial_segmenter, weights_names
+from dashboards.views.try_slice import TrialPrompt, load_trial_segmenter, weights_names
 from dashboards.views.uploads import read_upload
 from medsam3_core.errors import CaseDataError, UnsupportedPromptError, UsageError
 from storage.store.layout import StoreLayout

@@ -54,7 +54,7 @@ def as_text(frame: pd.DataFrame) -> pd.DataFrame:
 def differences(before: pd.DataFrame, after: pd.DataFrame) -> list[str]:
     """How two tables differ, in words; empty where they are equal."""
     if list(before.columns) != list(after.columns):
-        return [f"columns {sorted(set(before.columns) ^ set(after.columns))} are in one of the two"]
+        return [f"columns {list(before.columns)} before, {list(after.columns)} after"]
     if len(before) != len(after):
         return [f"{len(before)} rows before, {len(after)} after"]
     one, other = as_text(before), as_text(after)
@@ -82,8 +82,8 @@ def main(before: Path, cases: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         old, new = folder / "before-store", folder / "after-store"
-        run_medsam3(before.resolve(), "demo", "--store", old, "--cases", cases, capture_output=True)
-        run_medsam3(ROOT, "demo", "--store", new, "--cases", cases, capture_output=True)
+        run_medsam3(before.resolve(), "demo", "--store", old, "--cases", cases, stdout=subprocess.DEVNULL)
+        run_medsam3(ROOT, "demo", "--store", new, "--cases", cases, stdout=subprocess.DEVNULL)
         for table in TABLES:
             theirs = rows_of(before.resolve(), old, table, folder)
             same_store = differences(theirs, rows_of(ROOT, old, table, folder))

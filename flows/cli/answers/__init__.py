@@ -1,1 +1,1 @@
-"""Commands that read a store and answer: status, comparison, leaderboard."""
+"""Commands that read a store and answer: status, comparison, leaderboard. Nothing here writes."""

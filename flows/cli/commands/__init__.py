@@ -1,1 +1,4 @@
-"""Declarations of commands: arguments, options, help. A command imports what is heavy when it is called."""
+"""Declarations of commands: arguments, options, help.
+
+Light to import: a command imports its work when it is called.
+"""

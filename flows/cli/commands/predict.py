@@ -122,7 +122,7 @@ def segment(
     """
     from flows.cli.work.segment import run_segment
     from flows.settings.agent import with_site_model
-    from storage.exports.plan import SegmentRequest
+    from storage.exports.segment_plan import SegmentRequest
 
     chosen = with_site_model(store, [prompt], settings)
     request = SegmentRequest(source, name, texts, prompts, chosen, limit or 0, retry, prompt)

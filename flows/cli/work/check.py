@@ -25,7 +25,7 @@ from storage.sources.registry import find_reader
 from storage.store.layout import StoreLayout
 from storage.store.locations import absolute, is_remote, location
 from storage.store.pseudonyms import require_key_outside
-from tasks.ingest import check_cases
+from tasks.check import check_cases
 
 _FEW_CASES = 64
 _MOST_PER_BATCH = 500

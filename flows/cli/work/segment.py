@@ -7,7 +7,7 @@ from flows.messages.console import say
 from flows.settings.agent import require_run_allowed
 from flows.settings.settings import named_cluster
 from storage.exports.claims import require_claimable
-from storage.exports.plan import SegmentRequest, reader_for_segmenting, require_out_apart, run_of_request
+from storage.exports.segment_plan import SegmentRequest, reader_for_segmenting, require_out_apart, run_of_request
 from storage.sources.registry import find_reader
 from storage.store.layout import open_store
 from storage.store.locations import location

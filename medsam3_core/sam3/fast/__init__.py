@@ -1,1 +1,1 @@
-"""Faster equals of the network's own modules, each proved equal to what it replaces."""
+"""Faster equals of the network's own modules, each proved equal to the module that it replaces."""

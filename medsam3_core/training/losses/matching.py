@@ -1,4 +1,4 @@
-"""Which query answers for which object: the official matchers, one to one (Hungarian) and one to many."""
+"""Which query answers for which object: the official matcher, one to one (Hungarian)."""
 
 from dataclasses import dataclass
 

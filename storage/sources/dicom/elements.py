@@ -1,7 +1,7 @@
 """A DICOM header walked element by element: ten times faster than a full parse, and it knows when a file is cut.
 
 Little endian, implicit and explicit, are walked here: nearly every file of an archive. What is rarer (big endian,
-deflated, broken lengths) is left to pydicom, see `dicom_parsing`. No value is decoded that was not asked for.
+deflated, broken lengths) is left to pydicom, see `parsing`. No value is decoded that was not asked for.
 """
 
 import struct

@@ -1,4 +1,4 @@
-"""From what was drawn to what is meant: filled outlines, and components as instances."""
+"""From what was drawn to what is meant: filled outlines, components as instances, instances that overlap."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,1 +1,4 @@
-"""One engine per file layout, driven by recipes. A layout may use formats and DICOM, never another layout's cases."""
+"""One engine for each file layout, driven by recipes.
+
+A layout may use listing, formats and DICOM. A single dataset never gets a layout: it gets a recipe.
+"""

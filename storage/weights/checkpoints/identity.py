@@ -1,4 +1,4 @@
-"""The identity of weights: the SHA-256 of their bytes."""
+"""The identity of weights, which is the SHA-256 of their bytes, and the licence note beside them."""
 
 import hashlib
 import re
@@ -36,11 +36,11 @@ def _file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-_FILES = ("LICENSE", "LICENCE", "LICENSE.txt", "LICENCE.txt", "LICENSE.md", "LICENCE.md")
-_CARD = "README.md"
-_FRONT = re.compile(r"\A---\s*\n(.*?)\n---", re.DOTALL)
-_FIELD = re.compile(r"^(license_name|license):[ \t]*[\"']?([^\"'\n]+?)[\"']?[ \t]*$", re.MULTILINE)
-_LONGEST = 80
+_LICENCE_FILES = ("LICENSE", "LICENCE", "LICENSE.txt", "LICENCE.txt", "LICENSE.md", "LICENCE.md")
+_MODEL_CARD = "README.md"
+_CARD_HEAD = re.compile(r"\A---\s*\n(.*?)\n---", re.DOTALL)
+_LICENCE_FIELD = re.compile(r"^(license_name|license):[ \t]*[\"']?([^\"'\n]+?)[\"']?[ \t]*$", re.MULTILINE)
+_MAX_LICENCE = 80
 
 
 def licence_beside(path: Path) -> str:
@@ -50,18 +50,18 @@ def licence_beside(path: Path) -> str:
         path: Checkpoint file or folder.
     """
     folder = path if path.is_dir() else path.parent
-    said: dict[str, str] = dict(_FIELD.findall(_front_matter(_text(folder / _CARD))))
+    said: dict[str, str] = dict(_LICENCE_FIELD.findall(_front_matter(_text_of(folder / _MODEL_CARD))))
     if found := said.get("license_name") or said.get("license"):
-        return found[:_LONGEST]
-    texts = (_text(folder / name) for name in _FILES)
-    return next((line.strip("# \t")[:_LONGEST] for text in texts for line in text.splitlines() if line.strip()), "")
+        return found[:_MAX_LICENCE]
+    texts = (_text_of(folder / name) for name in _LICENCE_FILES)
+    return next((line.strip("# \t")[:_MAX_LICENCE] for text in texts for line in text.splitlines() if line.strip()), "")
 
 
 def _front_matter(card: str) -> str:
     """The YAML head of a model card."""
-    match = _FRONT.match(card)
+    match = _CARD_HEAD.match(card)
     return match[1] if match else ""
 
 
-def _text(file: Path) -> str:
+def _text_of(file: Path) -> str:
     return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""

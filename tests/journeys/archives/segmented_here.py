@@ -7,8 +7,8 @@ from pathlib import Path
 
 from storage.exports.claims import claim_folder
 from storage.exports.ledger import unreleased, write_summary
-from storage.exports.plan import SegmentRequest, plan_segment, reader_for_segmenting, run_of_request
 from storage.exports.releases import ReleaseForm
+from storage.exports.segment_plan import SegmentRequest, plan_segment, reader_for_segmenting, run_of_request
 from storage.ingest.plan import finish_ingest, plan_ingest, unchanged_sources
 from storage.runs.ledger import Run
 from storage.runs.plan import record_plan

@@ -66,7 +66,7 @@ def test_a_store_holds_nothing_of_what_was_planted_even_in_paths_and_reasons(
 
 
 def request_of_first(source: Path, tmp_path: Path):
-    from storage.exports.plan import SegmentRequest
+    from storage.exports.segment_plan import SegmentRequest
 
     del tmp_path
     return SegmentRequest(str(source), "baseline:box", prompts=source.parent / "boxes.csv")

@@ -15,7 +15,7 @@ from flows.segment import SegmentSummary
 from medsam3_core.errors import UsageError
 from storage.exports.claims import claim_folder, require_claim, require_claimable
 from storage.exports.label_maps import export_run
-from storage.exports.plan import SegmentRequest, run_of_request
+from storage.exports.segment_plan import SegmentRequest, run_of_request
 from storage.runs.ledger import Run
 from storage.store.layout import StoreLayout
 from storage.store.schemas import EXPORTS

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from medsam3_core.errors import StoreError
-from storage.exports.plan import SegmentRequest, run_of_request
+from storage.exports.segment_plan import SegmentRequest, run_of_request
 from storage.runs.ledger import Run
 from storage.store.layout import StoreLayout
 from storage.store.schemas import EXPORTS

@@ -17,8 +17,8 @@ from storage.cohorts.cohorts import case_refs, latest_cases
 from storage.cohorts.volumes import StoredVolume, open_case_volume
 from storage.exports import releases
 from storage.exports.label_maps import nifti_image
-from storage.exports.plan import SegmentRequest, require_out_apart
 from storage.exports.releases import ReleaseError, compare_masks
+from storage.exports.segment_plan import SegmentRequest, require_out_apart
 from storage.ingest.plan import plan_ingest
 from storage.store.layout import StoreLayout
 from storage.store.locations import location

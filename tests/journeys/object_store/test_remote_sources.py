@@ -11,7 +11,7 @@ import pytest
 
 from storage.catalog.guard import run_sql
 from storage.cohorts.cohorts import latest_cases
-from storage.exports.plan import SegmentRequest
+from storage.exports.segment_plan import SegmentRequest
 from storage.sources.listing.files import SourceFile, listed_once, read_range, walk_files
 from storage.sources.registry import find_reader
 from storage.store.layout import StoreLayout, existing_store

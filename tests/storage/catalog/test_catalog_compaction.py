@@ -13,7 +13,7 @@ from medsam3_core.errors import StoreError
 from storage.catalog import compaction
 from storage.catalog.catalog import catalog_is_current, connect, publish_catalog
 from storage.catalog.compaction import compact_scores, runs_to_compact, sweep_generations
-from storage.catalog.sources import COMPACTED_FILE, groups_folder
+from storage.catalog.relations import COMPACTED_FILE, groups_folder
 from storage.store.tables import table_files
 from tests.stores.catalog import HandmadeStore, at
 

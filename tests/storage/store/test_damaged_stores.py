@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from flows.cli.entry import cli
 from medsam3_core.errors import StoreError
 from storage.catalog.catalog import catalog_is_current, connect, publish_catalog
-from storage.catalog.sources import tables_state
+from storage.catalog.relations import tables_state
 from storage.store.runs import broken_runs
 from storage.store.schemas import OUTCOMES
 from storage.store.tables import read_table, table_files
