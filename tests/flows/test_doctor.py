@@ -68,7 +68,7 @@ def test_a_package_outside_its_range_fails_by_name(tmp_path: Path, monkeypatch: 
 def test_a_transformers_that_drifted_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from medsam3_core.sam3 import self_check
 
-    # tests/sam3 runs the real check; here only what the doctor says about its answer is of interest
+    # tests/core/sam3 runs the real check; here only what the doctor says about its answer is of interest
     monkeypatch.setattr(self_check, "measured", lambda: self_check.EXPECTED | {"text": (0.0, 0.0, 0.0, 0.0)})
     (finding,) = findings_of("SAM3", CHECKS["SAM3"], tmp_path)
     assert finding.grade is Grade.FAILED
