@@ -102,9 +102,6 @@ ROOMS = {
 }
 BESIDE_THE_PRODUCT = {"tests", "benchmarks", "scripts"}
 MAX_ENTRIES = 15
-MANY_FILES_OF_DATA = {ROOT / "storage" / "sources" / "recipes"}
-"""A file for each dataset: data, not modules."""
-
 ROOMS_WITHOUT_A_PURPOSE = {"utils", "util", "helpers", "helper", "common", "misc", "tools"}
 
 
@@ -205,7 +202,7 @@ def test_every_folder_of_modules_is_a_room_with_a_purpose_and_few_entries(packag
     assert {".".join(room.parts) or "." for room in rooms} == ROOMS[package].keys()
     for folder in {path.parent for path in (ROOT / package).rglob("*") if "__pycache__" not in path.parts}:
         entries = {path.name for path in folder.iterdir()} - {"__init__.py", "__pycache__"}
-        assert len(entries) <= MAX_ENTRIES or folder in MANY_FILES_OF_DATA, folder
+        assert len(entries) <= MAX_ENTRIES, folder
     for folder in {path.parent for path in sources(package)}:
         assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))), folder
 

@@ -1,4 +1,7 @@
-"""Seeded synthetic cases whose every voxel is known: the data of the demo and of most tests, free of any licence."""
+"""Seeded synthetic cases whose every voxel is known: the data of the demo and of most tests, free of any licence.
+
+Only what is drawn from a seed enters; files are written by tests.
+"""
 
 from medsam3_core.phantoms.cases import phantom_case
 from medsam3_core.phantoms.kinds import PhantomKind, absent_structure, phantom_recipe, phantom_structures

@@ -10,7 +10,7 @@ from medsam3_core.cases.recipes import Recipe
 from medsam3_core.cases.structures import Structure
 from medsam3_core.public_weights import PUBLIC_WEIGHTS
 from storage.sources.listing.parameters import PARAMETERS
-from storage.sources.listing.recipes import BUILTIN_FOLDER, builtin_recipes
+from storage.sources.listing.recipes import builtin_files, builtin_recipes
 from storage.store.atomic import replacing
 
 DOCS_PATH = Path("docs") / "datasets.md"
@@ -34,7 +34,7 @@ beside plain files names their structures.
 
 def datasets_markdown() -> str:
     """The page: an overview, one section per recipe, the layouts and the public weights."""
-    recipes = [recipe for name, recipe in builtin_recipes().items() if (BUILTIN_FOLDER / f"{name}.yaml").exists()]
+    recipes = [builtin_recipes()[name] for name in builtin_files()]
     parts = [_INTRODUCTION, _overview(recipes), *(_section(recipe) for recipe in recipes), _layouts(), _weights()]
     return "\n".join(parts)
 

@@ -1,1 +1,4 @@
-"""Faster equals of the network's own modules, each proved equal to the module that it replaces."""
+"""Faster equals of the network's own modules.
+
+What enters is proved equal by a test to the module that it replaces.
+"""

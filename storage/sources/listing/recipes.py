@@ -15,7 +15,8 @@ from medsam3_core.phantoms import PhantomKind, phantom_recipe
 from medsam3_core.public_weights import PUBLIC_WEIGHTS
 from storage.sources.listing.parameters import PARAMETERS, LabelParameters, explain, names_its_structures
 
-BUILTIN_FOLDER = Path(__file__).parents[1] / "recipes"
+_BUILTIN_FOLDER = Path(__file__).parents[1] / "recipes"
+"""A folder for each kind of picture; a recipe is named like its file, whatever the folder."""
 
 Text = Annotated[str, Field(min_length=1)]
 
@@ -133,10 +134,15 @@ def load_recipe(path: Path) -> Recipe:
         raise UsageError(msg) from None
 
 
+def builtin_files() -> dict[str, Path]:
+    """Recipe files that come with medsam3, by name, in sorted order."""
+    return {path.stem: path for path in sorted(_BUILTIN_FOLDER.glob("*/*.yaml"), key=lambda path: path.stem)}
+
+
 @cache
 def builtin_recipes() -> dict[str, Recipe]:
     """All recipes that come with medsam3 by name, phantoms included, in sorted order."""
-    recipes = [load_recipe(path) for path in sorted(BUILTIN_FOLDER.glob("*.yaml"))]
+    recipes = [load_recipe(path) for path in builtin_files().values()]
     recipes += [phantom_recipe(kind) for kind in PhantomKind]
     return {recipe.name: recipe for recipe in sorted(recipes, key=lambda recipe: recipe.name)}
 

@@ -1,4 +1,7 @@
-"""Checkpoints on disk and on the Hugging Face hub: read strictly, named by sha256, written again."""
+"""Checkpoints on disk and on the Hugging Face hub: read strictly, named by sha256, written again.
+
+Tensors only: no registry and no store enters.
+"""
 
 from storage.weights.checkpoints.hub import resolve
 from storage.weights.checkpoints.identity import weights_sha256

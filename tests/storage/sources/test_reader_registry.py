@@ -7,7 +7,7 @@ import yaml
 from medsam3_core.errors import UsageError
 from medsam3_core.phantoms import PhantomKind, phantom_case, phantom_recipe
 from storage.sources.layouts.phantom import PhantomSource
-from storage.sources.listing.recipes import BUILTIN_FOLDER, builtin_recipes
+from storage.sources.listing.recipes import builtin_files, builtin_recipes
 from storage.sources.registry import LAYOUTS, find_reader, layout_of, reader_names
 from tests.phantom_files import write_phantom_dataset, write_png
 
@@ -108,7 +108,7 @@ def test_references_alone_are_not_taken_for_images(tmp_path):
 
 def test_recipe_file_takes_the_place_of_recognition(tmp_path):
     write_png(tmp_path / "a.png", np.zeros((1, 4, 4), np.uint8))
-    content = yaml.safe_load((BUILTIN_FOLDER / "chase_db1.yaml").read_text()) | {"name": "mine"}
+    content = yaml.safe_load(builtin_files()["chase_db1"].read_text()) | {"name": "mine"}
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(content))
     layout, recipe = find_reader(str(tmp_path), recipe_file=path)

@@ -6,10 +6,10 @@ import yaml
 
 from medsam3_core.cases.recipes import recipe_from_json
 from medsam3_core.errors import UsageError
-from storage.sources.listing.recipes import BUILTIN_FOLDER, builtin_recipes, load_recipe
+from storage.sources.listing.recipes import builtin_files, builtin_recipes, load_recipe
 
-CHASE = yaml.safe_load((BUILTIN_FOLDER / "chase_db1.yaml").read_text())
-MSD = yaml.safe_load((BUILTIN_FOLDER / "msd_hippocampus.yaml").read_text())
+CHASE = yaml.safe_load(builtin_files()["chase_db1"].read_text())
+MSD = yaml.safe_load(builtin_files()["msd_hippocampus"].read_text())
 
 
 def written(folder, content):
@@ -19,7 +19,7 @@ def written(folder, content):
 
 
 def test_built_in_recipes_are_named_like_their_files():
-    assert {path.stem for path in BUILTIN_FOLDER.glob("*.yaml")} <= builtin_recipes().keys()
+    assert builtin_files().keys() <= builtin_recipes().keys()
     assert {"chase_db1", "msd_hippocampus", "dsb18", "phantom-ct", "phantom-nuclei"} <= builtin_recipes().keys()
     assert all(name == recipe.name for name, recipe in builtin_recipes().items())
 

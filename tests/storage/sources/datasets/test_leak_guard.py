@@ -18,7 +18,7 @@ from storage.cohorts.cohorts import case_refs, latest_cases
 from storage.ingest.plan import plan_ingest
 from storage.runs.ledger import Run, score_row, write_run
 from storage.runs.plan import BenchmarkRequest
-from storage.sources.listing.recipes import BUILTIN_FOLDER, load_recipe
+from storage.sources.listing.recipes import builtin_files, load_recipe
 from storage.sources.registry import find_reader
 from storage.store.layout import open_store
 from storage.training.marks import mark_training_cases
@@ -56,7 +56,7 @@ def test_another_split_at_ingest_hides_no_training_case(every_dataset, tmp_path)
 
 
 def test_a_recipe_that_notes_unknown_weights_is_refused(tmp_path) -> None:
-    content = yaml.safe_load((BUILTIN_FOLDER / "tn3k.yaml").read_text())
+    content = yaml.safe_load(builtin_files()["tn3k"].read_text())
     content["trained_weights"] = [{"weights": "medsam9", "evidence": "a paper"}]
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(content))
