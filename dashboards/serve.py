@@ -11,7 +11,7 @@ PAGE_PATHS = ("leaderboard", "compare", "cases", "runs", "failures", "try", "sql
 """Addresses of the pages; the first one is served at the root too."""
 
 _SLOW_TO_IMPORT = (
-    "dashboards.figures.comparison", "dashboards.figures.figures", "storage.catalog.queries",
+    "dashboards.figures.comparison", "dashboards.figures.figures", "storage.catalog.queries.pages",
     "dashboards.figures.viewer", "storage.catalog.guard",
 )  # fmt: skip
 _OPTIONS = {

@@ -59,6 +59,7 @@ ROOMS = {
     "storage": {
         "store": "",
         "catalog": "store",
+        "catalog.queries": "store catalog",
         "sources.listing": "store",
         "weights.checkpoints": "store",
         "sources.dicom": "store sources.listing",
@@ -68,11 +69,13 @@ ROOMS = {
         "cohorts": "store sources.listing sources",
         "prompts": "store sources.formats cohorts",
         "weights": "store weights.checkpoints cohorts",
-        "comparisons": "store catalog weights",
-        "runs": "store catalog cohorts prompts weights",
+        "comparisons": "store catalog.queries weights",
+        "runs": "store catalog catalog.queries cohorts prompts weights",
         "training": "store weights.checkpoints cohorts weights",
-        "upkeep": "store catalog cohorts weights",
-        "exports": "store catalog sources.listing sources.dicom sources.formats sources cohorts prompts weights runs",
+        "upkeep": "store catalog catalog.queries cohorts weights",
+        "exports": (
+            "store catalog.queries sources.listing sources.dicom sources.formats sources cohorts prompts weights runs"
+        ),
         "ingest": "store sources.listing sources cohorts training",
     },
     "tasks": {
@@ -261,6 +264,58 @@ def test_imports_point_one_way(package: str) -> None:
 
 def test_no_module_needs_itself_through_others() -> None:
     tuple(graphlib.TopologicalSorter(product_graph()).static_order())
+
+
+WORDS_OF_A_QUERY = re.compile(r"\b(SELECT|UNION|JOIN|WHERE|GROUP BY|ORDER BY|INSERT|COPY|READ_PARQUET)\b")
+CALLS_OF_THE_ENGINE = {"execute", "executemany", "sql"}
+QUERIES_SHOWN = {
+    "flows.cli.work.demo": "the commands that the demo ends with, to be pasted",
+    "dashboards.views.sql": "examples that a user picks on the page SQL, run by the guard",
+}
+"""Modules with a query that a user reads or types; in the others it follows `medsam3 sql` in the same string."""
+
+
+def queries_of(path: Path) -> set[str]:
+    """SQL of a file: strings with words of a query, docstrings and commands for users apart, and calls that run it.
+
+    A string with placeholders is looked at as a whole.
+    """
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    wholes = [node for node in nodes if isinstance(node, ast.JoinedStr)]
+    apart = {id(part) for whole in wholes for part in whole.values}
+    apart |= {id(node.value) for node in nodes if isinstance(node, ast.Expr)}  # docstrings
+    found = {ast.unparse(whole) for whole in wholes}
+    constants = (node for node in nodes if isinstance(node, ast.Constant) and id(node) not in apart)
+    found |= {node.value for node in constants if isinstance(node.value, str)}
+    queries = {text for text in found if WORDS_OF_A_QUERY.search(text) and "medsam3 sql" not in text}
+    calls = (node.func for node in nodes if isinstance(node, ast.Call))
+    return queries | {ast.unparse(call) for call in calls if getattr(call, "attr", "") in CALLS_OF_THE_ENGINE}
+
+
+def test_sql_lives_in_the_catalog_alone() -> None:
+    found = {
+        module: queries
+        for package in MAY_IMPORT
+        for path in sources(package)
+        if not (module := module_name(path)).startswith("storage.catalog.") and (queries := queries_of(path))
+    }
+    assert found.keys() == QUERIES_SHOWN.keys(), found
+    engines = [path for path in sources("storage") if "duckdb" in imports_of(path, module_name(path))]
+    assert {room_of(module_name(path), set()) for path in engines} == {"catalog"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "rows = connection.execute(question)",
+        'QUERY = "SELECT case_id FROM plan"',
+        'query = f"{columns} WHERE run_id IN (SELECT run_id FROM {runs})"',
+    ],
+)
+def test_the_check_of_sql_is_red_on_a_query_elsewhere(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "plan.py"
+    path.write_text(f'"""SELECT in prose."""\n{line}\nmsg = f"see: medsam3 sql \\"SELECT {{name}} FROM runs\\""\n')
+    assert len(queries_of(path)) == 1
 
 
 def test_every_file_is_named_after_what_it_holds() -> None:

@@ -10,7 +10,7 @@ from dashboards.figures.figures import series_name
 from dashboards.figures.style import REFERENCE_COLOUR, colour_of
 from dashboards.figures.thumbnails import case_thumbnail
 from medsam3_core.errors import Medsam3Error
-from storage.catalog import queries
+from storage.catalog.queries import pages
 from storage.store.layout import StoreLayout
 
 _EACH, _MOST_COHORTS = 5, 12
@@ -18,13 +18,13 @@ _EACH, _MOST_COHORTS = 5, 12
 
 def case_gallery(store: StoreLayout, board: pd.DataFrame, colours: Mapping[str, str]) -> str:
     """HTML of one row of worst and one of best cases per cohort."""
-    cases = queries.accepted_cases(store)
+    cases = pages.accepted_cases(store)
     parts = []
     for cohort, rows in list(board.groupby("cohort", sort=False))[:_MOST_COHORTS]:
         leader = _leading_run(rows)
         if leader is None:
             continue
-        scores = queries.case_scores(store, str(cohort))
+        scores = pages.case_scores(store, str(cohort))
         scores = scores[
             (scores["run_id"] == leader["run_id"]) & scores["dice"].notna() & (scores["empty"] != "reference")
         ]

@@ -31,7 +31,7 @@ from dashboards.report.html import (
 from dashboards.report.words import summary_sentences
 from medsam3_core.errors import UsageError
 from medsam3_core.metrics.protocol_version import PROTOCOL_VERSION
-from storage.catalog import queries
+from storage.catalog.queries import pages
 from storage.comparisons.comparison import Comparison, ComparisonRequest, compare_weights
 from storage.comparisons.words import comparison_notes, comparison_sentences
 from storage.store.atomic import read_json, replacing
@@ -48,19 +48,19 @@ def write_report(store: StoreLayout, out: Path) -> Path:
         UsageError: If no run has a score yet.
         StoreError: If a table cannot be read or the file cannot be written.
     """
-    board = queries.leaderboard(store)
+    board = pages.leaderboard(store)
     if board.empty:
         msg = f"store {store.root} has no scores to report; run medsam3 benchmark first"
         raise UsageError(msg)
-    colours = weights_colours(queries.weights_labels(store))
-    failures, cohorts, runs = queries.failures(store), queries.cohorts(store), queries.runs(store)
+    colours = weights_colours(pages.weights_labels(store))
+    failures, cohorts, runs = pages.failures(store), pages.cohorts(store), pages.runs(store)
     comparisons = list(_comparisons(store, board))
     body = [
         section("Summary", notes(summary_sentences(board, cohorts, failures, comparisons), tag="p")),
         *_leaderboard_sections(store, board, colours),
         *(_comparison_section(item, colours) for item in comparisons),
         section("Best and worst cases", case_gallery(store, board, colours)),
-        section("Failures", failure_table(failures, queries.pending(store))),
+        section("Failures", failure_table(failures, pages.pending(store))),
         section("Protocol and digests", protocol_table(runs, cohorts, _case_lists(store, cohorts), PROTOCOL_VERSION)),
     ]
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
@@ -71,7 +71,7 @@ def write_report(store: StoreLayout, out: Path) -> Path:
 
 
 def _leaderboard_sections(store: StoreLayout, board: pd.DataFrame, colours: Mapping[str, str]) -> Iterator[str]:
-    steps = {cohort: queries.protocol_steps(store, cohort) for cohort in dict.fromkeys(board["cohort"])}
+    steps = {cohort: pages.protocol_steps(store, cohort) for cohort in dict.fromkeys(board["cohort"])}
     for (cohort, split), rows in board.groupby(["cohort", "split"], sort=False, dropna=False):
         name = f"Leaderboard: {cohort}, {f'split {split}' if isinstance(split, str) else 'all cases'}"
         yield section(

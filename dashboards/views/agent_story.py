@@ -10,7 +10,7 @@ import streamlit as st
 
 from dashboards.figures.figures import series_name
 from dashboards.views.parts import store
-from storage.catalog import queries
+from storage.catalog.queries import pages
 
 _SIGNS = {
     "request": ":material/chat:",
@@ -25,7 +25,7 @@ _SIGNS = {
 
 def show_story(cohort: str, case_id: str) -> None:
     """Under the viewer: one story per run and structure; nothing where no agent has worked on the case."""
-    traces = queries.traces_of_case(store(), cohort, case_id)
+    traces = pages.traces_of_case(store(), cohort, case_id)
     if traces.empty:
         return
     st.subheader("What the agent did")

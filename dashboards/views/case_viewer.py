@@ -19,7 +19,7 @@ from dashboards.figures.pictures import (
 from dashboards.figures.style import PROMPT_COLOUR, REFERENCE_COLOUR, colour_of
 from dashboards.figures.viewer import add_outline, add_prompts, add_reference, slice_figure
 from dashboards.views.parts import case_scores, colours, runs_of_case, show_errors, store
-from storage.catalog import queries
+from storage.catalog.queries import pages
 
 _NOTHING = "nothing"
 _CHART = {"displaylogo": False, "scrollZoom": True, "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"]}
@@ -206,4 +206,4 @@ def prediction_mask(root: str, run_id: str, case_id: str, structure: str) -> NDA
 @st.cache_data(max_entries=64, ttl=60, show_spinner=False)
 def prompts_of_case(root: str, cohort: str, case_id: str, prompt_id: str) -> pd.DataFrame:
     """See `queries.prompts_of_case`."""
-    return queries.prompts_of_case(store(), cohort, case_id, prompt_id)
+    return pages.prompts_of_case(store(), cohort, case_id, prompt_id)

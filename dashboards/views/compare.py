@@ -17,8 +17,8 @@ from dashboards.views.parts import (
     pick,
     store_key,
 )
+from storage.catalog.queries.pairs import comparable_weights
 from storage.comparisons.comparison import Comparison, ComparisonRequest, StructureComparison, compare_weights
-from storage.comparisons.pairs import comparable_weights
 from storage.comparisons.words import (
     comparison_notes,
     comparison_sentences,

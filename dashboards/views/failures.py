@@ -17,7 +17,7 @@ from dashboards.views.parts import (
     heading,
     store_key,
 )
-from storage.catalog import queries
+from storage.catalog.queries import pages
 from storage.comparisons.words import short_prompt
 from storage.store.layout import StoreLayout
 from storage.store.locations import location
@@ -109,9 +109,9 @@ def _joined(values: pd.Series) -> str:
 
 @st.cache_data(ttl=KEPT_SECONDS, show_spinner=False)
 def _failures(root: str, state: int) -> pd.DataFrame:
-    return queries.failures(StoreLayout(location(root)))
+    return pages.failures(StoreLayout(location(root)))
 
 
 @st.cache_data(ttl=KEPT_SECONDS, show_spinner=False)
 def _pending(root: str, state: int) -> int:
-    return queries.pending(StoreLayout(location(root)))
+    return pages.pending(StoreLayout(location(root)))

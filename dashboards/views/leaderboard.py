@@ -22,7 +22,7 @@ from dashboards.views.parts import (
     store,
     store_key,
 )
-from storage.catalog import queries
+from storage.catalog.queries import pages
 from storage.comparisons.words import short_prompt
 from storage.store.layout import StoreLayout
 from storage.store.locations import location
@@ -156,7 +156,7 @@ def _agreement(root: str, cases: pd.DataFrame) -> pd.DataFrame:
 
 @st.cache_data(ttl=KEPT_SECONDS, show_spinner=False)
 def _protocol_steps(root: str, state: int, cohort: str) -> pd.DataFrame:
-    return queries.protocol_steps(StoreLayout(location(root)), cohort)
+    return pages.protocol_steps(StoreLayout(location(root)), cohort)
 
 
 def _interval(row: Mapping[Any, Any], metric: str) -> str:

@@ -11,7 +11,7 @@ import streamlit as st
 
 from dashboards.figures.style import GRID, MUTED, weights_colours
 from medsam3_core.errors import Medsam3Error
-from storage.catalog import queries
+from storage.catalog.queries import pages
 from storage.catalog.relations import tables_state
 from storage.store.layout import STORE_VARIABLE, StoreLayout, existing_store
 from storage.store.locations import location
@@ -120,24 +120,24 @@ def store_key() -> tuple[str, int]:
 
 @st.cache_data(ttl=KEPT_SECONDS, show_spinner=False)
 def _labels(root: str, state: int) -> list[str]:
-    return queries.weights_labels(StoreLayout(location(root)))
+    return pages.weights_labels(StoreLayout(location(root)))
 
 
 @st.cache_data(ttl=KEPT_SECONDS, show_spinner=False)
 def _leaderboard(root: str, state: int) -> pd.DataFrame:
-    return queries.leaderboard(StoreLayout(location(root)))
+    return pages.leaderboard(StoreLayout(location(root)))
 
 
 @st.cache_data(ttl=KEPT_SECONDS, show_spinner=False)
 def _cases(root: str, state: int) -> pd.DataFrame:
-    return queries.accepted_cases(StoreLayout(location(root)))
+    return pages.accepted_cases(StoreLayout(location(root)))
 
 
 @st.cache_data(ttl=KEPT_SECONDS, show_spinner=False)
 def _scores(root: str, state: int, cohort: str) -> pd.DataFrame:
-    return queries.case_scores(StoreLayout(location(root)), cohort)
+    return pages.case_scores(StoreLayout(location(root)), cohort)
 
 
 @st.cache_data(ttl=KEPT_SECONDS, show_spinner=False)
 def _runs_of_case(root: str, state: int, cohort: str, case_id: str) -> pd.DataFrame:
-    return queries.runs_of_case(StoreLayout(location(root)), cohort, case_id)
+    return pages.runs_of_case(StoreLayout(location(root)), cohort, case_id)

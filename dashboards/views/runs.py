@@ -16,7 +16,7 @@ from dashboards.views.parts import (
     pick,
     store_key,
 )
-from storage.catalog import queries
+from storage.catalog.queries import pages
 from storage.comparisons.words import short_prompt
 from storage.store.layout import StoreLayout
 from storage.store.locations import location
@@ -74,4 +74,4 @@ def _show_run(run: pd.Series) -> None:
 @st.cache_data(ttl=KEPT_SECONDS, show_spinner=False)
 def _runs(root: str, state: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     layout = StoreLayout(location(root))
-    return queries.runs(layout), queries.history(layout)
+    return pages.runs(layout), pages.history(layout)

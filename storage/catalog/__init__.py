@@ -1,4 +1,4 @@
 """The DuckDB catalog: views over the tables of a store, guarded questions, and compaction of scores.
 
-The SQL of views and pages enters here, and `duckdb` with it.
+All SQL lives here, and `duckdb` with it; what other rooms ask is a function of `queries`.
 """

@@ -14,6 +14,9 @@ from storage.store.runs import run_ids
 from storage.store.schemas import newer_version
 from storage.store.tables import written_by_newer
 
+Connection = duckdb.DuckDBPyConnection
+"""For rooms that ask several queries of one moment, and do not know the engine."""
+
 _RUNS_READ = "runs_read"  # every view needs the runs, some many times: a snapshot reads their small files once
 
 

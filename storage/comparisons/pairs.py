@@ -5,22 +5,10 @@ from collections.abc import Sequence
 import pandas as pd
 
 from medsam3_core.errors import UsageError
-from storage.catalog.catalog import connect
+from storage.catalog.queries.pairs import comparable_weights, compared_rows
+from storage.catalog.queries.runs import recorded_versions
 from storage.store.layout import StoreLayout
 from storage.weights.registry import registered_weights
-
-
-def comparable_weights(store: StoreLayout) -> pd.DataFrame:
-    """Pairs of weights that share a cohort, prompts and settings: columns `base`, `new`, `cohorts`."""
-    query = """
-    SELECT a.weights || '@' || a.weights_version AS base, b.weights || '@' || b.weights_version AS new,
-        string_agg(DISTINCT a.cohort, ', ' ORDER BY a.cohort) AS cohorts
-    FROM runs AS a JOIN runs AS b USING (cohort, prompt_id, settings_id)
-    WHERE (a.weights, a.weights_version) < (b.weights, b.weights_version)
-    GROUP BY ALL ORDER BY ALL"""
-    with connect(store, query) as con:
-        frame: pd.DataFrame = con.sql(query).df()
-    return frame
 
 
 def read_pairs(store: StoreLayout, base: str, new: str, cohorts: Sequence[str], split: str | None) -> pd.DataFrame:
@@ -29,18 +17,8 @@ def read_pairs(store: StoreLayout, base: str, new: str, cohorts: Sequence[str], 
     Raises:
         UsageError: If a name is no weights or the two have no run in common; lists what could be compared.
     """
-    query = """
-    SELECT p.*, r.settings FROM compare($base, $new) AS p JOIN runs AS r ON r.run_id = p.base_run_id
-    WHERE (len($cohorts) = 0 OR list_contains($cohorts, p.cohort)) AND ($split IS NULL OR p.split = $split)
-    ORDER BY p.cohort, p.prompt, r.settings, p.rater, p.structure, p.case_id"""
-    parameters = {
-        "base": _as_recorded(store, _checked(base)),
-        "new": _as_recorded(store, _checked(new)),
-        "cohorts": list(cohorts),
-        "split": split,
-    }
-    with connect(store, query) as con:
-        rows: pd.DataFrame = con.execute(query, parameters).df()
+    first, second = (_as_recorded(store, _checked(weights)) for weights in (base, new))
+    rows = compared_rows(store, first, second, cohorts, split)
     if rows.empty:
         raise UsageError(_nothing_in_common(store, base, new, cohorts, split))
     return rows
@@ -59,11 +37,7 @@ def _as_recorded(store: StoreLayout, text: str) -> str:
     name, _, version = text.partition("@")
     versions = {item.version: item.sha256 for item in registered_weights(store) if item.name == name}
     wanted = int(version) if version else max(versions, default=0)
-    with connect(store, "runs") as con:
-        rows = con.execute(
-            "SELECT DISTINCT weights, weights_version FROM runs WHERE weights_sha256 = ? ORDER BY ALL",
-            [versions.get(wanted, "")],
-        ).fetchall()
+    rows = recorded_versions(store, versions.get(wanted, ""))
     if not rows or (name, wanted) in rows:
         return text
     known = next((row for row in rows if row[0] == name), rows[0])

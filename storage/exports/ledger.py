@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from medsam3_core.cases.cases import CaseStatus
-from storage.catalog.catalog import connect
+from storage.catalog.queries.runs import current_attempts, current_measurements
 from storage.cohorts.cohorts import CaseRef, latest_case_refs, latest_cases
 from storage.runs.ledger import Run
 from storage.store.atomic import remove, replacing
@@ -71,8 +71,8 @@ def unreleased(store: StoreLayout, run: Run, form: str, claim: str) -> list[tupl
         for key, row in releases.items()
         if row["status"] == ReleaseStatus.EMPTY or (row["path"] and location(row["path"]).exists())
     }
-    segmented = [row for row in _outcomes(store, run) if row[1] == CaseStatus.SEGMENTED]
-    return [(refs[case_id], attempt) for case_id, _, _, attempt in segmented if (case_id, attempt) not in there]
+    segmented = [item for item in current_attempts(store, run.run_id) if item.status == CaseStatus.SEGMENTED]
+    return [(refs[item.case_id], item.attempt) for item in segmented if (item.case_id, item.attempt) not in there]
 
 
 def damaged_predictions(store: StoreLayout, run_id: str) -> set[tuple[str, str]]:
@@ -91,12 +91,12 @@ def write_summary(store: StoreLayout, run: Run, form: str, out: Path, claim: str
     releases = _releases(store, run, form, claim)
     counts: dict[str, int] = {}
     listed: set[str] = set()
-    outcomes = {case_id: (status, reason, attempt) for case_id, status, reason, attempt in _outcomes(store, run)}
+    outcomes = {item.case_id: item for item in current_attempts(store, run.run_id)}
     with replacing(out / MANIFEST) as scratch, scratch.open("w", newline="", encoding="utf-8") as handle:
         table = csv.writer(handle)
         table.writerow(_COLUMNS)
         for case_id in sorted(outcomes):
-            status, reason, attempt = outcomes[case_id]
+            _, status, reason, attempt = outcomes[case_id]
             released = releases.get((case_id, attempt), {})
             file = Path(released["path"]).name if released.get("path") else ""
             listed.add(file)
@@ -110,10 +110,7 @@ def write_summary(store: StoreLayout, run: Run, form: str, out: Path, claim: str
             )
     for file in {Path(row["path"]).name for row in releases.values() if row["path"]} - listed:
         remove(out / file)
-    with connect(store, "measurements") as connection:
-        measured = connection.sql(
-            "SELECT * FROM measurements WHERE run_id = ? ORDER BY case_id, structure", params=[run.run_id]
-        ).to_arrow_table()
+    measured = current_measurements(store, run.run_id)
     with replacing(out / MEASUREMENTS_FILE) as scratch:
         pq.write_table(measured, scratch)
     return counts
@@ -124,11 +121,3 @@ def _releases(store: StoreLayout, run: Run, form: str, claim: str) -> dict[tuple
     table = read_table(store.exports(run.run_id), EXPORTS)
     table = table.filter((pc.field("format") == str(form)) & (pc.field("claim") == claim))
     return {(row["case_id"], row["attempt"]): row for row in table.sort_by("released_at").to_pylist()}
-
-
-def _outcomes(store: StoreLayout, run: Run) -> list[tuple[str, str, str | None, str]]:
-    with connect(store, "current_attempts") as connection:
-        return connection.execute(
-            "SELECT case_id, status, reason, attempt FROM internal.current_attempts WHERE run_id = ? ORDER BY case_id",
-            [run.run_id],
-        ).fetchall()

@@ -16,7 +16,7 @@ from medsam3_core.prompts.files import validate_rows
 from medsam3_core.prompts.policies import PromptKind, PromptPolicy
 from medsam3_core.prompts.rows import PromptRow
 from medsam3_core.settings.inference import InferenceSettings
-from storage.catalog.catalog import connect
+from storage.catalog.queries.runs import current_attempts
 from storage.cohorts.cohorts import CaseRef, latest_case_refs, latest_cases, read_cohort
 from storage.exports.ledger import damaged_predictions
 from storage.prompts.files import read_prompts_file
@@ -178,17 +178,14 @@ def _done(store: StoreLayout, run: Run, *, retry: bool) -> set[str]:
     """
     if not store.run_json(run.run_id).exists():
         return set()
-    with connect(store, "current_attempts") as connection:
-        rows = connection.execute(
-            "SELECT case_id, status, attempt FROM internal.current_attempts WHERE run_id = ?", [run.run_id]
-        ).fetchall()
+    attempts = current_attempts(store, run.run_id)
     if not retry:
-        return {case_id for case_id, _, _ in rows}
+        return {item.case_id for item in attempts}
     lost = damaged_predictions(store, run.run_id)
     return {
-        case_id
-        for case_id, status, attempt in rows
-        if status == CaseStatus.SEGMENTED and (case_id, attempt) not in lost
+        item.case_id
+        for item in attempts
+        if item.status == CaseStatus.SEGMENTED and (item.case_id, item.attempt) not in lost
     }
 
 

@@ -8,32 +8,10 @@ Estimates are compute time of one worker; what a cluster makes of it is the call
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from storage.catalog.catalog import connect
+from storage.catalog.queries.runs import Experience, Pace, past_paces
 from storage.runs.ledger import Run
 from storage.runs.plan import BenchmarkPlan
 from storage.store.layout import StoreLayout
-
-_SHARES_SQL = """
-WITH passes AS (
-    SELECT attempt, case_id, count(*) AS runs,
-        max(seconds_read + seconds_prompt + seconds_segment + seconds_score + seconds_write) AS seconds,
-        max(seconds_read + seconds_score) AS seconds_again
-    FROM outcomes WHERE status IN ('scored', 'segmented') GROUP BY attempt, case_id
-),
-shares AS (
-    SELECT r.weights, r.cohort, r.prompt, p.seconds / p.runs AS seconds, p.seconds_again / p.runs AS seconds_again
-    FROM passes AS p JOIN outcomes AS o ON o.attempt = p.attempt AND o.case_id = p.case_id
-    JOIN runs AS r ON r.run_id = o.run_id
-)
-SELECT weights, cohort, prompt, count(*), avg(seconds), avg(seconds_again) FROM shares
-GROUP BY GROUPING SETS ((weights, cohort, prompt), (weights, cohort), (weights))"""
-
-
-@dataclass(frozen=True, slots=True)
-class _Pace:
-    cases: int
-    seconds: float
-    seconds_again: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +29,7 @@ class Estimate:
 
 def estimate_plan(store: StoreLayout, plan: BenchmarkPlan) -> dict[str, Estimate]:
     """Estimates by run id, of all runs of a plan that have something to do."""
-    with connect(store, _SHARES_SQL) as con:
-        rows = con.execute(_SHARES_SQL).fetchall()
-    paces = {(weights, cohort, prompt): _Pace(*numbers) for weights, cohort, prompt, *numbers in rows}
+    paces = past_paces(store)
     return {
         run.run_id: _estimate(
             paces,
@@ -72,14 +48,11 @@ def total_seconds(estimates: Mapping[str, Estimate]) -> float | None:
     return sum(known) if len(known) == len(estimates) else None
 
 
-def _estimate(
-    paces: Mapping[tuple[str, str | None, str | None], _Pace], run: Run, segment: int, rescore: int
-) -> Estimate:
+def _estimate(paces: Mapping[Experience, Pace], run: Run, segment: int, rescore: int) -> Estimate:
     if not segment and not rescore:
         return Estimate(0.0, 0)
     name, cohort, prompt = run.weights.name, run.cohort, run.policy.canonical()
-    nearest: tuple[tuple[str, str | None, str | None], ...]
-    nearest = ((name, cohort, prompt), (name, cohort, None), (name, None, None))
+    nearest: tuple[Experience, ...] = ((name, cohort, prompt), (name, cohort, None), (name, None, None))
     for key in nearest:
         if key in paces:
             pace = paces[key]

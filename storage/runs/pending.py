@@ -1,15 +1,15 @@
 """What of a run is done already, for a million cases: few objects per case, shared by all that look alike."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from itertools import groupby
 from operator import itemgetter
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from duckdb import DuckDBPyConnection
 
 from medsam3_core.cases.cases import CaseStatus
+from storage.catalog.catalog import Connection
+from storage.catalog.queries.runs import PlanRow, fresh_rows, planned_rows
 from storage.runs.ledger import Run
 from storage.store.layout import StoreLayout
 from storage.store.schemas import OUTCOMES, SCORES
@@ -18,21 +18,16 @@ from storage.store.tables import read_table
 Pairs = frozenset[tuple[str | None, str]]
 """Rater and structure of what was planned, scored or predicted."""
 NOTHING: Pairs = frozenset()
-_ROWS_AT_ONCE = 50_000
 
 
-def planned_pairs(connection: DuckDBPyConnection, run: Run) -> dict[str, Pairs]:
+def planned_pairs(connection: Connection, run: Run) -> dict[str, Pairs]:
     """What has been planned for each case."""
-    query = "SELECT case_id, rater, structure FROM plan WHERE run_id = ? ORDER BY case_id"
-    return _pairs_by_case(_rows(connection.sql(query, params=[run.run_id]).to_arrow_reader(_ROWS_AT_ONCE)))
+    return _pairs_by_case(planned_rows(connection, run.run_id))
 
 
-def fresh_pairs(connection: DuckDBPyConnection, run: Run, *, retry: bool) -> dict[str, Pairs]:
+def fresh_pairs(connection: Connection, run: Run, *, retry: bool) -> dict[str, Pairs]:
     """What holds for each case as it is now; with `retry` only what has a score."""
-    query = f"""
-SELECT case_id, rater, structure FROM scores
-WHERE run_id = ? AND (status = '{CaseStatus.SCORED}' OR NOT ?) ORDER BY case_id"""
-    return _pairs_by_case(_rows(connection.sql(query, params=[run.run_id, retry]).to_arrow_reader(_ROWS_AT_ONCE)))
+    return _pairs_by_case(fresh_rows(connection, run.run_id, scored_only=retry))
 
 
 def predicted_pairs(store: StoreLayout, run: Run, fresh: Collection[str]) -> dict[tuple[str, str], Pairs]:
@@ -58,12 +53,7 @@ def _of_cases(table: pa.Table, wanted: Callable[[str], bool]) -> pa.Table:
     return table.filter(pc.is_in(table["case_id"], value_set=pa.array(names, pa.string())))
 
 
-def _rows(reader: Any) -> Iterator[tuple[str, str | None, str]]:
-    for batch in reader:
-        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
-
-
-def _pairs_by_case(rows: Iterable[tuple[str, str | None, str]]) -> dict[str, Pairs]:
+def _pairs_by_case(rows: Iterable[PlanRow]) -> dict[str, Pairs]:
     """Of rows in order of case; cases with the same pairs share them."""
     shared: dict[Pairs, Pairs] = {}
     found: dict[str, Pairs] = {}

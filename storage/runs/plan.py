@@ -5,13 +5,12 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import chain
 
-from duckdb import DuckDBPyConnection
-
 from medsam3_core.cases.cases import CaseStatus
 from medsam3_core.errors import UsageError
 from medsam3_core.prompts.policies import PromptPolicy
 from medsam3_core.settings.inference import InferenceSettings
-from storage.catalog.catalog import connect
+from storage.catalog.catalog import Connection, connect
+from storage.catalog.queries.runs import planned_structures
 from storage.cohorts.cohorts import CaseRef, Cohort, latest_case_refs, read_cohort
 from storage.prompts.tables import index_prompts
 from storage.runs.ledger import Run, write_plan, write_run
@@ -200,19 +199,18 @@ def _as_recorded(store: StoreLayout, run: Run) -> Run:
     return replace(run, weights=replace(run.weights, name=known["weights"], version=known["weights_version"]))
 
 
-def _with_planned_structures(connection: DuckDBPyConnection, cohort: Cohort, run: Run) -> Run:
+def _with_planned_structures(connection: Connection, cohort: Cohort, run: Run) -> Run:
     """The run with the structures that it was planned for before, too.
 
     A prediction holds all structures of its run: asking for another structure must not cost the earlier ones.
     """
-    rows = connection.execute("SELECT DISTINCT structure FROM plan WHERE run_id = ?", [run.run_id]).fetchall()
-    wanted = {*run.structures, *(row[0] for row in rows)}
+    wanted = {*run.structures, *planned_structures(connection, run.run_id)}
     return replace(run, structures=tuple(item.name for item in cohort.recipe.structures if item.name in wanted))
 
 
 def _work_group(
     store: StoreLayout,
-    connection: DuckDBPyConnection,
+    connection: Connection,
     cohort: Cohort,
     runs: Sequence[Run],
     cases: Sequence[CaseRef],
@@ -245,7 +243,7 @@ def _work_group(
 
 
 def _state(
-    store: StoreLayout, connection: DuckDBPyConnection, run: Run, cases: Sequence[CaseRef], *, retry: bool
+    store: StoreLayout, connection: Connection, run: Run, cases: Sequence[CaseRef], *, retry: bool
 ) -> tuple[dict[str, Pairs], dict[tuple[str, str], Pairs]]:
     """What is fresh, and what only wants new scores."""
     if not store.run_json(run.run_id).exists():

@@ -14,7 +14,7 @@ from medsam3_core.digests import short_digest
 from medsam3_core.errors import UsageError
 from medsam3_core.prompts.policies import PromptPolicy
 from medsam3_core.settings.inference import InferenceSettings
-from storage.catalog.catalog import connect
+from storage.catalog.queries.runs import weights_with_runs
 from storage.cohorts.cohorts import case_refs, latest_cases
 from storage.runs.plan import BenchmarkPlan, BenchmarkRequest, PlannedCase, WorkGroup, plan_benchmark
 from storage.store.atomic import read_json, write_json
@@ -101,8 +101,7 @@ def requests_following(store: StoreLayout, name: str) -> list[BenchmarkRequest]:
 
 def previous_version(store: StoreLayout, new: Weights) -> Weights | None:
     """The newest version before this one, with other tensors, that has a run; None where there is none."""
-    with connect(store, "runs") as con:
-        ran = {row[0] for row in con.execute("SELECT DISTINCT weights_sha256 FROM runs").fetchall()}
+    ran = weights_with_runs(store)
     earlier = [
         item
         for item in registered_weights(store)

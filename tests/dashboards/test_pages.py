@@ -7,7 +7,7 @@ from dashboards.figures.figures import history_figure
 from dashboards.report.report import write_report
 from medsam3_core.cases.recipes import Recipe
 from medsam3_core.cases.structures import Structure
-from storage.catalog import queries
+from storage.catalog.queries import pages
 from storage.cohorts.cohorts import Cohort, write_cohort
 from storage.store.layout import STORE_VARIABLE, utc_now
 from storage.store.schemas import PLAN
@@ -55,9 +55,9 @@ def test_cases_that_are_to_be_segmented_alone_are_pending_too(made):
     made.run("run1")
     columns = {"case_id": ["c1"], "rater": [None], "structure": ["heart"]}
     write_columns(made.layout.plan("run1"), columns, {"run_id": "run1", "planned_at": utc_now()}, PLAN)
-    assert queries.pending(made.layout) == 1
+    assert pages.pending(made.layout) == 1
     made.outcome("run1", "c1", status="segmented")
-    assert queries.pending(made.layout) == 0
+    assert pages.pending(made.layout) == 0
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_lines_of_the_history_are_those_of_one_split(made):
         made.run(run, weights_version=version)
         made.scored(run, "c1", 0.9, finished_at=at(version))
         made.scored(run, "c2", 0.1 * version, finished_at=at(version))
-    lines = {line.name: list(line.y) for line in history_figure(queries.history(made.layout), {}).data}
+    lines = {line.name: list(line.y) for line in history_figure(pages.history(made.layout), {}).data}
     assert lines == {"net, text, split test": [0.1, 0.2], "net, text, split train": [0.9, 0.9]}
     made.case("c1", split="test", ingested_at=at(9))
-    assert [line.name for line in history_figure(queries.history(made.layout), {}).data] == ["net, text"]
+    assert [line.name for line in history_figure(pages.history(made.layout), {}).data] == ["net, text"]

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from flows.messages.tables import stdout_console
 from medsam3_core.prompts.policies import PromptPolicy
-from storage.catalog.queries import read_inter_rater, read_leaderboard
+from storage.catalog.queries.leaderboard import read_inter_rater, read_leaderboard
 from storage.store.layout import StoreLayout
 from storage.weights.shipped import shipped_names
 

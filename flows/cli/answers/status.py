@@ -9,8 +9,9 @@ from rich.text import Text
 
 from flows.messages.tables import in_units, stdout_console
 from flows.settings.options import store_to_read
+from storage.catalog.queries.status import RunStatus
 from storage.comparisons.words import short_prompt
-from storage.upkeep.status import CohortStatus, RunStatus, StoreStatus, read_status
+from storage.upkeep.status import CohortStatus, StoreStatus, read_status
 
 
 def print_status(store_root: Path, console: Console | None = None) -> None:

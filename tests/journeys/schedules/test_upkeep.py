@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from storage.catalog.queries import read_leaderboard
+from storage.catalog.queries.leaderboard import read_leaderboard
 from storage.store.layout import StoreLayout
 from storage.store.writers import writing
 from storage.upkeep.upkeep import compact_store, prune_store

@@ -11,8 +11,8 @@ from flows.cli.entry import cli
 from medsam3_core.errors import UsageError
 from medsam3_core.settings.inference import InferenceSettings
 from medsam3_core.settings.presets import MEDICAL_SAM3_V1, PRESETS, apply_preset
-from storage.catalog import queries
 from storage.catalog.catalog import connect
+from storage.catalog.queries import pages
 from tests.stores.catalog import HandmadeStore, at
 
 VOXELS = 1008 * 1008
@@ -126,7 +126,7 @@ def store_run_both_ways(store):
 
 
 def test_the_steps_from_our_protocol_to_the_published_one_are_told_apart(store):
-    steps = queries.protocol_steps(store_run_both_ways(store).layout, "hearts")
+    steps = pages.protocol_steps(store_run_both_ways(store).layout, "hearts")
     (row,) = steps.to_dict("records")
     assert (row["ours"], row["settings"]) == (pytest.approx(1.4 / 3), pytest.approx(1.6 / 3))
     assert (row["formulas"], row["published"], row["n"]) == (pytest.approx(0.7), pytest.approx(0.8), 2)
@@ -143,14 +143,14 @@ def test_the_steps_are_those_of_the_rater_that_the_toolkit_is_compared_with(stor
     for run in ("ours", "theirs"):
         for case in ("c1", "c2", "c3"):
             store.score(run, case, 1.0, rater="r2", **counts(tp=1000, fp=0, fn=0))
-    (row,) = queries.protocol_steps(store.layout, "hearts").to_dict("records")
+    (row,) = pages.protocol_steps(store.layout, "hearts").to_dict("records")
     assert (row["ours"], row["settings"]) == (pytest.approx(1.4 / 3), pytest.approx(1.6 / 3))
 
 
 def test_without_a_run_of_the_preset_the_denominators_alone_are_shown(store):
     store.run("ours", prompt="text:slices=all", settings_id=InferenceSettings().settings_id)
     store.scored("ours", "c1", 0.5, **counts(tp=500, fp=500, fn=500))
-    (row,) = queries.protocol_steps(store.layout, "hearts").to_dict("records")
+    (row,) = pages.protocol_steps(store.layout, "hearts").to_dict("records")
     assert (row["ours"], row["formulas"]) == (0.5, 0.5)
     assert math.isnan(row["published"])
 
@@ -158,7 +158,7 @@ def test_without_a_run_of_the_preset_the_denominators_alone_are_shown(store):
 def test_weights_of_which_the_toolkit_drops_every_box_are_shown_with_no_rows(store):
     store.run("ours", prompt="box:jitter=0,per=auto,slices=all", settings_id=InferenceSettings().settings_id)
     store.scored("ours", "c1", 0.0, **counts(tp=0, fp=0, fn=1000))
-    (row,) = queries.protocol_steps(store.layout, "hearts").to_dict("records")
+    (row,) = pages.protocol_steps(store.layout, "hearts").to_dict("records")
     assert (row["ours"], row["n"]) == (0.0, 0)
     assert math.isnan(row["formulas"])
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.errors import StoreError, UsageError
-from storage.catalog.queries import read_leaderboard
+from storage.catalog.queries.leaderboard import read_leaderboard
 from storage.cohorts.cohorts import latest_cases, write_cases
 from storage.cohorts.volumes import open_case_volume
 from storage.exports.label_maps import export_run, find_run, merge_structures

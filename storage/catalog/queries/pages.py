@@ -1,12 +1,6 @@
-"""Questions that commands and pages ask of the catalog, by name.
+"""Queries of the dashboard and the report, one function per table or figure; frames with units in their columns."""
 
-Commands get Arrow tables; pages get frames with units in their columns.
-"""
-
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
-
-import pyarrow as pa
 
 from medsam3_core.settings.inference import InferenceSettings
 from storage.catalog.catalog import connect
@@ -14,27 +8,6 @@ from storage.store.layout import StoreLayout
 
 if TYPE_CHECKING:  # only the pages ask for frames
     import pandas as pd
-
-
-def read_leaderboard(store: StoreLayout, run_ids: Sequence[str] | None = None) -> pa.Table:
-    """The leaderboard, best Dice first within cohort, split, structure and rater.
-
-    Args:
-        store: The store.
-        run_ids: These runs, also where a newer one has replaced them; None for the newest run of each key.
-    """
-    where = "NOT superseded" if run_ids is None else "run_id IN (SELECT unnest($runs))"
-    order = "cohort, split NULLS LAST, structure, rater, dice_mean DESC NULLS LAST, weights, prompt, settings_id"
-    query = f"SELECT * EXCLUDE (superseded) FROM leaderboard_of_runs WHERE {where} ORDER BY {order}"
-    with connect(store, query) as con:
-        return con.sql(query, params=None if run_ids is None else {"runs": list(run_ids)}).to_arrow_table()
-
-
-def read_inter_rater(store: StoreLayout) -> pa.Table:
-    """The view `inter_rater`, sorted."""
-    query = "SELECT * FROM inter_rater ORDER BY cohort, split NULLS LAST, structure, rater, other_rater"
-    with connect(store, query) as con:
-        return con.sql(query).to_arrow_table()
 
 
 _LABEL = "{0}.weights || CASE WHEN {0}.weights_version > 1 THEN '@' || {0}.weights_version ELSE '' END AS label"
