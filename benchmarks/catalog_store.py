@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from medsam3_core.metrics.protocol_version import PROTOCOL_VERSION
+from medsam3_core.metrics.table import METRICS
 from storage.catalog.relations import COMPACTED_FILE
 from storage.store import schemas
 from storage.store.atomic import write_json
 from storage.store.layout import StoreLayout
-from storage.store.schemas import METRICS
 
 COHORT = "synthetic"
 N_STRUCTURES = 20

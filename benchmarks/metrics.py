@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.cases.structures import Structure
-from medsam3_core.metrics import overlap, surface
+from medsam3_core.metrics import nearest, overlap, surface
 from medsam3_core.metrics.mask_pairs import crop_to_union
 from medsam3_core.metrics.scoring import score_structure
 
@@ -103,7 +103,7 @@ def timed(compute: Callable[[], NDArray[np.float64]], repeats: int) -> tuple[flo
 def ours_on_masks(reference: Mask, prediction: Mask, spacing_zyx: tuple[float, float, float]) -> list[float]:
     """Dice, IoU, HD95, ASSD, NSD of one pair of masks."""
     counts = overlap.count_masks(reference, prediction)
-    distances = surface.surface_distances(reference, prediction, spacing_zyx)
+    distances = nearest.surface_distances(reference, prediction, spacing_zyx)
     return [
         overlap.dice(counts),
         overlap.iou(counts),

@@ -8,6 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dashboards.figures.style import INK, MUTED, axis_title, colour_of, styled
+from medsam3_core.metrics.table import METRICS
 from storage.comparisons.comparison import StructureComparison, Verdict
 
 _MOST_POINTS = 2000  # drawn as SVG: a browser has 16 WebGL contexts, and a report may have more plots
@@ -28,7 +29,7 @@ def paired_scatter(pairs: pd.DataFrame, base: str, new: str, metric: str, colour
     shown = complete.sample(min(len(complete), _MOST_POINTS), random_state=0)
     signs = np.sign(complete["loss"])
     figure = go.Figure()
-    low, high = (0.0, 1.0) if metric not in ("hd95", "assd") else _limits(shown)
+    low, high = 0.0, METRICS[metric].upper or _largest(shown)
     figure.add_scatter(
         x=[low, high], y=[low, high], mode="lines", line={"color": MUTED, "dash": "dot", "width": 1},
         hoverinfo="skip", showlegend=False,
@@ -120,13 +121,13 @@ def _interval(item: StructureComparison) -> str:
 
 def _difference_title(base: str, new: str, metric: str, unit: str | None) -> str:
     name = axis_title(metric, unit)
-    good = "right" if "higher" in name else "left"
-    shown = unit if unit and metric in ("hd95", "assd") else "share"
+    good = "right" if METRICS[metric].higher_is_better else "left"
+    shown = unit if unit and METRICS[metric].is_distance else METRICS[metric].unit.partition(",")[0]
     return f"{name.partition(' (')[0]} of {new} minus {base} ({shown})<br>{good} of 0: {new} is better"
 
 
-def _limits(pairs: pd.DataFrame) -> tuple[float, float]:
-    return 0.0, float(pairs[["base", "new"]].max().max()) if len(pairs) else 1.0
+def _largest(pairs: pd.DataFrame) -> float:
+    return float(pairs[["base", "new"]].max().max()) if len(pairs) else 1.0
 
 
 def _unit(pairs: pd.DataFrame) -> str | None:

@@ -7,6 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dashboards.figures.style import INK, MUTED, axis_title, colour_of, styled
+from medsam3_core.metrics.table import METRICS
 from storage.comparisons.words import short_prompt
 
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star", "hexagon", "triangle-down", "x", "pentagon")
@@ -53,7 +54,7 @@ def leaderboard_figure(
             _add_rater_line(figure, structures.index(name), value, first=name == next(iter(raters or {})))
     unit = rows["distance_unit"].dropna()
     figure.update_xaxes(title=axis_title(metric, unit.iloc[0] if len(unit) else None))
-    if metric not in ("hd95", "assd"):
+    if METRICS[metric].upper == 1.0:
         figure.update_xaxes(range=[-0.02, 1.02])
     figure.update_yaxes(
         tickvals=list(range(len(structures))), ticktext=structures, range=[-0.6, len(structures) - 0.4], title=None

@@ -1,11 +1,10 @@
-"""How everything looks: one colour per weights, names and units of metrics, the template of all plots."""
+"""How everything looks: one colour per weights, titles of axes, the template of all plots."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
-from storage.comparisons.comparison import higher_is_better
+from medsam3_core.metrics.table import METRICS
 
 REFERENCE_COLOUR = "#FFD400"
 PROMPT_COLOUR = "#00D5F5"
@@ -15,36 +14,6 @@ FONT = "Source Sans Pro, Source Sans, Segoe UI, Helvetica, Arial, sans-serif"
 _PALETTE = (
     "#0072B2", "#D55E00", "#009E73", "#C2508F", "#7A4FBF", "#B07D00", "#3D9BD4", "#8C4A32", "#5A7D00", "#4D5966",
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class MetricName:
-    """How a metric is written: `name`, and its unit or range."""
-
-    name: str
-    unit: str
-
-    def axis(self, metric: str, distance_unit: str | None) -> str:
-        """Title of an axis."""
-        unit = distance_unit or "unit of the cohort" if metric in ("hd95", "assd") else self.unit
-        direction = "higher" if higher_is_better(metric) else "lower"
-        return f"{self.name} ({unit}, {direction} is better)"
-
-
-_SHARE = "share, 0 to 1"
-METRIC_NAMES = {
-    "dice": MetricName("Dice", _SHARE),
-    "iou": MetricName("IoU", _SHARE),
-    "nsd": MetricName("Surface Dice (NSD)", _SHARE),
-    "precision": MetricName("Precision", _SHARE),
-    "recall": MetricName("Recall", _SHARE),
-    "specificity": MetricName("Specificity", _SHARE),
-    "hd95": MetricName("HD95", ""),
-    "assd": MetricName("ASSD", ""),
-    "cldice": MetricName("Centreline Dice", _SHARE),
-    "instance_f1": MetricName("Instance F1 at IoU 0.5", _SHARE),
-    "pq": MetricName("Panoptic quality", _SHARE),
-}
 
 
 def weights_colours(labels: Sequence[str]) -> dict[str, str]:
@@ -59,7 +28,9 @@ def colour_of(label: str, colours: Mapping[str, str]) -> str:
 
 def axis_title(metric: str, distance_unit: str | None = None) -> str:
     """Name, unit and direction of a metric."""
-    return METRIC_NAMES[metric].axis(metric, distance_unit)
+    facts = METRICS[metric]
+    unit = distance_unit or "unit of the cohort" if facts.is_distance else facts.unit
+    return f"{facts.label} ({unit}, {'higher' if facts.higher_is_better else 'lower'} is better)"
 
 
 def styled(figure: go.Figure, *, height: int, title: str = "") -> go.Figure:

@@ -6,10 +6,10 @@ import pandas as pd
 import streamlit as st
 
 from dashboards.figures.figures import series_name
-from dashboards.figures.style import METRIC_NAMES
 from dashboards.views.agent_story import show_story
 from dashboards.views.case_viewer import show_viewer
 from dashboards.views.parts import accepted_cases, case_scores, heading, nothing_yet, pick
+from medsam3_core.metrics.table import METRICS
 from storage.comparisons.words import short_prompt
 
 _ANY = "any"
@@ -65,14 +65,14 @@ def _found(scores: pd.DataFrame, cases: pd.DataFrame, filters: list[Any]) -> pd.
     with filters[2]:
         weights = pick("Weights", [_ANY, *dict.fromkeys(scores["label"])], "table_weights")
     with filters[3]:
-        metrics = [name for name in METRIC_NAMES if name in scores and scores[name].notna().any()] or ["dice"]
-        metric = pick("Sort by", metrics, "sort_metric", format_func=lambda name: METRIC_NAMES[name].name)
+        metrics = [name for name in METRICS if name in scores and scores[name].notna().any()] or ["dice"]
+        metric = pick("Sort by", metrics, "sort_metric", format_func=lambda name: METRICS[name].label)
     with filters[4]:
         search = st.text_input("Search case or patient", key="case_search", icon=":material/search:")
     if scores.empty:
         table = cases[["case_id", "patient_id", "split", "modality"]]
     else:
-        table = scores.sort_values(metric, ascending=metric not in ("hd95", "assd"), na_position="last")
+        table = scores.sort_values(metric, ascending=METRICS[metric].higher_is_better, na_position="last")
         table = table[table["structure"] == structure] if structure != _ANY else table
         table = table[table["label"] == weights] if weights != _ANY else table
         others = [name for name in ("dice", "nsd", "hd95", "precision", "recall", "volume_error") if name != metric]
@@ -105,10 +105,9 @@ def _columns(scores: pd.DataFrame) -> dict[str, Any]:
     distance = f" ({unit.iloc[0]})" if len(unit) else ""
     numbers = {
         name: st.column_config.NumberColumn(
-            METRIC_NAMES[name].name + (distance if name in ("hd95", "assd") else ""),
-            format="%.1f" if name in ("hd95", "assd") else "%.3f",
+            metric.label + (distance if metric.is_distance else ""), format="%.1f" if metric.is_distance else "%.3f"
         )
-        for name in METRIC_NAMES
+        for name, metric in METRICS.items()
     }
     return {
         **numbers,

@@ -6,7 +6,6 @@ import pandas as pd
 import streamlit as st
 
 from dashboards.figures.comparison import difference_figure, forest_figure, paired_scatter
-from dashboards.figures.style import METRIC_NAMES
 from dashboards.views.parts import (
     KEPT_SECONDS,
     chart,
@@ -17,6 +16,7 @@ from dashboards.views.parts import (
     pick,
     store_key,
 )
+from medsam3_core.metrics.table import METRICS
 from storage.catalog.queries.pairs import comparable_weights
 from storage.comparisons.comparison import Comparison, ComparisonRequest, StructureComparison, compare_weights
 from storage.comparisons.words import (
@@ -45,7 +45,7 @@ def show(open_case: Callable[[str, str, str], None]) -> None:
     with cohort_box:
         cohort = pick("Cohort", names[base][new], "cohort")
     with metric_box:
-        metric = pick("Metric", list(METRIC_NAMES), "metric", format_func=lambda name: METRIC_NAMES[name].name)
+        metric = pick("Metric", list(METRICS), "metric", format_func=lambda name: METRICS[name].label)
     found = _compare(*store_key(), base, new, cohort, metric)
     _show_verdict(found)
     prompts = list(dict.fromkeys((item.prompt, item.settings) for item in found.structures))

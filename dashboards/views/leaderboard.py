@@ -9,7 +9,6 @@ import streamlit as st
 from dashboards.figures.figures import cost_figure, leaderboard_figure
 from dashboards.figures.inter_rater import inter_rater_scores
 from dashboards.figures.protocol_effect import EXPLAINED, NO_PRESET_RUN, STEPS, protocol_sentences, steps_of_split
-from dashboards.figures.style import METRIC_NAMES
 from dashboards.views.parts import (
     KEPT_SECONDS,
     accepted_cases,
@@ -22,6 +21,7 @@ from dashboards.views.parts import (
     store,
     store_key,
 )
+from medsam3_core.metrics.table import METRICS
 from storage.catalog.queries import pages
 from storage.comparisons.words import short_prompt
 from storage.store.layout import StoreLayout
@@ -49,7 +49,7 @@ def show() -> None:
     right.metric("left out, trained on", f"{int(rows['in_training'].sum()):,}")
     absent, kept = int(rows["absent"].sum()), int(rows["absent_correct"].sum())
     last.metric("absent structures left empty", f"{kept:,} / {absent:,}")
-    if metric in ("hd95", "assd"):
+    if METRICS[metric].is_distance:
         st.caption("A distance has no value where nothing was drawn: read it beside the share of cases it is over.")
     raters = _second_rater(str(rows["cohort"].iloc[0]), metric)
     chart(leaderboard_figure(rows, metric, shown, raters), key="board")
@@ -81,8 +81,8 @@ def _filters(board: pd.DataFrame) -> tuple[pd.DataFrame, str]:
         split = pick("Split", list(dict.fromkeys(splits)), "split")
     rows = rows[[name == split for name in splits]]
     with metric_box:
-        metrics = [name for name in METRIC_NAMES if rows[f"{name}_mean"].notna().any()] or ["dice"]
-        metric = pick("Metric", metrics, "metric", format_func=lambda name: METRIC_NAMES[name].name)
+        metrics = [name for name in METRICS if rows[f"{name}_mean"].notna().any()] or ["dice"]
+        metric = pick("Metric", metrics, "metric", format_func=lambda name: METRICS[name].label)
     with weights_box:
         weights = st.multiselect("Weights", list(dict.fromkeys(rows["label"])), placeholder="all")
     with prompt_box:
@@ -94,8 +94,8 @@ def _filters(board: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
 
 def _table(rows: pd.DataFrame, metric: str) -> None:
-    name = METRIC_NAMES[metric].name
-    unit = f" ({' or '.join(rows['distance_unit'].dropna().unique())})" if metric in ("hd95", "assd") else ""
+    name = METRICS[metric].label
+    unit = f" ({' or '.join(rows['distance_unit'].dropna().unique())})" if METRICS[metric].is_distance else ""
     as_zero = f"{metric}_mean_failures_as_zero"
     stars = rows["privileged"].map({True: "*", False: ""})
     table = pd.DataFrame(
@@ -161,7 +161,7 @@ def _protocol_steps(root: str, state: int, cohort: str) -> pd.DataFrame:
 
 def _interval(row: Mapping[Any, Any], metric: str) -> str:
     low, high = row[f"{metric}_low"], row[f"{metric}_high"]
-    digits = 1 if metric in ("hd95", "assd") else 3
+    digits = 1 if METRICS[metric].is_distance else 3
     if pd.isna(row[f"{metric}_mean"]):
         return "no value"
     return "one patient" if pd.isna(low) else f"{low:.{digits}f} to {high:.{digits}f}"

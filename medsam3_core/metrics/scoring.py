@@ -1,18 +1,11 @@
 """One structure of one case: reference and prediction in, one row of metrics out.
 
-Undefined is None, never NaN or infinity, so that a table counts what it averages. What is defined when a mask is empty:
-
-| metric                          | both empty | prediction empty | reference empty |
-|---------------------------------|------------|------------------|-----------------|
-| dice, iou, precision, recall    | None       | 0.0              | 0.0             |
-| nsd, cldice, instance_*, pq     | None       | 0.0              | 0.0             |
-| hd95, assd (nothing to measure) | None       | None             | None            |
-| specificity                     | 1.0        | 1.0              | below 1         |
-| volume_error                    | None       | -1.0             | None            |
+Undefined is None, never NaN or infinity, so that a table counts what it averages. Metrics and their values for empty
+masks are listed in `medsam3_core.metrics.table`.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
@@ -23,8 +16,12 @@ from numpy.typing import NDArray
 from medsam3_core.cases.geometry import LengthUnit, VolumeGeometry
 from medsam3_core.cases.structures import Structure
 from medsam3_core.errors import CaseDataError
-from medsam3_core.metrics import centreline, instances, overlap, surface
+from medsam3_core.metrics.centreline import cl_dice
+from medsam3_core.metrics.instances import InstanceCounts, match_instances
 from medsam3_core.metrics.mask_pairs import MaskPair, require_masks
+from medsam3_core.metrics.nearest import pair_distances
+from medsam3_core.metrics.overlap import ConfusionCounts, count_pair
+from medsam3_core.metrics.table import METRICS, MeasuredPair
 
 _MM3_PER_ML = 1000.0
 
@@ -49,32 +46,20 @@ class VolumeUnit(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StructureScore:
-    """The metric columns of one row of the table `scores`, in its order.
+    """The columns of one row of the table `scores` that come from the masks.
 
     Attributes:
         empty: Which mask is empty.
-        dice: Overlap in [0, 1], as are `iou`, `precision`, `recall` and `specificity`.
-        iou: Intersection over union.
-        precision: Share of the prediction inside the reference.
-        recall: Share of the reference inside the prediction.
-        specificity: Share of the background of the reference that stays free; None if there is no background.
-        hd95: Larger directed 95th percentile of the surface distances, in `distance_unit`.
-        assd: Mean surface distance, both surfaces pooled, in `distance_unit`.
-        nsd: Share of both surfaces within `nsd_tolerance` of the other.
+        metrics: Value of every metric by its column; None where it is undefined.
         nsd_tolerance: In `distance_unit`.
-        cldice: Centreline Dice; None unless the structure is tubular.
         distance_unit: mm where the spacing is known, else px.
         reference_volume: Size of the reference in `volume_unit`.
         prediction_volume: Size of the prediction in `volume_unit`.
         volume_error: (prediction - reference) / reference; None if the reference is empty.
         volume_unit: ml or voxel for volumes, mm2 or px for single slices.
-        instances_reference: Instances of the reference; these six are None unless the structure comes in instances
-            and both instance maps are given.
+        instances_reference: Instances of the reference; None unless the structure comes in instances and both instance
+            maps are given.
         instances_prediction: Instances of the prediction.
-        instance_precision: Share of predicted instances with a partner (IoU above 0.5).
-        instance_recall: Share of reference instances with a partner.
-        instance_f1: Harmonic mean of the two.
-        pq: Panoptic quality.
         true_positive: Voxels in both masks; these four are what other protocols' formulas are computed from.
         false_positive: Voxels of the prediction alone.
         false_negative: Voxels of the reference alone.
@@ -82,16 +67,8 @@ class StructureScore:
     """
 
     empty: EmptyMask
-    dice: float | None
-    iou: float | None
-    precision: float | None
-    recall: float | None
-    specificity: float | None
-    hd95: float | None
-    assd: float | None
-    nsd: float | None
+    metrics: Mapping[str, float | None]
     nsd_tolerance: float
-    cldice: float | None
     distance_unit: LengthUnit
     reference_volume: float
     prediction_volume: float
@@ -99,10 +76,6 @@ class StructureScore:
     volume_unit: VolumeUnit
     instances_reference: int | None
     instances_prediction: int | None
-    instance_precision: float | None
-    instance_recall: float | None
-    instance_f1: float | None
-    pq: float | None
     true_positive: int
     false_positive: int
     false_negative: int
@@ -110,7 +83,9 @@ class StructureScore:
 
     def as_columns(self) -> dict[str, Any]:
         """Values by column name, enumerations as their text."""
-        return {name: str(value) if isinstance(value, StrEnum) else value for name, value in asdict(self).items()}
+        columns = asdict(self)
+        columns |= columns.pop("metrics")
+        return {name: str(value) if isinstance(value, StrEnum) else value for name, value in columns.items()}
 
 
 def score_structure(
@@ -141,21 +116,21 @@ def score_structure(
         msg = f"masks of {structure.name!r} have shape {reference.shape}, their geometry {geometry.shape_zyx}"
         raise CaseDataError(msg)
     pair = MaskPair.of(reference, prediction)
-    counts, distances = overlap.count_pair(pair), surface.pair_distances(pair, geometry.spacing_zyx)
+    counts = count_pair(pair)
     scale, volume_unit = volume_scale(geometry)
     matches = _match_instances(structure, geometry.shape_zyx, reference_instances, prediction_instances)
+    measured = MeasuredPair(
+        counts,
+        pair_distances(pair, geometry.spacing_zyx),
+        structure.nsd_tolerance,
+        cl_dice(reference, prediction) if structure.tubular else math.nan,
+        matches,
+    )
+    values = {name: metric.value(measured) for name, metric in METRICS.items()}
     return StructureScore(
         empty=_empty_mask(counts),
-        dice=_defined(overlap.dice(counts)),
-        iou=_defined(overlap.iou(counts)),
-        precision=_defined(overlap.precision(counts)),
-        recall=_defined(overlap.recall(counts)),
-        specificity=_defined(overlap.specificity(counts)),
-        hd95=_defined(surface.hd95(distances)),
-        assd=_defined(surface.assd(distances)),
-        nsd=_defined(surface.nsd(distances, structure.nsd_tolerance)),
+        metrics={name: value if math.isfinite(value) else None for name, value in values.items()},
         nsd_tolerance=structure.nsd_tolerance,
-        cldice=_defined(centreline.cl_dice(reference, prediction)) if structure.tubular else None,
         distance_unit=geometry.unit,
         reference_volume=counts.reference * scale,
         prediction_volume=counts.prediction * scale,
@@ -163,10 +138,6 @@ def score_structure(
         volume_unit=volume_unit,
         instances_reference=None if matches is None else matches.reference,
         instances_prediction=None if matches is None else matches.prediction,
-        instance_precision=_instance_metric(instances.instance_precision, matches),
-        instance_recall=_instance_metric(instances.instance_recall, matches),
-        instance_f1=_instance_metric(instances.instance_f1, matches),
-        pq=_instance_metric(instances.panoptic_quality, matches),
         true_positive=counts.true_positive,
         false_positive=counts.false_positive,
         false_negative=counts.false_negative,
@@ -174,11 +145,7 @@ def score_structure(
     )
 
 
-def _defined(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _empty_mask(counts: overlap.ConfusionCounts) -> EmptyMask:
+def _empty_mask(counts: ConfusionCounts) -> EmptyMask:
     match counts.reference == 0, counts.prediction == 0:
         case True, True:
             return EmptyMask.BOTH
@@ -199,27 +166,21 @@ def volume_scale(geometry: VolumeGeometry) -> tuple[float, VolumeUnit]:
     return geometry.voxel_volume / _MM3_PER_ML, VolumeUnit.MILLILITRE
 
 
-def _volume_error(counts: overlap.ConfusionCounts) -> float | None:
+def _volume_error(counts: ConfusionCounts) -> float | None:
     """Relative error of the size; a false alarm on an absent structure has none, its size says how bad it is."""
     return (counts.prediction - counts.reference) / counts.reference if counts.reference else None
 
 
 def _match_instances(
     structure: Structure, shape: tuple[int, int, int], reference: NDArray[Any] | None, prediction: NDArray[Any] | None
-) -> instances.InstanceCounts | None:
+) -> InstanceCounts | None:
     if not structure.instances or reference is None or prediction is None:
         return None
     for name, label_map in (("reference", reference), ("prediction", prediction)):
         if label_map.shape != shape:
             msg = f"{name} instances of {structure.name!r} have shape {label_map.shape}, their geometry {shape}"
             raise CaseDataError(msg)
-    return instances.match_instances(reference, prediction)
-
-
-def _instance_metric(
-    metric: Callable[[instances.InstanceCounts], float], matches: instances.InstanceCounts | None
-) -> float | None:
-    return None if matches is None else _defined(metric(matches))
+    return match_instances(reference, prediction)
 
 
 def mean_confidence(labels: NDArray[np.uint16], scores: NDArray[np.float32]) -> float | None:

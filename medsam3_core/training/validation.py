@@ -115,8 +115,8 @@ def _scores(
                 _Score(
                     case.cohort,
                     by_prompt[name].short(),
-                    score.dice if present else None,
-                    score.instance_f1 if present else None,
+                    score.metrics["dice"] if present else None,
+                    score.metrics["instance_f1"] if present else None,
                     score.empty is EmptyMask.BOTH if not present and asked_blindly else None,
                 )
             )

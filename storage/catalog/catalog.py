@@ -11,8 +11,7 @@ from storage.catalog.views import catalog_statements
 from storage.store.atomic import replacing
 from storage.store.layout import StoreLayout
 from storage.store.runs import run_ids
-from storage.store.schemas import newer_version
-from storage.store.tables import written_by_newer
+from storage.store.versions import newer_version, written_by_newer
 
 Connection = duckdb.DuckDBPyConnection
 """For rooms that ask several queries of one moment, and do not know the engine."""

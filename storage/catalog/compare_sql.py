@@ -1,8 +1,8 @@
 """SQL of the table macro `compare(base, new)`: the rows of two weights side by side, paired by all but the weights."""
 
+from medsam3_core.metrics.table import METRICS
 from storage.catalog.relations import CatalogSources
 from storage.catalog.scores_sql import current_attempts_sql, fresh_scores_sql
-from storage.store.schemas import METRICS
 
 _CARRIED = (
     *("cohort", "split", "case_id", "patient_id", "rater", "structure", "prompt", "prompt_id", "settings_id"),
@@ -17,7 +17,7 @@ def compare_macro_sql(sources: CatalogSources) -> str:
     per cohort and what was asked, in words, the newest pair stands. Then their cases are paired, which gives each pair
     of cases a number; the many rows are paired last, by that number, structure and rater.
     """
-    others = ", ".join(f"b.{metric} AS base_{metric}, n.{metric} AS new_{metric}" for metric in METRICS[1:])
+    others = ", ".join(f"b.{name} AS base_{name}, n.{name} AS new_{name}" for name in METRICS if name != "dice")
     return f"""
 CREATE OR REPLACE MACRO compare(base, new) AS TABLE
 WITH run_pairs AS MATERIALIZED (

@@ -1,24 +1,27 @@
-"""`docs/catalog.md`, written from the Arrow schemas and the views themselves: nobody keeps a second list of columns.
+"""`docs/catalog.md` from schemas and views, and the tables of `docs/metrics.md` from the table of metrics.
 
 python -m storage.catalog.docs
 """
 
 import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 
+from medsam3_core.metrics.table import METRICS
 from storage.catalog.catalog import connect
 from storage.catalog.relations import sql_type
 from storage.catalog.views import PUBLIC_VIEWS
 from storage.store import schemas
 from storage.store.atomic import replacing
 from storage.store.layout import StoreLayout
-from storage.store.schemas import DISTANCES, METRICS
 
 DOCS_PATH = Path("docs") / "catalog.md"
-"""Where the page stands, relative to the checkout."""
+"""The catalog's page, relative to the checkout."""
+METRICS_PATH = Path("docs") / "metrics.md"
+"""The page on metrics, written by hand but for its tables of metrics."""
 
 _SCHEMAS = {
     "cases": schemas.CASES,
@@ -97,7 +100,7 @@ _SUFFIXES = {
     "_median": "median over present rows",
     "_low": "lower end of the 95 % t interval on patient means",
     "_high": "upper end of the 95 % t interval on patient means",
-    "_n": "values behind the mean (a distance needs both masks)",
+    "_n": "values behind the mean: a distance needs both masks, and rows scored before the metric was added have none",
 }
 _INTRODUCTION = """# The catalog
 
@@ -116,12 +119,35 @@ def catalog_markdown() -> str:
     return "\n".join(parts)
 
 
-def write_catalog_docs(checkout: Path) -> Path:
-    """Write the page into a checkout."""
-    target = checkout / DOCS_PATH
-    with replacing(target) as scratch:
-        scratch.write_text(catalog_markdown(), encoding="utf-8")
-    return target
+def with_metric_tables(page: str) -> str:
+    """The page on metrics with its two tables as the table of metrics says; what is between their marks is replaced."""
+    definitions = [
+        (f"`{name}`", _escaped(metric.definition), metric.unit, metric.source) for name, metric in METRICS.items()
+    ]
+    alike: dict[tuple[str, str, str], list[str]] = {}
+    for name, metric in METRICS.items():
+        alike.setdefault(metric.empty, []).append(f"`{name}`")
+    tables = {
+        "definitions": (("column", "definition", "range, unit", "source"), definitions),
+        "empty masks": (
+            ("metric", "both empty", "prediction empty (missed)", "reference empty (false alarm)"),
+            [(", ".join(names), *values) for values, names in alike.items()],
+        ),
+    }
+    for name, (columns, rows) in tables.items():
+        before, mark, rest = page.partition(f"<!-- {name} of metrics -->\n")
+        after = rest.partition("<!-- end -->")[2]
+        page = f"{before}{mark}{_rows(columns, rows)}\n<!-- end -->{after}"
+    return page
+
+
+def write_docs(checkout: Path) -> None:
+    """Write the pages into a checkout."""
+    metrics = checkout / METRICS_PATH
+    pages = {checkout / DOCS_PATH: catalog_markdown(), metrics: with_metric_tables(metrics.read_text(encoding="utf-8"))}
+    for target, text in pages.items():
+        with replacing(target) as scratch:
+            scratch.write_text(text, encoding="utf-8")
 
 
 def _section(con: duckdb.DuckDBPyConnection, view: str) -> str:
@@ -145,9 +171,12 @@ def _compare_section(con: duckdb.DuckDBPyConnection) -> str:
 
 
 def _table(title: str, text: str, rows: list[tuple[str, str, str]]) -> str:
-    lines = [title, "", text, "", "| column | type | meaning |", "|---|---|---|"]
-    lines += [f"| {name} | {kind} | {meaning} |" for name, kind, meaning in rows]
-    return "\n".join([*lines, ""])
+    return "\n".join([title, "", text, "", _rows(("column", "type", "meaning"), rows), ""])
+
+
+def _rows(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(row)} |" for row in (columns, *rows)]
+    return "\n".join([lines[0], "|---" * len(columns) + "|", *lines[1:]])
 
 
 def column_meaning(view: str, column: str) -> str:
@@ -171,7 +200,7 @@ def column_meaning(view: str, column: str) -> str:
     for suffix, meaning in _SUFFIXES.items():
         metric = column.removesuffix(suffix)
         if metric != column and metric in METRICS:
-            unit = ", in distance_unit" if metric in DISTANCES and suffix != "_n" else ""
+            unit = ", in distance_unit" if METRICS[metric].is_distance and suffix != "_n" else ""
             return f"{metric}: {meaning}{unit}"
     found = [schema for schema in (schemas.SCORES, *_SCHEMAS.values()) if column in schema.names]
     return _of_schema(found[0], column)
@@ -181,8 +210,12 @@ def _of_schema(schema: pa.Schema, column: str) -> str:
     field = schema.field(column)
     sql_type(field.type)  # a type that the catalog does not know is found here, when the page is made
     description: str = field.metadata[b"description"].decode()
-    return description.replace("|", "\\|")
+    return _escaped(description)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 if __name__ == "__main__":
-    write_catalog_docs(Path(__file__).resolve().parents[2])
+    write_docs(Path(__file__).resolve().parents[2])

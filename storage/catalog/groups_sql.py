@@ -2,7 +2,7 @@
 
 A row of `scores` is *counted* when it is scored, its structure is present in the reference and the weights were not
 trained on the case. Means and medians are over counted rows, intervals over the means of patients. Where counted rows
-are in mm and in px, what has a unit (`IN_UNITS`) is undefined, its number of values too.
+are in mm and in px, what needs one unit is undefined, its number of values too.
 
 Compaction keeps the groups of a run beside its scores. They hold as long as nothing that they rest on has changed:
 the attempts that are current, the digests, splits, patients, structures and marks of training of their cases (the
@@ -10,9 +10,9 @@ the attempts that are current, the digests, splits, patients, structures and mar
 """
 
 from medsam3_core.metrics.protocol_version import PROTOCOL_VERSION
+from medsam3_core.metrics.table import METRICS
 from storage.catalog.relations import CatalogSources, quoted
 from storage.catalog.scores_sql import fresh_scores_sql
-from storage.store.schemas import IN_UNITS, METRICS
 
 _T_975 = (
     12.706204736432, 4.302652729696, 3.182446305284, 2.776445105198, 2.570581835636, 2.446911851145, 2.364624251593,
@@ -169,6 +169,6 @@ def _statistics(metric: str) -> str:
         "half": f"{t_quantile_sql(f'({patients} - 1)')} * stddev_samp({patient_mean}) / sqrt({patients})",
         "median": f"list_median(flatten(list({metric}_list)))",
     }
-    if metric in IN_UNITS:
+    if METRICS[metric].needs_one_unit:
         statistics = {name: f"CASE WHEN {_ONE_UNIT} THEN {sql} END" for name, sql in statistics.items()}
     return ", ".join(f"{sql} AS {metric}_{name}" for name, sql in statistics.items())

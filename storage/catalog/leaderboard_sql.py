@@ -4,10 +4,10 @@ Means never stand without their denominators; raters are compared on the cases a
 """
 
 from medsam3_core.metrics.protocol_version import PROTOCOL_VERSION
+from medsam3_core.metrics.table import METRICS, Metric
 from storage.catalog.groups_sql import GROUP_COUNTS, GROUP_KEYS, same_group, score_group_ctes
 from storage.catalog.relations import CatalogSources, quoted
 from storage.catalog.scores_sql import newest_sql
-from storage.store.schemas import ALWAYS_DEFINED, DISTANCES, METRICS
 
 _COUNTS_SHOWN = (("g", "scored"), ("g", "failed"), ("p", "pending"), *(("g", count) for count in GROUP_COUNTS[2:]))
 
@@ -15,6 +15,7 @@ _COUNTS_SHOWN = (("g", "scored"), ("g", "failed"), ("p", "pending"), *(("g", cou
 def leaderboard_of_runs_sql(sources: CatalogSources) -> str:
     """One row per run, split, structure and rater, with `superseded` for runs that a newer one has replaced."""
     keys = ", ".join(GROUP_KEYS)
+    without_worst = [metric.name for metric in METRICS.values() if not metric.higher_is_better]
     return f"""
 WITH {score_group_ctes(sources)},
 pending_groups AS MATERIALIZED ({_pending_sql()}),
@@ -22,9 +23,9 @@ all_keys AS (SELECT {keys} FROM groups UNION SELECT {keys} FROM pending_groups)
 SELECT runs.cohort, k.split, runs.weights, runs.weights_version, runs.prompt, runs.settings_id, k.structure,
     coalesce(g.scored + g.failed, 0) + coalesce(p.pending, 0) AS planned,
     {", ".join(f"coalesce({table}.{count}, 0) AS {count}" for table, count in _COUNTS_SHOWN)},
-    {", ".join(_metric_columns(m) for m in METRICS)},
+    {", ".join(_metric_columns(metric) for metric in METRICS.values())},
     facts.seconds_per_case, k.rater, runs.privileged, g.distance_unit, coalesce(g.missed, 0) AS failed_present,
-    {", ".join(f"coalesce(g.{m}_n, 0) AS {m}_n" for m in DISTANCES)}, k.run_id, runs.superseded
+    {", ".join(f"coalesce(g.{name}_n, 0) AS {name}_n" for name in without_worst)}, k.run_id, runs.superseded
 FROM all_keys AS k
 JOIN internal.numbered_runs AS runs ON runs.run_id = k.run_id
 LEFT JOIN groups AS g ON {same_group("g", "k")}
@@ -85,26 +86,27 @@ def _pending_sql() -> str:
     FROM k LEFT JOIN groups AS g ON {same_group("g", "k")}"""
 
 
-def _metric_columns(metric: str) -> str:
-    columns = [f"g.{metric}_mean"]
-    if metric not in DISTANCES:
-        columns.append(f"{_failures_as_zero(metric)} AS {metric}_mean_failures_as_zero")
+def _metric_columns(metric: Metric) -> str:
+    name = metric.name
+    columns = [f"g.{name}_mean"]
+    if metric.higher_is_better:
+        columns.append(f"{_failures_as_zero(metric)} AS {name}_mean_failures_as_zero")
     columns += [
-        f"g.{metric}_median",
-        f"g.{metric}_centre - g.{metric}_half AS {metric}_low",
-        f"g.{metric}_centre + g.{metric}_half AS {metric}_high",
+        f"g.{name}_median",
+        f"g.{name}_centre - g.{name}_half AS {name}_low",
+        f"g.{name}_centre + g.{name}_half AS {name}_high",
     ]
     return ", ".join(columns)
 
 
-def _failures_as_zero(metric: str) -> str:
+def _failures_as_zero(metric: Metric) -> str:
     """Mean with zeros for the missed rows; a metric that may not apply to the structure needs one value at least.
 
     A metric whose number of values is NULL is undefined in this group (two units).
     """
-    values = f"g.{metric}_n"
-    mean = f"coalesce(g.{metric}_mean * {values}, 0) / nullif({values} + g.missed, 0)"
-    return mean if metric in ALWAYS_DEFINED else f"CASE WHEN {values} > 0 THEN {mean} END"
+    values = f"g.{metric.name}_n"
+    mean = f"coalesce(g.{metric.name}_mean * {values}, 0) / nullif({values} + g.missed, 0)"
+    return mean if metric.always_defined else f"CASE WHEN {values} > 0 THEN {mean} END"
 
 
 def agreement_sql(sources: CatalogSources) -> str:

@@ -12,8 +12,6 @@ from storage.store.layout import StoreLayout
 from storage.store.schemas import AGREEMENT
 from storage.store.tables import write_rows
 
-_METRICS = ("dice", "iou", "nsd", "hd95", "assd", "cldice", "instance_f1", "pq")
-
 
 def agreement_rows(
     cohort: str, case_id: str, case_digest: str, volume: CaseVolume, recipe: Recipe
@@ -33,7 +31,7 @@ def agreement_rows(
             )
             columns = score.as_columns()
             rows.append(
-                {name: columns[name] for name in (*_METRICS, "empty", "distance_unit")}
+                {name: columns[name] for name in AGREEMENT.names if name in columns}
                 | {
                     "cohort": cohort,
                     "case_id": case_id,

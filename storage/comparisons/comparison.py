@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from medsam3_core.errors import UsageError
 from medsam3_core.metrics.statistics import PairedComparison, compare_pairs, holm, is_improvement, is_regression
+from medsam3_core.metrics.table import METRICS
 from storage.comparisons.pairs import read_pairs
 from storage.store.layout import StoreLayout
-from storage.store.schemas import DISTANCES, IN_UNITS, METRICS
 
 WORST_CASES = 10
 GROUP_KEYS = ("cohort", "prompt", "settings", "rater")
@@ -146,11 +146,6 @@ class Comparison:
         return tuple(item for item in self.structures if item.verdict is Verdict.WORSE)
 
 
-def higher_is_better(metric: str) -> bool:
-    """False for distances."""
-    return metric not in DISTANCES
-
-
 def compare_weights(store: StoreLayout, request: ComparisonRequest) -> Comparison:
     """Compare two weights on all runs that they have in common.
 
@@ -180,7 +175,7 @@ def _compare_metric(rows: pd.DataFrame, metric: str, margin: float) -> tuple[lis
             part["base"].to_numpy(np.float64),
             part["new"].to_numpy(np.float64),
             part["patient_id"].to_numpy(str),
-            higher_is_better=higher_is_better(metric),
+            higher_is_better=METRICS[metric].higher_is_better,
         )
         families.setdefault(key[:-1], []).append((all_rows, numbers))
     compared = [
@@ -198,11 +193,11 @@ def _pairs_that_count(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
     for side in ("base", "new"):
         values = counted[f"{side}_{metric}"].to_numpy(np.float64, na_value=np.nan)
         counted[side] = _failures_as_zero(values, counted[f"{side}_status"], metric)
-        if metric in IN_UNITS:
+        if METRICS[metric].needs_one_unit:
             counted.loc[mixed, side] = np.nan
     counted["metric"] = metric
     counted["difference"] = counted["new"] - counted["base"]
-    counted["loss"] = -counted["difference"] if higher_is_better(metric) else counted["difference"]
+    counted["loss"] = -counted["difference"] if METRICS[metric].higher_is_better else counted["difference"]
     return counted
 
 
@@ -212,7 +207,7 @@ def _that_count(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _failures_as_zero(values: NDArray[np.float64], status: pd.Series, metric: str) -> NDArray[np.float64]:
-    if not higher_is_better(metric):
+    if not METRICS[metric].higher_is_better:
         return values
     filled: NDArray[np.float64] = np.where(status.to_numpy() == "scored", values, 0.0)
     return filled
@@ -231,7 +226,7 @@ def _structure_comparison(
         rater=first["rater"],
         structure=first["structure"],
         metric=metric,
-        unit=str(units[0]) if metric in DISTANCES and len(units) == 1 else "",
+        unit=str(units[0]) if METRICS[metric].is_distance and len(units) == 1 else "",
         numbers=numbers,
         adjusted_p=adjusted_p,
         verdict=_verdict(numbers, adjusted_p, metric, margin),
@@ -241,7 +236,7 @@ def _structure_comparison(
         base_false_alarms=int((rows["base_empty"] == "reference").sum()),
         new_false_alarms=int((rows["new_empty"] == "reference").sum()),
         in_training=int(rows["in_training"].sum()),
-        two_units=metric in IN_UNITS and len(units) > 1,
+        two_units=METRICS[metric].needs_one_unit and len(units) > 1,
     )
 
 
@@ -258,7 +253,7 @@ def _verdict(numbers: PairedComparison, adjusted_p: float | None, metric: str, m
         return Verdict.IDENTICAL
     if adjusted_p is None:
         return Verdict.TOO_FEW
-    upwards = higher_is_better(metric)
+    upwards = METRICS[metric].higher_is_better
     if is_regression(numbers, adjusted_p, higher_is_better=upwards, alpha=ALPHA):
         return Verdict.WORSE if abs(numbers.difference) > margin else Verdict.WITHIN_MARGIN
     if is_improvement(numbers, adjusted_p, higher_is_better=upwards, alpha=ALPHA):

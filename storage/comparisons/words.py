@@ -82,7 +82,8 @@ def comparison_notes(comparison: Comparison) -> list[str]:
             "some cases are in mm and others in px."
         )
     if undefined := sum(item.numbers.undefined for item in items if not item.two_units):
-        notes.append(f"{undefined} pairs have no value for the metric on one side (nothing drawn) and are left out.")
+        reason = "nothing drawn, or scored before the metric was added"
+        notes.append(f"{undefined} pairs have no value for the metric on one side ({reason}) and are left out.")
     margins = ", ".join(f"{metric} {margin:g}" for metric, margin in comparison.request.margins.items())
     return [*notes, *([f"Margins: {margins}."] if margins else [])]
 

@@ -1,15 +1,11 @@
 """Arrow schemas of all tables, one source for writers, views and docs; every column carries its description."""
 
+from collections.abc import Iterable, Iterator
+
 import pyarrow as pa
 
-SCHEMA_VERSION = "1"
-"""Raised when a column changes its type or meaning: what is older still reads, what is newer is refused by name."""
-
-
-def newer_version(found: bytes | None) -> str | None:
-    """The schema version of a file if it is beyond ours; files without one are older than versions."""
-    text = (found or b"0").decode(errors="replace")
-    return None if text.isdecimal() and int(text) <= int(SCHEMA_VERSION) else text
+from medsam3_core.metrics.table import METRICS, Metric
+from storage.store.versions import SCHEMA_VERSION
 
 
 def versioned_schema(table: str, *columns: tuple[str, pa.DataType, str]) -> pa.Schema:
@@ -18,24 +14,12 @@ def versioned_schema(table: str, *columns: tuple[str, pa.DataType, str]) -> pa.S
     return pa.schema(fields, metadata={"table": table, "schema_version": SCHEMA_VERSION})
 
 
-METRICS = (
-    "dice", "iou", "nsd", "precision", "recall", "specificity", "hd95", "assd", "cldice",
-    "instance_precision", "instance_recall", "instance_f1", "pq",
-)  # fmt: skip
-"""Columns of `scores` that are averaged and compared: one list for views, comparisons and pages."""
-
-DISTANCES = ("hd95", "assd")
-"""Metrics that are better when smaller; they have no worst value, which failures could take."""
-
-IN_UNITS = ("nsd", *DISTANCES)
-"""Metrics that mean something else in mm than in px: undefined over cases of both."""
-
-ALWAYS_DEFINED = ("dice", "iou", "nsd", "precision", "recall", "specificity")
-"""Metrics that every structure has; the others may not apply to it."""
+def _columns_of(metrics: Iterable[Metric]) -> Iterator[tuple[str, pa.DataType, str]]:
+    for metric in metrics:
+        yield metric.name, pa.float64(), metric.definition + (", in distance_unit" if metric.is_distance else "")
 
 
 _TIME = pa.timestamp("us")
-
 
 CASES = versioned_schema(
     "cases",
@@ -163,16 +147,8 @@ SCORES = versioned_schema(
     ("status", pa.string(), "scored, rejected, failed or crashed"),
     ("reason", pa.string(), "why there is no score"),
     ("empty", pa.string(), "none, both, reference or prediction: which mask is empty"),
-    ("dice", pa.float64(), "Dice similarity coefficient"),
-    ("iou", pa.float64(), "intersection over union (Jaccard)"),
-    ("precision", pa.float64(), "share of the prediction inside the reference"),
-    ("recall", pa.float64(), "share of the reference inside the prediction"),
-    ("specificity", pa.float64(), "share of the background that stays background"),
-    ("hd95", pa.float64(), "95th percentile Hausdorff distance, in distance_unit"),
-    ("assd", pa.float64(), "average symmetric surface distance, in distance_unit"),
-    ("nsd", pa.float64(), "normalised surface Dice at nsd_tolerance"),
+    *_columns_of(METRICS.values()),
     ("nsd_tolerance", pa.float64(), "in distance_unit"),
-    ("cldice", pa.float64(), "centreline Dice of tubular structures"),
     ("distance_unit", pa.string(), "mm or px"),
     ("reference_volume", pa.float64(), "in volume_unit"),
     ("prediction_volume", pa.float64(), "in volume_unit"),
@@ -180,10 +156,6 @@ SCORES = versioned_schema(
     ("volume_unit", pa.string(), "ml, mm2, px or voxel"),
     ("instances_reference", pa.int32(), "instances in the reference"),
     ("instances_prediction", pa.int32(), "instances in the prediction"),
-    ("instance_precision", pa.float64(), "at IoU 0.5"),
-    ("instance_recall", pa.float64(), "at IoU 0.5"),
-    ("instance_f1", pa.float64(), "at IoU 0.5"),
-    ("pq", pa.float64(), "panoptic quality"),
     ("true_positive", pa.int64(), "voxels in reference and prediction; NULL in files of before this column"),
     ("false_positive", pa.int64(), "voxels of the prediction alone"),
     ("false_negative", pa.int64(), "voxels of the reference alone"),
@@ -259,6 +231,10 @@ EXPORTS = versioned_schema(
     ("released_at", _TIME, "UTC"),
 )
 
+_STATISTICS = (
+    ("n", "values"), ("mean", "mean over rows"), ("centre", "mean over patients"),
+    ("half", "half width of the 95 % interval"), ("median", "median over rows"),
+)  # fmt: skip
 GROUPS = versioned_schema(
     "groups",
     ("run_id", pa.string(), "run"),
@@ -278,15 +254,9 @@ GROUPS = versioned_schema(
     ("missed", pa.int64(), "failed rows that count as zero"),
     ("distance_unit", pa.string(), "mm or px; NULL where counted rows are in both, as is all that has a unit"),
     *(
-        (f"{metric}_{name}", pa.int64() if name == "n" else pa.float64(), f"{text} of {metric}")
+        (f"{metric}_{name}", pa.int64() if name == "n" else pa.float64(), f"{meaning} of {metric}")
         for metric in METRICS
-        for name, text in (
-            ("n", "values"),
-            ("mean", "mean over rows"),
-            ("centre", "mean over patients"),
-            ("half", "half width of the 95 % interval"),
-            ("median", "median over rows"),
-        )
+        for name, meaning in _STATISTICS
     ),
 )
 
@@ -323,14 +293,7 @@ AGREEMENT = versioned_schema(
     ("rater", pa.string(), "whose reference is taken as true"),
     ("other_rater", pa.string(), "whose reference is compared with it"),
     ("empty", pa.string(), "none, both, reference or prediction (the other rater): which mask is empty"),
-    ("dice", pa.float64(), "Dice of the two references"),
-    ("iou", pa.float64(), "intersection over union"),
-    ("nsd", pa.float64(), "normalised surface Dice at the structure's tolerance"),
-    ("hd95", pa.float64(), "95th percentile Hausdorff distance, in distance_unit"),
-    ("assd", pa.float64(), "average symmetric surface distance, in distance_unit"),
-    ("cldice", pa.float64(), "centreline Dice of tubular structures"),
-    ("instance_f1", pa.float64(), "at IoU 0.5"),
-    ("pq", pa.float64(), "panoptic quality"),
+    *_columns_of(metric for metric in METRICS.values() if metric.symmetric),
     ("distance_unit", pa.string(), "mm or px"),
     ("protocol", pa.string(), "version of metrics and empty-mask policy"),
 )

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from medsam3_core.errors import StoreError
 from storage.store.atomic import replacing
 from storage.store.locations import is_remote, read_contents
-from storage.store.schemas import SCHEMA_VERSION, newer_version
+from storage.store.versions import newer_version, written_by_newer
 
 
 def write_rows(folder: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema, *, name: str | None = None) -> Path:
@@ -114,14 +114,6 @@ def _read(path: Path, content: Path | pa.BufferReader, wanted: pa.Schema) -> pa.
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
         msg = f"{path} is not a table of this version: {error}; move it away and run again"
         raise StoreError(msg) from error
-
-
-def written_by_newer(file: str, version: str) -> str:
-    """What is said of a table of a schema version that is not known yet."""
-    return (
-        f"{file} has schema version {version}, written by a newer medsam3; this one reads versions up to "
-        f"{SCHEMA_VERSION}: upgrade medsam3"
-    )
 
 
 def statuses_of(folder: Path, name: str, schema: pa.Schema) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from medsam3_core.metrics.table import METRICS
 from medsam3_core.settings.inference import InferenceSettings
 from storage.catalog.catalog import connect
 from storage.store.layout import StoreLayout
@@ -37,9 +38,9 @@ def case_scores(store: StoreLayout, cohort: str) -> "pd.DataFrame":
     return _ask(
         store,
         f"""
-        SELECT s.case_id, s.structure, s.rater, {_LABEL.format("s")}, s.prompt, r.settings, s.dice, s.nsd, s.iou,
-            s.hd95, s.assd, s.precision, s.recall, s.volume_error, s.confidence, s.status, s."empty", s.reason,
-            s.patient_id, s.split, s.distance_unit, s.run_id
+        SELECT s.case_id, s.structure, s.rater, {_LABEL.format("s")}, s.prompt, r.settings,
+            {", ".join(f"s.{metric}" for metric in METRICS)}, s.volume_error, s.confidence, s.status, s."empty",
+            s.reason, s.patient_id, s.split, s.distance_unit, s.run_id
         FROM scores AS s JOIN runs AS r USING (run_id) WHERE s.cohort = $cohort
         ORDER BY s.dice NULLS LAST, s.case_id, s.structure""",
         cohort=cohort,

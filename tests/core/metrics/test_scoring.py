@@ -1,5 +1,6 @@
 import math
 from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ from medsam3_core.cases.geometry import LengthUnit, VolumeGeometry
 from medsam3_core.cases.structures import Structure
 from medsam3_core.errors import CaseDataError
 from medsam3_core.metrics.protocol_version import PROTOCOL_VERSION
-from medsam3_core.metrics.scoring import EmptyMask, StructureScore, VolumeUnit, score_structure
+from medsam3_core.metrics.scoring import EmptyMask, VolumeUnit, score_structure
+from medsam3_core.metrics.table import METRICS
 
 SHAPE = (6, 8, 10)
 SPACING_ZYX = (2.0, 1.0, 0.5)
@@ -25,9 +27,9 @@ INSTANCE_COLUMNS = (
     "pq",
 )
 COLUMNS = (
-    *("empty", "dice", "iou", "precision", "recall", "specificity", "hd95", "assd", "nsd", "nsd_tolerance", "cldice"),
-    *("distance_unit", "reference_volume", "prediction_volume", "volume_error", "volume_unit"),
-    *INSTANCE_COLUMNS,
+    *("empty", "nsd_tolerance", "distance_unit"),
+    *("reference_volume", "prediction_volume", "volume_error", "volume_unit"),
+    *("instances_reference", "instances_prediction"),
     *("true_positive", "false_positive", "false_negative", "true_negative"),
 )
 
@@ -44,15 +46,46 @@ def block(z, y, x, shape=SHAPE):
 
 
 def score(reference, prediction, geometry=None, *, structure=LIVER, **instances):
-    return score_structure(reference, prediction, geometry or in_mm(), structure=structure, **instances)
+    found = score_structure(reference, prediction, geometry or in_mm(), structure=structure, **instances)
+    facts = {field.name: getattr(found, field.name) for field in fields(found)}
+    return SimpleNamespace(**(facts | facts.pop("metrics")))
 
 
 CUBE = block(slice(0, 4), slice(0, 4), slice(0, 4))
 NOTHING = np.zeros(SHAPE, dtype=bool)
 
 
-def test_the_columns_are_those_of_the_table_in_its_order():
-    assert tuple(field.name for field in fields(StructureScore)) == COLUMNS
+def test_the_columns_are_the_metrics_and_what_their_numbers_rest_on():
+    assert score_structure(CUBE, CUBE, in_mm(), structure=LIVER).as_columns().keys() == {*METRICS, *COLUMNS}
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+@pytest.mark.parametrize(("place", "masks"), [(0, (NOTHING, NOTHING)), (1, (CUBE, NOTHING)), (2, (NOTHING, CUBE))])
+def test_every_metric_has_the_value_of_its_row_where_a_mask_is_empty(metric, place, masks):
+    everything = Structure("net", "net", tubular=True, instances=True)
+    maps = [mask.astype(np.uint16) for mask in masks]
+    row = score(*masks, structure=everything, reference_instances=maps[0], prediction_instances=maps[1])
+    value, promised = getattr(row, metric.name), metric.empty[place]
+    if promised.startswith("below"):
+        assert value < float(promised.removeprefix("below"))
+    else:
+        assert value == (None if promised == "NULL" else float(promised))
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+def test_every_metric_is_as_symmetric_and_bounded_as_its_row_says(metric):
+    one = np.repeat(np.array([1, 2, 0], dtype=np.uint16), 2)[:, np.newaxis, np.newaxis] * np.ones(
+        SHAPE, dtype=np.uint16
+    )
+    other = np.where(np.random.default_rng(0).random(SHAPE) < 0.9, one, 0) * (one == 1)  # misses an instance
+    everything = Structure("net", "net", tubular=True, instances=True)
+    values = [
+        getattr(score(a > 0, b > 0, structure=everything, reference_instances=a, prediction_instances=b), metric.name)
+        for a, b in ((one, other), (other, one), (one, one))
+    ]
+    assert 0 <= min(values) <= max(values) <= (metric.upper or math.inf)
+    assert (values[0] == values[1]) is metric.symmetric
+    assert values[2] == (1.0 if metric.higher_is_better else 0.0)
 
 
 def test_a_cube_that_is_predicted_one_slice_too_low():
@@ -191,7 +224,7 @@ def test_no_number_is_ever_nan_or_infinite(structure):
                 reference_instances=reference.astype(np.uint16),
                 prediction_instances=prediction.astype(np.uint16),
             )
-            values = [getattr(row, name) for name in COLUMNS]
+            values = [getattr(row, name) for name in (*METRICS, *COLUMNS)]
             assert all(math.isfinite(value) for value in values if isinstance(value, float | int))
 
 

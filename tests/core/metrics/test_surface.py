@@ -6,7 +6,8 @@ from scipy import ndimage
 from scipy.spatial.distance import cdist
 
 from medsam3_core.errors import CaseDataError
-from medsam3_core.metrics.surface import assd, hd95, nsd, surface_distances
+from medsam3_core.metrics.nearest import surface_distances
+from medsam3_core.metrics.surface import assd, hd95, nsd
 
 SPACING = (2.0, 1.0, 0.5)
 
