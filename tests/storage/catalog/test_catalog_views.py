@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
@@ -358,14 +359,28 @@ def test_history_has_a_row_per_split_against_the_primary_rater(store):
     ]
 
 
+def drop_column(store: HandmadeStore, column: str) -> None:
+    """Make the files of a run those of a time before a column."""
+    for path in store.layout.scores("run1").glob("*.parquet"):
+        pq.write_table(pq.read_table(path).drop_columns([column]), path)
+
+
 def test_older_file_without_a_column_still_reads(store):
     store.scored("run1", "c1", 0.5)
-    old = schemas.SCORES.remove(schemas.SCORES.get_field_index("pq"))
-    (path,) = store.layout.scores("run1").glob("*.parquet")
-    import pyarrow.parquet as pq
-
-    pq.write_table(pq.read_table(path).select(old.names), path)
+    drop_column(store, "pq")
     assert ask(store, "SELECT dice, pq FROM scores") == [(0.5, None)]
+
+
+def test_rows_scored_before_a_metric_was_added_are_fresh_and_counted_out_of_its_mean(store):
+    store.scored("run1", "c1", 0.5)
+    store.scored("run1", "c2", 0.7)
+    drop_column(store, "assd")
+    columns = ("scored", "present", "pending", "dice_mean", "assd_n", "assd_mean", "assd_low", "assd_median")
+    facts = [leaderboard(store)[name] for name in columns]
+    assert facts == [2, 2, 2, pytest.approx(0.6), 0, None, None, None]
+    store.scored("run1", "c3", 0.9, assd=3.0)
+    facts = [leaderboard(store)[name] for name in columns]
+    assert facts == [3, 3, 1, pytest.approx(0.7), 1, 3.0, None, 3.0]
 
 
 def test_file_of_another_type_is_named(store):
