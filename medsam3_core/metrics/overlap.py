@@ -1,4 +1,4 @@
-"""Overlap of two masks from four counts: Dice, IoU, precision, recall, specificity.
+"""Overlap and sizes of two masks from four counts: Dice, IoU, precision, recall, specificity, RAVD.
 
 Counting is one pass over the voxels; every metric is arithmetic on the counts. The empty-mask policy of all overlap
 metrics: NaN if both masks are empty (nothing to agree on), 0.0 if exactly one is. Specificity alone looks at the
@@ -84,6 +84,17 @@ def specificity(counts: ConfusionCounts) -> float:
     background the image shows, so it compares predictions of one case, not cases.
     """
     return _share(counts.true_negative, counts.true_negative + counts.false_positive)
+
+
+def ravd(counts: ConfusionCounts) -> float:
+    """Absolute difference of the volumes over that of the reference, as a share (RAVD; Heimann et al. 2009, SLIVER07).
+
+    Looks at sizes alone: masks of one size that do not touch have 0. Read it beside an overlap.
+
+    Returns:
+        0 for equal volumes, without an upper bound; 1.0 if the prediction alone is empty, NaN if the reference is.
+    """
+    return _share(abs(counts.prediction - counts.reference), counts.reference)
 
 
 def _complete(in_both: int, reference: int, prediction: int, voxels: int) -> ConfusionCounts:

@@ -148,6 +148,18 @@ _TABLE = (
         empty=("NULL", "NULL", "NULL"),
     ),
     Metric(
+        "ravd",
+        "Volume difference (RAVD)",
+        "relative absolute volume difference, | |P| - |R| | / |R|; looks at sizes alone",
+        lambda pair: overlap.ravd(pair.counts),
+        "Heimann et al. 2009 (SLIVER07)",
+        unit="share of the reference volume",
+        upper=None,
+        higher_is_better=False,
+        symmetric=False,
+        empty=("NULL", "1", "NULL"),
+    ),
+    Metric(
         "cldice",
         "Centreline Dice",
         "centreline Dice: harmonic mean of the share of P's centreline in R and of R's centreline in P; tubular "

@@ -51,6 +51,18 @@ def test_specificity_is_undefined_where_the_reference_fills_the_volume():
     assert np.isnan(overlap.specificity(count_masks(box((0, 0, 0), SHAPE), box((0, 0, 0), (1, 1, 1)))))
 
 
+@pytest.mark.parametrize(("stop", "expected"), [((4, 4, 4), 0.0), ((2, 4, 4), 0.5), ((0, 0, 0), 1.0), (SHAPE, 6.5)])
+def test_the_volume_difference_is_relative_to_the_reference_and_has_no_sign(stop, expected):
+    counts = count_masks(box((0, 0, 0), (4, 4, 4)), box((0, 0, 0), stop))
+    assert overlap.ravd(counts) == expected
+
+
+def test_a_volume_difference_needs_a_reference_to_be_relative_to():
+    none = box((0, 0, 0), (0, 0, 0))
+    assert np.isnan(overlap.ravd(count_masks(none, none)))
+    assert np.isnan(overlap.ravd(count_masks(none, box((0, 0, 0), (4, 4, 4)))))
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("shape", [(1, 24, 20), (9, 24, 20)])
 def test_dice_and_iou_equal_those_of_monai(seed, shape):
