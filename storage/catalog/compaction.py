@@ -135,12 +135,12 @@ def _write_lasting_scores(store: StoreLayout, run_id: str, target: Path) -> None
 
 
 def keep_groups(store: StoreLayout, run_id: str, folder: Path) -> None:
-    """Write what the leaderboard shows of a run into a new folder, with the fingerprint of what it rests on.
+    """Write what the leaderboard shows of a run into a new folder, with the key of what it rests on.
 
     Raises:
         StoreError: If a table cannot be read.
     """
-    query = "SELECT * FROM internal.score_groups"
+    query = "SELECT *, group_key AS fingerprint FROM internal.score_groups"
     try:
         with open_engine(store) as con:
             for statement in catalog_statements(catalog_sources(store, live=False, only_run=run_id), naming=query):

@@ -5,7 +5,7 @@ Means never stand without their denominators; raters are compared on the cases a
 
 from medsam3_core.metrics.protocol_version import PROTOCOL_VERSION
 from medsam3_core.metrics.table import METRICS, Metric
-from storage.catalog.groups_sql import GROUP_COUNTS, GROUP_KEYS, same_group, score_group_ctes
+from storage.catalog.groups_sql import GROUP_COLUMNS, GROUP_COUNTS, same_group, score_group_ctes
 from storage.catalog.relations import CatalogSources, quoted
 from storage.catalog.scores_sql import newest_sql
 
@@ -14,7 +14,7 @@ _COUNTS_SHOWN = (("g", "scored"), ("g", "failed"), ("p", "pending"), *(("g", cou
 
 def leaderboard_of_runs_sql(sources: CatalogSources) -> str:
     """One row per run, split, structure and rater, with `superseded` for runs that a newer one has replaced."""
-    keys = ", ".join(GROUP_KEYS)
+    keys = ", ".join(GROUP_COLUMNS)
     without_worst = [metric.name for metric in METRICS.values() if not metric.higher_is_better]
     return f"""
 WITH {score_group_ctes(sources)},
@@ -82,7 +82,8 @@ def _pending_sql() -> str:
             ON o.run_id = p.run_id AND o.case_id = p.case_id
         GROUP BY ALL
     )
-    SELECT {", ".join(f"k.{key}" for key in GROUP_KEYS)}, greatest(k.n - coalesce(g.scored + g.failed, 0), 0) AS pending
+    SELECT {", ".join(f"k.{name}" for name in GROUP_COLUMNS)},
+        greatest(k.n - coalesce(g.scored + g.failed, 0), 0) AS pending
     FROM k LEFT JOIN groups AS g ON {same_group("g", "k")}"""
 
 

@@ -239,7 +239,7 @@ GROUPS = versioned_schema(
     "groups",
     ("run_id", pa.string(), "run"),
     ("cases", pa.int64(), "current attempts of the run when the groups were made"),
-    ("fingerprint", pa.string(), "digest of these attempts and of their cases; the groups hold while it is the same"),
+    ("fingerprint", pa.string(), "group key: digest of these attempts and their cases; the groups hold while it stays"),
     ("protocol", pa.string(), "version of metrics and empty-mask policy"),
     ("groups_version", pa.string(), "version of the statistics"),
     ("split", pa.string(), "split of the cases"),
