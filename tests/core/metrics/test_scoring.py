@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 from dataclasses import fields, replace
 from types import SimpleNamespace
 
@@ -233,6 +235,11 @@ def test_plain_python_numbers_leave_for_the_table():
     assert {type(getattr(row, name)) for name in ("dice", "hd95", "assd", "nsd", "cldice", "reference_volume")} == {
         float
     }
+
+
+def test_the_table_of_metrics_is_quick_to_import():
+    code = "import sys, medsam3_core.metrics.table; sys.exit(len({'scipy', 'skimage'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_the_protocol_has_a_version():
