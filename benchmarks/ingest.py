@@ -42,7 +42,8 @@ from storage.store.arrays import level_factors, write_image_levels, write_label_
 from storage.store.layout import open_store  # noqa: E402
 from tasks.ingest import IngestBatch, PendingCase  # noqa: E402
 from tasks.stream.breadcrumbs import BreadcrumbFolder  # noqa: E402
-from tasks.stream.stream import BatchSizer, StreamHooks, run_stream  # noqa: E402
+from tasks.stream.sizing import BatchSizer  # noqa: E402
+from tasks.stream.stream import StreamHooks, run_stream  # noqa: E402
 from tests.phantom_files import write_nifti, write_phantom_dataset  # noqa: E402
 
 WORKERS = 2

@@ -34,6 +34,7 @@ from storage.store.layout import StoreLayout, open_store  # noqa: E402
 from storage.weights.registry import load_segmenter  # noqa: E402
 from tasks.segment import SegmentBatch  # noqa: E402
 from tasks.stream.breadcrumbs import BreadcrumbFolder  # noqa: E402
+from tasks.stream.work import run_batch  # noqa: E402
 
 WORKERS = 2
 
@@ -113,7 +114,7 @@ def _bare_worker(store: StoreLayout, group: WorkGroup, share: int, ready: object
     ready.wait()  # type: ignore[attr-defined]
     go.wait()  # type: ignore[attr-defined]
     crumbs = BreadcrumbFolder(store.breadcrumbs() / uuid.uuid4().hex)
-    work(f"bare-{share}", crumbs, group.pending[share::WORKERS])
+    run_batch(work, f"bare-{share}", crumbs, group.pending[share::WORKERS])
 
 
 def _the(segmenter: Segmenter) -> Segmenter:

@@ -51,10 +51,11 @@ from storage.sources.registry import find_reader  # noqa: E402
 from storage.store import schemas  # noqa: E402
 from storage.store.layout import StoreLayout, open_store  # noqa: E402
 from tasks.ingest import IngestBatch, PendingCase  # noqa: E402
-from tasks.ledger import unfinished_runs  # noqa: E402
 from tasks.segment import SegmentBatch  # noqa: E402
 from tasks.stream.breadcrumbs import BreadcrumbFolder  # noqa: E402
-from tasks.stream.stream import BatchSizer, BatchWork, StreamHooks, run_stream  # noqa: E402
+from tasks.stream.sizing import BatchSizer  # noqa: E402
+from tasks.stream.stream import StreamHooks, run_stream  # noqa: E402
+from tasks.stream.work import BatchWork  # noqa: E402
 
 _ROWS_PER_FILE = 500
 _REQUEST = BenchmarkRequest(("many",), ("baseline:box",), ("box",), split="all")
@@ -221,8 +222,7 @@ def _measure_stream(store: StoreLayout, count: int) -> None:
         (group,) = plan_benchmark(store, _REQUEST).groups
         record_plan(store, group)
         work = SegmentBatch(store, group.cohort.recipe, group.runs, NullSegmenter)
-        unfinished = partial(unfinished_runs, store)
-        _report("segment", _streamed(workers, store, work, group.pending, unfinished=unfinished), count)
+        _report("segment", _streamed(workers, store, work, group.pending), count)
     left = plan_benchmark(store, _REQUEST).pending
     files = sum(1 for path in store.root.rglob("*") if path.is_file())
     print(f"pending afterwards     {left:8d}     target 0")
@@ -237,7 +237,7 @@ class _Measured:
     batches: int = 0
 
 
-def _streamed(workers: Workers, store: StoreLayout, work: BatchWork, cases: Sequence[Any], **hooks: Any) -> _Measured:
+def _streamed(workers: Workers, store: StoreLayout, work: BatchWork, cases: Sequence[Any]) -> _Measured:
     measured, stop, process = _Measured(), threading.Event(), psutil.Process()
 
     def sample() -> None:
@@ -251,7 +251,7 @@ def _streamed(workers: Workers, store: StoreLayout, work: BatchWork, cases: Sequ
         workers.client, work, cases,
         sizer=BatchSizer(workers.slots), max_inflight=2 * workers.slots,
         crumbs=BreadcrumbFolder(store.breadcrumbs() / "scale"),
-        hooks=StreamHooks(lambda case, reason: sys.exit(f"{case.case_id}: {reason}"), **hooks),
+        hooks=StreamHooks(lambda case, reason: sys.exit(f"{case.case_id}: {reason}")),
     )  # fmt: skip
     measured.wall, measured.driver_cpu = time.perf_counter() - wall, time.process_time() - cpu
     measured.batches = counts.batches

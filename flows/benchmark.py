@@ -21,7 +21,7 @@ from storage.runs.standing import completed_requests, plan_requests, record_requ
 from storage.store.layout import StoreLayout
 from storage.store.writers import writing
 from storage.weights.encodings import CacheSettings, parse_size, prepare_cache, trim_cache
-from tasks.ledger import record_crash, record_rejected, unfinished_runs
+from tasks.ledger import record_rejected
 from tasks.plugin import SegmenterPlugin, current_segmenter
 from tasks.segment import SegmentBatch
 from tasks.stream.stream import StreamCounts
@@ -188,8 +188,6 @@ def segment_shard(
         work,
         cases,
         workers,
-        record_crash=partial(record_crash, store, group),
-        unfinished=partial(unfinished_runs, store),
         target_seconds=10.0,
         resources=workers.resources,
     )

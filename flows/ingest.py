@@ -1,7 +1,6 @@
 """The flow that takes a source dataset into the store."""
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from prefect import flow, task
@@ -16,7 +15,7 @@ from storage.catalog.catalog import publish_catalog
 from storage.ingest.plan import IngestPlan, finish_ingest, plan_ingest
 from storage.store.layout import StoreLayout
 from storage.store.writers import ingesting
-from tasks.ingest import IngestBatch, PendingCase, unfinished_ingest
+from tasks.ingest import IngestBatch, PendingCase
 from tasks.stream.stream import StreamCounts
 
 
@@ -79,12 +78,4 @@ def convert_cases(plan: IngestPlan, store: StoreLayout, workers: Workers) -> Str
     cases = [
         PendingCase(source, fingerprint, plan.standing.get(source.case_id, "")) for source, fingerprint in plan.pending
     ]
-    return stream_cases(
-        f"ingest {plan.cohort.name}",
-        store,
-        work,
-        cases,
-        workers,
-        record_crash=work.record_crash,
-        unfinished=partial(unfinished_ingest, store, plan.cohort.name),
-    )
+    return stream_cases(f"ingest {plan.cohort.name}", store, work, cases, workers)

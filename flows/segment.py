@@ -153,4 +153,4 @@ def export_cases(
     work = ExportBatch(
         store, run.run_id, run.structures, dict(run.texts), name, ingest.source_root, form, out, claim, anonymous
     )
-    return stream_cases(f"release {form}", store, work, cases, workers, record_crash=work.record_crash)
+    return stream_cases(f"release {form}", store, work, cases, workers)

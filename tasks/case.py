@@ -1,10 +1,10 @@
-"""One case in hand: read, prompted, answered for all runs that want it, scored and written."""
+"""The life of one case: read -> prompt -> segment -> score -> write -> row, for all runs that want it."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,37 +15,64 @@ from medsam3_core.cases.recipes import Recipe
 from medsam3_core.errors import CaseDataError
 from medsam3_core.inference.predictions import VolumePrediction
 from medsam3_core.inference.protocol import Segmenter
-from medsam3_core.inference.volumes import VolumeRequest
+from medsam3_core.inference.volumes import VolumeRequest, segment_volumes
 from medsam3_core.metrics.measurements import measure_structure
 from medsam3_core.metrics.scoring import mean_confidence, score_structure
-from medsam3_core.prompts.generation import generate_prompts
 from medsam3_core.prompts.policies import PromptedSlices, PromptKind
 from medsam3_core.prompts.rows import PromptRow, slice_prompts
 from storage.cohorts.cohorts import CaseRef
 from storage.cohorts.volumes import open_case_volume
-from storage.runs.ledger import Run, outcome_row, score_row
+from storage.runs.ledger import Run, outcome_row, provenance, score_row
 from storage.runs.predictions import PredictionWriter, open_prediction
-from storage.store.layout import StoreLayout
 from storage.store.writers import committing
 from tasks.agent.case import CaseAgent
 from tasks.agent.endpoint import EndpointSettings
 from tasks.agent.slices import SliceReader
+from tasks.faults import ending
 from tasks.ledger import BatchLedger
 
 
-class CaseWork:
-    """One case in hand."""
+class Case:
+    """One case of a batch: begun (read and prompted), segmented with others, finished (scored, written, noted in rows).
 
-    def __init__(self, store: StoreLayout, recipe: Recipe, case: CaseRef, ledger: BatchLedger) -> None:
-        self._store, self._recipe, self._case, self._ledger = store, recipe, case, ledger
+    Attributes:
+        request: Request to the segmenter once the case is prompted; None where no run has one.
+        error: First error on the way. The steps after it are left out, and `finish` decides what it means.
+    """
+
+    def __init__(
+        self, case: CaseRef, recipe: Recipe, ledger: BatchLedger, runs: Sequence[Run], rescored: Sequence[Run] = ()
+    ) -> None:
+        self._case, self._recipe, self._ledger, self._store = case, recipe, ledger, ledger.store
+        self._runs, self._rescored = runs, rescored
+        by_agent = [run for run in runs if run.policy.kind is PromptKind.AGENT]
+        self._agents = [CaseAgent(self._store, run, case, ledger.batch_id) for run in by_agent]
+        self._by_prompts = [run for run in runs if run not in by_agent]
+        self._rows: dict[str, tuple[Sequence[PromptRow], tuple[str, ...]]] = {}
+        self._predictions: Mapping[str, VolumePrediction] = {}
         self._seconds = dict.fromkeys(("read", "prompt", "segment", "score", "write"), 0.0)
-        self._runs: Sequence[Run] = ()
-        self._agents: list[CaseAgent] = []
-        self._rows: Mapping[str, tuple[Sequence[PromptRow], tuple[str, ...]]] = {}
-        self._answers: Mapping[str, VolumePrediction] = {}
         self.request: VolumeRequest | None = None
+        self.error: Exception | None = None
+
+    @contextmanager
+    def _timed(self, step: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self._seconds[step] += time.perf_counter() - started
+
+    def begin(self) -> Self:
+        """Read and prompt."""
+        try:
+            self._read()
+            self._prompt()
+        except Exception as error:  # noqa: BLE001 - decided where the case is finished
+            self.error = error
+        return self
+
+    def _read(self) -> None:
+        case = self._case
         with self._timed("read"):
-            self._volume = open_case_volume(store.volume(case.cohort, case.case_id, zipped=case.ndim == 2))
+            self._volume = open_case_volume(self._store.volume(case.cohort, case.case_id, zipped=case.ndim == 2))
             if self._volume.case_digest not in ("", case.case_digest):
                 msg = (
                     f"the volume of case {case.case_id!r} in the store is not the one of the case table (an ingest of "
@@ -54,157 +81,120 @@ class CaseWork:
                 raise CaseDataError(msg)
             self._references = {rater: self._volume.reference(rater) for rater in case.raters}
 
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self._seconds[stage] += time.perf_counter() - started
-
-    def ask(self, runs: Sequence[Run], stored: Mapping[str, Mapping[str, list[PromptRow]]]) -> None:
-        """Make the prompts of all runs; what is asked of the segmenter stands in `request` then.
-
-        Runs of the agent have requests instead, which wait for `ask_agents`.
-        """
+    def _prompt(self) -> None:
+        primary = self._references[self._case.raters[0]] if self._case.raters else None
+        prompts, structures, geometry = self._ledger.prompts, self._recipe.structures, self._volume.geometry
         with self._timed("prompt"):
-            self._rows = {run.run_id: self._prompts(run, stored.get(run.prompt_id, {})) for run in runs}
-        by_agent = [run for run in runs if run.policy.kind is PromptKind.AGENT]
-        self._agents = [CaseAgent(self._store, run, self._case, self._ledger.attempt) for run in by_agent]
-        self._runs = runs = [run for run in runs if run not in by_agent]
-        if not runs:
-            return
-        geometry = self._volume.geometry
-        with self._timed("prompt"):
-            prompts = {
-                run.run_id: slice_prompts(
-                    (row for row in self._rows[run.run_id][0] if row.structure in run.structures),
-                    geometry.shape_zyx[1:],
-                )
-                for run in runs
-            }
-        self.request = VolumeRequest(
-            SliceReader(self._volume, self._recipe.window),
-            geometry,
-            prompts,
-            {run.run_id: run.settings for run in runs},
-            [structure.name for structure in self._recipe.structures],
-            followed=[run.run_id for run in runs if run.policy.slices is PromptedSlices.KEY],
-            windows=self._recipe.own_windows,
-        )
+            for run in self._runs:
+                self._rows[run.run_id] = prompts.of(run, self._case, primary, geometry, structures)
+            shape_yx = geometry.shape_zyx[1:]
+            asked = {run.run_id: slice_prompts(self._rows_to_ask(run), shape_yx) for run in self._by_prompts}
+        if self._by_prompts:
+            self.request = VolumeRequest(
+                self._slices(),
+                geometry,
+                asked,
+                {run.run_id: run.settings for run in self._by_prompts},
+                [structure.name for structure in structures],
+                followed=[run.run_id for run in self._by_prompts if run.policy.slices is PromptedSlices.KEY],
+                windows=self._recipe.own_windows,
+            )
 
-    def ask_agents(self, segmenter: Segmenter, endpoint: EndpointSettings) -> None:
+    def _rows_to_ask(self, run: Run) -> list[PromptRow]:
+        rows, _ = self._rows[run.run_id]
+        return [row for row in rows if row.structure in run.structures]
+
+    def _slices(self) -> SliceReader:
+        return SliceReader(self._volume, self._recipe.window)
+
+    def _take(self, predictions: Mapping[str, VolumePrediction], seconds: float) -> None:
+        """Take the predictions by run, and the share of this case in the time that they took."""
+        self._predictions = predictions
+        self._seconds["segment"] += seconds
+
+    def _ask_agents(self, segmenter: Segmenter, endpoint: EndpointSettings) -> None:
         """Let the agent answer the requests of its runs; an endpoint that does not answer costs that run the case."""
         for agent in self._agents:
-            run = agent.run
-            rows, _ = self._rows[run.run_id]
             session = AgentSession(
                 segmenter,
-                SliceReader(self._volume, self._recipe.window),
+                self._slices(),
                 self._volume.geometry,
-                run.settings,
+                agent.run.settings,
                 self._volume.slice,
                 self._recipe.own_windows,
             )
             with self._timed("segment"):
-                agent.answer(
-                    session,
-                    {row.structure: row.text or "" for row in rows if row.structure in run.structures},
-                    endpoint,
-                )
-
-    def answered(self, answers: Mapping[str, VolumePrediction], seconds: float) -> None:
-        """Take the predictions of all runs, and the time that they took."""
-        self._answers = answers
-        self._seconds["segment"] += seconds
+                texts = {row.structure: row.text or "" for row in self._rows_to_ask(agent.run)}
+                agent.answer(session, texts, endpoint)
 
     def finish(self, segmenter: Segmenter) -> None:
-        """Score and write run by run."""
-        for run in self._runs:
-            answer = self._answers[run.run_id]
-            self._finish(run, segmenter, (*answer.fallbacks, *self._rows[run.run_id][1]), answer)
+        """Score, write and note in rows, run by run; what is wrong with the case ends in its rows.
+
+        Raises:
+            Exception: What no case is to blame for, see `tasks.faults`.
+        """
+        try:
+            if self.error is not None:
+                raise self.error
+            self._finish(segmenter)
+        except Exception as error:  # noqa: BLE001 - whatever else one case does, its neighbours must not suffer
+            status, reason = ending(error, self._store, self._case)
+            self._ledger.unscored([*self._runs, *self._rescored], self._case, status, reason)
+        finally:
+            self.error = None  # its traceback would keep this case and its voxels alive
+
+    def _finish(self, segmenter: Segmenter) -> None:
+        for run in self._by_prompts:
+            prediction = self._predictions[run.run_id]
+            self._finish_run(run, segmenter, prediction, (*prediction.fallbacks, *self._rows[run.run_id][1]))
         for agent in self._agents:
             self._ledger.traces.setdefault(agent.run.run_id, []).extend(agent.unwritten)
             if agent.failure is not None:
                 self._ledger.unscored([agent.run], self._case, CaseStatus.FAILED, agent.failure)
             else:
-                self._finish(agent.run, segmenter, agent.notes, agent)
+                self._finish_run(agent.run, segmenter, agent, agent.notes)
+        for run in self._rescored:
+            self._rescore(run)
 
-    def _finish(
-        self, run: Run, segmenter: Segmenter, notes: Sequence[str], drawn: "VolumePrediction | CaseAgent"
+    def _finish_run(
+        self, run: Run, segmenter: Segmenter, drawn: VolumePrediction | CaseAgent, notes: Sequence[str]
     ) -> None:
-        """Score and write what was drawn for one run."""
-        writer = PredictionWriter(self._volume.geometry, run.structures, self._provenance(run))
+        """Score and write what was drawn for a run, structure by structure: one label volume is dense at a time."""
+        writer = PredictionWriter(
+            self._volume.geometry, run.structures, provenance(run, self._case, self._ledger.batch_id)
+        )
         scores = []
         for structure in run.structures:
             labels, confidences = drawn.labels(structure), drawn.confidence(structure)
             if run.measures:
                 self._measure(run, structure, labels, confidences)
             else:
-                scores += self._score(run, self._ledger.attempt, structure, labels, confidences)
+                scores += self._score(run, self._ledger.batch_id, structure, labels, confidences)
             with self._timed("write"):
                 writer.add(structure, labels, confidences)
         with self._timed("write"), committing(self._store, run.run_id, self._ledger.token):
             writer.write(self._store.prediction(run.run_id, self._case.case_id))
-        self._ledger.add(run.run_id, scores, self._outcome(run, segmenter, notes))
+        self._ledger.add(run.run_id, scores, self._row(run, segmenter, notes))
 
-    def rescore(self, runs: Sequence[Run]) -> None:
-        """Score stored predictions again, without inference; the attempt stays the one that made them."""
-        for run in runs:
-            stored = open_prediction(self._store.prediction(run.run_id, self._case.case_id))
-            scores = [
-                row
-                for structure in run.structures
-                for row in self._score(
-                    run,
-                    stored.provenance["attempt"],
-                    structure,
-                    stored.labels(structure),
-                    np.asarray(stored.scores(structure), dtype=np.float32),
-                )
-            ]
-            self._ledger.add(run.run_id, scores, None)
-            self._ledger.statuses["rescored"] = self._ledger.statuses.get("rescored", 0) + 1
-
-    def _prompts(self, run: Run, stored: Mapping[str, list[PromptRow]]) -> tuple[Sequence[PromptRow], tuple[str, ...]]:
-        """Stored prompts, else new ones, which the batch will store; and what was capped."""
-        fresh = self._ledger.prompts.setdefault(run.prompt_id, {})
-        if self._case in fresh:
-            return fresh[self._case], ()
-        if self._case.case_id in stored:
-            return stored[self._case.case_id], ()
-        primary = self._references[self._case.raters[0]] if self._case.raters else None
-        made = generate_prompts(
-            run.policy,
-            run.prompt_id,
-            self._case.case_id,
-            primary,
-            self._volume.geometry,
-            self._recipe.structures,
-        )
-        fresh[self._case] = made.rows
-        return made.rows, tuple(str(item) for item in made.capped)
-
-    def _measure(self, run: Run, structure: str, labels: NDArray[np.uint16], confidences: NDArray[np.float32]) -> None:
-        with self._timed("score"):
-            measured = measure_structure(labels, confidences, self._volume.geometry, self._intensities)
-            key = {"run_id": run.run_id, "attempt": self._ledger.attempt, "case_id": self._case.case_id}
-            row = key | {"structure": structure} | measured.as_columns()
-            self._ledger.measurements.setdefault(run.run_id, []).append(row)
-
-    @cached_property
-    def _intensities(self) -> NDArray[Any]:
-        """The image as stored, shape (z, y, x): of colour the mean of its channels."""
-        voxels = self._volume.voxels()
-        return voxels if voxels.ndim == 3 else voxels.mean(axis=0, dtype=np.float32)
+    def _rescore(self, run: Run) -> None:
+        """Score a stored prediction again, without inference; its rows keep the id of the batch that made it."""
+        stored = open_prediction(self._store.prediction(run.run_id, self._case.case_id))
+        scores = []
+        for structure in run.structures:
+            confidences = np.asarray(stored.scores(structure), dtype=np.float32)
+            scores += self._score(run, stored.batch_id, structure, stored.labels(structure), confidences)
+        self._ledger.add_rescored(run.run_id, scores)
 
     def _score(
-        self, run: Run, attempt: str, structure: str, labels: NDArray[np.uint16], confidences: NDArray[np.float32]
+        self, run: Run, batch_id: str, structure: str, labels: NDArray[np.uint16], confidences: NDArray[np.float32]
     ) -> list[dict[str, Any]]:
+        """One row per rater."""
         if not self._references:
             msg = f"case {self._case.case_id!r} has no reference to score against; use medsam3 segment instead"
             raise CaseDataError(msg)
+        definition = self._recipe.structure(structure)
+        rows = []
         with self._timed("score"):
-            definition = self._recipe.structure(structure)
-            rows = []
             for rater, reference in self._references.items():
                 score = score_structure(
                     reference.mask(structure),
@@ -215,29 +205,52 @@ class CaseWork:
                     prediction_instances=labels if definition.instances else None,
                 )
                 rows.append(
-                    score_row(run, self._case, attempt, rater, structure)
+                    score_row(run, self._case, batch_id, rater, structure)
                     | score.as_columns()
                     | {"status": str(CaseStatus.SCORED), "confidence": mean_confidence(labels, confidences)}
                 )
-            return rows
+        return rows
 
-    def _provenance(self, run: Run) -> dict[str, Any]:
-        return {
-            "run_id": run.run_id,
-            "attempt": self._ledger.attempt,
-            "case_id": self._case.case_id,
-            "case_digest": self._case.case_digest,
-            "weights": run.weights.name,
-            "weights_sha256": run.weights.sha256,
-            "prompt": run.policy.canonical(),
-            "settings": run.settings.canonical(),
-        }
+    def _measure(self, run: Run, structure: str, labels: NDArray[np.uint16], confidences: NDArray[np.float32]) -> None:
+        with self._timed("score"):
+            measured = measure_structure(labels, confidences, self._volume.geometry, self._intensities)
+            self._ledger.measured(run.run_id, self._case, structure, measured.as_columns())
 
-    def _outcome(self, run: Run, segmenter: Segmenter, notes: Sequence[str]) -> dict[str, Any]:
+    @cached_property
+    def _intensities(self) -> NDArray[Any]:
+        """The image as stored, shape (z, y, x): of colour the mean of its channels."""
+        voxels = self._volume.voxels()
+        return voxels if voxels.ndim == 3 else voxels.mean(axis=0, dtype=np.float32)
+
+    def _row(self, run: Run, segmenter: Segmenter, notes: Sequence[str]) -> dict[str, Any]:
         status = CaseStatus.SEGMENTED if run.measures else CaseStatus.SCORED
-        return outcome_row(run, self._case, self._ledger.attempt, status) | {
-            **{f"seconds_{stage}": seconds for stage, seconds in self._seconds.items()},
+        return outcome_row(run, self._case, self._ledger.batch_id, status) | {
+            **{f"seconds_{step}": seconds for step, seconds in self._seconds.items()},
             "device": segmenter.device,
             "dtype": segmenter.precision(run.settings),
             "fallbacks": "; ".join(dict.fromkeys(notes)),
         }
+
+
+def segment_together(cases: Sequence[Case], segmenter: Segmenter, per_pass: int, endpoint: EndpointSettings) -> None:
+    """Segment the cases of a group in shared passes; a group that fails as a whole is segmented case by case."""
+    usable = [case for case in cases if case.error is None]
+    try:
+        _segment(usable, segmenter, per_pass, endpoint)
+    except Exception as error:  # noqa: BLE001 - decided where the case is finished
+        if len(usable) == 1:
+            usable[0].error = error
+            return
+        for case in usable:
+            segment_together([case], segmenter, per_pass, endpoint)
+
+
+def _segment(cases: Sequence[Case], segmenter: Segmenter, per_pass: int, endpoint: EndpointSettings) -> None:
+    asked = [(case, case.request) for case in cases if case.request is not None]
+    started = time.perf_counter()
+    predictions = segment_volumes(segmenter, [request for _, request in asked], per_pass=per_pass)
+    share = (time.perf_counter() - started) / max(1, len(asked))
+    for (case, _), by_run in zip(asked, predictions, strict=True):
+        case._take(by_run, share)
+    for case in cases:
+        case._ask_agents(segmenter, endpoint)

@@ -1,6 +1,5 @@
 """Export: write predictions in a clinical format, prove them, and note what was released and what was not."""
 
-import time
 import traceback
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from medsam3_core.cases.cases import CaseSource
-from medsam3_core.errors import CaseDataError, DamagedFileError, StoreError
+from medsam3_core.errors import CaseDataError, DamagedFileError
 from storage.cohorts.cohorts import CaseRef
 from storage.cohorts.volumes import open_case_volume
 from storage.exports.claims import require_claim
@@ -20,17 +17,17 @@ from storage.exports.ledger import ReleaseStatus, release_row, write_releases
 from storage.exports.releases import DamagedPredictionError, ReleaseError, ReleaseForm, ToRelease, release
 from storage.sources.layouts.archive import without_names
 from storage.store.layout import StoreLayout
-from storage.store.locations import connection_errors, local_copies, location
-from tasks.stream.breadcrumbs import BETWEEN_CASES, Breadcrumb, BreadcrumbFolder
-from tasks.stream.stream import BatchReport
+from storage.store.locations import local_copies, location
+from tasks.faults import is_gone, of_all_cases
+from tasks.stream.breadcrumbs import Breadcrumb
 
 
 @dataclass(frozen=True, slots=True)
 class PendingExport:
-    """A segmented case to write, with the attempt that segmented it and its files in the source."""
+    """A segmented case to write, with the id of the batch that segmented it and its files in the source."""
 
     case: CaseRef
-    attempt: str
+    batch_id: str
     source: CaseSource | None
 
     @property
@@ -67,22 +64,15 @@ class ExportBatch:
     claim: str
     anonymous: bool = False
 
-    def __call__(self, batch_id: str, crumbs: BreadcrumbFolder, cases: Sequence[PendingExport]) -> BatchReport:
+    def __call__(self, batch_id: str, cases: Sequence[PendingExport], crumb: Breadcrumb) -> Mapping[str, int]:
         """Write cases; each ends as one row, released or with the reason why not."""
-        started = time.perf_counter()
-        rows = []
-        with Breadcrumb(crumbs, batch_id) as crumb:
-            for case in cases:
-                crumb.at(case.case_id)
-                rows.append(self.row(case))
-            crumb.at(BETWEEN_CASES)
-            write_releases(self.store, self.run_id, batch_id, rows)
-        statuses = Counter(row["status"] for row in rows)
-        return BatchReport(
-            dict(statuses),
-            time.perf_counter() - started,
-            peak_rss_bytes=psutil.Process().memory_info().rss,
-        )
+        rows = [self.row(case) for case in crumb.along(cases)]
+        write_releases(self.store, self.run_id, batch_id, rows)
+        return Counter(row["status"] for row in rows)
+
+    def unfinished(self, batch_id: str, cases: Sequence[PendingExport]) -> tuple[list[PendingExport], dict[str, int]]:
+        """All cases of a batch: a second export costs nothing but time."""
+        return list(cases), {}
 
     def row(self, pending: PendingExport) -> dict[str, Any]:
         """Write one case; trouble with it ends in its row, trouble with the disk is raised."""
@@ -99,14 +89,12 @@ class ExportBatch:
         except (CaseDataError, ReleaseError) as error:
             return self._unwritten(pending, str(error))
         except DamagedFileError as error:
-            if not self.store.cohort_json(pending.case.cohort).exists():
-                raise  # not one file is gone but the store
+            if is_gone(self.store, pending.case.cohort):
+                raise
             is_prediction = isinstance(error, DamagedPredictionError)
             status = ReleaseStatus.DAMAGED if is_prediction else ReleaseStatus.FAILED
             return self._unwritten(pending, str(error), status)
-        except (StoreError, ImportError, ConnectionError):
-            raise
-        except connection_errors():
+        except of_all_cases():
             raise
         except Exception as error:  # noqa: BLE001 - whatever else one case does, its neighbours must not suffer
             return self._unwritten(pending, _without_values(error))
@@ -139,9 +127,9 @@ class ExportBatch:
         )
 
     def record_crash(self, pending: PendingExport, reason: str) -> None:
-        """Write the row of a case that killed its worker; called by the driver."""
+        """Write the row of a case that killed its worker."""
         row = self._unwritten(pending, reason)
-        write_releases(self.store, self.run_id, f"crash-{pending.attempt}-{pending.case_id}"[:150], [row])
+        write_releases(self.store, self.run_id, f"crash-{pending.batch_id}-{pending.case_id}"[:150], [row])
 
     def _unwritten(
         self, pending: PendingExport, reason: str | None, status: ReleaseStatus = ReleaseStatus.FAILED
@@ -150,7 +138,7 @@ class ExportBatch:
         if reason is not None and pending.source is not None:
             reason = without_names(reason, pending.source)
         row = release_row(
-            self.run_id, pending.case_id, pending.attempt, self.form, self.claim, anonymous=self.anonymous
+            self.run_id, pending.case_id, pending.batch_id, self.form, self.claim, anonymous=self.anonymous
         )
         return row | {"status": str(status), "reason": reason[:500] if reason else None}
 

@@ -1,19 +1,16 @@
 """Ingest: read a case from its source, prove it, write it to the store, return its row."""
 
 import logging
-import time
 import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-import psutil
 
 from medsam3_core.cases.cases import CaseSource, CaseStatus, CaseVolume
 from medsam3_core.cases.recipes import Recipe
 from medsam3_core.digests import digest_json
-from medsam3_core.errors import CaseDataError, StoreError
+from medsam3_core.errors import CaseDataError
 from storage.cohorts.agreement import agreement_rows, write_agreement
 from storage.cohorts.cohorts import committed_cases, write_cases
 from storage.cohorts.fingerprints import fingerprint_row, write_fingerprints
@@ -22,9 +19,9 @@ from storage.sources.layouts.archive import without_names
 from storage.sources.reading import read_case
 from storage.sources.registry import layout_of
 from storage.store.layout import StoreLayout, utc_now
-from storage.store.locations import connection_errors, location
-from tasks.stream.breadcrumbs import BETWEEN_CASES, Breadcrumb, BreadcrumbFolder
-from tasks.stream.stream import BatchReport
+from storage.store.locations import location
+from tasks.faults import of_all_cases
+from tasks.stream.breadcrumbs import Breadcrumb
 
 logger = logging.getLogger(__name__)
 
@@ -67,37 +64,38 @@ class IngestBatch:
     source_root: str
     with_references: bool = True
 
-    def __call__(self, batch_id: str, crumbs: BreadcrumbFolder, cases: Sequence[PendingCase]) -> BatchReport:
+    def __call__(self, batch_id: str, cases: Sequence[PendingCase], crumb: Breadcrumb) -> Mapping[str, int]:
         """Ingest cases; each has one row afterwards, accepted or rejected with its reason."""
-        started = time.perf_counter()
-        rows, beside = [], _TablesBeside()
-        with Breadcrumb(crumbs, batch_id) as crumb:
-            for case in cases:
-                crumb.at(case.case_id)
-                rows.append(self.row(case, beside))
-            crumb.at(BETWEEN_CASES)
-            write_fingerprints(self.store, self.cohort, beside.fingerprints)
-            write_agreement(self.store, self.cohort, beside.agreement)
-            new = [row for case, row in zip(cases, rows, strict=True) if row["case_digest"] != case.standing]
-            write_cases(self.store, self.cohort, new, name=batch_id)
-        statuses = [row["status"] for row in rows]
-        return BatchReport(
-            {status: statuses.count(status) for status in set(statuses)},
-            time.perf_counter() - started,
-            peak_rss_bytes=psutil.Process().memory_info().rss,
-        )
+        beside = _TablesBeside()
+        rows = [self.row(case, beside) for case in crumb.along(cases)]
+        write_fingerprints(self.store, self.cohort, beside.fingerprints)
+        write_agreement(self.store, self.cohort, beside.agreement)
+        new = [row for case, row in zip(cases, rows, strict=True) if row["case_digest"] != case.standing]
+        write_cases(self.store, self.cohort, new, name=batch_id)
+        return Counter(row["status"] for row in rows)
+
+    def unfinished(self, batch_id: str, cases: Sequence[PendingCase]) -> tuple[list[PendingCase], dict[str, int]]:
+        """Cases without a row of this batch, and how the others ended."""
+        committed = committed_cases(self.store, self.cohort, batch_id)
+        return [case for case in cases if case.case_id not in committed], dict(Counter(committed.values()))
+
+    def record_crash(self, case: PendingCase, reason: str) -> None:
+        """Write the row of a case that killed its worker, unless it is there already."""
+        row = self.rejected(case, reason)
+        if row["case_digest"] != case.standing:
+            write_cases(self.store, self.cohort, [row])
 
     def row(self, case: PendingCase, beside: "_TablesBeside") -> dict[str, Any]:
         """Read and write one case; trouble with its data ends in the row, trouble with the store is raised."""
         try:
             volume = self._read(case.source)
-        except _of_all_cases():
+        except of_all_cases():
             raise
         except Exception as error:  # noqa: BLE001 - whatever else one case does, its neighbours must not suffer
             return self.rejected(case, _reason(case.source, error))
         try:
             return self._written(case, volume, beside)
-        except _of_all_cases(OSError):
+        except of_all_cases(OSError):
             raise
         except Exception as error:  # noqa: BLE001 - the same
             return self.rejected(case, _reason(case.source, error))
@@ -134,12 +132,6 @@ class IngestBatch:
             "modality": self.recipe.modality,
         }
 
-    def record_crash(self, case: PendingCase, reason: str) -> None:
-        """Write the row of a case that killed its worker, unless it stands already; called by the driver."""
-        row = self.rejected(case, reason)
-        if row["case_digest"] != case.standing:
-            write_cases(self.store, self.cohort, [row])
-
     def _common(self, case: PendingCase) -> dict[str, Any]:
         return {
             "cohort": self.cohort,
@@ -155,25 +147,12 @@ class IngestBatch:
         }
 
 
-def unfinished_ingest(
-    store: StoreLayout, cohort: str, batch_id: str, cases: Sequence[PendingCase]
-) -> tuple[list[PendingCase], dict[str, int]]:
-    """Cases without a row of this batch, whose worker died, and how the others ended."""
-    committed = committed_cases(store, cohort, batch_id)
-    return [case for case in cases if case.case_id not in committed], dict(Counter(committed.values()))
-
-
 @dataclass
 class _TablesBeside:
     """Rows of a batch for other tables than that of the cases."""
 
     fingerprints: list[dict[str, Any]] = field(default_factory=list)
     agreement: list[dict[str, Any]] = field(default_factory=list)
-
-
-def _of_all_cases(*more: type[Exception]) -> tuple[type[Exception], ...]:
-    """What no case is to blame for: it stops the batch, and a run where it goes on."""
-    return (StoreError, ImportError, ConnectionError, *connection_errors(), *more)
 
 
 def _reason(source: CaseSource, error: Exception) -> str:

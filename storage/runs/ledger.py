@@ -1,6 +1,7 @@
 """Runs in the store: spec, plan, outcomes and scores; what is still to do.
 
 Freshness has one definition, the catalog's `scores` view; what is pending is the plan without the fresh scores.
+Rows and files carry the id of the batch that wrote them, in a column that is called `attempt` for historical reasons.
 """
 
 import importlib.metadata
@@ -115,7 +116,7 @@ def write_plan(store: StoreLayout, run: Run, rows: Iterable[tuple[str, str | Non
 def write_outcomes(
     store: StoreLayout,
     run_id: str,
-    attempt: str,
+    batch_id: str,
     scores: Sequence[Mapping[str, Any]],
     outcomes: Sequence[Mapping[str, Any]],
     *,
@@ -126,7 +127,7 @@ def write_outcomes(
     Args:
         store: The store.
         run_id: Run.
-        attempt: Names the files.
+        batch_id: Names the files.
         scores: Rows of `storage.store.schemas.SCORES`.
         outcomes: Rows of `storage.store.schemas.OUTCOMES`.
         token: The driver's, for workers that may outlive it, see `storage.store.writers`.
@@ -136,21 +137,21 @@ def write_outcomes(
     """
     with committing(store, run_id, token):
         if scores:
-            write_rows(store.scores(run_id), scores, SCORES, name=attempt)
+            write_rows(store.scores(run_id), scores, SCORES, name=batch_id)
         if outcomes:
-            write_rows(store.outcomes(run_id), outcomes, OUTCOMES, name=attempt)
+            write_rows(store.outcomes(run_id), outcomes, OUTCOMES, name=batch_id)
 
 
-def committed_outcomes(store: StoreLayout, run_id: str, attempt: str) -> dict[str, str]:
-    """Case ids and statuses that this attempt committed; empty if it never came so far."""
-    return statuses_of(store.outcomes(run_id), attempt, OUTCOMES)
+def committed_outcomes(store: StoreLayout, run_id: str, batch_id: str) -> dict[str, str]:
+    """Case ids and statuses that this batch committed; empty if it never came so far."""
+    return statuses_of(store.outcomes(run_id), batch_id, OUTCOMES)
 
 
-def score_row(run: Run, case: CaseRef, attempt: str, rater: str, structure: str) -> dict[str, Any]:
+def score_row(run: Run, case: CaseRef, batch_id: str, rater: str, structure: str) -> dict[str, Any]:
     """Columns that every score row of this case has, scored or not."""
     return {
         "run_id": run.run_id,
-        "attempt": attempt,
+        "attempt": batch_id,
         "weights": run.weights.name,
         "weights_version": run.weights.version,
         "weights_sha256": run.weights.sha256,
@@ -179,39 +180,53 @@ def _saw(weights: Weights, case: CaseRef) -> bool:
 
 
 def unscored_rows(
-    run: Run, case: CaseRef, attempt: str, status: CaseStatus, reason: str
+    run: Run, case: CaseRef, batch_id: str, status: CaseStatus, reason: str
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Score rows and the outcome of a case that got no score: one row per rater and structure, with the reason.
 
     A run that only measures has no score rows.
     """
-    outcome = outcome_row(run, case, attempt, status) | {"reason": reason}
+    outcome = outcome_row(run, case, batch_id, status) | {"reason": reason}
     if run.measures:
         return [], outcome
     scores = [
-        score_row(run, case, attempt, rater, structure) | {"status": str(status), "reason": reason}
+        score_row(run, case, batch_id, rater, structure) | {"status": str(status), "reason": reason}
         for rater in case.raters or ("reference",)
         for structure in run.structures
     ]
     return scores, outcome
 
 
-def outcome_row(run: Run, case: CaseRef, attempt: str, status: CaseStatus) -> dict[str, Any]:
+def outcome_row(run: Run, case: CaseRef, batch_id: str, status: CaseStatus) -> dict[str, Any]:
     """Columns that every outcome has."""
     return {
         "run_id": run.run_id,
         "case_id": case.case_id,
-        "attempt": attempt,
+        "attempt": batch_id,
         "case_digest": case.case_digest,
         "status": str(status),
         "finished_at": utc_now(),
     }
 
 
-def write_measurements(store: StoreLayout, run_id: str, attempt: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Add measurements of one batch; they count once the outcomes of the same attempt stand."""
+def provenance(run: Run, case: CaseRef, batch_id: str) -> dict[str, Any]:
+    """Origin of a prediction, kept inside its file."""
+    return {
+        "run_id": run.run_id,
+        "attempt": batch_id,
+        "case_id": case.case_id,
+        "case_digest": case.case_digest,
+        "weights": run.weights.name,
+        "weights_sha256": run.weights.sha256,
+        "prompt": run.policy.canonical(),
+        "settings": run.settings.canonical(),
+    }
+
+
+def write_measurements(store: StoreLayout, run_id: str, batch_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Add measurements of one batch; they count once the outcomes of the same batch are there."""
     if rows:
-        write_rows(store.measurements(run_id), rows, MEASUREMENTS, name=attempt)
+        write_rows(store.measurements(run_id), rows, MEASUREMENTS, name=batch_id)
 
 
 def _version(package: str) -> str | None:

@@ -65,9 +65,14 @@ class StoredPrediction:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Run, attempt and digests that it came from."""
+        """Origin: run, batch and digests, see `storage.runs.ledger.provenance`."""
         stored: Any = self.group.attrs["medsam3"]
         return dict(stored)
+
+    @property
+    def batch_id(self) -> str:
+        """Batch that made it."""
+        return str(self.provenance["attempt"])
 
     def labels(self, structure: str) -> NDArray[np.uint16]:
         """Label image (z, y, x) of one structure; `KeyError` for a structure that it does not hold."""

@@ -14,9 +14,9 @@ from storage.store.schemas import TRACES
 from storage.store.tables import read_file, read_table, write_rows
 
 
-def trace_rows(run_id: str, case_id: str, attempt: str, events: Iterable[TraceEvent]) -> list[dict[str, Any]]:
+def trace_rows(run_id: str, case_id: str, batch_id: str, events: Iterable[TraceEvent]) -> list[dict[str, Any]]:
     """Rows of the events of one case."""
-    who = {"run_id": run_id, "case_id": case_id, "attempt": attempt}
+    who = {"run_id": run_id, "case_id": case_id, "attempt": batch_id}
     return [who | asdict(event) | {"kind": str(event.kind), "images": list(event.images)} for event in events]
 
 
@@ -32,7 +32,7 @@ def write_trace_file(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def read_traces(store: StoreLayout, run_id: str) -> dict[tuple[str, str], list[TraceEvent]]:
-    """Events of a run by case and attempt, in order."""
+    """Events of a run by case and batch, in order."""
     rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in read_table(store.traces(run_id), TRACES).to_pylist():
         rows.setdefault((row["case_id"], row["attempt"]), []).append(row)

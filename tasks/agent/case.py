@@ -23,8 +23,8 @@ class CaseAgent:
     with a worker; the traces of the rules wait for their batch (`unwritten`).
     """
 
-    def __init__(self, store: StoreLayout, run: Run, case: CaseRef, attempt: str) -> None:
-        self._store, self._case, self._attempt = store, case, attempt
+    def __init__(self, store: StoreLayout, run: Run, case: CaseRef, batch_id: str) -> None:
+        self._store, self._case, self._batch_id = store, case, batch_id
         self._answered: AgentCase | None = None
         self.run = run
         self.failure: str | None = None
@@ -36,7 +36,7 @@ class CaseAgent:
         if self._answered is not None or self.failure is not None:
             return
         settings = self.run.settings.agent
-        ledger = SpentLedger(self._store, self.run.run_id, f"{self._attempt}-{self._case.case_id}")
+        ledger = SpentLedger(self._store, self.run.run_id, f"{self._batch_id}-{self._case.case_id}")
         asked = settings.uses_model
         how = AgentRun(
             self.run.policy.synonyms,
@@ -67,8 +67,8 @@ class CaseAgent:
         return self._answered.answers[structure].scores
 
     def _keep(self, events: Iterable[TraceEvent]) -> None:
-        rows = trace_rows(self.run.run_id, self._case.case_id, self._attempt, events)
+        rows = trace_rows(self.run.run_id, self._case.case_id, self._batch_id, events)
         if self.run.settings.agent.uses_model:
-            write_traces(self._store, self.run.run_id, f"{self._attempt}-{self._case.case_id}", rows)
+            write_traces(self._store, self.run.run_id, f"{self._batch_id}-{self._case.case_id}", rows)
         else:
             self.unwritten = rows

@@ -88,7 +88,7 @@ def replay_cases(run: RecordedRun, segmenter: Segmenter, only: Sequence[str] = (
     for case_id in only or done:
         case = cases[case_id]
         stored = open_prediction(run.store.prediction(run.run_id, case_id))
-        events = traces.get((case_id, stored.provenance["attempt"]), [])
+        events = traces.get((case_id, stored.batch_id), [])
         volume = open_case_volume(run.store.volume(case.cohort, case_id, zipped=case.ndim == 2))
         session = AgentSession(
             segmenter,

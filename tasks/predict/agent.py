@@ -23,7 +23,7 @@ from tasks.agent.endpoint import EndpointSettings, open_access
 from tasks.predict.image import PredictRecord
 
 TRACE_ENDING = ".trace.parquet"
-_RUN, _CASE, _ATTEMPT = "predict", "image", "once"
+_RUN, _CASE, _BATCH = "predict", "image", "once"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def predict_by_agent(
 
     def keep(events: Sequence[TraceEvent]) -> None:
         if request.replay is None:
-            write_trace_file(trace, trace_rows(_RUN, _CASE, _ATTEMPT, events))
+            write_trace_file(trace, trace_rows(_RUN, _CASE, _BATCH, events))
 
     how = AgentRun(request.policy.synonyms, access, on_answer=keep)
     try:

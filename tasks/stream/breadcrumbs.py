@@ -5,16 +5,29 @@ folder must be one that driver and workers share; in an object store a note is o
 """
 
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self, TypeVar
 
 from storage.store.atomic import remove, store_errors
 from storage.store.locations import is_remote
 
 BETWEEN_CASES = "*"
-"""What the breadcrumb of a batch says while no case is in hand (a case_id never starts with a star)."""
+"""Breadcrumb of a batch while no case is in hand (a case_id never starts with a star)."""
+
+
+class HasCaseId(Protocol):
+    """Unit of work, as far as breadcrumbs and the stream must know it."""
+
+    @property
+    def case_id(self) -> str:
+        """Names the case in breadcrumbs."""
+        ...
+
+
+Item = TypeVar("Item", bound=HasCaseId)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +75,13 @@ class Breadcrumb:
         with store_errors(self._path):
             os.ftruncate(self._file, 0)
             os.pwrite(self._file, case_id.encode(), 0)
+
+    def along(self, cases: Iterable[Item]) -> Iterator[Item]:
+        """Cases one after the other, each noted while it is in hand."""
+        for case in cases:
+            self.at(case.case_id)
+            yield case
+        self.at(BETWEEN_CASES)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

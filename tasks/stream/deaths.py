@@ -1,4 +1,4 @@
-"""Whose fault is a dead worker? Evidence per case, and how much of it is enough.
+"""Blame for a dead worker: the case at fault, evidence per case, and how much of it is enough.
 
 A case is struck when a worker dies while it is in hand. Two strikes make it poison, as long as workers die of nothing
 else. Every struck case that succeeds later proves that workers die here for other reasons (a node that goes down, a
@@ -6,9 +6,12 @@ person with `kill`): then more strikes are asked for, so that bad luck does not 
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from distributed import Client, KilledWorker
+
+from tasks.stream.breadcrumbs import BETWEEN_CASES, Item
 
 MAX_STRIKES = 2
 MAX_STRIKES_AMONG_OTHER_DEATHS = 4
@@ -40,7 +43,7 @@ class DeathRecord:
             self.cleared += 1
 
     def reason(self, case_id: str) -> str:
-        """What the ledger says about a poison case."""
+        """Reason in the ledger for a poison case."""
         times = self.strikes[case_id]
         if self.over_memory[case_id] == times:
             return (
@@ -48,6 +51,26 @@ class DeathRecord:
                 "and run again with --retry"
             )
         return f"killed its worker {times} times"
+
+
+def suspect(batch: Sequence[Item], note: str | None) -> tuple[Item | None, list[list[Item]]]:
+    """The case to strike for the death of a worker, and the rest of its batch, as batches that run again.
+
+    Args:
+        batch: Cases of the batch that were not committed.
+        note: Breadcrumb of the batch, None if it never began.
+
+    Returns:
+        None for the case where none is to blame: the batch was queued and never begun, the case in the breadcrumb was
+        committed before, or the worker died while or after it committed; then cases run again one by one.
+    """
+    if note == BETWEEN_CASES and len(batch) > 1:
+        return None, [[case] for case in batch]
+    named = [index for index, case in enumerate(batch) if note in (case.case_id, BETWEEN_CASES)]
+    if not named:
+        return None, [list(batch)] if batch else []
+    position = named[0]
+    return batch[position], [list(part) for part in (batch[:position], batch[position + 1 :]) if part]
 
 
 def killed_over_memory(client: Client, error: KilledWorker) -> bool:

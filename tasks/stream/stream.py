@@ -19,42 +19,17 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
 from distributed import Client, Future, KilledWorker, as_completed
 
 from medsam3_core.errors import Medsam3Error, StoreError
-from tasks.stream.breadcrumbs import BETWEEN_CASES, BreadcrumbFolder
-from tasks.stream.deaths import DeathRecord, killed_over_memory
+from tasks.stream.breadcrumbs import BreadcrumbFolder, HasCaseId
+from tasks.stream.deaths import DeathRecord, killed_over_memory, suspect
 from tasks.stream.interrupts import interrupts_held
-
-
-class BatchSizer:
-    """Chooses how many cases make a batch: about `target_seconds` of work, smaller near the end."""
-
-    def __init__(self, slots: int, *, target_seconds: float = 10.0, first: int = 2, largest: int = 500) -> None:
-        self._slots = max(1, slots)
-        self._target = target_seconds
-        self._first = first
-        self._largest = largest
-        self._seconds_per_case: float | None = None
-
-    def learn(self, cases: int, seconds: float) -> None:
-        """Take a finished batch into account."""
-        if cases:
-            latest = max(seconds / cases, 1e-4)
-            known = self._seconds_per_case
-            self._seconds_per_case = latest if known is None else 0.6 * known + 0.4 * latest
-
-    def next(self, remaining: int) -> int:
-        """Size of the next batch, at least 1."""
-        if self._seconds_per_case is None:
-            size = self._first
-        else:
-            fair_share = -(-remaining // (3 * self._slots))
-            size = min(round(self._target / self._seconds_per_case), fair_share, self._largest)
-        return max(1, min(size, remaining))
-
+from tasks.stream.sizing import BatchSizer
+from tasks.stream.work import BatchReport, BatchWork, run_batch
 
 MAX_BATCH_ERRORS_IN_A_ROW = 3
 
@@ -65,40 +40,6 @@ class BatchBreakerError(Medsam3Error):
 
 class ClusterLostError(Medsam3Error):
     """The scheduler went away and did not come back; the cases that were out stay pending."""
-
-
-class HasCaseId(Protocol):
-    """What a stream must know about a unit of work."""
-
-    @property
-    def case_id(self) -> str:
-        """Names the case in breadcrumbs."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class BatchReport:
-    """What a worker returns for a batch: counts and cost, never voxels.
-
-    Attributes:
-        statuses: How many cases ended how.
-        seconds: Wall time of the batch on the worker.
-        worker: Worker process.
-        peak_rss_bytes: Highest resident memory of the worker process so far.
-    """
-
-    statuses: dict[str, int]
-    seconds: float
-    worker: str = ""
-    peak_rss_bytes: int = 0
-
-
-class BatchWork(Protocol):
-    """The function that a worker runs; picklable."""
-
-    def __call__(self, batch_id: str, crumbs: BreadcrumbFolder, cases: Sequence[Any]) -> BatchReport:
-        """Do a batch; case-level trouble is recorded, only batch-level trouble is raised."""
-        ...
 
 
 @dataclass
@@ -114,28 +55,20 @@ class StreamCounts:
     seconds: float = 0.0
 
 
-def nothing_committed(batch_id: str, cases: list[Any]) -> tuple[list[Any], dict[str, int]]:
-    """All of a batch is still to do: for work whose second run costs nothing but time."""
-    return cases, {}
-
-
 @dataclass(frozen=True, slots=True)
 class StreamHooks:
-    """What the stream asks its owner, on the driver.
+    """Calls of the stream to its owner, on the driver.
 
     Attributes:
-        on_poison: Called with a case that keeps killing its worker, and the reason.
+        on_poison: Called with a case that keeps killing its worker, and the reason, before its crash is recorded.
         on_progress: Called after each batch; must be quick and must not raise.
         should_stop: Asked before each submission.
-        unfinished: What is still to do of a batch whose worker died, and how the cases that it had committed before
-            ended.
         on_new_scheduler: Called when the scheduler was restarted: it knows no plugin any more.
     """
 
     on_poison: Callable[[Any, str], None]
     on_progress: Callable[[StreamCounts], None] = lambda counts: None
     should_stop: Callable[[], bool] = lambda: False
-    unfinished: Callable[[str, list[Any]], tuple[list[Any], dict[str, int]]] = nothing_committed
     on_new_scheduler: Callable[[Client], None] = lambda client: None
 
 
@@ -154,12 +87,12 @@ def run_stream(
 
     Args:
         client: A client with `set_as_default=False` will do.
-        work: What a worker runs.
+        work: The work on a batch.
         cases: Units of work in order.
-        sizer: How many go into a batch.
+        sizer: Chooses how many go into a batch.
         max_inflight: Batches that are out at a time; two per worker keep the next one ready.
         crumbs: Folder that driver and workers share.
-        hooks: What the owner of the stream wants to know and decides.
+        hooks: Calls to the owner of the stream.
         resources: Dask resources per batch, for example `{"GPU": 1}`.
 
     Raises:
@@ -183,6 +116,7 @@ class _Stream:
         resources: dict[str, float] | None,
     ) -> None:
         self._client, self._work, self._sizer, self._crumbs = client, work, sizer, crumbs
+        self._run_batch = partial(run_batch, work)
         self._max_inflight, self._resources, self._hooks = max_inflight, resources, hooks
         self._source: Iterator[Any] = iter(cases)
         self._remaining = len(cases)
@@ -228,7 +162,7 @@ class _Stream:
                 return
             key = f"batch-{self._prefix}-{next(self._sequence)}"
             future = self._client.submit(
-                self._work, key, self._crumbs, batch, key=key, pure=False, retries=0, resources=self._resources
+                self._run_batch, key, self._crumbs, batch, key=key, pure=False, retries=0, resources=self._resources
             )
             self._live[future] = batch
             self._completed.add(future)
@@ -264,7 +198,7 @@ class _Stream:
         self.counts.done += len(batch)
         self.counts.batches += 1
         self.counts.statuses.update(report.statuses)
-        self.counts.peak_rss_bytes = max(self.counts.peak_rss_bytes, report.peak_rss_bytes)
+        self.counts.peak_rss_bytes = max(self.counts.peak_rss_bytes, report.rss_bytes)
 
     def _failed(self, batch_id: str, batch: list[Any], error: Exception) -> None:
         self._errors_in_a_row += 1
@@ -296,35 +230,28 @@ class _Stream:
     def _lost(self, batch_id: str, batch: list[Any], *, over_memory: bool) -> None:
         """The worker died while it held this batch: blame the case in the breadcrumb, spare the others.
 
-        What the breadcrumb says is not the whole story: when a worker dies with a result that nobody has fetched yet,
-        Dask runs the batch once more, and the breadcrumb is that of the second run. So the ledger is asked always.
+        The breadcrumb alone may mislead: when a worker dies with a result that was not fetched yet, Dask runs the batch
+        once more, and the breadcrumb is that of the second run. So committed cases are always looked up.
         """
         self.counts.lost_batches += 1
-        guilty = self._crumbs.read(batch_id)
-        batch = self._uncommitted(batch_id, batch)
-        if guilty is None:  # queued and never begun: nobody is to blame
-            self._redo.extend([batch] if batch else [])
+        note = self._crumbs.read(batch_id)
+        case, others = suspect(self._uncommitted(batch_id, batch), note)
+        self._redo.extend(others)
+        if case is None:
             return
-        if guilty == BETWEEN_CASES and len(batch) != 1:  # died while it committed, or after it: find out one by one
-            self._redo.extend([case] for case in batch)
-            return
-        if guilty != BETWEEN_CASES and all(case.case_id != guilty for case in batch):  # it was committed before
-            self._redo.extend([batch] if batch else [])
-            return
-        position = next((index for index, case in enumerate(batch) if case.case_id == guilty), 0)
-        case = batch[position]
-        if self._deaths.strike(case.case_id, over_memory=over_memory):
-            self.counts.done += 1
-            self.counts.poisoned += 1
-            self.counts.statuses["crashed"] += 1
-            self._hooks.on_poison(case, self._deaths.reason(case.case_id))
-        else:
+        if not self._deaths.strike(case.case_id, over_memory=over_memory):
             self._struck.append([case])
-        self._redo.extend(part for part in (batch[:position], batch[position + 1 :]) if part)
+            return
+        self.counts.done += 1
+        self.counts.poisoned += 1
+        self.counts.statuses["crashed"] += 1
+        reason = self._deaths.reason(case.case_id)
+        self._hooks.on_poison(case, reason)
+        self._work.record_crash(case, reason)
 
     def _uncommitted(self, batch_id: str, batch: list[Any]) -> list[Any]:
-        """What this batch had not committed; the rest counts as done."""
-        unfinished, statuses = self._hooks.unfinished(batch_id, batch)
+        """Cases that this batch had not committed; the rest counts as done."""
+        unfinished, statuses = self._work.unfinished(batch_id, batch)
         self.counts.done += len(batch) - len(unfinished)
         self.counts.statuses.update(statuses)
         return unfinished

@@ -11,6 +11,7 @@ from tasks.agent.endpoint import EndpointSettings
 from tasks.ingest import IngestBatch, PendingCase
 from tasks.segment import SegmentBatch
 from tasks.stream.breadcrumbs import BreadcrumbFolder
+from tasks.stream.work import run_batch
 
 
 def ingest_here(store: StoreLayout, source: str, cohort: str, *, reader: str = "auto", limit: int = 0) -> IngestPlan:
@@ -19,7 +20,7 @@ def ingest_here(store: StoreLayout, source: str, cohort: str, *, reader: str = "
     work = IngestBatch(store, cohort, plan.cohort.recipe, plan.source_root)
     cases = [PendingCase(case, fingerprint, plan.standing.get(case.case_id, "")) for case, fingerprint in plan.pending]
     if cases:
-        work(_attempt(), BreadcrumbFolder(store.breadcrumbs() / "ingest"), cases)
+        run_batch(work, _batch_id(), BreadcrumbFolder(store.breadcrumbs() / "ingest"), cases)
     finish_ingest(store, plan)
     return plan
 
@@ -34,9 +35,9 @@ def benchmark_here(
         segmenter = partial(load_segmenter, group.weights, "cpu")
         work = SegmentBatch(store, group.cohort.recipe, group.runs, segmenter, endpoint=endpoint or EndpointSettings())
         if group.pending:
-            work(_attempt(), BreadcrumbFolder(store.breadcrumbs() / "benchmark"), group.pending)
+            run_batch(work, _batch_id(), BreadcrumbFolder(store.breadcrumbs() / "benchmark"), group.pending)
     return plan
 
 
-def _attempt() -> str:
+def _batch_id() -> str:
     return f"here-{uuid.uuid4().hex[:12]}"

@@ -11,6 +11,7 @@ from storage.store.layout import StoreLayout
 from tasks.plugin import EXIT_CODE, is_of_the_accelerator
 from tasks.segment import SegmentBatch
 from tasks.stream.breadcrumbs import BreadcrumbFolder
+from tasks.stream.work import run_batch
 from tests.stores.small import ingest_here
 
 ILLEGAL = "CUDA error: an illegal memory access was encountered"
@@ -54,7 +55,7 @@ def _work(store: StoreLayout, error: Exception) -> None:
         record_plan(store, group)
         failing = Failing(group.weights.capabilities, error)
         work = SegmentBatch(store, group.cohort.recipe, group.runs, lambda failing=failing: failing)
-        work("attempt", BreadcrumbFolder(store.breadcrumbs() / "b"), group.pending)
+        run_batch(work, "batch", BreadcrumbFolder(store.breadcrumbs() / "b"), group.pending)
 
 
 @pytest.mark.parametrize(("words", "code", "failed"), [(ILLEGAL, EXIT_CODE, 0), ("shapes do not fit", 0, 2)])

@@ -18,6 +18,7 @@ from tasks.export import ExportBatch, PendingExport
 from tasks.ingest import IngestBatch, PendingCase
 from tasks.segment import SegmentBatch
 from tasks.stream.breadcrumbs import BreadcrumbFolder
+from tasks.stream.work import run_batch
 
 
 class ProcessDiedError(Exception):
@@ -47,8 +48,9 @@ def segment_here(
     read = IngestBatch(
         store, request.cohort, ingest.cohort.recipe, ingest.source_root, with_references=ingest.with_references
     )
-    read(
-        _attempt(),
+    run_batch(
+        read,
+        _batch_id(),
         crumbs,
         [PendingCase(case, fingerprint, ingest.standing.get(case.case_id, "")) for case, fingerprint in ingest.pending],
     )
@@ -57,7 +59,7 @@ def segment_here(
     record_plan(store, group)
     if group.pending:
         segment = SegmentBatch(store, group.cohort.recipe, group.runs, partial(load_segmenter, run.weights, "cpu"))
-        segment(_attempt(), crumbs, group.pending)
+        run_batch(segment, _batch_id(), crumbs, group.pending)
     meanwhile()
     claim = claim_folder(store, run, out, anonymous=anonymous)
     sources = unchanged_sources(store, ingest)
@@ -67,16 +69,17 @@ def segment_here(
         anonymous,
     )  # fmt: skip
     pending = [
-        PendingExport(case, attempt, sources.get(case.case_id)) for case, attempt in unreleased(store, run, form, claim)
+        PendingExport(case, batch_id, sources.get(case.case_id))
+        for case, batch_id in unreleased(store, run, form, claim)
     ]
     before_release()
     if dies_after is not None:
         for case in pending[:dies_after]:
             export.row(case)
         raise ProcessDiedError
-    export(_attempt(), crumbs, pending)
+    run_batch(export, _batch_id(), crumbs, pending)
     return run, write_summary(store, run, form, out, claim), len(group.pending)
 
 
-def _attempt() -> str:
+def _batch_id() -> str:
     return f"here-{uuid.uuid4().hex[:12]}"

@@ -15,6 +15,7 @@ from storage.sources.formats.arrays import read_array
 from storage.store.layout import StoreLayout
 from tasks.ingest import IngestBatch, PendingCase
 from tasks.stream.breadcrumbs import BreadcrumbFolder
+from tasks.stream.work import run_batch
 from tests.journeys.archives.written_dicom import COLUMNS, ROWS, ct_slices, enhanced_ct, save
 from tests.stores.small import ingest_here
 
@@ -63,7 +64,7 @@ def test_an_error_that_nobody_foresaw_is_the_reason_of_its_case(store: StoreLayo
     extra = {name: value for name, value in odd.source.extra.items() if name != "kind"}  # no reader knows what it is
     odd = replace(odd, source=replace(odd.source, extra=extra))
     cases = [odd, *(case for case in cases if case.case_id != odd.case_id)]
-    report = work("batch", BreadcrumbFolder(store.breadcrumbs() / "here"), cases)
+    report = run_batch(work, "batch", BreadcrumbFolder(store.breadcrumbs() / "here"), cases)
     assert report.statuses == {"rejected": 1, "accepted": 1}
     rows = latest_cases(store, "all").set_index("case_id")
     reason = str(rows.loc[odd.case_id, "reason"])
@@ -79,7 +80,7 @@ def test_a_store_that_cannot_be_written_is_no_fault_of_a_case(store: StoreLayout
     volumes.write_text("a file where a folder must be")
     cases = [PendingCase(case, fingerprint) for case, fingerprint in plan.pending]
     with pytest.raises(StoreError, match="cannot write"):
-        work("batch", BreadcrumbFolder(store.breadcrumbs() / "here"), cases)
+        run_batch(work, "batch", BreadcrumbFolder(store.breadcrumbs() / "here"), cases)
 
 
 def test_an_array_file_with_a_password_is_refused_by_name(tmp_path: Path) -> None:

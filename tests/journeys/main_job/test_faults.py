@@ -14,7 +14,8 @@ from distributed import Client, LocalCluster
 
 from medsam3_core.errors import StoreError
 from tasks.stream.breadcrumbs import BETWEEN_CASES, Breadcrumb, BreadcrumbFolder
-from tasks.stream.stream import BatchBreakerError, BatchReport, BatchSizer, StreamCounts, StreamHooks, run_stream
+from tasks.stream.sizing import BatchSizer
+from tasks.stream.stream import BatchBreakerError, StreamCounts, StreamHooks, run_stream
 from tests.journeys.main_job.conftest import Medsam3, Started, copy_of, rows, wait_until, worker_processes
 
 
@@ -23,8 +24,18 @@ class Item:
     case_id: str
 
 
+class Repeatable:
+    """Work of which nothing is committed: a batch whose worker died runs again as a whole."""
+
+    def unfinished(self, batch_id: str, cases: Sequence[Item]) -> tuple[list[Item], dict[str, int]]:
+        return list(cases), {}
+
+    def record_crash(self, case: Item, reason: str) -> None:
+        pass
+
+
 @dataclass(frozen=True)
-class NoteCases:
+class NoteCases(Repeatable):
     """Notes every finished case in a file; some cases kill their worker, some batches fail as a whole.
 
     `bad_times` is how many cases must be finished before the killers stop to kill: whatever killed is over then.
@@ -37,21 +48,19 @@ class NoteCases:
     error: type[Exception] | None = None
     seconds: float = 0.0
 
-    def __call__(self, batch_id: str, crumbs: BreadcrumbFolder, cases: Sequence[Item]) -> BatchReport:
+    def __call__(self, batch_id: str, cases: Sequence[Item], crumb: Breadcrumb) -> dict[str, int]:
         if self.error:
             raise self.error("the network is down")
-        with Breadcrumb(crumbs, batch_id) as crumb:
-            for case in cases:
-                crumb.at(case.case_id)
-                if case.case_id in self.killers and len(list(self.folder.glob("case*"))) < self.bad_times:
-                    os._exit(9)
-                eaten = []
-                while case.case_id in self.eaters and len(eaten) < 40:  # 2 GB, if nobody stops it
-                    eaten.append(bytearray(b"1" * 50_000_000))
-                    time.sleep(0.05)
-                time.sleep(self.seconds)
-                (self.folder / case.case_id).touch()
-        return BatchReport({"scored": len(cases)}, 0.01)
+        for case in crumb.along(cases):
+            if case.case_id in self.killers and len(list(self.folder.glob("case*"))) < self.bad_times:
+                os._exit(9)
+            eaten = []
+            while case.case_id in self.eaters and len(eaten) < 40:  # 2 GB, if nobody stops it
+                eaten.append(bytearray(b"1" * 50_000_000))
+                time.sleep(0.05)
+            time.sleep(self.seconds)
+            (self.folder / case.case_id).touch()
+        return {"scored": len(cases)}
 
 
 @pytest.fixture(scope="module")
@@ -143,20 +152,24 @@ def test_workers_killed_from_outside_cost_no_case_and_blame_none(client: Client,
 
 
 @dataclass(frozen=True)
-class DiesAfterCommit:
+class DiesAfterCommit(Repeatable):
     """Runs and commits a batch; the worker that does it first dies with what the breadcrumb says then."""
 
     folder: Path
     crumb: str
 
-    def __call__(self, batch_id: str, crumbs: BreadcrumbFolder, cases: Sequence[Item]) -> BatchReport:
+    def __call__(self, batch_id: str, cases: Sequence[Item], crumb: Breadcrumb) -> dict[str, int]:
         first = not any(self.folder.iterdir())
         (self.folder / batch_id).write_text(" ".join(case.case_id for case in cases))
         if first:
-            with Breadcrumb(crumbs, batch_id) as crumb:
-                crumb.at(self.crumb)
-                os._exit(9)
-        return BatchReport({"scored": len(cases)}, 0.01)
+            crumb.at(self.crumb)
+            os._exit(9)
+        return {"scored": len(cases)}
+
+    def unfinished(self, batch_id: str, cases: Sequence[Item]) -> tuple[list[Item], dict[str, int]]:
+        file = self.folder / batch_id
+        names = file.read_text().split() if file.exists() else []
+        return [case for case in cases if case.case_id not in names], {"scored": len(names)}
 
 
 @pytest.mark.parametrize("crumb", [BETWEEN_CASES, "case001", ""])
@@ -165,11 +178,6 @@ def test_what_a_lost_batch_had_committed_never_runs_again(client: Client, tmp_pa
     committed = tmp_path / "committed"
     committed.mkdir()
 
-    def unfinished(batch_id: str, batch: list[Item]) -> tuple[list[Item], dict[str, int]]:
-        file = committed / batch_id
-        names = file.read_text().split() if file.exists() else []
-        return [case for case in batch if case.case_id not in names], {"scored": len(names)}
-
     counts = run_stream(
         client,
         DiesAfterCommit(committed, crumb),
@@ -177,9 +185,7 @@ def test_what_a_lost_batch_had_committed_never_runs_again(client: Client, tmp_pa
         sizer=BatchSizer(2, first=4),
         max_inflight=1,
         crumbs=BreadcrumbFolder(tmp_path / "crumbs"),
-        hooks=StreamHooks(
-            lambda case, reason: pytest.fail(f"{case.case_id} is innocent: {reason}"), unfinished=unfinished
-        ),
+        hooks=StreamHooks(lambda case, reason: pytest.fail(f"{case.case_id} is innocent: {reason}")),
     )
     names = [name for file in committed.iterdir() for name in file.read_text().split()]
     assert sorted(names) == [f"case{index:03d}" for index in range(12)]

@@ -13,15 +13,15 @@ from storage.catalog.guard import run_sql
 from storage.cohorts.cohorts import case_refs, latest_cases, write_cases
 from storage.prompts.tables import read_prompts, write_prompts
 from storage.runs.ledger import unscored_rows, write_outcomes
-from storage.runs.plan import BenchmarkPlan, BenchmarkRequest, plan_benchmark, record_plan
+from storage.runs.plan import BenchmarkPlan, BenchmarkRequest, WorkGroup, plan_benchmark, record_plan
 from storage.sources.layouts.phantom import PhantomSource
 from storage.store.layout import StoreLayout, open_store, utc_now
 from storage.store.schemas import CASES, PLAN
 from storage.store.tables import read_table
 from storage.weights.registry import load_segmenter
-from tasks.ledger import record_crash
 from tasks.segment import SegmentBatch
 from tasks.stream.breadcrumbs import BreadcrumbFolder
+from tasks.stream.work import run_batch
 from tests.phantom_files import write_phantom_dataset
 from tests.stores.small import benchmark_here, ingest_here
 
@@ -104,13 +104,17 @@ def test_stored_prompts_are_shared_by_other_weights(done: StoreLayout) -> None:
     assert all(item.prompt_files for item in plan.groups[0].pending)
 
 
+def segmenting(store: StoreLayout, group: WorkGroup) -> SegmentBatch:
+    return SegmentBatch(store, group.cohort.recipe, group.runs, partial(load_segmenter, group.weights, "cpu"))
+
+
 def segment_in_batches(store: StoreLayout, plan: BenchmarkPlan, **batches: slice) -> None:
     """Do a plan batch by batch; the names of the batches are those of their files."""
     (group,) = plan.groups
     record_plan(store, group)
-    work = SegmentBatch(store, group.cohort.recipe, group.runs, partial(load_segmenter, group.weights, "cpu"))
+    work = segmenting(store, group)
     for name, part in batches.items():
-        work(name, BreadcrumbFolder(store.breadcrumbs() / "benchmark"), group.pending[part])
+        run_batch(work, name, BreadcrumbFolder(store.breadcrumbs() / "benchmark"), group.pending[part])
 
 
 def prompts_of(store: StoreLayout, plan: BenchmarkPlan) -> dict[str, list[PromptRow]]:
@@ -173,7 +177,7 @@ def test_a_case_that_kills_its_worker_while_it_is_scored_again_ends_as_crashed(
     record_plan(done, group)
     (poison,) = [item for item in group.pending if item.case_id == "fundus_001"]
     assert not poison.run_ids
-    record_crash(done, group, poison, "killed its worker 2 times")
+    segmenting(done, group).record_crash(poison, "killed its worker 2 times")
     assert pending(plan_benchmark(done, REQUEST)) == ["fundus_000", "fundus_002", "fundus_003"]
     rows = run_sql(done, "SELECT case_id, status, reason FROM failures").to_pylist()
     assert rows == [{"case_id": "fundus_001", "status": "crashed", "reason": "killed its worker 2 times"}]

@@ -29,6 +29,7 @@ from storage.weights.encodings import (
 )
 from tasks.segment import SegmentBatch
 from tasks.stream.breadcrumbs import BreadcrumbFolder
+from tasks.stream.work import run_batch
 from tests.core.sam3.segmenters import count_trunk_passes, phantom
 from tests.stores.small import ingest_here
 
@@ -64,7 +65,7 @@ def benchmark(store: StoreLayout, prompt: str, segmenter: object) -> None:
     for group in plan_benchmark(store, request).groups:
         record_plan(store, group)
         work = SegmentBatch(store, group.cohort.recipe, group.runs, lambda: segmenter)
-        work(f"here-{prompt}", BreadcrumbFolder(store.breadcrumbs() / "b"), group.pending)
+        run_batch(work, f"here-{prompt}", BreadcrumbFolder(store.breadcrumbs() / "b"), group.pending)
 
 
 # ---- What it saves ----

@@ -25,6 +25,7 @@ from storage.training.marks import mark_training_cases
 from storage.weights.registry import find_weights
 from tasks.ingest import IngestBatch, PendingCase
 from tasks.stream.breadcrumbs import BreadcrumbFolder
+from tasks.stream.work import run_batch
 from tests.storage.sources.datasets import published_2d
 from tests.storage.sources.datasets.drawn import blobs, textured
 from tests.stores.small import benchmark_here, ingest_here
@@ -149,7 +150,9 @@ def test_cases_that_an_ingest_left_when_it_died_are_marked_by_the_next_one(tmp_p
     mark_training_cases(store, cases_named(store, "chase", "Image_01L"), box_sha256(store))
     plan = plan_ingest(store, str(dataset.folder), "chase", "auto", None, None, 0)
     work = IngestBatch(store, "chase", plan.cohort.recipe, plan.source_root)
-    work("died", BreadcrumbFolder(store.breadcrumbs() / "ingest"), [PendingCase(*one) for one in plan.pending])
+    run_batch(
+        work, "died", BreadcrumbFolder(store.breadcrumbs() / "ingest"), [PendingCase(*one) for one in plan.pending]
+    )
     assert marked_in(store, "chase") == {"Image_01L"}
     assert not ingest_here(store, str(dataset.folder), "chase").pending
     assert marked_in(store, "chase") == {"Image_01L", "Image_01R"}
