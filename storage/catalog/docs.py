@@ -39,8 +39,8 @@ VIEW_SUMMARIES = {
     "prompts": "Prompts made from the cases as they are now.",
     "runs": "One row per run: what was run on what.",
     "plan": "What each run has planned: every row ends as scored, failed or pending.",
-    "outcomes": "The ledger: one row per case and attempt; `latest` marks the newest attempt of each case.",
-    "scores": "Fresh scores, one row per planned run, case, rater and structure: newest attempt, current case, current "
+    "outcomes": "The ledger: one row per case and batch that worked on it; `latest` marks the newest of each case.",
+    "scores": "Fresh scores, one row per planned run, case, rater and structure: newest outcome, current case, current "
     "protocol. Rows that ended without a score are here too, with NULL metrics. `split` and `patient_id` are those "
     "that the cohort has now, and `in_training` knows the marks that its cases got later.",
     "failures": "Every case that did not end as scored or segmented in a run, and every case rejected at ingest.",
@@ -52,13 +52,13 @@ VIEW_SUMMARIES = {
     "medical_sam3_v1": "Our scores by the formulas and denominators of the published Medical-SAM3 toolkit, for every "
     "run; `benchmark --preset medical-sam3-v1` makes runs with its settings too. See docs/metrics.md.",
     "measurements": "Volumes, bounding boxes and intensities of predictions.",
-    "traces": "What the agent did, event by event, in the newest attempt of each case; joins `scores` by `run_id`, "
+    "traces": "What the agent did, event by event, behind the newest outcome of each case; joins `scores` by `run_id`, "
     "`case_id` and `structure`.",
     "agreement": "How far two raters of the same case agree, per case and structure, for cases as they are now.",
     "inter_rater": "The inter-rater line of a leaderboard: agreement of raters over the cases of a cohort and split.",
 }
 _DERIVED = {
-    "latest": "whether this is the newest attempt of the case in this run",
+    "latest": "whether this is the newest outcome of the case in this run",
     "planned": "scored + failed + pending",
     "scored": "rows with a score",
     "failed": "rows that ended as rejected, failed or crashed",

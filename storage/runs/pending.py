@@ -31,19 +31,19 @@ def fresh_pairs(connection: Connection, run: Run, *, retry: bool) -> dict[str, P
 
 
 def predicted_pairs(store: StoreLayout, run: Run, fresh: Collection[str]) -> dict[tuple[str, str], Pairs]:
-    """(case_id, case_digest) to what the newest attempt scored, under any protocol; without cases that are fresh."""
+    """(case_id, case_digest) to what the newest batch scored, under any protocol; without cases that are fresh."""
     outcomes = read_table(store.outcomes(run.run_id), OUTCOMES, columns=["case_id", "attempt", "finished_at"])
     outcomes = _of_cases(outcomes, lambda case_id: case_id not in fresh)
     if not outcomes.num_rows:
         return {}
     newest = outcomes.sort_by([("finished_at", "ascending"), ("attempt", "ascending")])
-    attempts = dict(zip(newest["case_id"].to_pylist(), newest["attempt"].to_pylist(), strict=True))
+    batches = dict(zip(newest["case_id"].to_pylist(), newest["attempt"].to_pylist(), strict=True))
     columns = ["case_id", "case_digest", "attempt", "rater", "structure", "status"]
     scores = read_table(store.scores(run.run_id), SCORES, columns=columns)
     scores = scores.filter(pc.equal(scores["status"], str(CaseStatus.SCORED)))
     found: dict[tuple[str, str], set[tuple[str | None, str]]] = {}
-    for row in _of_cases(scores, attempts.__contains__).to_pylist():
-        if attempts[row["case_id"]] == row["attempt"]:
+    for row in _of_cases(scores, batches.__contains__).to_pylist():
+        if batches[row["case_id"]] == row["attempt"]:
             found.setdefault((row["case_id"], row["case_digest"]), set()).add((row["rater"], row["structure"]))
     return {key: frozenset(pairs) for key, pairs in found.items()}
 

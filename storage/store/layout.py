@@ -175,7 +175,7 @@ class StoreLayout:
         return self.run(run_id) / "traces"
 
     def agent_spending(self, run_id: str) -> Path:
-        """Folder of what the agent has spent, one file per attempt."""
+        """Folder of what the agent has spent, one file per batch and case."""
         return self.run(run_id) / "agent-spending"
 
     def scores(self, run_id: str) -> Path:

@@ -8,7 +8,7 @@ can fall behind the new driver's look at what is done.
 An object store has no locks: there the driver holds a lease (`storage.store.leases`), and a worker asks for the token
 before it commits. Between its question and its commit another driver may take over; a driver that replaces a dead one
 therefore waits a moment before it looks, and what falls behind even that is computed twice and counted once, because
-the newest attempt at a case is the one that counts.
+the newest outcome of a case is the one that counts.
 """
 
 import fcntl
