@@ -35,7 +35,7 @@ from flows.settings.clusters import parse_cluster  # noqa: E402
 from medsam3_core.cases.cases import CaseVolume  # noqa: E402
 from medsam3_core.cases.geometry import VolumeGeometry  # noqa: E402
 from medsam3_core.cases.structures import LabelEntry, LabelMap  # noqa: E402
-from storage.ingest.plan import IngestPlan, plan_ingest  # noqa: E402
+from storage.ingest.plan import IngestPlan, IngestRequest, plan_ingest  # noqa: E402
 from storage.sources.layouts.phantom import PhantomSource  # noqa: E402
 from storage.sources.registry import layout_of  # noqa: E402
 from storage.store.arrays import level_factors, write_image_levels, write_label_levels, write_zip  # noqa: E402
@@ -64,7 +64,7 @@ def main() -> None:
             pairs = []
             for round_number in range(arguments.rounds):
                 root = Path(folder) / f"round-{round_number}"
-                plan = plan_ingest(open_store(root / "system"), str(source), "cohort", "auto", None, None, 0)
+                plan = plan_ingest(open_store(root / "system"), IngestRequest(str(source), "cohort"))
                 system = _system(root / "system", plan, workers.client)
                 work = _bare_pictures if source is pictures else _bare_volumes
                 pairs.append((system, _bare(root / "bare", plan, work)))

@@ -29,7 +29,8 @@ from flows.settings.environment import prepare_environment
 prepare_environment()
 
 from medsam3_core.inference.protocol import Segmenter  # noqa: E402 - the environment comes first
-from storage.runs.plan import BenchmarkRequest, WorkGroup, plan_benchmark  # noqa: E402
+from storage.runs.plan import WorkGroup, pending  # noqa: E402
+from storage.runs.requests import BenchmarkRequest, runs_of  # noqa: E402
 from storage.store.layout import StoreLayout, open_store  # noqa: E402
 from storage.weights.registry import load_segmenter  # noqa: E402
 from tasks.segment import SegmentBatch  # noqa: E402
@@ -89,7 +90,7 @@ def _bare(base: Path, request: BenchmarkRequest) -> float:
     """Two processes, each half of the cases, one batch each; the clock starts when both have loaded everything."""
     _forget_runs(base)
     store = open_store(base)
-    group = plan_benchmark(store, request).groups[0]
+    group = pending(store, runs_of(store, [request])).groups[0]
     context = multiprocessing.get_context("spawn")
     ready, go = context.Barrier(WORKERS + 1), context.Barrier(WORKERS + 1)
     processes = [

@@ -44,9 +44,10 @@ from medsam3_core.metrics.protocol_version import PROTOCOL_VERSION  # noqa: E402
 from medsam3_core.prompts.prompts import SlicePrompt  # noqa: E402
 from medsam3_core.settings.inference import InferenceSettings  # noqa: E402
 from storage.cohorts.cohorts import Cohort, write_cohort  # noqa: E402
-from storage.ingest.plan import finish_ingest, plan_ingest  # noqa: E402
+from storage.ingest.plan import IngestRequest, finish_ingest, plan_ingest  # noqa: E402
 from storage.runs.ledger import Run, write_run  # noqa: E402
-from storage.runs.plan import BenchmarkRequest, plan_benchmark, record_plan  # noqa: E402
+from storage.runs.plan import pending, record_plan  # noqa: E402
+from storage.runs.requests import BenchmarkRequest, runs_of  # noqa: E402
 from storage.sources.registry import find_reader  # noqa: E402
 from storage.store import schemas  # noqa: E402
 from storage.store.layout import StoreLayout, open_store  # noqa: E402
@@ -103,9 +104,9 @@ def _plan(root: Path) -> None:
     times = []
     for _ in range(2):
         started, cpu = time.perf_counter(), time.process_time()
-        pending = plan_benchmark(StoreLayout(root), _REQUEST).pending
+        left = pending(StoreLayout(root), runs_of(StoreLayout(root), [_REQUEST])).pending
         times.append(f"{time.perf_counter() - started}/{time.process_time() - cpu}")
-    print(pending, *times, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    print(left, *times, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
 def _write_tables(store: StoreLayout, count: int, *, done: int) -> None:
@@ -134,9 +135,8 @@ def _write_tables(store: StoreLayout, count: int, *, done: int) -> None:
 
 def plan_benchmark_run(store: StoreLayout) -> Run:
     """The run that the request of this benchmark is."""
-    (group,) = plan_benchmark(
-        store, BenchmarkRequest(("many",), ("baseline:box",), ("box",), split="all", limit=1)
-    ).groups
+    request = BenchmarkRequest(("many",), ("baseline:box",), ("box",), split="all", limit=1)
+    (group,) = pending(store, runs_of(store, [request])).groups
     (run,) = group.runs.values()
     return run
 
@@ -213,17 +213,17 @@ class NullSegmenter:
 
 def _measure_stream(store: StoreLayout, count: int) -> None:
     with dask_workers(parse_cluster(f"local:{_WORKERS}"), []) as workers:
-        plan = plan_ingest(store, _SOURCE.format(count), "many", "auto", None, None, 0)
+        plan = plan_ingest(store, IngestRequest(_SOURCE.format(count), "many"))
         ingest = IngestBatch(store, "many", plan.cohort.recipe, plan.source_root)
-        pending = [PendingCase(case, fingerprint) for case, fingerprint in plan.pending]
-        _report("ingest", _streamed(workers, store, ingest, pending), count)
+        unread = [PendingCase(case, fingerprint) for case, fingerprint in plan.pending]
+        _report("ingest", _streamed(workers, store, ingest, unread), count)
         finish_ingest(store, plan)
-        del pending, plan
-        (group,) = plan_benchmark(store, _REQUEST).groups
+        del unread, plan
+        (group,) = pending(store, runs_of(store, [_REQUEST])).groups
         record_plan(store, group)
         work = SegmentBatch(store, group.cohort.recipe, group.runs, NullSegmenter)
         _report("segment", _streamed(workers, store, work, group.pending), count)
-    left = plan_benchmark(store, _REQUEST).pending
+    left = pending(store, runs_of(store, [_REQUEST])).pending
     files = sum(1 for path in store.root.rglob("*") if path.is_file())
     print(f"pending afterwards     {left:8d}     target 0")
     print(f"files per case         {files / count:8.3f}     target 3 ({files} files)")

@@ -39,7 +39,8 @@ from medsam3_core.sam3.tensors.tokenizer import TextTokenizer
 from medsam3_core.settings.inference import Dtype, InferenceSettings
 from storage.catalog.guard import run_sql
 from storage.cohorts.volumes import open_case_volume
-from storage.runs.plan import BenchmarkRequest, WorkGroup, plan_benchmark
+from storage.runs.plan import WorkGroup, pending
+from storage.runs.requests import BenchmarkRequest, runs_of
 from storage.store.layout import StoreLayout, open_store
 from storage.weights.checkpoints import open_segmenter
 from storage.weights.registry import add_weights
@@ -112,7 +113,7 @@ class Bench:
         """Four images through flow, Dask, scores and store, over encode and segment alone; both build a network."""
         store = self._filled_store()
         request = BenchmarkRequest(("small",), ("seeded",), ("box",), self._settings(), split="all")
-        group = plan_benchmark(store, request).groups[0]
+        group = pending(store, runs_of(store, [request])).groups[0]
         if not group.pending:
             print(f"{IMAGES} images: they are in the store already; remove {self.store} to measure again")
             return

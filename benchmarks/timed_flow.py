@@ -25,6 +25,7 @@ def main(
     """Run it once; start-up is everything that is not the stream and not the closing publication."""
     from flows.clusters.forking import begin_forking
     from flows.settings.clusters import parse_cluster
+    from storage.runs.requests import BenchmarkRequest
     from storage.store.layout import open_store
     from storage.weights.registry import find_weights
 
@@ -47,14 +48,7 @@ def main(
 
         note_idle()
         summary = benchmark_cohorts(
-            store,
-            [cohort],
-            [weights],
-            [policy],
-            list(settings),
-            split="all",
-            cluster=cluster,
-            cache_encodings=cache,
+            BenchmarkRequest((cohort,), (weights,), (policy,), settings, split="all"), store, cluster, cache
         )
     total = time.perf_counter() - STARTED
     print(summary.stream_seconds, total - summary.stream_seconds, summary.peak_rss_bytes, max(idle))

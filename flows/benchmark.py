@@ -1,7 +1,7 @@
 """The flow that benchmarks: cohorts x weights x prompt policies, computing only what is not there yet."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,15 +11,16 @@ from prefect.cache_policies import NO_CACHE
 from flows.clusters.clusters import Workers, dask_workers
 from flows.messages.console import note
 from flows.service.deployed import store_of
-from flows.settings.agent import endpoint_settings, require_plan_allowed, with_site_model
+from flows.service.prepared import PlannedBenchmark, planned_benchmark
+from flows.settings.agent import endpoint_settings
 from flows.settings.settings import named_cluster
 from flows.stream import stream_cases
 from storage.catalog.catalog import publish_catalog
 from storage.catalog.compaction import tidy_scores
-from storage.runs.plan import BenchmarkPlan, BenchmarkRequest, PlannedCase, WorkGroup, record_plan
-from storage.runs.standing import completed_requests, plan_requests, record_requests
+from storage.runs.plan import BenchmarkPlan, PlannedCase, WorkGroup, record_plan
+from storage.runs.requests import ALL_THAT_IS_STALE, BenchmarkRequest
+from storage.runs.standing import record_requests
 from storage.store.layout import StoreLayout
-from storage.store.writers import writing
 from storage.weights.encodings import CacheSettings, parse_size, prepare_cache, trim_cache
 from tasks.ledger import record_rejected
 from tasks.plugin import SegmenterPlugin, current_segmenter
@@ -55,19 +56,9 @@ class BenchmarkSummary:
         return sum(count for status, count in self.computed.items() if status not in ("scored", "rescored"))
 
 
-@flow(name="benchmark", flow_run_name="benchmark-{cohorts}")
+@flow(name="benchmark", flow_run_name="benchmark-{request.cohorts}")
 def benchmark_cohorts(
-    store: str = "",
-    cohorts: list[str] | None = None,
-    weights: list[str] | None = None,
-    prompts: list[str] | None = None,
-    settings: list[str] | None = None,
-    split: str | None = None,
-    structures: list[str] | None = None,
-    limit: int = 0,
-    retry: bool = False,
-    cluster: str = "local",
-    cache_encodings: str = "",
+    request: BenchmarkRequest = ALL_THAT_IS_STALE, store: str = "", cluster: str = "local", cache_encodings: str = ""
 ) -> BenchmarkSummary:
     """Segment and score every case that has no fresh score yet, for every combination that is asked for.
 
@@ -75,57 +66,34 @@ def benchmark_cohorts(
     of the three, everything that is stale is computed.
 
     Args:
+        request: What is wanted; what is left out is taken from earlier benchmarks.
         store: Folder of the store; empty for `$MEDSAM3_STORE`.
-        cohorts: Cohorts by name; none for all that were benchmarked before.
-        weights: Weights as `NAME` or `NAME@N`; none for all that were benchmarked before.
-        prompts: Prompt policies such as `text` or `box:jitter=0.1`; none for all that were asked for before.
-        settings: Inference settings as `key=value`.
-        split: Split, `all`, or nothing for `test` where the cohort has one and all cases otherwise.
-        structures: Structures; none means all.
-        limit: At most so many cases per cohort; 0 means all.
-        retry: Whether rejected, failed and crashed cases are tried again.
         cluster: Cluster by name.
         cache_encodings: Size of the cache of slice encodings in the store, such as `20GB`; empty for none.
     """
     layout = store_of(store)
-    request = BenchmarkRequest(
-        tuple(cohorts or ()),
-        tuple(weights or ()),
-        tuple(prompts or ()),
-        with_site_model(layout.root, prompts or (), settings or ()),
-        split,
-        tuple(structures or ()),
-        limit,
-        retry,
-    )
-    return compute_requests(layout, completed_requests(layout, request), cluster, cache_encodings)
+    with planned_benchmark(layout, request) as planned:
+        return compute_plan(layout, planned, cluster, cache_encodings)
 
 
-def compute_requests(
-    store: StoreLayout,
-    requests: Sequence[BenchmarkRequest],
-    cluster: str,
-    cache_encodings: str = "",
-    narrowed: Callable[[BenchmarkPlan], BenchmarkPlan] = lambda plan: plan,
+def compute_plan(
+    store: StoreLayout, planned: PlannedBenchmark, cluster: str, cache_encodings: str = ""
 ) -> BenchmarkSummary:
-    """Compute what is stale of some requests, inside a flow.
+    """Compute what a plan says, inside a flow.
 
     Args:
         store: The store.
-        requests: What is wanted.
+        planned: What is to compute.
         cluster: Cluster by name.
         cache_encodings: Size of the cache of slice encodings; empty for none.
-        narrowed: Takes from the plan what must not be done.
     """
-    with writing(store, plan_requests(store, requests).run_ids) as token:
-        plan = narrowed(plan_requests(store, requests))  # again, now that nobody else writes these runs
-        require_plan_allowed(store.root, plan)
-        for group in plan.groups:
-            record_plan(store, group)
-            record_rejected(store, group)
-        record_requests(store, plan, requests)
-        counts = _compute(store, plan, cluster, cache_encodings, token)
-        tidy_scores(store, plan.run_ids)
+    plan = planned.plan
+    for group in plan.groups:
+        record_plan(store, group)
+        record_rejected(store, group)
+    record_requests(store, plan)
+    counts = _compute(store, plan, cluster, cache_encodings, planned.token)
+    tidy_scores(store, plan.run_ids)
     publish_catalog(store)
     computed: Counter[str] = Counter()
     for one in counts:
@@ -135,7 +103,7 @@ def compute_requests(
         tuple(plan.run_ids),
         plan.refused,
         {status: count for status, count in computed.items() if count},
-        sum(group.fresh for group in plan.groups),
+        plan.fresh,
         max((one.peak_rss_bytes for one in counts), default=0),
         sum(one.seconds for one in counts),
     )

@@ -9,19 +9,20 @@ from prefect import flow
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.states import Completed, Failed, State
 
-from flows.benchmark import BenchmarkSummary, compute_requests
+from flows.benchmark import BenchmarkSummary, compute_plan
 from flows.clusters.forking import begin_forking
 from flows.messages.console import tell
 from flows.service.dashboard import write_report
 from flows.service.deployed import store_of
 from flows.service.notifications import notify
+from flows.service.prepared import planned_requests
 from flows.service.storms import answer_for_waiting_runs
 from flows.settings.settings import Settings, named_cluster, read_settings
 from medsam3_core.errors import Medsam3Error, UsageError
 from storage.comparisons.comparison import Comparison, ComparisonRequest, StructureComparison, compare_weights
 from storage.comparisons.words import comparison_notes, comparison_sentences, short_prompt
-from storage.runs.plan import BenchmarkRequest
-from storage.runs.standing import only_rescoring, plan_requests, previous_version, requests_following
+from storage.runs.requests import BenchmarkRequest, runs_of
+from storage.runs.standing import only_rescoring, previous_version, requests_following
 from storage.store.layout import StoreLayout
 from storage.weights.registry import find_weights
 from storage.weights.weights import Weights
@@ -162,26 +163,24 @@ def benchmark_new_weights(
 
 
 def _begin_workers(store: StoreLayout, name: str, cluster: str) -> None:
-    """Let workers import while further events are waited for, if there will be something to compute."""
-    requests = requests_following(store, name)
+    """Let workers import while further events are waited for, if there may be something to compute."""
     with suppress(UsageError):  # said when it is planned in earnest
-        pending = (
-            [group.weights for group in plan_requests(store, requests).groups if group.pending] if requests else []
-        )
-        if pending:
-            begin_forking(named_cluster(cluster, store.root), pending)
+        if requests := requests_following(store, name):
+            begin_forking(named_cluster(cluster, store.root), runs_of(store, requests).weights)
 
 
 def _answer(
     store: StoreLayout, settings: Settings, new: Weights, requests: list[BenchmarkRequest], cluster: str
 ) -> Answer:
-    computed = compute_requests(store, requests, cluster)
+    with planned_requests(store, requests) as planned:
+        computed = compute_plan(store, planned, cluster)
     base = previous_version(store, new)
     comparison = None
     if base is not None:
         named = f"{base.name}@{base.version}"
         earlier = [replace(request, weights=(named,)) for request in requests]
-        compute_requests(store, earlier, cluster, narrowed=only_rescoring)
+        with planned_requests(store, earlier) as planned:
+            compute_plan(store, replace(planned, plan=only_rescoring(planned.plan)), cluster)
         comparison = _compared(store, settings, named, f"{new.name}@{new.version}", requests)
     report = store.report(f"{new.name}-{new.version}")
     return Answer(new, base, computed, comparison, report if write_report(store.root, report) else None)

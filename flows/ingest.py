@@ -1,7 +1,6 @@
 """The flow that takes a source dataset into the store."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
@@ -12,7 +11,7 @@ from flows.service.deployed import store_of
 from flows.settings.settings import named_cluster
 from flows.stream import stream_cases
 from storage.catalog.catalog import publish_catalog
-from storage.ingest.plan import IngestPlan, finish_ingest, plan_ingest
+from storage.ingest.plan import IngestPlan, IngestRequest, finish_ingest, plan_ingest
 from storage.store.layout import StoreLayout
 from storage.store.writers import ingesting
 from tasks.ingest import IngestBatch, PendingCase
@@ -36,39 +35,25 @@ class IngestSummary:
     unchanged: int
 
 
-@flow(name="ingest", flow_run_name="ingest-{cohort}")
-def ingest_cohort(
-    store: str,
-    source: str,
-    cohort: str,
-    reader: str = "auto",
-    recipe: str | None = None,
-    split: str | None = None,
-    limit: int = 0,
-    cluster: str = "local",
-) -> IngestSummary:
+@flow(name="ingest", flow_run_name="ingest-{request.cohort}")
+def ingest_cohort(request: IngestRequest, store: str = "", cluster: str = "local") -> IngestSummary:
     """Convert a source dataset to OME-Zarr, case by case, and record what was accepted and what was not.
 
     Args:
+        request: Which cases of which source become which cohort.
         store: Folder of the store; empty for `$MEDSAM3_STORE`.
-        source: Source folder, or `phantom:KIND`.
-        cohort: Name of the cohort in the store.
-        reader: Recipe or layout by name, or `auto`.
-        recipe: Recipe file.
-        split: Split for all cases, against the recipe's own rule.
-        limit: At most so many cases; 0 means all.
         cluster: Cluster by name.
     """
     layout = store_of(store)
-    with ingesting(layout, cohort, say):
-        plan = plan_ingest(layout, source, cohort, reader, Path(recipe) if recipe else None, split, limit)
+    with ingesting(layout, request.cohort, say):
+        plan = plan_ingest(layout, request)
         counts = StreamCounts()
         if plan.pending:
             with dask_workers(named_cluster(cluster, layout.root), []) as workers, workers.on_store(layout):
                 counts = convert_cases(plan, layout, workers)
         finish_ingest(layout, plan)
     publish_catalog(layout)
-    return IngestSummary(cohort, counts.statuses["accepted"], counts.statuses["rejected"], plan.unchanged)
+    return IngestSummary(request.cohort, counts.statuses["accepted"], counts.statuses["rejected"], plan.unchanged)
 
 
 @task(name="convert-cases", task_run_name="convert-cases", cache_policy=NO_CACHE)

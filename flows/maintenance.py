@@ -1,17 +1,14 @@
-"""The flow that looks after a store: compaction, eviction of encodings, sweeping of leftovers. And `medsam3 prune`."""
-
-from dataclasses import replace
-from pathlib import Path
+"""The flow that looks after a store: compaction, eviction of encodings, sweeping of leftovers."""
 
 from prefect import flow, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from flows.messages.console import say, tell
+from flows.messages.console import tell
 from flows.messages.tables import in_units
 from flows.service.deployed import store_of
 from flows.settings.settings import MaintenanceSettings, read_settings
-from storage.store.layout import StoreLayout, existing_store
+from storage.store.layout import StoreLayout
 from storage.upkeep.upkeep import Upkeep, compact_store, prune_store
 from storage.weights.encodings import parse_size
 
@@ -55,16 +52,7 @@ def compact(store: StoreLayout, files_per_run: int) -> Upkeep:
 @task(name="sweep-leftovers", cache_policy=NO_CACHE)
 def sweep(store: StoreLayout, settings: MaintenanceSettings, encodings: str) -> Upkeep:
     """Remove what nobody needs."""
-    return _prune(store, settings, encodings)
-
-
-def run_prune(root: Path, encodings: str | None, older_than_hours: float | None, *, dry_run: bool) -> None:
-    """Prune a store without Prefect, and say what went."""
-    store, settings = existing_store(root), read_settings(root).maintenance
-    if older_than_hours is not None:
-        settings = replace(settings, leftover_hours=older_than_hours)
-    swept = _prune(store, settings, encodings or "", dry_run=dry_run)
-    say(("would remove " if dry_run else "removed ") + upkeep_words(swept))
+    return prune_as_set(store, settings, encodings)
 
 
 def upkeep_words(swept: Upkeep) -> str:
@@ -73,7 +61,8 @@ def upkeep_words(swept: Upkeep) -> str:
     return f"{counts}: {in_units(swept.freed_bytes)}"
 
 
-def _prune(store: StoreLayout, settings: MaintenanceSettings, encodings: str, *, dry_run: bool = False) -> Upkeep:
+def prune_as_set(store: StoreLayout, settings: MaintenanceSettings, encodings: str, *, dry_run: bool = False) -> Upkeep:
+    """Prune as the settings say, and encodings to a size if one is given."""
     size = encodings or settings.encodings
     return prune_store(
         store,

@@ -2,7 +2,6 @@
 
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
@@ -11,25 +10,19 @@ from flows.benchmark import segment_shard, shards_of
 from flows.clusters.clusters import Workers, dask_workers
 from flows.ingest import convert_cases
 from flows.messages.console import say
-from flows.settings.agent import require_run_allowed, with_site_model
+from flows.service.deployed import store_of
+from flows.service.prepared import prepared_segment
 from flows.settings.settings import named_cluster
 from flows.stream import stream_cases
 from storage.catalog.catalog import publish_catalog
-from storage.exports.claims import claim_folder, release_lock, require_claimable
+from storage.exports.claims import claim_folder, release_lock
 from storage.exports.ledger import unreleased, write_summary
 from storage.exports.releases import ReleaseForm
-from storage.exports.segment_plan import (
-    SegmentRequest,
-    plan_segment,
-    reader_for_segmenting,
-    require_out_apart,
-    run_of_request,
-)
-from storage.ingest.plan import IngestPlan, finish_ingest, plan_ingest, unchanged_sources
+from storage.exports.segment_plan import ReleaseRequest, SegmentRequest, pending
+from storage.ingest.plan import IngestPlan, IngestRequest, finish_ingest, plan_ingest, unchanged_sources
 from storage.runs.ledger import Run
 from storage.runs.plan import WorkGroup, record_plan
-from storage.store.layout import StoreLayout, open_store
-from storage.store.locations import location
+from storage.store.layout import StoreLayout
 from storage.store.locks import holding
 from storage.store.writers import ingesting, writing
 from tasks.export import ExportBatch, PendingExport
@@ -55,53 +48,25 @@ class SegmentSummary:
         return sum(count for status, count in self.counts.items() if status not in ("segmented", "empty"))
 
 
-@flow(name="segment", flow_run_name="segment-{source}")
+@flow(name="segment", flow_run_name="segment-{request.source}")
 def segment_source(
-    store: str,
-    source: str,
-    weights: str,
-    out: str,
-    texts: list[str] | None = None,
-    prompts: str | None = None,
-    form: str = "nifti",
-    settings: list[str] | None = None,
-    reader: str = "auto",
-    limit: int = 0,
-    retry: bool = False,
-    anonymous: bool = False,
-    cluster: str = "local",
-    policy: str = "text",
+    request: SegmentRequest, release: ReleaseRequest, store: str = "", cluster: str = "local"
 ) -> SegmentSummary:
     """Segment every case of a source and release what was drawn; what is done already is not done again.
 
     Args:
-        store: Folder of the store.
-        source: Source folder, or `phantom:KIND`.
-        weights: `NAME` or `NAME@N`.
-        out: Folder for the segmentations.
-        texts: What to look for.
-        prompts: Prompts file, instead of texts.
-        form: `nifti`, `dicom-seg` or `zarr`.
-        settings: Inference settings as `key=value`.
-        reader: Recipe or layout by name, or `auto`.
-        limit: At most so many cases; 0 means all.
-        retry: Whether rejected, failed and crashed cases are tried again.
-        anonymous: Leave patients' names out of DICOM.
+        request: What is segmented, and how.
+        release: Where the segmentations go, and as what.
+        store: Folder of the store; empty for `$MEDSAM3_STORE`.
         cluster: Cluster by name.
-        policy: How texts are asked: `text`, or by the `agent` as requests.
     """
-    require_out_apart(source, location(out))
-    layout, target = open_store(store), location(out).resolve()
-    prompts_file = Path(prompts) if prompts else None
-    chosen = with_site_model(layout.root, [policy], settings or ())
-    request = SegmentRequest(source, weights, tuple(texts or ()), prompts_file, chosen, limit, retry, policy)
-    run, rows = run_of_request(layout, request)
-    require_run_allowed(layout.root, run)
-    require_claimable(layout, run, target, anonymous=anonymous)
-    kind = reader_for_segmenting(source, reader)
+    layout = store_of(store)
+    asked = prepared_segment(layout, request, release)
+    run, target = asked.run, release.folder
     with ExitStack() as listed:
         listed.enter_context(ingesting(layout, request.cohort, say))
-        ingest = plan_ingest(layout, source, request.cohort, kind, None, None, limit, with_references=False)
+        wanted = IngestRequest(request.source, request.cohort, limit=request.limit)
+        ingest = plan_ingest(layout, wanted, asked.source, with_references=False)
         with (
             writing(layout, [run.run_id]) as token,
             holding(release_lock(layout, target), f"{target} is being written"),
@@ -112,13 +77,13 @@ def segment_source(
                 convert_cases(ingest, layout, workers)
             finish_ingest(layout, ingest)
             listed.close()  # others may ingest while this one segments
-            group = plan_segment(layout, request, run, rows)
+            group = pending(layout, asked)
             record_plan(layout, group)
             record_rejected(layout, group)
             _segment(layout, group, workers, token)
-            claim = claim_folder(layout, run, target, anonymous=anonymous)
-            export_cases(layout, run, ingest, ReleaseForm(form), target, claim, workers, anonymous=anonymous)
-            counts = write_summary(layout, run, form, target, claim)
+            claim = claim_folder(layout, run, target, anonymous=release.anonymous)
+            export_cases(layout, run, ingest, release, claim, workers)
+            counts = write_summary(layout, run, release.form, target, claim)
     publish_catalog(layout)
     return SegmentSummary(request.cohort, run.run_id, counts)
 
@@ -133,24 +98,26 @@ def _segment(store: StoreLayout, group: WorkGroup, workers: Workers, token: str)
 
 @task(name="export-cases", task_run_name="export-cases", cache_policy=NO_CACHE)
 def export_cases(
-    store: StoreLayout,
-    run: Run,
-    ingest: IngestPlan,
-    form: ReleaseForm,
-    out: Path,
-    claim: str,
-    workers: Workers,
-    *,
-    anonymous: bool,
+    store: StoreLayout, run: Run, ingest: IngestPlan, release: ReleaseRequest, claim: str, workers: Workers
 ) -> StreamCounts:
     """One bounded stream of batches over the workers."""
-    pending = unreleased(store, run, form, claim)
-    if not pending:
+    form = ReleaseForm(release.form)
+    left = unreleased(store, run, form, claim)
+    if not left:
         return StreamCounts()
     sources = unchanged_sources(store, ingest) if form is ReleaseForm.DICOM_SEG else {}
-    cases = [PendingExport(case, attempt, sources.get(case.case_id)) for case, attempt in pending]
+    cases = [PendingExport(case, attempt, sources.get(case.case_id)) for case, attempt in left]
     name = f"{run.weights.name}@{run.weights.version}"
     work = ExportBatch(
-        store, run.run_id, run.structures, dict(run.texts), name, ingest.source_root, form, out, claim, anonymous
+        store,
+        run.run_id,
+        run.structures,
+        dict(run.texts),
+        name,
+        ingest.source_root,
+        form,
+        release.folder,
+        claim,
+        release.anonymous,
     )
     return stream_cases(f"release {form}", store, work, cases, workers)

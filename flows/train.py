@@ -3,7 +3,7 @@
 import os
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
@@ -13,15 +13,20 @@ from flows.messages.console import say
 from flows.service.deployed import store_of
 from medsam3_core.errors import UsageError
 from storage.ingest.journal import is_ingested
+from storage.ingest.plan import IngestRequest
+from storage.store.layout import StoreLayout
+
+if TYPE_CHECKING:  # it imports torch
+    from medsam3_core.training.plans import TrainingPlan
 
 
 @flow(name="train", flow_run_name="train-{config}")
-def train_flow(store: str, config: str, cluster: str = "local") -> dict[str, Any]:
+def train_flow(config: str, store: str = "", cluster: str = "local") -> dict[str, Any]:
     """Train what a configuration asks for; started again, it goes on where it stopped.
 
     Args:
-        store: Folder of the store; empty for `$MEDSAM3_STORE`.
         config: Configuration file, or the name of one that comes with the product.
+        store: Folder of the store; empty for `$MEDSAM3_STORE`.
         cluster: Cluster by name, for cohorts that are ingested first.
     """
     # Both import torch, which who deploys all flows can do without.
@@ -39,17 +44,15 @@ def train_flow(store: str, config: str, cluster: str = "local") -> dict[str, Any
                 )
                 raise UsageError(msg)
             say(f"cohort {cohort.cohort} is not, or not all, in the store yet; ingesting {cohort.source}")
-            ingest_cohort(str(layout.root), cohort.source, cohort.cohort, cluster=cluster)
-    return _train(str(layout.root), config)
+            ingest_cohort(IngestRequest(cohort.source, cohort.cohort), str(layout.root), cluster)
+    return _train(layout, plan)
 
 
-@task(name="train-weights", task_run_name="train-{config}", cache_policy=NO_CACHE)
-def _train(store: str, config: str) -> dict[str, Any]:
-    from storage.training.configs import find_training_config, read_training_config
+@task(name="train-weights", task_run_name="train-{plan.name}", cache_policy=NO_CACHE)
+def _train(store: StoreLayout, plan: "TrainingPlan") -> dict[str, Any]:
     from tasks.train import train_weights
 
-    plan = read_training_config(find_training_config(config))
-    return train_weights(store_of(store), plan, _say_progress)
+    return train_weights(store, plan, _say_progress)
 
 
 def _say_progress(entry: dict[str, Any]) -> None:

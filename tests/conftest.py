@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.runs.plan import BenchmarkRequest
+from storage.runs.requests import BenchmarkRequest
 from storage.store.layout import StoreLayout, open_store
 from tests import SHARED_DATA
 from tests.stores.small import benchmark_here, ingest_here

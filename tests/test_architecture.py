@@ -93,7 +93,7 @@ ROOMS = {
         ".": "messages settings clusters service",
         "cli.upkeep": "messages settings clusters service .",
         "cli.work": "messages settings cli.answers clusters service .",
-        "cli.commands": "messages settings cli.answers clusters service . cli.upkeep cli.work",
+        "cli.commands": "settings cli.answers service cli.upkeep cli.work",
         "cli": "settings cli.commands",
     },
     "dashboards": {

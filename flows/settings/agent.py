@@ -7,7 +7,7 @@ from pathlib import Path
 from flows.settings.settings import read_settings
 from medsam3_core.prompts.policies import PromptKind, PromptPolicy
 from storage.runs.ledger import Run
-from storage.runs.plan import BenchmarkPlan
+from storage.runs.requests import BenchmarkRuns
 from tasks.agent.endpoint import MODEL_VARIABLE, URL_VARIABLE, EndpointSettings, require_allowed
 
 _KEY = "agent_model"
@@ -47,15 +47,15 @@ def require_run_allowed(store_root: Path | str, run: Run) -> None:
         require_allowed(run.settings.agent, endpoint_settings(store_root))
 
 
-def require_plan_allowed(store_root: Path | str, plan: BenchmarkPlan) -> None:
+def require_runs_allowed(store_root: Path | str, runs: BenchmarkRuns) -> None:
     """Refuse what must not be sent, before anything is computed.
 
     Raises:
         UsageError: See `tasks.agent.endpoint.require_allowed`.
     """
     endpoint = endpoint_settings(store_root)
-    for group in plan.groups:
+    for group in runs.groups:
         of_dicom = group.cohort.recipe.layout in _OF_DICOM
-        for run in group.runs.values():
+        for run in group.runs:
             if run.policy.kind is PromptKind.AGENT:
                 require_allowed(run.settings.agent, endpoint, texts_of_dicom=of_dicom)

@@ -35,8 +35,8 @@ from typing import Annotated, Any, ClassVar
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from medsam3_core.errors import UsageError
+from storage.store.request_schema import STRICT
 
-_STRICT = ConfigDict(extra="forbid")
 _Count = Annotated[int, Field(ge=0)]
 _Positive = Annotated[int, Field(ge=1)]
 
@@ -61,7 +61,7 @@ class Adaptive:
         maximum: Workers at most.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     minimum: _Positive = 1
     maximum: _Positive = 1
 
@@ -86,7 +86,7 @@ class SlurmSettings:
         log_directory: Folder of the jobs' output; empty for Slurm's own habit.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     queue: str = ""
     account: str = ""
     walltime: Annotated[str, Field(pattern=r"^(\d+-)?\d{1,2}:\d{2}:\d{2}$")] = "08:00:00"
@@ -111,7 +111,7 @@ class KubernetesSettings:
         secrets: Secrets whose keys become environment too, such as the credentials of the object storage.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     image: str
     namespace: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")] = "default"
     cpus: _Positive = 4
@@ -140,7 +140,7 @@ class ClusterSettings:
         name: Name in the settings file.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     kind: ClusterKind = ClusterKind.LOCAL
     workers: _Count = 0
     memory_limit: Annotated[str, Field(pattern=r"^(auto|\d+(\.\d+)?\s*[kMGT]i?B)$")] = "auto"

@@ -38,9 +38,9 @@ store: in the working folder); without it all is default.
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -48,11 +48,11 @@ from flows.settings.clusters import ClusterSettings, parse_cluster
 from medsam3_core.agent.chat import Price
 from medsam3_core.errors import UsageError
 from storage.store.locations import is_remote, location
+from storage.store.request_schema import STRICT
 from tasks.agent.endpoint import KEY_VARIABLE
 
 VARIABLE = "MEDSAM3_SETTINGS"
 FILE_NAME = "medsam3.toml"
-_STRICT = ConfigDict(extra="forbid")
 _Seconds = Annotated[float, Field(gt=0)]
 
 
@@ -66,7 +66,7 @@ class WatchSettings:
         quiet_seconds: How long a file must not have changed before it counts as written.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     weights: tuple[str, ...] = ()
     every_seconds: _Seconds = 30.0
     quiet_seconds: _Seconds = 5.0
@@ -81,7 +81,7 @@ class CompareSettings:
         margins: Per metric, how much worse the mean may get.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     metrics: Annotated[tuple[str, ...], Field(min_length=1)] = ("dice",)
     margins: Mapping[str, float] = field(default_factory=dict)
 
@@ -96,7 +96,7 @@ class NotifySettings:
         timeout_seconds: How long either may take.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     command: tuple[str, ...] = ()
     webhook: Annotated[str, Field(pattern=r"^(https?://\S+)?$")] = ""
     timeout_seconds: _Seconds = 30.0
@@ -111,15 +111,20 @@ class ArchiveSettings:
         weights: `NAME` or `NAME@N`.
         texts: What to look for.
         out: Folder for the segmentations.
-        form: How they are written, as in `medsam3 segment --format`.
+        form: How they are written, as in `medsam3 segment --format`; empty for `nifti`.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     source: str = ""
     weights: str = ""
     texts: tuple[str, ...] = ()
     out: str = ""
-    form: Literal["nifti", "dicom-seg", "zarr"] = "nifti"
+    form: Literal["", "nifti", "dicom-seg", "zarr"] = ""
+
+    def completed(self, known: Self) -> Self:
+        """These settings, with what they leave out taken from others."""
+        given = {item.name: value for item in fields(self) if (value := getattr(self, item.name))}
+        return replace(known, **given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +137,7 @@ class MaintenanceSettings:
         files_per_run: Number of score files of one run above which they are compacted.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     encodings: str = ""
     leftover_hours: Annotated[float, Field(ge=0)] = 1.0
     files_per_run: Annotated[int, Field(gt=0)] = 500
@@ -152,7 +157,7 @@ class AgentSite:
         prices: Money per million tokens, by model.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     url: Annotated[str, Field(pattern=r"^(https?://\S+)?$")] = ""
     model: str = ""
     key_variable: str = KEY_VARIABLE
@@ -166,7 +171,7 @@ class AgentSite:
 class Settings:
     """All sections; a section that the file lacks has its defaults."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     clusters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     watch: WatchSettings = field(default_factory=WatchSettings)
     compare: CompareSettings = field(default_factory=CompareSettings)

@@ -4,7 +4,9 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
+
+from pydantic import ConfigDict, NonNegativeInt
 
 from medsam3_core.agent.requests import clean_request
 from medsam3_core.cases.cases import CaseStatus
@@ -25,14 +27,11 @@ from storage.runs.ledger import Run
 from storage.runs.plan import PlannedCase, WorkGroup
 from storage.runs.refusals import refusal
 from storage.sources.listing.labels import structure_slug
-from storage.sources.listing.recipes import builtin_recipes
-from storage.sources.registry import AUTO, find_reader
+from storage.sources.registry import AUTO, Source, find_source
 from storage.store.layout import StoreLayout
-from storage.store.locations import absolute
+from storage.store.locations import absolute, location
+from storage.store.request_schema import STRICT
 from storage.weights.registry import find_weights
-
-_ANY_TREE = frozenset({"nifti-pairs", "image-pairs", "msd"})
-"""Layouts that list what has a reference; without one, everything in the tree is a case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +47,19 @@ class SegmentRequest:
         limit: At most so many cases; 0 means all.
         retry: Whether rejected, failed and crashed cases, and those whose prediction is damaged, are tried again.
         policy: How texts are asked: `text` as they stand, or by the `agent` as requests.
+        reader: Recipe or layout by name, or `auto`.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     source: str
     weights: str
     texts: tuple[str, ...] = ()
     prompts: Path | None = None
     settings: tuple[str, ...] = ()
-    limit: int = 0
+    limit: NonNegativeInt = 0
     retry: bool = False
     policy: str = str(PromptKind.TEXT)
+    reader: str = AUTO
 
     def __post_init__(self) -> None:
         if PromptPolicy.parse(self.policy).kind not in (PromptKind.TEXT, PromptKind.AGENT):
@@ -79,12 +81,42 @@ class SegmentRequest:
         return f"segment-{hashlib.sha256(root.encode()).hexdigest()[:12]}"
 
 
-def reader_for_segmenting(source: str, reader: str = AUTO) -> str:
-    """The reader that lists every case of a source, labelled or not."""
-    if reader != AUTO:
-        return reader
-    layout, recipe = find_reader(source, AUTO)
-    return "archive" if layout.name in _ANY_TREE and recipe.name not in builtin_recipes() else AUTO
+@dataclass(frozen=True, slots=True)
+class ReleaseRequest:
+    """Where segmentations go, and as what.
+
+    Attributes:
+        out: Folder for the segmentations.
+        form: How they are written.
+        anonymous: Leave patients' names out of DICOM.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    out: str
+    form: Literal["nifti", "dicom-seg", "zarr"] = "nifti"
+    anonymous: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """The folder, wherever this process runs."""
+        return location(self.out).resolve()
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentRun:
+    """What a request comes to before a case is looked at.
+
+    Attributes:
+        request: The request.
+        run: The run.
+        rows: Rows of its prompts file.
+        source: The source with the reader that lists every case, labelled or not.
+    """
+
+    request: SegmentRequest
+    run: Run
+    rows: tuple[PromptRow, ...]
+    source: Source
 
 
 def require_out_apart(source: str, out: Path) -> None:
@@ -115,8 +147,8 @@ def structures_of_texts(texts: Sequence[str]) -> tuple[Structure, ...]:
     return structures
 
 
-def run_of_request(store: StoreLayout, request: SegmentRequest) -> tuple[Run, list[PromptRow]]:
-    """The run and, for a prompts file, its rows.
+def run_of(store: StoreLayout, request: SegmentRequest) -> SegmentRun:
+    """The run, the rows of a prompts file, and the source; `pending` says which cases are still to do.
 
     Raises:
         UsageError: If a name, text, file or setting makes no sense.
@@ -137,22 +169,24 @@ def run_of_request(store: StoreLayout, request: SegmentRequest) -> tuple[Run, li
         raise UnsupportedPromptError(sentence)
     texts = tuple((item.name, item.text) for item in structures)
     prompt_id = policy.prompt_id(dict(texts))
-    return Run(weights, request.cohort, policy, prompt_id, settings, tuple(name for name, _ in texts), texts), rows
+    run = Run(weights, request.cohort, policy, prompt_id, settings, tuple(name for name, _ in texts), texts)
+    return SegmentRun(request, run, tuple(rows), find_source(request.source, request.reader, every_image=True))
 
 
-def plan_segment(store: StoreLayout, request: SegmentRequest, run: Run, rows: Sequence[PromptRow]) -> WorkGroup:
+def pending(store: StoreLayout, asked: SegmentRun) -> WorkGroup:
     """What is still to do for a cohort that has been ingested; writes the prompts of a prompts file.
 
     Raises:
         UsageError: If the prompts file names a case that does not exist or a place outside its volume.
     """
+    request, run = asked.request, asked.run
     known = read_cohort(store, request.cohort)
-    asked = tuple(Structure(name, text) for name, text in run.texts)
-    cohort = replace(known, recipe=replace(known.recipe, structures=asked))
+    structures = tuple(Structure(name, text) for name, text in run.texts)
+    cohort = replace(known, recipe=replace(known.recipe, structures=structures))
     cases = latest_case_refs(store, request.cohort)
     cases = cases[: request.limit] if request.limit else cases
     if request.prompts is not None:
-        cases = _with_prompts(store, run, cases, rows, latest_cases(store, request.cohort).to_dict("records"))
+        cases = _with_prompts(store, run, cases, asked.rows, latest_cases(store, request.cohort).to_dict("records"))
     done = _done(store, run, retry=request.retry)
     index = index_prompts(store, run.cohort, run.prompt_id, {case.case_id for case in cases} - done)
     planned = [

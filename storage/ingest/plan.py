@@ -3,6 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
+
+from pydantic import ConfigDict, NonNegativeInt
 
 from medsam3_core.cases.cases import CaseSource, CaseStatus
 from medsam3_core.digests import digest_json
@@ -10,10 +13,33 @@ from medsam3_core.errors import UsageError
 from storage.cohorts.cohorts import Cohort, latest_cases, latest_rejections, write_cohort
 from storage.ingest.journal import close_journal, is_open, note_listed, vanished
 from storage.sources.listing.files import listed_once, stamps_of
-from storage.sources.registry import find_reader, layout_of
+from storage.sources.registry import AUTO, Source, find_source
 from storage.store.layout import StoreLayout, check_name
-from storage.store.locations import absolute, is_remote, location
+from storage.store.locations import is_remote, location
+from storage.store.request_schema import STRICT
 from storage.training.marks import mark_known_cases
+
+
+@dataclass(frozen=True, slots=True)
+class IngestRequest:
+    """Which cases of which source become a cohort.
+
+    Attributes:
+        source: Source folder, or `phantom:KIND`.
+        cohort: Name of the cohort in the store; `--check` needs none.
+        reader: Recipe or layout by name, or `auto`.
+        recipe: Recipe file.
+        split: Split for all cases, against the recipe's own rule.
+        limit: At most so many cases; 0 means all.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    source: str
+    cohort: str
+    reader: str = AUTO
+    recipe: Path | None = None
+    split: str | None = None
+    limit: NonNegativeInt = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +53,7 @@ class IngestPlan:
         unchanged: Cases in the store, with their volume, whose files have not changed since.
         with_references: Whether references are read, and structures enter the digests of cases.
         standing: Of pending cases that were rejected as they are now: case id to the digest of the row that says so.
+        listed: All cases, where they are read without references and so may be named in what is released.
     """
 
     cohort: Cohort
@@ -35,35 +62,39 @@ class IngestPlan:
     unchanged: int
     with_references: bool = True
     standing: Mapping[str, str] = field(default_factory=dict)
+    listed: tuple[CaseSource, ...] = ()
 
 
-@listed_once()
 def plan_ingest(
-    store: StoreLayout,
-    source: str,
-    cohort: str,
-    reader: str,
-    recipe_file: Path | None,
-    split: str | None,
-    limit: int,
-    *,
-    with_references: bool = True,
+    store: StoreLayout, request: IngestRequest, source: Source | None = None, *, with_references: bool = True
 ) -> IngestPlan:
     """List a source and compare it with the store; writes `cohort.json` and the journal of what is to be read.
 
-    Without references images are read alone: a reference that is wrong, missing or new touches no case.
+    Args:
+        store: The store.
+        request: What is wanted.
+        source: The source, where its reader is found already.
+        with_references: Without, images are read alone: a reference that is wrong, missing or new touches no case.
 
     Raises:
         UsageError: If source, reader, recipe or names are wrong; names value and remedy.
     """
-    check_name("cohort", cohort)
-    if split is not None:
-        check_name("split", split)
-    layout, recipe = find_reader(source, reader, recipe_file)
-    root = source if source.startswith("phantom:") else absolute(source)
-    listed = layout.list_cases(location(root), recipe)
+    check_name("cohort", request.cohort)
+    if request.split is not None:
+        check_name("split", request.split)
+    found = source or find_source(request.source, request.reader, request.recipe)
+    with listed_once(found.listings):
+        plan = _plan(store, request, found, with_references=with_references)
+    found.listings.clear()  # large, and who looks again wants to see what has changed
+    return plan
+
+
+def _plan(store: StoreLayout, request: IngestRequest, source: Source, *, with_references: bool) -> IngestPlan:
+    cohort, split = request.cohort, request.split
+    root, recipe, listed = source.root, source.recipe, source.list_cases()
     if not listed:
-        msg = f"{source} holds no case of the layout {recipe.layout!r}; check the folder or choose another --reader"
+        layout = recipe.layout
+        msg = f"{request.source} holds no case of the layout {layout!r}; check the folder or choose another --reader"
         raise UsageError(msg)
     listed = [replace(case, split=split) for case in listed] if split else listed
     if not with_references:
@@ -82,7 +113,7 @@ def plan_ingest(
     part = recipe.for_digests(with_references=with_references).case_part_digest
     listed = _without_foreign(listed, known, root)
     gone = vanished(store, cohort, root, {case.case_id for case in listed} | known.keys())
-    for case in [*listed, *gone][: limit or None]:
+    for case in [*listed, *gone][: request.limit or None]:
         fingerprint = _fingerprint(root, case, part)
         is_known = known.get(case.case_id) == (CaseStatus.ACCEPTED, root, fingerprint)
         if is_known and _has_volume(store, cohort, case.case_id, zipped=case.case_id in flat):
@@ -96,7 +127,8 @@ def plan_ingest(
                 if (row["modality"], row["raters"], row["in_training"]) == facts_now:
                     standing[case.case_id] = row["case_digest"]
     note_listed(store, cohort, root, [case for case, _ in pending])
-    return IngestPlan(named, root, tuple(pending), unchanged, with_references, standing)
+    named_later = () if with_references else tuple(listed)
+    return IngestPlan(named, root, tuple(pending), unchanged, with_references, standing, named_later)
 
 
 def finish_ingest(store: StoreLayout, plan: IngestPlan) -> None:
@@ -111,17 +143,12 @@ def finish_ingest(store: StoreLayout, plan: IngestPlan) -> None:
 
 
 def unchanged_sources(store: StoreLayout, plan: IngestPlan) -> dict[str, CaseSource]:
-    """Case id to its files, for cases whose files are still those that were read: no image of others may be named.
-
-    Cases were listed without references, as for segmenting.
-    """
+    """Case id to its files, for cases whose files are still those that were read: no image of others may be named."""
     recipe, root = plan.cohort.recipe, plan.source_root
     part = recipe.for_digests(with_references=plan.with_references).case_part_digest
     read = latest_cases(store, plan.cohort.name, ["source_fingerprint"])
     known = dict(zip(read["case_id"], read["source_fingerprint"], strict=True))
-    listed = layout_of(recipe).list_cases(location(root), recipe)
-    cases = [replace(case, references={}) for case in listed]
-    return {case.case_id: case for case in cases if known.get(case.case_id) == _fingerprint(root, case, part)}
+    return {case.case_id: case for case in plan.listed if known.get(case.case_id) == _fingerprint(root, case, part)}
 
 
 def _without_foreign(

@@ -1,4 +1,4 @@
-"""From a request to runs, and from a run to the cases that are still to do."""
+"""From runs to the cases that are still to do."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -7,45 +7,15 @@ from itertools import chain
 
 from medsam3_core.cases.cases import CaseStatus
 from medsam3_core.errors import UsageError
-from medsam3_core.prompts.policies import PromptPolicy
-from medsam3_core.settings.inference import InferenceSettings
 from storage.catalog.catalog import Connection, connect
 from storage.catalog.queries.runs import planned_structures
-from storage.cohorts.cohorts import CaseRef, Cohort, latest_case_refs, read_cohort
+from storage.cohorts.cohorts import CaseRef, Cohort, latest_case_refs
 from storage.prompts.tables import index_prompts
 from storage.runs.ledger import Run, write_plan, write_run
 from storage.runs.pending import NOTHING, Pairs, fresh_pairs, planned_pairs, predicted_pairs
-from storage.runs.refusals import refusal, remedy
-from storage.store.atomic import read_json
+from storage.runs.requests import BenchmarkRuns, RequestedRuns
 from storage.store.layout import StoreLayout
-from storage.weights.registry import find_weights
 from storage.weights.weights import Weights
-
-
-@dataclass(frozen=True, slots=True)
-class BenchmarkRequest:
-    """What a user asks to benchmark; every combination of cohort, weights and prompt policy is one run.
-
-    Attributes:
-        cohorts: Cohorts by name.
-        weights: Weights as `NAME` or `NAME@N`.
-        prompts: Prompt policies as text.
-        settings: Inference settings as `key=value`.
-        split: Split, `all`, or None for `test` where the cohort has one and all cases otherwise.
-        structures: Structures; empty means all of the recipe.
-        limit: At most so many cases per cohort, in order of case_id; 0 means all.
-        retry: Whether rejected, failed and crashed cases are tried again.
-    """
-
-    cohorts: tuple[str, ...]
-    weights: tuple[str, ...]
-    prompts: tuple[str, ...]
-    settings: tuple[str, ...] = ()
-    split: str | None = None
-    structures: tuple[str, ...] = ()
-    limit: int = 0
-    retry: bool = False
-
 
 NO_FILES: Mapping[str, str] = {}
 """Shared by all cases without stored prompts."""
@@ -96,10 +66,17 @@ class WorkGroup:
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkPlan:
-    """Work groups, and the combinations that no segmenter takes (one sentence each)."""
+    """What some requests need to be met.
+
+    Attributes:
+        groups: All work.
+        refused: Combinations that no segmenter takes, and requests that cannot be met (one sentence each).
+        asked: The runs by request.
+    """
 
     groups: tuple[WorkGroup, ...]
     refused: tuple[str, ...]
+    asked: tuple[RequestedRuns, ...]
 
     @property
     def run_ids(self) -> list[str]:
@@ -111,37 +88,42 @@ class BenchmarkPlan:
         """Cases to do over all groups."""
         return sum(len(group.pending) + len(group.rejected) for group in self.groups)
 
+    @property
+    def fresh(self) -> int:
+        """Case and run pairs that are done already, over all groups."""
+        return sum(group.fresh for group in self.groups)
 
-def plan_benchmark(store: StoreLayout, request: BenchmarkRequest) -> BenchmarkPlan:
-    """Decide what must be computed; writes nothing.
+
+def pending(store: StoreLayout, runs: BenchmarkRuns) -> BenchmarkPlan:
+    """Decide which cases of some runs must be computed; writes nothing.
+
+    Every case and score is looked at: what computes asks once, under the locks of the runs. One pass over the cases of
+    a cohort serves all runs of the same weights, whichever request they are of.
 
     Raises:
-        UsageError: If a name does not exist or the request cannot give a single run; lists what exists.
+        UsageError: If a single request, or all of several, want a split or a cohort without cases; lists what exists.
     """
-    settings = InferenceSettings.parse(request.settings)
-    policies = [PromptPolicy.parse(text) for text in dict.fromkeys(request.prompts)]
-    weights = [find_weights(store, text) for text in dict.fromkeys(request.weights)]
-    cohorts = [read_cohort(store, name) for name in dict.fromkeys(request.cohorts)]
-    refused = [
-        sentence + remedy(store, item, policy, settings)
-        for item in weights
-        for policy in policies
-        if (sentence := refusal(item, policy, settings)) is not None
-    ]
-    groups = []
+    groups: dict[tuple[str, str], WorkGroup] = {}
+    cases: dict[str, list[CaseRef]] = {}
+    refused = []
     with connect(store, "scores plan") as connection:
-        for cohort in cohorts:
-            cases = select_cases(store, cohort, request.split, request.limit)
-            for item in weights:
-                taken = [policy for policy in policies if refusal(item, policy, settings) is None]
-                asked = [_run(cohort, item, policy, settings, request.structures) for policy in taken]
-                runs = [_with_planned_structures(connection, cohort, _as_recorded(store, run)) for run in asked]
-                if runs:
-                    groups.append(_work_group(store, connection, cohort, runs, cases, retry=request.retry))
+        for asked in runs.groups:
+            name, request = asked.cohort.name, asked.request
+            known = cases[name] if name in cases else cases.setdefault(name, latest_case_refs(store, name))
+            try:
+                chosen = select_cases(known, name, request.split, request.limit)
+            except UsageError as error:
+                if len({group.request for group in runs.groups}) == 1:
+                    raise
+                refused.append(str(error))
+                continue
+            whole = [_with_planned_structures(connection, asked.cohort, run) for run in asked.runs]
+            group = _work_group(store, connection, asked.cohort, whole, chosen, retry=request.retry)
+            key = (name, group.weights.sha256)
+            groups[key] = _merged(groups[key], group) if key in groups else group
     if not groups:
-        msg = "nothing to run: " + "; ".join(refused or ["give at least one cohort, weights and prompt policy"])
-        raise UsageError(msg)
-    return BenchmarkPlan(tuple(groups), tuple(refused))
+        raise UsageError("; ".join(dict.fromkeys(refused)))
+    return BenchmarkPlan(tuple(groups.values()), tuple(dict.fromkeys((*refused, *runs.refused))), runs.groups)
 
 
 def record_plan(store: StoreLayout, group: WorkGroup) -> None:
@@ -161,42 +143,23 @@ def record_plan(store: StoreLayout, group: WorkGroup) -> None:
             write_plan(store, run, wanted)
 
 
-def select_cases(store: StoreLayout, cohort: Cohort, split: str | None, limit: int) -> list[CaseRef]:
-    """Cases of a split in order of case_id.
+def select_cases(cases: list[CaseRef], cohort: str, split: str | None, limit: int) -> list[CaseRef]:
+    """Those of all cases of a cohort that are of a split, in their order.
 
     Raises:
         UsageError: If the cohort has no such split or no case.
     """
-    cases = latest_case_refs(store, cohort.name)
     splits = sorted({case.split for case in cases if case.split})
     if split is None:
         split = "test" if "test" in splits else "all"
     if split != "all" and split not in splits:
-        msg = f"cohort {cohort.name!r} has no split {split!r}; it has: {', '.join([*splits, 'all'])}"
+        msg = f"cohort {cohort!r} has no split {split!r}; it has: {', '.join([*splits, 'all'])}"
         raise UsageError(msg)
     chosen = [case for case in cases if split == "all" or case.split == split]
     if not chosen:
-        msg = f"cohort {cohort.name!r} has no case; ingest some with: medsam3 ingest SOURCE --cohort {cohort.name}"
+        msg = f"cohort {cohort!r} has no case; ingest some with: medsam3 ingest SOURCE --cohort {cohort}"
         raise UsageError(msg)
     return chosen[:limit] if limit else chosen
-
-
-def _run(
-    cohort: Cohort, weights: Weights, policy: PromptPolicy, settings: InferenceSettings, structures: Sequence[str]
-) -> Run:
-    chosen = [cohort.recipe.structure(name).name for name in structures]
-    names = tuple(item.name for item in cohort.recipe.structures if not chosen or item.name in chosen)
-    texts = {item.name: item.text for item in cohort.recipe.structures}
-    return Run(weights, cohort.name, policy, policy.prompt_id(texts), settings, names)
-
-
-def _as_recorded(store: StoreLayout, run: Run) -> Run:
-    """The run under the name and version that its rows carry: the same tensors may be registered again as another."""
-    path = store.run_json(run.run_id)
-    if not path.exists():
-        return run
-    known = read_json(path)
-    return replace(run, weights=replace(run.weights, name=known["weights"], version=known["weights_version"]))
 
 
 def _with_planned_structures(connection: Connection, cohort: Cohort, run: Run) -> Run:
@@ -240,6 +203,38 @@ def _work_group(
     usable = tuple(item for item in planned if item.case.status is CaseStatus.ACCEPTED)
     rejected = tuple(item for item in planned if item.case.status is not CaseStatus.ACCEPTED)
     return WorkGroup(cohort, runs[0].weights, {run.run_id: run for run in runs}, usable, rejected, fresh)
+
+
+def _merged(one: WorkGroup, other: WorkGroup) -> WorkGroup:
+    runs = dict(one.runs)
+    for run_id, run in other.runs.items():
+        known = {*run.structures, *(runs[run_id].structures if run_id in runs else ())}
+        order = [structure.name for structure in one.cohort.recipe.structures]
+        runs[run_id] = replace(run, structures=tuple(name for name in order if name in known))
+    return replace(
+        one,
+        runs=runs,
+        pending=_merged_cases(one.pending, other.pending),
+        rejected=_merged_cases(one.rejected, other.rejected),
+        fresh=one.fresh + other.fresh,
+    )
+
+
+def _merged_cases(one: Sequence[PlannedCase], other: Sequence[PlannedCase]) -> tuple[PlannedCase, ...]:
+    cases = {item.case_id: item for item in one}
+    for item in other:
+        known = cases.get(item.case_id)
+        if known is not None:
+            run_ids = tuple(dict.fromkeys((*known.run_ids, *item.run_ids)))
+            rescore = dict.fromkeys((*known.rescore_ids, *item.rescore_ids))
+            item = PlannedCase(
+                item.case,
+                run_ids,
+                tuple(run_id for run_id in rescore if run_id not in run_ids),
+                {**known.prompt_files, **item.prompt_files},
+            )
+        cases[item.case_id] = item
+    return tuple(cases[case_id] for case_id in sorted(cases))
 
 
 def _state(

@@ -7,19 +7,19 @@ made it. A request for `NAME` follows the newest version of these weights, one f
 plan over all requests is then exactly what is stale.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from medsam3_core.digests import short_digest
 from medsam3_core.errors import UsageError
 from medsam3_core.prompts.policies import PromptPolicy
-from medsam3_core.settings.inference import InferenceSettings
 from storage.catalog.queries.runs import weights_with_runs
-from storage.cohorts.cohorts import case_refs, latest_cases
-from storage.runs.plan import BenchmarkPlan, BenchmarkRequest, PlannedCase, WorkGroup, plan_benchmark
+from storage.cohorts.cohorts import latest_cases
+from storage.runs.plan import BenchmarkPlan
+from storage.runs.requests import BenchmarkRequest, RequestedRuns
 from storage.store.atomic import read_json, write_json
 from storage.store.layout import StoreLayout
-from storage.weights.registry import find_weights, registered_weights
+from storage.weights.registry import registered_weights
 from storage.weights.weights import Weights
 
 
@@ -46,17 +46,15 @@ class StandingBenchmark:
     limit: int = 0
 
 
-def record_requests(store: StoreLayout, plan: BenchmarkPlan, requests: Iterable[BenchmarkRequest]) -> None:
+def record_requests(store: StoreLayout, plan: BenchmarkPlan) -> None:
     """Note with each run of a plan which request made it."""
-    for asked in {item for request in requests for item in _standing(request)}:
-        weights, settings = find_weights(store, asked.weights), InferenceSettings.parse(asked.settings)
-        for group in plan.groups:
-            for run in group.runs.values():
-                same = (run.cohort, run.weights.sha256, run.policy.canonical(), run.settings)
-                if same == (asked.cohort, weights.sha256, asked.prompt, settings):
-                    target = store.requests(run.run_id) / f"{short_digest(asdict(asked))}.json"
-                    if not target.exists():
-                        write_json(target, asdict(asked))
+    planned = set(plan.run_ids)
+    for group in plan.asked:
+        for run in group.runs:
+            asked = _standing(group, run.policy)
+            target = store.requests(run.run_id) / f"{short_digest(asdict(asked))}.json"
+            if run.run_id in planned and not target.exists():
+                write_json(target, asdict(asked))
 
 
 def standing_benchmarks(store: StoreLayout) -> list[StandingBenchmark]:
@@ -110,33 +108,6 @@ def previous_version(store: StoreLayout, new: Weights) -> Weights | None:
     return max(earlier, key=lambda item: item.version, default=None)
 
 
-def plan_requests(store: StoreLayout, requests: Sequence[BenchmarkRequest]) -> BenchmarkPlan:
-    """One plan for several requests: one pass over the cases of a cohort serves all runs of the same weights.
-
-    A standing request that cannot be met any more (its cohort or weights are gone) is refused in a sentence; a single
-    request fails as `plan_benchmark` does.
-
-    Raises:
-        UsageError: If no request can be met.
-    """
-    if len(requests) == 1:
-        return plan_benchmark(store, requests[0])
-    plans, refused = [], []
-    for request in requests:
-        try:
-            plans.append(plan_benchmark(store, request))
-        except UsageError as error:
-            refused.append(str(error))
-    if not plans:
-        raise UsageError("; ".join(dict.fromkeys(refused)))
-    groups: dict[tuple[str, str], WorkGroup] = {}
-    for group in (group for plan in plans for group in plan.groups):
-        key = (group.cohort.name, group.weights.sha256)
-        groups[key] = _merged(groups[key], group) if key in groups else group
-    refused += [sentence for plan in plans for sentence in plan.refused]
-    return BenchmarkPlan(tuple(groups.values()), tuple(dict.fromkeys(refused)))
-
-
 def only_rescoring(plan: BenchmarkPlan) -> BenchmarkPlan:
     """What of a plan needs no inference: stored predictions that a changed protocol wants scored again."""
     groups = []
@@ -144,19 +115,15 @@ def only_rescoring(plan: BenchmarkPlan) -> BenchmarkPlan:
         pending = tuple(replace(item, run_ids=()) for item in group.pending if item.rescore_ids)
         if pending:
             groups.append(replace(group, pending=pending, rejected=()))
-    return BenchmarkPlan(tuple(groups), ())
+    return BenchmarkPlan(tuple(groups), (), plan.asked)
 
 
-def _standing(request: BenchmarkRequest) -> list[StandingBenchmark]:
+def _standing(asked: RequestedRuns, policy: PromptPolicy) -> StandingBenchmark:
+    request = asked.request
     structures, settings = tuple(sorted(request.structures)), tuple(sorted(request.settings))
-    return [
-        StandingBenchmark(
-            cohort, weights, PromptPolicy.parse(prompt).canonical(), settings, request.split, structures, request.limit
-        )
-        for cohort in request.cohorts
-        for weights in request.weights
-        for prompt in request.prompts
-    ]
+    return StandingBenchmark(
+        asked.cohort.name, asked.weights, policy.canonical(), settings, request.split, structures, request.limit
+    )
 
 
 def _same_weights(item: StandingBenchmark, text: str) -> bool:
@@ -188,8 +155,9 @@ def _narrowed(
 def _as_requests(store: StoreLayout, standing: Sequence[StandingBenchmark]) -> list[BenchmarkRequest]:
     """As few requests as possible: prompts that share all else together, and no case asked for twice."""
     widest: dict[StandingBenchmark, StandingBenchmark] = {}
+    split_of = {name: _split_of_today(store, name) for name in {item.cohort for item in standing if item.split is None}}
     for item in standing:
-        known = replace(item, split=_resolved_split(store, item))
+        known = replace(item, split=item.split or split_of[item.cohort])
         key = replace(known, structures=(), limit=0)
         widest[key] = _wider(widest[key], known) if key in widest else known
     prompts: dict[StandingBenchmark, list[str]] = {}
@@ -203,11 +171,11 @@ def _as_requests(store: StoreLayout, standing: Sequence[StandingBenchmark]) -> l
     ]
 
 
-def _resolved_split(store: StoreLayout, item: StandingBenchmark) -> str | None:
+def _split_of_today(store: StoreLayout, cohort: str) -> str | None:
     """The split that None means today; None stays where the cohort is gone, and planning says so."""
-    if item.split is not None or not store.cohort_json(item.cohort).exists():
-        return item.split
-    return "test" if "test" in {case.split for case in case_refs(latest_cases(store, item.cohort))} else "all"
+    if not store.cohort_json(cohort).exists():
+        return None
+    return "test" if "test" in set(latest_cases(store, cohort, ["split"])["split"]) else "all"
 
 
 def _wider(one: StandingBenchmark, other: StandingBenchmark) -> StandingBenchmark:
@@ -215,35 +183,3 @@ def _wider(one: StandingBenchmark, other: StandingBenchmark) -> StandingBenchmar
     structures = {*one.structures, *other.structures} if one.structures and other.structures else ()
     limit = max(one.limit, other.limit) if one.limit and other.limit else 0
     return replace(one, structures=tuple(sorted(structures)), limit=limit)
-
-
-def _merged(one: WorkGroup, other: WorkGroup) -> WorkGroup:
-    runs = dict(one.runs)
-    for run_id, run in other.runs.items():
-        known = {*run.structures, *(runs[run_id].structures if run_id in runs else ())}
-        order = [structure.name for structure in one.cohort.recipe.structures]
-        runs[run_id] = replace(run, structures=tuple(name for name in order if name in known))
-    return replace(
-        one,
-        runs=runs,
-        pending=_merged_cases(one.pending, other.pending),
-        rejected=_merged_cases(one.rejected, other.rejected),
-        fresh=one.fresh + other.fresh,
-    )
-
-
-def _merged_cases(one: Sequence[PlannedCase], other: Sequence[PlannedCase]) -> tuple[PlannedCase, ...]:
-    cases = {item.case_id: item for item in one}
-    for item in other:
-        known = cases.get(item.case_id)
-        if known is not None:
-            run_ids = tuple(dict.fromkeys((*known.run_ids, *item.run_ids)))
-            rescore = dict.fromkeys((*known.rescore_ids, *item.rescore_ids))
-            item = PlannedCase(
-                item.case,
-                run_ids,
-                tuple(run_id for run_id in rescore if run_id not in run_ids),
-                {**known.prompt_files, **item.prompt_files},
-            )
-        cases[item.case_id] = item
-    return tuple(cases[case_id] for case_id in sorted(cases))

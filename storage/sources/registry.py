@@ -1,7 +1,9 @@
 """Which reader takes which source: by name, by recipe file, or by looking at the folder."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from medsam3_core.cases.cases import CaseSource
 from medsam3_core.cases.recipes import Recipe
 from medsam3_core.errors import UsageError
 from storage.sources.layouts.archive import Archive
@@ -14,12 +16,15 @@ from storage.sources.layouts.msd import Msd
 from storage.sources.layouts.nifti_pairs import NiftiPairs
 from storage.sources.layouts.phantom import PREFIX, Phantom, PhantomSource
 from storage.sources.layouts.polygon_xml import PolygonXml
-from storage.sources.listing.files import listed_once
+from storage.sources.listing.files import Listings, listed_once
 from storage.sources.listing.layout import Layout, NamesStructures
 from storage.sources.listing.recipes import builtin_recipes, load_recipe
-from storage.store.locations import location
+from storage.store.locations import absolute, location
 
 AUTO = "auto"
+
+_ANY_TREE = frozenset({"nifti-pairs", "image-pairs", "msd"})
+"""Layouts that list what has a reference; without one, everything in the tree is a case."""
 
 _ARCHIVE = Archive()
 _ENGINES: tuple[Layout, ...] = (
@@ -41,6 +46,40 @@ LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in _ENGINES}
 def reader_names() -> list[str]:
     """Everything that `--reader` takes: `auto`, the layouts and the built-in recipes."""
     return [AUTO, *LAYOUTS, *builtin_recipes()]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A source and how it is read, found once and carried to all who list it or read from it.
+
+    Attributes:
+        root: Absolute source folder, or the pseudo source of phantoms.
+        recipe: Its recipe, which names the layout.
+        listings: What was seen of the source when its reader was found, see `listed_once`.
+    """
+
+    root: str
+    recipe: Recipe
+    listings: Listings = field(default_factory=dict, repr=False, compare=False)
+
+    def list_cases(self) -> list[CaseSource]:
+        """All cases, as `Layout.list_cases` gives them."""
+        with listed_once(self.listings):
+            return layout_of(self.recipe).list_cases(location(self.root), self.recipe)
+
+
+def find_source(
+    source: str, reader: str = AUTO, recipe_file: Path | None = None, *, every_image: bool = False
+) -> Source:
+    """A source with its reader; arguments and errors are those of `find_reader`.
+
+    With `every_image` it is one that lists every image, labelled or not, unless reader or recipe are chosen by name.
+    """
+    with listed_once() as listings:
+        layout, recipe = find_reader(source, reader, recipe_file)
+        if every_image and reader == AUTO and layout.name in _ANY_TREE and recipe.name not in builtin_recipes():
+            _, recipe = _recognise(location(source), _ARCHIVE.name)
+        return Source(source if source.startswith(PREFIX) else absolute(source), recipe, listings)
 
 
 @listed_once()

@@ -12,7 +12,7 @@ from playwright.sync_api import TimeoutError as PlaywrightTimeout
 from dashboards.serve import PAGE_PATHS
 from medsam3_core.metrics.table import METRICS
 from storage.catalog.catalog import connect
-from storage.runs.plan import BenchmarkRequest
+from storage.runs.requests import BenchmarkRequest
 from storage.store.layout import open_store, utc_now
 from storage.store.schemas import CASES, OUTCOMES, SCORES
 from storage.store.tables import write_rows

@@ -10,7 +10,8 @@ from PIL import Image
 
 from benchmarks.preflight import write_pairs
 from flows.cli.entry import cli
-from flows.cli.work.check import CheckWords, check_source
+from flows.cli.work.check import check_source
+from storage.ingest.plan import IngestRequest
 from storage.sources.registry import find_reader
 from tests.storage.sources.datasets import published_2d
 
@@ -52,7 +53,7 @@ def test_pixels_in_two_instances_are_a_note_and_no_finding(tmp_path) -> None:
     first, second = (np.array(Image.open(path)) for path in masks[:2])
     second.flat[np.flatnonzero(first)[:3]] = 255
     published_2d.save(masks[1], second)
-    preflight = check_source(CheckWords(str(folder)), None)
+    preflight = check_source(IngestRequest(str(folder), ""), None)
     assert not preflight.findings
     assert "3 pixels in 1 cases lie in two instances; one of the two keeps each of them" in preflight.notes
 
@@ -69,7 +70,7 @@ def test_options_that_contradict_each_other_are_refused(tmp_path, arguments, mes
 
 def test_many_cases_are_checked_by_several_processes_in_order(tmp_path) -> None:
     write_pairs(tmp_path, 100, 32)
-    preflight = check_source(CheckWords(str(tmp_path)), None)
+    preflight = check_source(IngestRequest(str(tmp_path), ""), None)
     assert [check.case_id for check in preflight.checks] == [f"{number:06d}" for number in range(100)]
     assert preflight.findings == ()
 
@@ -87,5 +88,5 @@ def test_100_000_files_in_one_folder_are_listed_as_50_000_pairs(tmp_path) -> Non
 @pytest.mark.slow
 def test_100_000_files_are_checked(tmp_path) -> None:
     write_pairs(tmp_path, 50_000, 32)
-    preflight = check_source(CheckWords(str(tmp_path)), None)
+    preflight = check_source(IngestRequest(str(tmp_path), ""), None)
     assert (len(preflight.checks), preflight.files.used, preflight.findings) == (50_000, 100_000, ())

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli.upkeep.doctor import examine
+from flows.cli.upkeep.doctor import run_doctor
 from flows.service import checks
 from flows.service.checks import CHECKS, Finding, Grade, findings_of
 from storage.store.atomic import write_json
@@ -35,7 +35,7 @@ def test_one_failed_check_makes_the_exit_code_1_and_names_the_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(checks, "CHECKS", {"memory": CHECKS["memory"], "x": failing})
-    assert examine(tmp_path) == 1
+    assert run_doctor(tmp_path) == 1
     out = capsys.readouterr().out
     assert "failed   x          broken" in out
     assert "mend it" in out
@@ -43,7 +43,7 @@ def test_one_failed_check_makes_the_exit_code_1_and_names_the_remedy(
 
 def test_without_a_failed_check_the_exit_code_is_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "CHECKS", {"store": CHECKS["store"]})
-    assert examine(tmp_path) == 0
+    assert run_doctor(tmp_path) == 0
 
 
 def test_a_check_that_breaks_is_a_finding_and_not_a_traceback(tmp_path: Path) -> None:

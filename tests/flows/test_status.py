@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from flows.cli.answers.status import print_status
+from flows.cli.answers.status import run_status
 from flows.cli.upkeep.weights import print_weights, taken
 from flows.messages.tables import in_units
 from medsam3_core.capabilities import Capabilities
@@ -19,7 +19,7 @@ from tests.stores.small import ingest_here
 
 def printed(root: Path) -> str:
     text = io.StringIO()
-    print_status(root, Console(file=text, width=100))
+    run_status(root, Console(file=text, width=100))
     return text.getvalue()
 
 
@@ -76,7 +76,7 @@ def test_a_store_without_runs_says_what_comes_next(store: StoreLayout) -> None:
 
 def test_a_store_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no store at"):
-        print_status(tmp_path / "absent")
+        run_status(tmp_path / "absent")
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,14 @@ from functools import partial
 import pytest
 
 from storage.catalog.guard import run_sql
-from storage.runs.plan import BenchmarkRequest, plan_benchmark, record_plan
+from storage.runs.plan import record_plan
+from storage.runs.requests import BenchmarkRequest
 from storage.store.layout import StoreLayout
 from tasks.plugin import EXIT_CODE, is_of_the_accelerator
 from tasks.segment import SegmentBatch
 from tasks.stream.breadcrumbs import BreadcrumbFolder
 from tasks.stream.work import run_batch
-from tests.stores.small import ingest_here
+from tests.stores.small import ingest_here, plan_here
 
 ILLEGAL = "CUDA error: an illegal memory access was encountered"
 
@@ -51,7 +52,7 @@ def test_what_breaks_an_accelerator_is_told_from_what_breaks_a_case(error, broke
 
 def _work(store: StoreLayout, error: Exception) -> None:
     request = BenchmarkRequest(("cells",), ("baseline:box",), ("box",), (), "all")
-    for group in plan_benchmark(store, request).groups:
+    for group in plan_here(store, request).groups:
         record_plan(store, group)
         failing = Failing(group.weights.capabilities, error)
         work = SegmentBatch(store, group.cohort.recipe, group.runs, lambda failing=failing: failing)

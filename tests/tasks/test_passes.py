@@ -17,7 +17,8 @@ from medsam3_core.sam3.segmenter import Sam3Segmenter
 from medsam3_core.settings.inference import InferenceSettings
 from storage.catalog.guard import run_sql
 from storage.cohorts.volumes import open_case_volume
-from storage.runs.plan import BenchmarkRequest, WorkGroup, plan_benchmark, record_plan
+from storage.runs.plan import WorkGroup, record_plan
+from storage.runs.requests import BenchmarkRequest
 from storage.store.layout import StoreLayout, open_store
 from storage.weights.registry import load_segmenter
 from tasks.agent.slices import SliceReader
@@ -26,7 +27,7 @@ from tasks.segment import SegmentBatch
 from tasks.stream.breadcrumbs import BETWEEN_CASES, Breadcrumb, BreadcrumbFolder
 from tasks.stream.work import run_batch
 from tests.core.sam3.segmenters import FP32, count_trunk_passes
-from tests.stores.small import ingest_here
+from tests.stores.small import ingest_here, plan_here
 
 CASES = 5
 SCORES = "SELECT case_id, structure, status, reason, dice, confidence FROM scores ORDER BY case_id, structure"
@@ -113,7 +114,7 @@ def benchmarked(folder: Path, per_pass: int) -> tuple[StoreLayout, list[int]]:
     """A store with five fundus phantoms, benchmarked; and the sizes of the encoder's passes."""
     store = open_store(folder)
     ingest_here(store, f"phantom:fundus,cases={CASES},size=1x64x56", "fundus")
-    (group,) = plan_benchmark(store, REQUEST).groups
+    (group,) = plan_here(store, REQUEST).groups
     record_plan(store, group)
     segmenter = Sam3Segmenter(untrained_weights(), images_per_pass=per_pass)
     passes = count_trunk_passes(segmenter, FP32)
@@ -159,7 +160,7 @@ class FailsOn:
 def eyes(store: StoreLayout) -> WorkGroup:
     ingest_here(store, f"phantom:fundus,cases={CASES},size=1x48x48", "fundus")
     request = BenchmarkRequest(("fundus",), ("baseline:box",), ("box",), (), "all")
-    (group,) = plan_benchmark(store, request).groups
+    (group,) = plan_here(store, request).groups
     record_plan(store, group)
     return group
 

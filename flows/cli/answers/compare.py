@@ -1,6 +1,7 @@
 """What `medsam3 compare` prints: a verdict in words, one table per cohort, prompts and metric, and the worst cases."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
@@ -8,8 +9,15 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.messages.tables import stdout_console
+from flows.settings.options import REGRESSION, store_to_read
 from medsam3_core.errors import UsageError
-from storage.comparisons.comparison import Comparison, StructureComparison, Verdict
+from storage.comparisons.comparison import (
+    Comparison,
+    ComparisonRequest,
+    StructureComparison,
+    Verdict,
+    compare_weights,
+)
 from storage.comparisons.words import comparison_notes, comparison_sentences, has_several_raters, short_prompt
 
 _STYLES = {Verdict.WORSE: "bold red", Verdict.BETTER: "green", Verdict.WITHIN_MARGIN: "yellow"}
@@ -34,6 +42,13 @@ def parse_margins(assignments: Sequence[str]) -> dict[str, float]:
             raise UsageError(msg)
         margins[metric] = value
     return margins
+
+
+def run_compare(root: Path, request: ComparisonRequest, *, fail_on_regression: bool) -> int:
+    """Print the answer; exit code 0, or 3 if a regression was found and fails."""
+    comparison = compare_weights(store_to_read(root), request)
+    print_comparison(comparison)
+    return REGRESSION if fail_on_regression and comparison.regressions else 0
 
 
 def print_comparison(comparison: Comparison, console: Console | None = None) -> None:

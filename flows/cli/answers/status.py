@@ -14,10 +14,11 @@ from storage.comparisons.words import short_prompt
 from storage.upkeep.status import CohortStatus, StoreStatus, read_status
 
 
-def print_status(store_root: Path, console: Console | None = None) -> None:
-    """Print what the store holds."""
+def run_status(store_root: Path, console: Console | None = None) -> int:
+    """Print what the store holds; exit code 0."""
     store = store_to_read(store_root)
     (console or stdout_console()).print(render_status(store_root, read_status(store)))
+    return 0
 
 
 def render_status(root: Path, status: StoreStatus) -> RenderableType:

@@ -1,20 +1,19 @@
 """The commands that read what is in the store: status, sql, export, compare, report, dashboard."""
 
-import sys
 from pathlib import Path
 
 import click
 
-from flows.settings.options import REGRESSION, CommandWithExamples, store_option
+from flows.settings.options import CommandWithExamples, store_option
 
 
 @click.command(cls=CommandWithExamples, epilog="medsam3 status\nmedsam3 status --store /data/store")
 @store_option
-def status(store: Path) -> None:
+def status(store: Path) -> int:
     """What the store holds: cohorts, runs, what is done, pending and failed."""
-    from flows.cli.answers.status import print_status
+    from flows.cli.answers.status import run_status
 
-    print_status(store)
+    return run_status(store)
 
 
 @click.command(
@@ -27,17 +26,15 @@ def status(store: Path) -> None:
     "--format", "form", type=click.Choice(["table", "csv", "json", "parquet"]), default="table", show_default=True
 )
 @store_option
-def sql(query: str, form: str, store: Path) -> None:
+def sql(query: str, form: str, store: Path) -> int:
     """Answer one SELECT over the views of the store.
 
     Those asked most: leaderboard, scores, failures, cases, history, and compare('BASE', 'NEW'); docs/catalog.md lists
     all of them with their columns.
     """
-    from flows.messages.tables import print_table
-    from flows.settings.options import store_to_read
-    from storage.catalog.guard import run_sql
+    from flows.cli.answers.sql import run_query
 
-    print_table(run_sql(store_to_read(store), query), form)
+    return run_query(store, query, form)
 
 
 @click.command(
@@ -50,17 +47,11 @@ def sql(query: str, form: str, store: Path) -> None:
 @click.option("--case", "case_ids", multiple=True, help="Case; repeat for several.  [default: all]")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("export"), show_default=True)
 @store_option
-def export(run_id: str, form: str, case_ids: tuple[str, ...], out: Path, store: Path) -> None:
+def export(run_id: str, form: str, case_ids: tuple[str, ...], out: Path, store: Path) -> int:
     """Write the predictions of a run as NIfTI label maps or PNG overlays."""
-    from flows.messages.console import say
-    from storage.exports.label_maps import export_run
-    from storage.store.layout import existing_store
+    from flows.cli.answers.export import run_export
 
-    written = export_run(existing_store(store), run_id, form, case_ids, out)
-    for path, contested in written:
-        click.echo(str(path))
-        if contested:
-            say(f"{path.name}: {contested} voxels were claimed by two structures and went to the higher confidence")
+    return run_export(store, run_id, form, case_ids, out)
 
 
 @click.command(
@@ -88,51 +79,47 @@ def compare(
     margins: tuple[str, ...],
     fail_on_regression: bool,
     store: Path,
-) -> None:
+) -> int:
     """Is NEW better than BASE? Paired by case, structure and prompt, tested by patient.
 
     BASE and NEW are weights, NAME or NAME@N.
     """
-    from flows.cli.answers.compare import parse_margins, print_comparison
-    from flows.settings.options import store_to_read
-    from storage.comparisons.comparison import ComparisonRequest, compare_weights
+    from flows.cli.answers.compare import parse_margins, run_compare
+    from storage.comparisons.comparison import ComparisonRequest
 
     request = ComparisonRequest(base, new, cohorts, split, tuple(dict.fromkeys(metrics)), parse_margins(margins))
-    comparison = compare_weights(store_to_read(store), request)
-    print_comparison(comparison)
-    sys.exit(REGRESSION if fail_on_regression and comparison.regressions else 0)
+    return run_compare(store, request, fail_on_regression=fail_on_regression)
 
 
 @click.command(cls=CommandWithExamples, epilog="medsam3 report --out report.html")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("report.html"), show_default=True)
 @store_option
-def report(out: Path, store: Path) -> None:
+def report(out: Path, store: Path) -> int:
     """Write one self-contained HTML page of all results, to read offline and to mail."""
     from flows.service.dashboard import run_dashboards
 
-    sys.exit(run_dashboards("report", store, "--out", str(out)))
+    return run_dashboards("report", store, "--out", str(out))
 
 
 @click.command(cls=CommandWithExamples, epilog="medsam3 dashboard\nmedsam3 dashboard --port 8600 --store /data/store")
 @click.option("--port", type=click.IntRange(1024, 65535), default=8501, show_default=True)
 @store_option
-def dashboard(port: int, store: Path) -> None:
+def dashboard(port: int, store: Path) -> int:
     """Serve the dashboard on this machine alone (127.0.0.1) until Ctrl+C."""
     from flows.service.dashboard import run_dashboards
 
-    sys.exit(run_dashboards("serve", store, "--port", str(port)))
+    return run_dashboards("serve", store, "--port", str(port))
 
 
 @click.command(cls=CommandWithExamples, epilog="medsam3 replay 3f2a9c017b5e\nmedsam3 replay 3f2a9c017b5e --case ct_004")
 @click.argument("run")
 @click.option("--case", "cases", multiple=True, help="Case; repeat for several.  [default: all]")
 @store_option
-def replay(run: str, cases: tuple[str, ...], store: Path) -> None:
+def replay(run: str, cases: tuple[str, ...], store: Path) -> int:
     """Repeat a RUN of the agent from its trace, asking nobody, and compare the masks; exits with 1 if one differs."""
     from flows.cli.work.agent import run_replay
-    from storage.store.layout import existing_store
 
-    sys.exit(run_replay(existing_store(store), run, cases))
+    return run_replay(store, run, cases)
 
 
 @click.command(
@@ -141,11 +128,11 @@ def replay(run: str, cases: tuple[str, ...], store: Path) -> None:
 )
 @click.argument("name", required=False)
 @store_option
-def clusters(name: str | None, store: Path) -> None:
+def clusters(name: str | None, store: Path) -> int:
     """List what --cluster takes, or print what NAME would submit: a job script, a Kubernetes manifest."""
-    from flows.cli.upkeep.clusters import cluster_lines, submission
+    from flows.cli.upkeep.clusters import run_clusters
 
-    click.echo(submission(name, store) if name else "\n".join(cluster_lines(store)))
+    return run_clusters(store, name)
 
 
 RESULT_COMMANDS = (status, sql, export, compare, report, dashboard, replay, clusters)

@@ -1,6 +1,5 @@
 """The command that scores: benchmark, or with --plan what it would compute."""
 
-import sys
 from pathlib import Path
 
 import click
@@ -49,23 +48,19 @@ def benchmark(
     retry: bool,
     plan_only: bool,
     store: Path,
-) -> None:
+) -> int:
     """Segment and score cohorts; only what is not in the store yet is computed.
 
     What is left out of --cohort, --weights and --prompt is taken from what was benchmarked before: without any of them
     everything is brought up to date that newer weights, new cases or a new protocol have made stale.
     """
     from flows.cli.work.benchmark import run_benchmark, show_plan
-    from flows.settings.agent import with_site_model
     from medsam3_core.settings.presets import apply_preset
-    from storage.runs.plan import BenchmarkRequest
+    from storage.runs.requests import BenchmarkRequest
 
     if preset:
         prompts, settings = apply_preset(preset, prompts, settings)
-    settings = with_site_model(store, prompts, settings)
     request = BenchmarkRequest(cohorts, names, prompts, settings, split, structures, limit or 0, retry)
-    sys.exit(
-        show_plan(store, request, cluster)
-        if plan_only
-        else run_benchmark(store, request, cluster=cluster, cache_encodings=cache_encodings)
-    )
+    if plan_only:
+        return show_plan(store, request, cluster)
+    return run_benchmark(store, request, cluster=cluster, cache_encodings=cache_encodings)

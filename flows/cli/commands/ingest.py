@@ -1,11 +1,10 @@
 """The command ingest, and its `--check`."""
 
-import sys
 from pathlib import Path
 
 import click
 
-from flows.settings.options import FAILED_CASES, CommandWithExamples, store_option
+from flows.settings.options import CommandWithExamples, store_option
 
 
 @click.command(
@@ -37,7 +36,7 @@ def ingest(
     check: bool,
     output: str | None,
     store: Path,
-) -> None:
+) -> int:
     """Convert SOURCE to OME-Zarr and record every case as accepted or rejected with its reason.
 
     SOURCE is a folder, or a phantom: ct, mr, fundus, nuclei, ultrasound, endoscopy, dermoscopy, xray or shapes,
@@ -45,34 +44,16 @@ def ingest(
 
     --check exits with 1 if it finds anything, and looks for the same images in the cohorts of the store.
     """
-    if check:
-        from flows.cli.work.check import CheckWords, run_check
-
-        sys.exit(run_check(CheckWords(source, reader, recipe, split, limit or 0, output or "table"), store))
-    if cohort is None or output is not None:
+    if not check and (cohort is None or output is not None):
         msg = "--cohort is missing" if cohort is None else "--format is for --check"
         raise click.UsageError(msg)
-    from flows.clusters.forking import begin_forking
-    from flows.settings.settings import named_cluster
-    from storage.store.layout import open_store
+    from storage.ingest.plan import IngestRequest
 
-    open_store(store)  # refused before anything starts
-    settings = named_cluster(cluster, store)
-    begin_forking(settings, [])  # it imports beside the imports that follow
+    request = IngestRequest(source, cohort or "", reader, recipe, split, limit or 0)
+    if check:
+        from flows.cli.work.check import run_check
 
-    from flows.clusters.clusters import workers_starting
-    from flows.ingest import ingest_cohort
-    from flows.messages.console import say
-    from flows.service.session import prefect_session
+        return run_check(store, request, output or "table")
+    from flows.cli.work.ingest import run_ingest
 
-    with workers_starting(settings, []), prefect_session():
-        summary = ingest_cohort(
-            str(store), source, cohort, reader, str(recipe) if recipe else None, split, limit or 0, cluster
-        )
-    say(
-        f"cohort {summary.cohort}: {summary.accepted} accepted, {summary.rejected} rejected, "
-        f"{summary.unchanged} unchanged"
-    )
-    if summary.rejected:
-        say(f"reasons: medsam3 sql \"SELECT case_id, reason FROM failures WHERE cohort = '{summary.cohort}'\"")
-    sys.exit(FAILED_CASES if summary.rejected else 0)
+    return run_ingest(store, request, cluster)

@@ -1,7 +1,7 @@
 """The commands that draw where there is no reference: predict one image, segment an archive."""
 
-import sys
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -53,7 +53,7 @@ def predict(
     settings: tuple[str, ...],
     out: Path,
     store: Path,
-) -> None:
+) -> int:
     """Segment one image (PNG, JPEG, TIFF or NIfTI) and write every instance.
 
     Boxes show examples of what to find; with --set mode=interactive each box is one object to draw. All points are one
@@ -62,21 +62,13 @@ def predict(
     FILE.nii.gz a label map. Of a volume, a text without --slice is asked on all slices; what is drawn on --slice is
     followed through the others, by the tracker if the weights have one, else by detection linked by overlap.
     """
-    from flows.cli.work.agent import AgentWords, is_agent, run_predict_agent
-    from flows.cli.work.predict import PredictWords, run_predict
-    from storage.store.layout import StoreLayout
+    from flows.cli.work.predict import run_predict
+    from flows.cli.work.predict_request import PredictOptions
 
-    if is_agent(prompt) or replay is not None:
-        prompt = prompt if is_agent(prompt) else "agent"
-        if boxes or points or masks or prompts or alone:
-            msg = "the agent takes requests by --text alone, no --box, --point, --mask, --prompts or --slice-only"
-            raise click.UsageError(msg)
-        settings = settings if threshold is None else (*settings, f"threshold={threshold}")
-        asked = AgentWords(image, name, prompt, texts, z, settings, out, replay)
-        click.echo(str(run_predict_agent(StoreLayout(store), asked)))
-        return
-    words = PredictWords(image, name, texts, boxes, points, masks, prompts, z, alone, threshold, settings, out)
-    click.echo(str(run_predict(StoreLayout(store), words)))
+    options = PredictOptions(
+        image, name, texts, boxes, points, masks, prompts, prompt, replay, z, alone, threshold, settings, out
+    )
+    return run_predict(store, options)
 
 
 @click.command(
@@ -106,7 +98,7 @@ def segment(
     prompt: str,
     prompts: Path | None,
     out: Path,
-    form: str,
+    form: Literal["nifti", "dicom-seg", "zarr"],
     reader: str,
     settings: tuple[str, ...],
     cluster: str,
@@ -114,16 +106,14 @@ def segment(
     retry: bool,
     anonymous: bool,
     store: Path,
-) -> None:
+) -> int:
     """Segment every case of SOURCE, without references, and release what was proved to be written right.
 
     SOURCE is an archive of DICOM, NIfTI and image files. The folder gets one file per case, manifest.csv with the end
     of every case, and measurements.parquet. Running it again goes on where it stopped.
     """
     from flows.cli.work.segment import run_segment
-    from flows.settings.agent import with_site_model
-    from storage.exports.segment_plan import SegmentRequest
+    from storage.exports.segment_plan import ReleaseRequest, SegmentRequest
 
-    chosen = with_site_model(store, [prompt], settings)
-    request = SegmentRequest(source, name, texts, prompts, chosen, limit or 0, retry, prompt)
-    sys.exit(run_segment(store, request, out, form, reader, cluster, anonymous=anonymous))
+    request = SegmentRequest(source, name, texts, prompts, settings, limit or 0, retry, prompt, reader)
+    return run_segment(store, request, ReleaseRequest(str(out), form, anonymous), cluster)

@@ -17,7 +17,7 @@ from flows.settings.options import CommandWithExamples, store_option
 @click.option("--plan", "plan_only", is_flag=True, help="Say what would be learned from and stop.")
 @click.option("--cluster", default="local", show_default=True, help="Cluster for cohorts that are ingested first.")
 @store_option
-def train(config: str, plan_only: bool, cluster: str, store: Path) -> None:
+def train(config: str, plan_only: bool, cluster: str, store: Path) -> int:
     """Fine-tune weights on cohorts of the store, as CONFIG.yaml says, and register the result.
 
     Killed or interrupted, the same command goes on where it stopped and ends with the same weights. CONFIG may be the
@@ -25,20 +25,6 @@ def train(config: str, plan_only: bool, cluster: str, store: Path) -> None:
     stage of tiny-medical, each of which needs the one before (`make weights` runs them all). Several GPUs:
     accelerate launch -m flows train CONFIG.yaml.
     """
-    from flows.cli.work.train import describe_plan
-    from flows.service.session import prefect_session
-    from flows.train import describe, train_flow
-    from storage.store.layout import open_store
-    from storage.training.configs import find_training_config, read_training_config
-    from tasks.train import first_process
+    from flows.cli.work.train import run_train, show_training_plan
 
-    layout = open_store(store)
-    plan = read_training_config(find_training_config(config))
-    if plan_only:
-        for line in describe_plan(layout, plan):
-            click.echo(line)
-        return
-    with prefect_session():
-        record = train_flow(str(layout.root), config, cluster)
-    for line in describe(record) if first_process() else ():
-        click.echo(line)
+    return show_training_plan(store, config) if plan_only else run_train(store, config, cluster)

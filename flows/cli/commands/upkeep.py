@@ -1,6 +1,5 @@
 """The commands that look after an installation and a store: doctor, watch, prune."""
 
-import sys
 from pathlib import Path
 
 import click
@@ -10,17 +9,17 @@ from flows.settings.options import CommandWithExamples, store_option
 
 @click.command(cls=CommandWithExamples, epilog="medsam3 doctor\nmedsam3 doctor --store /data/store")
 @store_option
-def doctor(store: Path) -> None:
+def doctor(store: Path) -> int:
     """Check device, model path, cluster, Prefect, disk and the licences of the data."""
-    from flows.cli.upkeep.doctor import examine
+    from flows.cli.upkeep.doctor import run_doctor
 
-    sys.exit(examine(store))
+    return run_doctor(store)
 
 
 @click.command(cls=CommandWithExamples, epilog="medsam3 watch --once\nmedsam3 watch --store /data/store")
 @click.option("--once", is_flag=True, help="Look once and stop, for cron.")
 @store_option
-def watch(once: bool, store: Path) -> None:
+def watch(once: bool, store: Path) -> int:
     """Follow registered weights: a new file or commit becomes a version, and starts the benchmarks that depend on it.
 
     Files that are still being written are left alone. What cannot be loaded, or is gone, is told once and changes
@@ -29,7 +28,7 @@ def watch(once: bool, store: Path) -> None:
     """
     from flows.cli.upkeep.watch import run_watch
 
-    sys.exit(run_watch(store, once=once))
+    return run_watch(store, once=once)
 
 
 @click.command(
@@ -47,11 +46,11 @@ def watch(once: bool, store: Path) -> None:
 )
 @click.option("--dry-run", is_flag=True, help="Say what would go and keep it.")
 @store_option
-def prune(encodings: str | None, older_than: float | None, dry_run: bool, store: Path) -> None:
+def prune(encodings: str | None, older_than: float | None, dry_run: bool, store: Path) -> int:
     """Remove what nobody needs: leftovers of killed processes, replaced score files, encodings beyond a size.
 
     No score, prediction, prompt or volume is touched.
     """
-    from flows.maintenance import run_prune
+    from flows.cli.upkeep.prune import run_prune
 
-    run_prune(store, encodings, older_than, dry_run=dry_run)
+    return run_prune(store, encodings, older_than, dry_run=dry_run)

@@ -14,13 +14,11 @@ def weights() -> None:
 
 @weights.command("list", cls=CommandWithExamples, epilog="medsam3 weights list")
 @store_option
-def weights_list(store: Path) -> None:
+def weights_list(store: Path) -> int:
     """List all weights with version, identity and capabilities."""
-    from flows.cli.upkeep.weights import print_weights
-    from storage.store.layout import open_store
-    from storage.weights.registry import list_weights
+    from flows.cli.upkeep.weights import run_weights_list
 
-    print_weights(list_weights(open_store(store)))
+    return run_weights_list(store)
 
 
 @weights.command(
@@ -35,21 +33,14 @@ def weights_list(store: Path) -> None:
 @click.option("--base", metavar="NAME|PATH", help="What a LoRA adapter was trained on.  [default: what it says]")
 @click.option("--licence", default="", help="Licence note, kept in the registry.  [default: as the folder says]")
 @store_option
-def weights_add(name: str, path: str, base: str | None, licence: str, store: Path) -> None:
+def weights_add(name: str, path: str, base: str | None, licence: str, store: Path) -> int:
     """Register weights: every tensor must match the architecture, every value must be finite.
 
     PATH is a checkpoint file, a Hugging Face folder, a LoRA adapter, or hf://owner/name[@revision][/file].
     """
-    from flows.cli.upkeep.weights import print_weights, say_match
-    from flows.messages.console import say
-    from storage.store.layout import open_store
-    from storage.weights.registry import add_weights
+    from flows.cli.upkeep.weights import run_weights_add
 
-    added = add_weights(open_store(store), name, path, licence=licence, base=base)
-    say_match(added)
-    if not added.note:
-        say("no licence note: nothing beside the weights says one; give it with --licence")
-    print_weights([added])
+    return run_weights_add(store, name, path, licence=licence, base=base)
 
 
 @weights.command(
@@ -58,12 +49,8 @@ def weights_add(name: str, path: str, base: str | None, licence: str, store: Pat
 @click.argument("name_or_path")
 @click.option("--base", metavar="NAME|PATH", help="What a LoRA adapter was trained on.  [default: what it says]")
 @store_option
-def weights_check(name_or_path: str, base: str | None, store: Path) -> None:
+def weights_check(name_or_path: str, base: str | None, store: Path) -> int:
     """Read weights, match every tensor, look at every value and compare the digest with the registry."""
-    from flows.cli.upkeep.weights import print_weights, say_match
-    from storage.store.layout import StoreLayout
-    from storage.weights.registry import check_registered
+    from flows.cli.upkeep.weights import run_weights_check
 
-    found = check_registered(StoreLayout(store), name_or_path, base)
-    say_match(found)
-    print_weights([found])
+    return run_weights_check(store, name_or_path, base)

@@ -9,6 +9,12 @@ from flows.settings.clusters import ClusterKind, parse_cluster
 from flows.settings.settings import read_settings, settings_file
 
 
+def run_clusters(root: Path, name: str | None) -> int:
+    """Print which clusters there are, or what one would submit; exit code 0."""
+    print(submission(name, root) if name else "\n".join(cluster_lines(root)))  # noqa: T201 - the answer
+    return 0
+
+
 def cluster_lines(store_root: Path) -> list[str]:
     """One line per cluster that `--cluster` takes."""
     described = read_settings(store_root).clusters

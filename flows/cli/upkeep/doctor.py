@@ -11,7 +11,7 @@ from flows.service.checks import Grade, all_findings
 _STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red"}
 
 
-def examine(store_root: Path) -> int:
+def run_doctor(store_root: Path) -> int:
     """Run all checks and print a line for each; exit code 0, or 1 if one failed."""
     console = stdout_console()
     failed = 0

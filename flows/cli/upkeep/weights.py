@@ -1,6 +1,7 @@
-"""Weights as a table: what they are and what they take."""
+"""`medsam3 weights`: register, check and list weights, with what they are and what they take."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -10,7 +11,33 @@ from rich.text import Text
 from flows.messages.console import say
 from flows.messages.tables import stdout_console
 from medsam3_core.capabilities import Capabilities
+from storage.store.layout import StoreLayout, open_store
+from storage.weights.registry import add_weights, check_registered, list_weights
 from storage.weights.weights import Weights
+
+
+def run_weights_list(root: Path) -> int:
+    """Print all weights of a store; exit code 0."""
+    print_weights(list_weights(open_store(root)))
+    return 0
+
+
+def run_weights_add(root: Path, name: str, path: str, *, licence: str, base: str | None) -> int:
+    """Register weights and print them; exit code 0."""
+    added = add_weights(open_store(root), name, path, licence=licence, base=base)
+    say_match(added)
+    if not added.note:
+        say("no licence note: nothing beside the weights says one; give it with --licence")
+    print_weights([added])
+    return 0
+
+
+def run_weights_check(root: Path, name_or_path: str, base: str | None) -> int:
+    """Read weights whole and print them; exit code 0."""
+    found = check_registered(StoreLayout(root), name_or_path, base)
+    say_match(found)
+    print_weights([found])
+    return 0
 
 
 def print_weights(weights: Sequence[Weights], console: Console | None = None) -> None:

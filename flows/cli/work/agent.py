@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+import click
+
+from flows.cli.work.predict_request import PredictOptions
 from flows.messages.console import say
 from flows.settings.agent import endpoint_settings, with_site_model
 from medsam3_core.agent.replay import model_of, requests_of
@@ -18,23 +20,9 @@ from medsam3_core.settings.inference import InferenceSettings
 from storage.exports.instances import InstanceForm, form_of
 from storage.runs.traces import read_trace_file
 from storage.sources.formats.single import read_input_image
-from storage.store.layout import StoreLayout
+from storage.store.layout import StoreLayout, existing_store
 from storage.weights.registry import find_weights, is_location, load_segmenter, load_unregistered
 from tasks.agent.endpoint import require_allowed
-
-
-@dataclass(frozen=True, slots=True)
-class AgentWords:
-    """What stands on the command line of `predict --prompt agent`."""
-
-    image: Path
-    weights: str
-    prompt: str
-    requests: tuple[str, ...]
-    slice: int | None
-    settings: tuple[str, ...]
-    out: Path
-    replay: Path | None = None
 
 
 def is_agent(prompt: str) -> bool:
@@ -50,39 +38,46 @@ def is_agent(prompt: str) -> bool:
     return kind is PromptKind.AGENT
 
 
-def run_predict_agent(store: StoreLayout, words: AgentWords) -> Path:
-    """Answer the requests and write the file; returns it."""
+def predict_by_request(store: StoreLayout, options: PredictOptions) -> None:
+    """Answer the requests and write the file.
+
+    Raises:
+        click.UsageError: If options are given that the agent does not take.
+    """
     from tasks.predict.agent import AgentPredictRequest, predict_by_agent
 
-    events = None if words.replay is None else tuple(read_trace_file(words.replay))
-    requests = _requests(words, events)
-    settings = InferenceSettings.parse(_settings(store, words, events))
+    if options.boxes or options.points or options.masks or options.prompts or options.alone:
+        msg = "the agent takes requests by --text alone, no --box, --point, --mask, --prompts or --slice-only"
+        raise click.UsageError(msg)
+    policy = options.prompt if is_agent(options.prompt) else str(PromptKind.AGENT)
+    events = None if options.replay is None else tuple(read_trace_file(options.replay))
+    requests = _requests(options, events)
+    settings = InferenceSettings.parse(_settings(store, options, policy, events))
     endpoint = endpoint_settings(store.root)
     if events is None:
         require_allowed(settings.agent, endpoint)
-    image = read_input_image(words.image)
-    volume = form_of(words.out) is InstanceForm.NIFTI and image.depth > 1 and words.slice is None
-    z = None if volume else image.require_slice(words.slice)
-    caption = f"{words.weights}   {'; '.join(requests)}   {settings.canonical()}"
-    request = AgentPredictRequest(requests, z, PromptPolicy.parse(words.prompt), settings, words.out, caption, events)
+    image = read_input_image(options.image)
+    volume = form_of(options.out) is InstanceForm.NIFTI and image.depth > 1 and options.slice is None
+    z = None if volume else image.require_slice(options.slice)
+    caption = f"{options.weights}   {'; '.join(requests)}   {settings.canonical()}"
+    request = AgentPredictRequest(requests, z, PromptPolicy.parse(policy), settings, options.out, caption, events)
     try:
-        record = predict_by_agent(image, request, _load(store, words.weights), endpoint)
+        record = predict_by_agent(image, request, _load(store, options.weights), endpoint)
     except AgentInterrupted as error:
         raise error.cause from error
     say(f"{len(record.found)} objects in {record.seconds:.1f} s on {record.device}")
     for note in record.notes:
         say(note)
-    return words.out
 
 
-def _requests(words: AgentWords, events: Sequence[TraceEvent] | None) -> tuple[str, ...]:
+def _requests(options: PredictOptions, events: Sequence[TraceEvent] | None) -> tuple[str, ...]:
     """What is asked for, each once; of a trace what it asked for.
 
     Raises:
         UsageError: If it is nothing, or a request is empty or too long.
     """
     recorded = () if events is None else tuple(requests_of(events).values())
-    asked = tuple(dict.fromkeys(clean_request(text) for text in words.requests or recorded))
+    asked = tuple(dict.fromkeys(clean_request(text) for text in options.texts or recorded))
     if not asked:
         msg = "the agent is asked for nothing; give at least one --text with the request"
         raise UsageError(msg)
@@ -92,22 +87,26 @@ def _requests(words: AgentWords, events: Sequence[TraceEvent] | None) -> tuple[s
     return asked
 
 
-def _settings(store: StoreLayout, words: AgentWords, events: Sequence[TraceEvent] | None) -> tuple[str, ...]:
+def _settings(
+    store: StoreLayout, options: PredictOptions, policy: str, events: Sequence[TraceEvent] | None
+) -> tuple[str, ...]:
     """The settings with the model: of the trace where there is one, else of the site."""
+    given = options.settings if options.threshold is None else (*options.settings, f"threshold={options.threshold}")
     if events is None:
-        return with_site_model(store.root, [words.prompt], words.settings)
-    named = [one for one in words.settings if one.startswith("agent_model=")]
+        return with_site_model(store.root, [policy], given)
+    named = [one for one in given if one.startswith("agent_model=")]
     recorded = f"agent_model={model_of(events)}"
     if named not in ([], [recorded]):
         msg = f"the trace is one of {recorded}, not of {named[0]}; leave the setting out"
         raise UsageError(msg)
-    return (*words.settings, *(() if named else (recorded,)))
+    return (*given, *(() if named else (recorded,)))
 
 
-def run_replay(store: StoreLayout, run_id: str, cases: tuple[str, ...]) -> int:
+def run_replay(root: Path, run_id: str, cases: tuple[str, ...]) -> int:
     """Repeat a run from its trace; exit code 0, or 1 if a mask is not the same."""
     from tasks.agent.replay import recorded_run, replay_cases
 
+    store = existing_store(root)
     run = recorded_run(store, run_id)
     replayed = list(replay_cases(run, _load(store, run.weights), cases))
     for case in replayed:

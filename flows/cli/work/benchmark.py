@@ -1,15 +1,18 @@
 """What `medsam3 benchmark` says and returns around the flow."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from flows.clusters.forking import begin_forking
 from flows.messages.console import say
-from flows.settings.agent import require_plan_allowed
+from flows.service.prepared import planned_benchmark
+from flows.settings.agent import with_site_model
 from flows.settings.settings import named_cluster
 from storage.runs.estimates import Estimate, estimate_plan, total_seconds
-from storage.runs.plan import BenchmarkPlan, BenchmarkRequest
-from storage.runs.standing import completed_requests, plan_requests
+from storage.runs.plan import BenchmarkPlan, pending
+from storage.runs.requests import BenchmarkRequest, runs_of
+from storage.runs.standing import completed_requests
 from storage.store.layout import existing_store, open_store
 from storage.weights.encodings import parse_size
 
@@ -19,7 +22,8 @@ def show_plan(root: Path, request: BenchmarkRequest, cluster: str = "local") -> 
     from flows.clusters.kinds import worker_count
 
     store = existing_store(root)
-    plan = plan_requests(store, completed_requests(store, request))
+    settings = with_site_model(root, request.prompts, request.settings)
+    plan = pending(store, runs_of(store, completed_requests(store, replace(request, settings=settings))))
     _say_refused(plan)
     estimates = estimate_plan(store, plan)
     for line in plan_lines(plan, estimates):
@@ -52,9 +56,8 @@ def _time_of(estimate: Estimate) -> str:
 
 
 def _total_line(plan: BenchmarkPlan, estimates: Mapping[str, Estimate], workers: int) -> str:
-    fresh = sum(group.fresh for group in plan.groups)
     stale = sum(len(item.run_ids) + len(item.rescore_ids) for group in plan.groups for item in group.pending)
-    counted = f"{stale} case and run pairs are stale, {fresh} are up to date"
+    counted = f"{stale} case and run pairs are stale, {plan.fresh} are up to date"
     seconds = total_seconds(estimates)
     if not stale:
         return f"nothing to compute: {counted}"
@@ -86,14 +89,13 @@ def run_benchmark(root: Path, *requests: BenchmarkRequest, cluster: str, cache_e
     store = open_store(root)
     failed, run_ids = 0, list[str]()
     for request in requests:
-        plan = plan_requests(store, completed_requests(store, request))
-        _say_refused(plan)
-        require_plan_allowed(root, plan)
-        if plan.pending:
-            failed += _compute(root, request, plan, cluster, cache_encodings)
-        else:
-            say(f"nothing to compute: {sum(group.fresh for group in plan.groups)} case and run pairs are up to date")
-        run_ids += plan.run_ids
+        with planned_benchmark(store, request) as planned:
+            _say_refused(planned.plan)
+            if planned.plan.pending:
+                failed += _compute(root, request, planned.plan, cluster, cache_encodings)
+            else:
+                say(f"nothing to compute: {planned.plan.fresh} case and run pairs are up to date")
+            run_ids += planned.plan.run_ids
     from flows.cli.answers.leaderboard import inter_rater_rows, leaderboard_rows, print_leaderboard
 
     print_leaderboard(leaderboard_rows(store, run_ids), inter_rater=inter_rater_rows(store))
@@ -110,19 +112,7 @@ def _compute(root: Path, request: BenchmarkRequest, plan: BenchmarkPlan, cluster
     from flows.service.session import prefect_session
 
     with workers_starting(settings, weights), prefect_session():
-        summary = benchmark_cohorts(
-            str(root),
-            list(request.cohorts),
-            list(request.weights),
-            list(request.prompts),
-            list(request.settings),
-            request.split,
-            list(request.structures),
-            request.limit,
-            request.retry,
-            cluster,
-            cache_encodings,
-        )
+        summary = benchmark_cohorts(request, str(root), cluster, cache_encodings)
     counted = ", ".join(f"{count} {status}" for status, count in sorted(summary.computed.items())) or "none"
     say(f"computed {counted}; {summary.fresh} case and run pairs were up to date")
     if summary.unscored:

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -20,10 +20,11 @@ from flows.messages.tables import stdout_console
 from medsam3_core.cases.cases import CaseSource
 from medsam3_core.cases.recipes import Recipe
 from storage.cohorts.checks import CaseCheck
+from storage.ingest.plan import IngestRequest
 from storage.ingest.preflight import Preflight, conclude
-from storage.sources.registry import find_reader
+from storage.sources.registry import find_source
 from storage.store.layout import StoreLayout
-from storage.store.locations import absolute, is_remote, location
+from storage.store.locations import is_remote
 from storage.store.pseudonyms import require_key_outside
 from tasks.check import check_cases
 
@@ -33,35 +34,14 @@ _LINE_EVERY_SECONDS = 10.0
 _SHOWN_PER_KIND, _SHOWN_SIZES = 10, 5
 
 
-@dataclass(frozen=True, slots=True)
-class CheckWords:
-    """What a user asks to check.
-
-    Attributes:
-        source: Source.
-        reader: Recipe or layout by name.
-        recipe: Recipe file.
-        split: Split of all cases, against the recipe's own rule.
-        limit: At most so many cases; 0 means all.
-        output: `table` or `json`.
-    """
-
-    source: str
-    reader: str = "auto"
-    recipe: Path | None = None
-    split: str | None = None
-    limit: int = 0
-    output: str = "table"
-
-
-def run_check(words: CheckWords, store: Path) -> int:
-    """Check a source and print the answer; 1 if anything was found, else 0."""
+def run_check(root: Path, request: IngestRequest, output: str) -> int:
+    """Check a source and print the answer as `table` or `json`; 1 if anything was found, else 0."""
     started = time.perf_counter()
-    if not is_remote(store):
-        require_key_outside(store)
-    preflight = check_source(words, StoreLayout(store) if (store / "cohorts").is_dir() else None)
+    if not is_remote(root):
+        require_key_outside(root)
+    preflight = check_source(request, StoreLayout(root) if (root / "cohorts").is_dir() else None)
     seconds = time.perf_counter() - started
-    if words.output == "json":
+    if output == "json":
         sys.stdout.write(json.dumps(preflight.to_json() | {"seconds": round(seconds, 3)}, indent=1) + "\n")
     else:
         print_preflight(preflight, stdout_console())
@@ -69,25 +49,24 @@ def run_check(words: CheckWords, store: Path) -> int:
     return 1 if preflight.findings else 0
 
 
-def check_source(words: CheckWords, store: StoreLayout | None) -> Preflight:
+def check_source(request: IngestRequest, store: StoreLayout | None) -> Preflight:
     """List a source, read every case, and draw the conclusions.
 
     Raises:
         UsageError: If source, reader or recipe are wrong, as for `ingest`.
     """
-    layout, recipe = find_reader(words.source, words.reader, words.recipe)
-    root = words.source if words.source.startswith("phantom:") else absolute(words.source)
-    cases = layout.list_cases(location(root), recipe)
-    cases = [replace(case, split=words.split) for case in cases] if words.split else cases
-    cases = cases[: words.limit] if words.limit else cases
+    source = find_source(request.source, request.reader, request.recipe)
+    cases = source.list_cases()
+    cases = [replace(case, split=request.split) for case in cases] if request.split else cases
+    cases = cases[: request.limit] if request.limit else cases
     checks: list[CaseCheck] = []
     said = time.monotonic()
-    for batch in _checked(root, recipe, cases):
+    for batch in _checked(source.root, source.recipe, cases):
         checks += batch
         if time.monotonic() - said >= _LINE_EVERY_SECONDS:
             said = time.monotonic()
-            say(f"check {words.source}: {len(checks)}/{len(cases)}")
-    return conclude(words.source, recipe, cases, checks, store)
+            say(f"check {request.source}: {len(checks)}/{len(cases)}")
+    return conclude(request.source, source.recipe, cases, checks, store)
 
 
 def _checked(root: str, recipe: Recipe, cases: Sequence[CaseSource]) -> Iterator[list[CaseCheck]]:

@@ -2,14 +2,11 @@
 
 from pathlib import Path
 
-from flows.cli.work.benchmark import run_benchmark
-from flows.clusters.clusters import workers_starting
-from flows.ingest import ingest_cohort
+from flows.clusters.forking import begin_forking
 from flows.messages.console import say
-from flows.messages.tables import stdout_console
-from flows.service.session import prefect_session
 from flows.settings.clusters import parse_cluster
-from storage.runs.plan import BenchmarkRequest
+from storage.ingest.plan import IngestRequest
+from storage.runs.requests import BenchmarkRequest
 from storage.store.layout import StoreLayout
 
 KINDS = ("fundus", "ct")
@@ -31,10 +28,19 @@ def run_demo(store: Path, cases: int) -> int:
     Returns:
         Exit code: 0, or 1 if a case failed.
     """
+    cluster = parse_cluster("local")
+    begin_forking(cluster, [], model=True)  # it imports beside the imports that follow
+
+    from flows.cli.work.benchmark import run_benchmark
+    from flows.clusters.clusters import workers_starting
+    from flows.ingest import ingest_cohort
+    from flows.messages.tables import stdout_console
+    from flows.service.session import prefect_session
+
     cohorts = {f"demo-{kind}-{cases}": f"phantom:{kind},cases={cases}" for kind in KINDS}
-    with workers_starting(parse_cluster("local"), []), prefect_session():
+    with workers_starting(cluster, []), prefect_session():
         for cohort, source in cohorts.items():
-            summary = ingest_cohort(str(store), source, cohort)
+            summary = ingest_cohort(IngestRequest(source, cohort), str(store))
             say(f"cohort {cohort}: {summary.accepted} cases converted, {summary.unchanged} were in the store")
         code = run_benchmark(
             store,

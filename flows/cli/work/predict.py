@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
+from flows.cli.work.agent import is_agent, predict_by_request
+from flows.cli.work.predict_request import PredictOptions
 from flows.messages.console import say
 from medsam3_core.capabilities import Capabilities
 from medsam3_core.errors import UnsupportedPromptError, UsageError
@@ -30,90 +32,66 @@ _HEADS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class PredictWords:
-    """What stands on the command line.
-
-    Attributes:
-        image: The image.
-        weights: Name, `NAME@N`, path or `hf://` location.
-        texts: Texts, each a prompt of its own.
-        boxes: Boxes `x0,y0,x1,y1[,-]`.
-        points: Points `x,y[,+|-]`.
-        masks: Files with drawn masks.
-        prompts: A prompts file, instead of texts, boxes, points and masks.
-        slice: Slice of a volume; None where there is only one, or a text is asked on all.
-        alone: Whether a volume is segmented on that slice alone.
-        threshold: Score above which instances are kept; None leaves it to the settings.
-        settings: Inference settings as `key=value`.
-        out: File to write.
-    """
-
-    image: Path
-    weights: str
-    texts: tuple[str, ...]
-    boxes: tuple[str, ...]
-    points: tuple[str, ...]
-    masks: tuple[Path, ...]
-    prompts: Path | None
-    slice: int | None
-    alone: bool
-    threshold: float | None
-    settings: tuple[str, ...]
-    out: Path
+def run_predict(root: Path, options: PredictOptions) -> int:
+    """Segment the image, by the agent if it is asked, write the file and print its path; exit code 0."""
+    store = StoreLayout(root)
+    if is_agent(options.prompt) or options.replay is not None:
+        predict_by_request(store, options)
+    else:
+        _predict(store, options)
+    print(options.out)  # noqa: T201 - the answer
+    return 0
 
 
-def run_predict(store: StoreLayout, words: PredictWords) -> Path:
-    """Segment the image and write the file; returns it."""
-    settings = _settings(words)
-    form = form_of(words.out)
-    image = read_input_image(words.image)
+def _predict(store: StoreLayout, options: PredictOptions) -> None:
+    settings = _settings(options)
+    form = form_of(options.out)
+    image = read_input_image(options.image)
     volume = form is InstanceForm.NIFTI and image.depth > 1
-    asked = _asked(words, image, settings, volume=volume)
-    caption = f"{words.weights}   {_said(words)}   {settings.canonical()}"
-    request = PredictRequest(asked, volume and not words.alone and _are_keys(asked), settings, words.out, caption)
+    asked = _asked(options, image, settings, volume=volume)
+    caption = f"{options.weights}   {_said(options)}   {settings.canonical()}"
+    request = PredictRequest(asked, volume and not options.alone and _are_keys(asked), settings, options.out, caption)
     check_request(image, request)
-    segmenter = _load(store, words.weights, request)
+    segmenter = _load(store, options.weights, request)
     can = segmenter.capabilities
     followed = request.followed and can.follows
     if volume:
-        say(_way(words, request, image.depth, can, followed=followed))
+        say(_way(options, request, image.depth, can, followed=followed))
     answer = predict_volume if followed or len(asked) > 1 else predict_image
     record = answer(image, replace(request, followed=followed), segmenter)
     _report(record, image, settings)
-    return words.out
 
 
 def _asked(
-    words: PredictWords, image: InputImage, settings: InferenceSettings, *, volume: bool
+    options: PredictOptions, image: InputImage, settings: InferenceSettings, *, volume: bool
 ) -> Mapping[int, Sequence[SlicePrompt]]:
     """Prompts by slice: those of the command line are for one slice, a text without --slice for all of a volume."""
-    if words.prompts is not None:
-        return _asked_by_file(words, words.prompts, image, settings, volume=volume)
-    boxes, points = [parse_box(text) for text in words.boxes], [parse_point(text) for text in words.points]
-    everywhere = volume and words.slice is None and bool(words.texts) and not (boxes or points or words.masks)
-    slices = range(image.depth) if everywhere else (image.require_slice(words.slice),)
-    masks = [mask for path in words.masks for mask in read_mask_prompts(path, slices[0])]
-    prompts = assemble_prompts(words.texts, boxes, points, settings.mode, masks)
+    if options.prompts is not None:
+        return _asked_by_file(options, options.prompts, image, settings, volume=volume)
+    boxes, points = [parse_box(text) for text in options.boxes], [parse_point(text) for text in options.points]
+    everywhere = volume and options.slice is None and bool(options.texts) and not (boxes or points or options.masks)
+    slices = range(image.depth) if everywhere else (image.require_slice(options.slice),)
+    masks = [mask for path in options.masks for mask in read_mask_prompts(path, slices[0])]
+    prompts = assemble_prompts(options.texts, boxes, points, settings.mode, masks)
     return dict.fromkeys(slices, prompts)
 
 
 def _asked_by_file(
-    words: PredictWords, file: Path, image: InputImage, settings: InferenceSettings, *, volume: bool
+    options: PredictOptions, file: Path, image: InputImage, settings: InferenceSettings, *, volume: bool
 ) -> Mapping[int, Sequence[SlicePrompt]]:
-    if words.texts or words.boxes or words.points or words.masks:
+    if options.texts or options.boxes or options.points or options.masks:
         msg = "--prompts FILE says all that is asked; leave out --text, --box, --point and --mask"
         raise UsageError(msg)
     asked = prompts_of_image(file, image.path, image.geometry, settings.mode)
-    if words.slice is not None:
-        z = image.require_slice(words.slice)
+    if options.slice is not None:
+        z = image.require_slice(options.slice)
         if z not in asked:
             msg = f"{file} asks nothing on slice {z}; it has prompts on: {', '.join(map(str, sorted(asked)))}"
             raise UsageError(msg)
         return {z: asked[z]}
     if len(asked) > 1 and not volume:
         msg = (
-            f"{file} has prompts on {len(asked)} slices, and {words.out.name} holds one; name it with --slice, or "
+            f"{file} has prompts on {len(asked)} slices, and {options.out.name} holds one; name it with --slice, or "
             f"write a label map ({InstanceForm.NIFTI})"
         )
         raise UsageError(msg)
@@ -126,7 +104,7 @@ def _are_keys(asked: Mapping[int, Sequence[SlicePrompt]]) -> bool:
     return len(names) == len(set(names))
 
 
-def _way(words: PredictWords, request: PredictRequest, depth: int, can: Capabilities, *, followed: bool) -> str:
+def _way(options: PredictOptions, request: PredictRequest, depth: int, can: Capabilities, *, followed: bool) -> str:
     """How a volume is gone through, before it takes its time."""
     slices = sorted(request.prompts)
     where = f"slice{'s' if len(slices) > 1 else ''} {', '.join(map(str, slices))}"
@@ -137,28 +115,28 @@ def _way(words: PredictWords, request: PredictRequest, depth: int, can: Capabili
         return f"{where} {are} prompted, what is drawn there is followed through all {depth} slices by the tracker"
     if followed:
         return (
-            f"{where} {are} prompted; {words.weights} has no tracker, so what is drawn there is followed through "
+            f"{where} {are} prompted; {options.weights} has no tracker, so what is drawn there is followed through "
             f"{depth} slices by detection on each, linked by overlap"
         )
-    why = f"{words.weights} has neither a tracker nor a detector to go on with"
-    if words.alone:
+    why = f"{options.weights} has neither a tracker nor a detector to go on with"
+    if options.alone:
         why = "as asked"
     elif not request.followed:
         why = "a structure is prompted on several, nothing is followed"
     return f"{where} alone {are} segmented, the others stay 0: {why}"
 
 
-def _settings(words: PredictWords) -> InferenceSettings:
-    given = [] if words.threshold is None else [f"threshold={words.threshold}"]
-    settings = InferenceSettings.parse([*words.settings, *given])
-    return replace(settings, mode=PromptMode.INTERACTIVE) if words.points or words.masks else settings
+def _settings(options: PredictOptions) -> InferenceSettings:
+    given = [] if options.threshold is None else [f"threshold={options.threshold}"]
+    settings = InferenceSettings.parse([*options.settings, *given])
+    return replace(settings, mode=PromptMode.INTERACTIVE) if options.points or options.masks else settings
 
 
-def _said(words: PredictWords) -> str:
-    if words.prompts is not None:
-        return words.prompts.name
-    clicked = [*words.points, *(f"mask {path.name}" for path in words.masks)]
-    return "; ".join([*map(repr, words.texts), *(f"box {one}" for one in words.boxes), *clicked])
+def _said(options: PredictOptions) -> str:
+    if options.prompts is not None:
+        return options.prompts.name
+    clicked = [*options.points, *(f"mask {path.name}" for path in options.masks)]
+    return "; ".join([*map(repr, options.texts), *(f"box {one}" for one in options.boxes), *clicked])
 
 
 def _load(store: StoreLayout, name: str, request: PredictRequest) -> Segmenter:

@@ -1,10 +1,36 @@
-"""What `medsam3 train --plan` prints: cases, concepts and their balance, before an hour is spent."""
+"""`medsam3 train`: the flow, or with `--plan` what would be learned from, before an hour is spent."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from medsam3_core.training.plans import TrainingPlan
-from storage.store.layout import StoreLayout
+from storage.store.layout import StoreLayout, open_store
+from storage.training.configs import find_training_config, read_training_config
 from storage.training.manifest import build_manifest, select_cases
+from tasks.train import first_process
+
+
+def run_train(root: Path, config: str, cluster: str) -> int:
+    """Train, and print what was made; exit code 0."""
+    layout = open_store(root)
+    read_training_config(find_training_config(config))  # refused before anything starts
+
+    from flows.service.session import prefect_session
+    from flows.train import describe, train_flow
+
+    with prefect_session():
+        record = train_flow(config, str(layout.root), cluster)
+    for line in describe(record) if first_process() else ():
+        print(line)  # noqa: T201 - the answer
+    return 0
+
+
+def show_training_plan(root: Path, config: str) -> int:
+    """Print what would be learned from; exit code 0."""
+    store = open_store(root)
+    for line in describe_plan(store, read_training_config(find_training_config(config))):
+        print(line)  # noqa: T201 - the answer
+    return 0
 
 
 def describe_plan(store: StoreLayout, plan: TrainingPlan) -> Iterator[str]:

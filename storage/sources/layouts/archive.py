@@ -28,7 +28,7 @@ from storage.sources.layouts.archive_references import LabelFile
 from storage.sources.layouts.image_pairs import pixel_geometry
 from storage.sources.layouts.nifti_pairs import nifti_case
 from storage.sources.listing.cases import FoundCase, to_case_sources
-from storage.sources.listing.files import NIFTI_SUFFIXES, naming, without_suffix
+from storage.sources.listing.files import NIFTI_SUFFIXES, naming, seen_once, without_suffix
 from storage.sources.listing.guesses import normal_modality
 from storage.sources.listing.labels import structure_slug
 from storage.sources.listing.parameters import ArchiveParameters, ImagePairParameters, parameters_of
@@ -48,17 +48,17 @@ class Archive:
         Raises:
             UsageError: If a `labels.json` lies in the source and is broken.
         """
-        return self._recipe(source, list_archive(source, Pseudonyms(load_key()))) if holds_dicom(source) else None
+        return self._recipe(source, _listed(source)) if holds_dicom(source) else None
 
     def recipe_of(self, source: Path) -> Recipe | None:
         """A recipe for any tree with something readable in it; None without."""
-        listing = list_archive(source, Pseudonyms(load_key()))
+        listing = _listed(source)
         is_empty = not (listing.series or listing.nifti or listing.images)
         return None if is_empty else self._recipe(source, listing)
 
     def list_cases(self, source: Path, recipe: Recipe) -> list[CaseSource]:
         """Every series, volume and image; see `list_archive` for what is rejected."""
-        listing = list_archive(source, Pseudonyms(load_key()))
+        listing = _listed(source)
         found = [*_dicom_cases(listing), *_other_cases(listing), *_foreign(listing)]
         if not any(item.image for item in found):
             msg = f"{source} holds no DICOM, NIfTI or image file; give the folder that holds the archive"
@@ -106,6 +106,10 @@ class Archive:
             parameters=table.parameters(),
             traps=("Derived from an archive; name structures and texts in labels.json or give --recipe FILE.",),
         )
+
+
+def _listed(source: Path) -> ArchiveListing:
+    return seen_once("archive", source, lambda: list_archive(source, Pseudonyms(load_key())))
 
 
 def without_names(text: str, case: CaseSource) -> str:

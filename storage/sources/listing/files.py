@@ -5,12 +5,12 @@ import hashlib
 import os
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, TypeVar, cast
 
 from medsam3_core.errors import CaseDataError
 from storage.store.locations import file_system, is_remote, object_key
@@ -79,34 +79,56 @@ def visible_files(source: Path, suffixes: tuple[str, ...]) -> list[str]:
     return sorted(file.name for file in walk_files(source) if file.name.lower().endswith(suffixes))
 
 
-_listings: ContextVar[dict[Path, Mapping[str, SourceFile]] | None] = ContextVar("listings", default=None)
+_Seen = TypeVar("_Seen")
+Listings = dict[tuple[str, Path], Any]
+"""What was seen of sources, by the kind of look and the folder."""
+_listings: ContextVar[Listings | None] = ContextVar("listings", default=None)
 
 
 @contextmanager
-def listed_once() -> Iterator[None]:
-    """Within this block an object store is asked once what a source holds: many layouts look before one takes it."""
-    if _listings.get() is not None:
-        yield
+def listed_once(known: Listings | None = None) -> Iterator[Listings]:
+    """Within this block a source is looked through once: many layouts look before one takes it, and that one lists it.
+
+    Args:
+        known: What an earlier block has seen, which holds in this one too; None for that of the block around, if any.
+
+    Yields:
+        What is seen in this block.
+    """
+    around = _listings.get()
+    if known is None and around is not None:
+        yield around
         return
-    token = _listings.set({})
+    seen: Listings = {} if known is None else known
+    token = _listings.set(seen)
     try:
-        yield
+        yield seen
     finally:
         _listings.reset(token)
 
 
-def _listed_objects(source: Path) -> Mapping[str, SourceFile]:
+def seen_once(kind: str, source: Path, look: Callable[[], _Seen]) -> _Seen:
+    """The answer of a look at a source, which within `listed_once` is taken once."""
     known = _listings.get()
-    if known is not None and source in known:
-        return known[source]
+    if known is None:
+        return look()
+    if (kind, source) not in known:
+        known[kind, source] = look()
+    found: _Seen = known[kind, source]
+    return found
+
+
+def _listed_objects(source: Path) -> Mapping[str, SourceFile]:
+    return seen_once("objects", source, lambda: _objects_below(source))
+
+
+def _objects_below(source: Path) -> Mapping[str, SourceFile]:
     base = object_key(source)
     found: dict[str, SourceFile] = {}
     for key, facts in file_system(source).find(base, detail=True).items():
         name = key.removeprefix(f"{base}/")
         if all(is_visible(part) for part in name.split("/")) and not key.endswith("/"):
             found[name] = SourceFile(name, facts["size"], _stamp(facts))
-    if known is not None:
-        known[source] = found
     return found
 
 

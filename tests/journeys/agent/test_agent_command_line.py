@@ -14,7 +14,7 @@ from PIL import Image
 from medsam3_core.errors import UsageError
 from storage.catalog.catalog import connect
 from storage.exports.segment_plan import SegmentRequest
-from storage.runs.plan import BenchmarkRequest
+from storage.runs.requests import BenchmarkRequest
 from storage.store.layout import open_store
 from tests import ROOT
 from tests.command_line import command_line

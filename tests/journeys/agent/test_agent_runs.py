@@ -8,8 +8,8 @@ import pytest
 from medsam3_core.errors import UsageError
 from medsam3_core.prompts.policies import PromptPolicy
 from storage.catalog.catalog import connect
-from storage.runs.plan import BenchmarkRequest
 from storage.runs.predictions import open_prediction
+from storage.runs.requests import BenchmarkRequest
 from storage.store.layout import open_store
 from tasks.agent.endpoint import EndpointSettings
 from tests.core.agent.scripted_server import call, scripted, status

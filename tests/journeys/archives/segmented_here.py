@@ -8,8 +8,8 @@ from pathlib import Path
 from storage.exports.claims import claim_folder
 from storage.exports.ledger import unreleased, write_summary
 from storage.exports.releases import ReleaseForm
-from storage.exports.segment_plan import SegmentRequest, plan_segment, reader_for_segmenting, run_of_request
-from storage.ingest.plan import finish_ingest, plan_ingest, unchanged_sources
+from storage.exports.segment_plan import SegmentRequest, pending, run_of
+from storage.ingest.plan import IngestRequest, finish_ingest, plan_ingest, unchanged_sources
 from storage.runs.ledger import Run
 from storage.runs.plan import record_plan
 from storage.store.layout import StoreLayout
@@ -42,9 +42,9 @@ def segment_here(
     files were released, `ProcessDiedError` ends it: no row of them is written, as if the process had been killed.
     """
     crumbs = BreadcrumbFolder(store.breadcrumbs() / "here")
-    run, rows = run_of_request(store, request)
-    kind = reader_for_segmenting(request.source)
-    ingest = plan_ingest(store, request.source, request.cohort, kind, None, None, 0, with_references=False)
+    asked = run_of(store, request)
+    run, wanted = asked.run, IngestRequest(request.source, request.cohort)
+    ingest = plan_ingest(store, wanted, asked.source, with_references=False)
     read = IngestBatch(
         store, request.cohort, ingest.cohort.recipe, ingest.source_root, with_references=ingest.with_references
     )
@@ -55,7 +55,7 @@ def segment_here(
         [PendingCase(case, fingerprint, ingest.standing.get(case.case_id, "")) for case, fingerprint in ingest.pending],
     )
     finish_ingest(store, ingest)
-    group = plan_segment(store, request, run, rows)
+    group = pending(store, asked)
     record_plan(store, group)
     if group.pending:
         segment = SegmentBatch(store, group.cohort.recipe, group.runs, partial(load_segmenter, run.weights, "cpu"))
@@ -68,16 +68,16 @@ def segment_here(
         store, run.run_id, run.structures, dict(run.texts), weights, ingest.source_root, ReleaseForm(form), out, claim,
         anonymous,
     )  # fmt: skip
-    pending = [
+    left = [
         PendingExport(case, batch_id, sources.get(case.case_id))
         for case, batch_id in unreleased(store, run, form, claim)
     ]
     before_release()
     if dies_after is not None:
-        for case in pending[:dies_after]:
+        for case in left[:dies_after]:
             export.row(case)
         raise ProcessDiedError
-    run_batch(export, _batch_id(), crumbs, pending)
+    run_batch(export, _batch_id(), crumbs, left)
     return run, write_summary(store, run, form, out, claim), len(group.pending)
 
 

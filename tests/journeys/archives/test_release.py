@@ -15,7 +15,7 @@ from flows.segment import SegmentSummary
 from medsam3_core.errors import UsageError
 from storage.exports.claims import claim_folder, require_claim, require_claimable
 from storage.exports.label_maps import export_run
-from storage.exports.segment_plan import SegmentRequest, run_of_request
+from storage.exports.segment_plan import SegmentRequest, run_of
 from storage.runs.ledger import Run
 from storage.store.layout import StoreLayout
 from storage.store.schemas import EXPORTS
@@ -105,7 +105,7 @@ def test_another_order_of_the_same_structures_gives_other_values(
     out, claims, runs = tmp_path / "out", set(), set()
     for names in (("liver", "spleen"), ("spleen", "liver")):
         text = SegmentRequest(str(source), "tiny-untrained", texts=names)
-        run, _ = run_of_request(store, text)
+        run = run_of(store, text).run
         claims.add(claim_folder(store, run, out, anonymous=False))
         runs.add(run.run_id)
         labels = json.loads((out / "labels.json").read_text())["labels"]
@@ -157,7 +157,7 @@ def test_the_command_refuses_such_a_folder_before_it_segments(source: Path, stor
 
 def test_workers_of_a_run_that_was_replaced_write_nothing(source: Path, store: StoreLayout, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    runs = [run_of_request(store, asking(source, box))[0] for box in (("liver", 1), ("spleen", 5))]
+    runs = [run_of(store, asking(source, box)).run for box in (("liver", 1), ("spleen", 5))]
     old = claim_as(store, runs[0], out)
     require_claim(out, old)
     claim_as(store, runs[1], tmp_path / "out")
@@ -175,7 +175,7 @@ def claim_as(store: StoreLayout, run: Run, out: Path) -> str:
 
 def test_a_labels_file_that_is_none_is_named(source: Path, store: StoreLayout, tmp_path: Path) -> None:
     (tmp_path / "labels.json").write_text("[1")
-    run, _ = run_of_request(store, asking(source, ("liver", 1)))
+    run = run_of(store, asking(source, ("liver", 1))).run
     with pytest.raises(UsageError, match=r"labels\.json is no list of labels; remove it, or choose another --out"):
         require_claimable(store, run, tmp_path, anonymous=False)
 

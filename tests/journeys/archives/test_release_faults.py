@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from medsam3_core.errors import StoreError
-from storage.exports.segment_plan import SegmentRequest, run_of_request
+from storage.exports.segment_plan import SegmentRequest, run_of
 from storage.runs.ledger import Run
 from storage.store.layout import StoreLayout
 from storage.store.schemas import EXPORTS
@@ -68,7 +68,7 @@ def test_a_damaged_prediction_stops_no_other_and_retry_brings_it_back(
     source: Path, store: StoreLayout, tmp_path: Path, spoil, form: str
 ) -> None:
     asked, out = asking(source, ("liver", 1)), tmp_path / "out"
-    run, _ = run_of_request(store, asked)
+    run = run_of(store, asked).run
     counts = segment_here(store, asked, out, form, before_release=lambda: spoil(store, run))[1]
     assert counts == {"segmented": 1, "unreleased": 1}
     (reason,) = reasons(out).values()
@@ -83,7 +83,7 @@ def test_a_damaged_image_stops_no_other_and_reading_it_again_brings_it_back(
     source: Path, store: StoreLayout, tmp_path: Path
 ) -> None:
     asked, out = asking(source, ("liver", 1)), tmp_path / "out"
-    run, _ = run_of_request(store, asked)
+    run = run_of(store, asked).run
 
     def spoil() -> None:
         (store.volume(run.cohort, case_in(store, run, "one"), zipped=False) / "zarr.json").write_text("{")

@@ -19,7 +19,7 @@ from storage.exports import releases
 from storage.exports.label_maps import nifti_image
 from storage.exports.releases import ReleaseError, compare_masks
 from storage.exports.segment_plan import SegmentRequest, require_out_apart
-from storage.ingest.plan import plan_ingest
+from storage.ingest.plan import IngestRequest, plan_ingest
 from storage.store.layout import StoreLayout
 from storage.store.locations import location
 from tests.journeys.archives.segmented_here import segment_here
@@ -160,7 +160,7 @@ def test_a_new_reference_in_the_archive_changes_nothing(archive: tuple, store: S
     masks[2, 3:5, 3:5] = 1
     segmentation(slices, masks, ["spleen"]).save_as(source / "seg.dcm")
     (source / "labels.json").write_text('{"labels": {"1": "kidney"}}')
-    plan = plan_ingest(store, str(source), asked.cohort, "archive", None, None, 0, with_references=False)
+    plan = plan_ingest(store, IngestRequest(str(source), asked.cohort, reader="archive"), with_references=False)
     assert [item.name for item in plan.cohort.recipe.structures] == ["kidney", "spleen"]
     assert (plan.pending, plan.unchanged) == ((), 1)
     assert segment_here(store, asked, tmp_path / "out")[2] == 0

@@ -10,7 +10,7 @@ import pytest
 
 from medsam3_core.errors import StoreError, UnreadableFileError
 from storage.cohorts.cohorts import latest_cases
-from storage.ingest.plan import plan_ingest
+from storage.ingest.plan import IngestRequest, plan_ingest
 from storage.sources.formats.arrays import read_array
 from storage.store.layout import StoreLayout
 from tasks.ingest import IngestBatch, PendingCase
@@ -57,7 +57,7 @@ def test_grey_and_colour_in_one_series_reject_it_alone(store: StoreLayout, tmp_p
 def test_an_error_that_nobody_foresaw_is_the_reason_of_its_case(store: StoreLayout, tmp_path: Path) -> None:
     for name in ("Doe_Jane", "good"):
         save(tmp_path / "a" / name, ct_slices(4, PatientName="Doe^Jane" if name == "Doe_Jane" else ""))
-    plan = plan_ingest(store, str(tmp_path / "a"), "all", "auto", None, None, 0)
+    plan = plan_ingest(store, IngestRequest(str(tmp_path / "a"), "all"))
     work = IngestBatch(store, "all", plan.cohort.recipe, plan.source_root)
     cases = [PendingCase(case, fingerprint) for case, fingerprint in plan.pending]
     odd = next(case for case in cases if "Doe_Jane" in case.source.image[0])
@@ -74,7 +74,7 @@ def test_an_error_that_nobody_foresaw_is_the_reason_of_its_case(store: StoreLayo
 
 def test_a_store_that_cannot_be_written_is_no_fault_of_a_case(store: StoreLayout, tmp_path: Path) -> None:
     save(tmp_path / "a", ct_slices(4))
-    plan = plan_ingest(store, str(tmp_path / "a"), "all", "auto", None, None, 0)
+    plan = plan_ingest(store, IngestRequest(str(tmp_path / "a"), "all"))
     work = IngestBatch(store, "all", plan.cohort.recipe, plan.source_root)
     volumes = store.cohort("all") / "volumes"
     volumes.write_text("a file where a folder must be")

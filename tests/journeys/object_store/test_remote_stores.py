@@ -18,7 +18,7 @@ from storage.catalog.guard import run_sql
 from storage.cohorts.cohorts import latest_cases
 from storage.cohorts.volumes import open_case_volume
 from storage.exports.label_maps import export_run
-from storage.runs.plan import BenchmarkRequest, plan_benchmark
+from storage.runs.requests import BenchmarkRequest
 from storage.store import leases, writers
 from storage.store.atomic import read_json, replacing, write_json
 from storage.store.layout import StoreLayout, existing_store, open_store
@@ -28,7 +28,7 @@ from storage.store.writers import SupersededError, committing, writing
 from storage.upkeep.status import read_status
 from storage.upkeep.upkeep import prune_store
 from tests.journeys.object_store.conftest import new_bucket, upload_tree
-from tests.stores.small import benchmark_here, ingest_here
+from tests.stores.small import benchmark_here, ingest_here, plan_here
 
 REQUEST = BenchmarkRequest(("both",), ("baseline:box",), ("box",), split="all")
 SCORES = "SELECT weights, case_id, structure, dice, hd95, status FROM scores ORDER BY ALL"
@@ -50,7 +50,7 @@ def test_a_store_in_a_bucket_answers_as_one_in_a_folder(benchmarked: StoreLayout
     expected = run_sql(filled(store), SCORES).to_pylist()
     assert len(expected) == 2 * len({row["structure"] for row in expected})
     assert run_sql(benchmarked, SCORES).to_pylist() == expected
-    assert plan_benchmark(benchmarked, REQUEST).pending == 0
+    assert plan_here(benchmarked, REQUEST).pending == 0
     case = latest_cases(store, "both")["case_id"][0]
     here, there = (open_case_volume(one.volume("both", case, zipped=False)) for one in (store, benchmarked))
     assert np.array_equal(here.voxels(), there.voxels())

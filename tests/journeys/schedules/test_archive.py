@@ -8,6 +8,7 @@ from prefect.logging import disable_run_logger
 from flows import archive
 from flows.archive import segment_archive
 from flows.segment import SegmentSummary
+from storage.exports.segment_plan import ReleaseRequest, SegmentRequest
 from storage.store.layout import StoreLayout
 
 
@@ -16,8 +17,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
     """What the flow asks of `segment`, which has its own tests; one case of three is not released."""
     calls: list[tuple[object, ...]] = []
 
-    def segment(*words: object, **options: object) -> SegmentSummary:
-        calls.append((*words, options))
+    def segment(*words: object) -> SegmentSummary:
+        calls.append(words)
         return SegmentSummary("segment-abc", "0123456789ab", {"segmented": 2, "rejected": 1})
 
     monkeypatch.setattr(archive, "segment_source", segment)
@@ -40,6 +41,7 @@ def test_the_archive_of_the_settings_is_segmented_and_missing_cases_fail_the_run
     )
     with disable_run_logger():
         state = segment_archive.fn(str(store.root))
-    assert asked == [(str(store.root), "/pacs", "m", "/masks", ["liver"], {"form": "dicom-seg", "cluster": "local"})]
+    wanted = SegmentRequest("/pacs", "m", ("liver",)), ReleaseRequest("/masks", "dicom-seg")
+    assert asked == [(*wanted, str(store.root), "local")]
     assert state.is_failed()
     assert state.message == "/pacs: 1 rejected, 2 segmented (run 0123456789ab)"

@@ -52,9 +52,10 @@ def test_a_deployment_of_an_older_version_is_named(
 def test_every_deployment_names_a_flow_whose_parameters_are_explained(item: dict[str, str]) -> None:
     module, _, name = item["entrypoint"].rpartition(".")
     flow = getattr(importlib.import_module(module), name)
-    for parameter, schema in flow.parameters.properties.items():
+    nested = [fields for one in flow.parameters.definitions.values() for fields in one["properties"].items()]
+    for parameter, schema in [*flow.parameters.properties.items(), *nested]:
         assert len(schema.get("description", "")) > 10, f"{item['name']}: {parameter} is not explained"
-    assert "store" not in flow.parameters.required or item["parameters"]["store"] == ""  # type: ignore[index]
+    assert "store" not in flow.parameters.required
     assert item["work_pool"]["name"] == POOL  # type: ignore[index]
 
 

@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from storage.catalog.guard import run_sql
-from storage.runs.plan import BenchmarkRequest
+from storage.runs.requests import BenchmarkRequest
 from storage.store.layout import StoreLayout
 from storage.weights.checkpoints import write_untrained
 from storage.weights.registry import add_weights
@@ -56,7 +56,7 @@ def triggered(site: Site, number: int) -> dict[str, str]:
 
 def test_worse_weights_fail_their_benchmark_and_better_ones_complete_it(weights: Path, site: Site) -> None:
     asked = {"cohorts": ["eyes"], "weights": ["mine"], "prompts": ["text", "box"], "split": "all"}
-    state = site.ended(site.start("benchmark/benchmark", **asked, cluster="threads:1"))
+    state = site.ended(site.start("benchmark/benchmark", request=asked, cluster="threads:1"))
     assert state["type"] == "COMPLETED", state
     assert attempts(site.store) == {("baseline:box", 1): 8, ("mine", 1): 16}
 
@@ -100,11 +100,11 @@ def test_weights_that_cannot_be_loaded_raise_an_alert_and_start_nothing(weights:
     assert wait_for(lambda: site.post("/events/filter", alerts)["events"])[0]["payload"]["weights"] == "mine"
 
 
-def test_parameters_of_the_wrong_type_are_named_in_the_flow_run(site: Site) -> None:
-    state = site.ended(site.start("benchmark/benchmark", limit="many"))
+def test_parameters_that_are_wrong_or_unknown_are_named_in_the_flow_run(site: Site) -> None:
+    state = site.ended(site.start("benchmark/benchmark", request={"limit": "many", "cohort": ["eyes"]}))
     assert state["type"] == "FAILED"
-    assert "limit" in state["message"]
-    assert "valid integer" in state["message"]
+    assert "request.limit: Input should be a valid integer" in state["message"]
+    assert "request.cohort: Unexpected keyword argument" in state["message"]
 
 
 def test_a_hundred_changes_in_a_minute_give_one_benchmark_of_the_last(weights: Path, site: Site) -> None:

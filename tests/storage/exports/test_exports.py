@@ -11,8 +11,8 @@ from storage.catalog.queries.leaderboard import read_leaderboard
 from storage.cohorts.cohorts import latest_cases, write_cases
 from storage.cohorts.volumes import open_case_volume
 from storage.exports.label_maps import export_run, find_run, merge_structures
-from storage.runs.plan import BenchmarkRequest
 from storage.runs.predictions import PredictionWriter, open_prediction
+from storage.runs.requests import BenchmarkRequest
 from storage.store.atomic import read_json
 from storage.store.layout import StoreLayout, utc_now
 from storage.store.schemas import CASES

@@ -13,7 +13,7 @@ from medsam3_core.errors import UsageError
 from storage.cohorts.cohorts import latest_cases, read_cohort
 from storage.cohorts.volumes import open_case_volume
 from storage.ingest.journal import _LISTED, is_ingested, note_listed, vanished
-from storage.ingest.plan import IngestPlan, plan_ingest
+from storage.ingest.plan import IngestPlan, IngestRequest, plan_ingest
 from storage.sources.layouts.phantom import PhantomSource
 from storage.store.layout import StoreLayout, open_store
 from storage.store.schemas import CASES
@@ -24,7 +24,7 @@ from tests.stores.small import ingest_here
 
 
 def plan(store: StoreLayout, source: str, *, split: str | None = None, limit: int = 0) -> IngestPlan:
-    return plan_ingest(store, source, "eyes", "auto", None, split, limit)
+    return plan_ingest(store, IngestRequest(source, "eyes", split=split, limit=limit))
 
 
 def pending(found: IngestPlan) -> list[str]:
@@ -182,12 +182,12 @@ def test_a_folder_without_cases_is_an_error_that_names_it(store: StoreLayout, tm
 @pytest.mark.parametrize(("name", "split"), [("../eyes", None), ("eyes", "a/b")])
 def test_names_that_could_leave_their_folder_are_refused(store: StoreLayout, name: str, split: str | None) -> None:
     with pytest.raises(UsageError, match="may hold 1 to 100 letters"):
-        plan_ingest(store, "phantom:ct", name, "auto", None, split, 0)
+        plan_ingest(store, IngestRequest("phantom:ct", name, split=split))
 
 
 def test_an_unknown_reader_lists_those_that_exist(store: StoreLayout, source: Path) -> None:
     with pytest.raises(UsageError, match=r"unknown reader 'dicoom'.*chase_db1"):
-        plan_ingest(store, str(source), "eyes", "dicoom", None, None, 0)
+        plan_ingest(store, IngestRequest(str(source), "eyes", reader="dicoom"))
 
 
 def test_the_journal_names_no_patient_and_rejects_what_vanished(tmp_path: Path) -> None:

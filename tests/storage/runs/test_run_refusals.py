@@ -9,13 +9,13 @@ from medsam3_core.capabilities import Capabilities
 from medsam3_core.errors import UsageError
 from medsam3_core.prompts.policies import PromptPolicy
 from medsam3_core.settings.inference import InferenceSettings
-from storage.runs.plan import BenchmarkRequest, plan_benchmark
 from storage.runs.refusals import refusal
+from storage.runs.requests import BenchmarkRequest
 from storage.store.layout import StoreLayout
 from storage.weights.checkpoints import write_untrained
 from storage.weights.registry import add_weights
 from storage.weights.weights import Weights
-from tests.stores.small import ingest_here
+from tests.stores.small import ingest_here, plan_here
 
 BOX = Weights("baseline:box", 1, "a", None, "baseline", Capabilities(text=False, box=True))
 DETECTOR = Weights("medsam3", 1, "b", "b.pt", "bare", Capabilities(text=True, box=True), resolutions=(1008, 504))
@@ -71,18 +71,18 @@ def test_what_can_be_taken_is_not_refused(weights: Weights, policy: str, setting
 def test_a_refused_combination_makes_no_run_beside_the_ones_that_work(store: StoreLayout, tmp_path: Path) -> None:
     ingest_here(store, "phantom:fundus,cases=2,size=48x48", "eyes")
     request = BenchmarkRequest(("eyes",), ("baseline:box", "tiny-untrained"), ("box",), ("resolution=112",), "all")
-    plan = plan_benchmark(store, request)
+    plan = plan_here(store, request)
     assert plan.refused == ("baseline:box takes no resolution=112: no run for box:jitter=0,per=auto,slices=all",)
     assert len(plan.run_ids) == 1
     with pytest.raises(UsageError, match=r"nothing to run: .*resolution=100 \(only 224, 112\)"):
-        plan_benchmark(store, replace(request, settings=("resolution=100",)))
+        plan_here(store, replace(request, settings=("resolution=100",)))
 
 
 def test_weights_that_would_take_clicks_are_named(store: StoreLayout, tmp_path: Path) -> None:
     ingest_here(store, "phantom:fundus,cases=1,size=1x48x48", "eyes")
     request = BenchmarkRequest(("eyes",), ("baseline:box",), ("box", "points"), split="all")
-    assert "add it with: medsam3 weights add sam3 PATH" in plan_benchmark(store, request).refused[0]
+    assert "add it with: medsam3 weights add sam3 PATH" in plan_here(store, request).refused[0]
     write_untrained(tmp_path / "clickable", tracker=True)
     add_weights(store, "clickable", tmp_path / "clickable")
-    (sentence,) = plan_benchmark(store, request).refused
+    (sentence,) = plan_here(store, request).refused
     assert sentence.endswith("registered weights that have the head for it: clickable@1")

@@ -9,12 +9,12 @@ from medsam3_core.capabilities import Capabilities
 from medsam3_core.errors import UsageError
 from storage.comparisons.comparison import ComparisonRequest, compare_weights
 from storage.runs.estimates import estimate_plan, total_seconds
-from storage.runs.plan import BenchmarkPlan, BenchmarkRequest, plan_benchmark, record_plan
+from storage.runs.plan import BenchmarkPlan, record_plan
+from storage.runs.requests import BenchmarkRequest
 from storage.runs.standing import (
     StandingBenchmark,
     completed_requests,
     only_rescoring,
-    plan_requests,
     record_requests,
     standing_benchmarks,
 )
@@ -22,7 +22,7 @@ from storage.store.atomic import write_json
 from storage.store.layout import StoreLayout, open_store
 from storage.weights.weights import Weights
 from tests.command_line import Medsam3, command_line
-from tests.stores.small import benchmark_here, ingest_here
+from tests.stores.small import benchmark_here, ingest_here, plan_here
 
 EVERYTHING = BenchmarkRequest((), (), ())
 ASKED = BenchmarkRequest(("eyes",), ("baseline:box",), ("box", "box:jitter=0.1"), split="all")
@@ -33,11 +33,11 @@ def benchmark(store: StoreLayout, request: BenchmarkRequest) -> None:
     requests = completed_requests(store, request)
     for one in requests:
         benchmark_here(store, one)
-    record_requests(store, plan_requests(store, requests), requests)
+    record_requests(store, plan_here(store, *requests))
 
 
 def plan_of_everything(store: StoreLayout, request: BenchmarkRequest = EVERYTHING) -> BenchmarkPlan:
-    return plan_requests(store, completed_requests(store, request))
+    return plan_here(store, *completed_requests(store, request))
 
 
 def segmented(plan: BenchmarkPlan) -> dict[str, int]:
@@ -98,9 +98,9 @@ def test_a_new_version_makes_the_runs_of_its_weights_stale_and_no_other(done: St
     register(done, ("mine", 1, "a"))
     mine = replace(ASKED, weights=("mine",), prompts=("box",), limit=3)
     for request in (mine, replace(mine, weights=("mine@1",))):
-        plan = plan_benchmark(done, request)
+        plan = plan_here(done, request)
         record_plan(done, plan.groups[0])
-        record_requests(done, plan, [request])
+        record_requests(done, plan)
     register(done, ("mine", 1, "a"), ("mine", 2, "b"))
     found = {
         (group.weights.name, group.weights.version): len(group.pending) for group in plan_of_everything(done).groups
@@ -121,7 +121,7 @@ def test_new_weights_and_new_cohorts_take_the_place_of_the_known_ones(done: Stor
 
 def test_no_case_is_planned_twice_for_a_run_that_was_asked_for_in_two_ways(done: StoreLayout) -> None:
     more = [replace(ASKED, split=None), replace(ASKED, limit=2, structures=("vessel",))]
-    record_requests(done, plan_requests(done, more), more)
+    record_requests(done, plan_here(done, *more))
     assert len(standing_benchmarks(done)) == 6
     widest = completed_requests(done, EVERYTHING)
     assert sorted((item.split, item.limit, item.structures) for item in widest) == [("all", 0, ()), ("test", 0, ())]
@@ -129,7 +129,7 @@ def test_no_case_is_planned_twice_for_a_run_that_was_asked_for_in_two_ways(done:
 
 def test_what_cannot_be_met_any_more_is_said_and_the_rest_is_planned(done: StoreLayout) -> None:
     gone = StandingBenchmark("gone", "baseline:box", "box:jitter=0,per=auto,slices=all")
-    run_id = plan_benchmark(done, ASKED).run_ids[0]
+    run_id = plan_here(done, ASKED).run_ids[0]
     write_json(done.requests(run_id) / "gone.json", asdict(gone))
     plan = plan_of_everything(done)
     assert len(plan.run_ids) == 2
@@ -137,20 +137,20 @@ def test_what_cannot_be_met_any_more_is_said_and_the_rest_is_planned(done: Store
 
 
 def test_only_rescoring_takes_inference_out_of_a_plan(done: StoreLayout) -> None:
-    plan = plan_benchmark(done, replace(ASKED, weights=("baseline:otsu",)))
+    plan = plan_here(done, replace(ASKED, weights=("baseline:otsu",)))
     assert plan.pending == 8
     assert only_rescoring(plan).pending == 0
 
 
 def test_tensors_that_come_back_are_the_runs_that_they_were(done: StoreLayout, monkeypatch: pytest.MonkeyPatch) -> None:
-    box = plan_benchmark(done, ASKED).groups[0].weights.sha256
+    box = plan_here(done, ASKED).groups[0].weights.sha256
     otsu = replace(ASKED, weights=("baseline:otsu",))
     benchmark(done, otsu)
     takes = Capabilities(text=False, box=True, interactive=False)
-    shas = {1: box, 2: plan_benchmark(done, otsu).groups[0].weights.sha256, 3: box}
+    shas = {1: box, 2: plan_here(done, otsu).groups[0].weights.sha256, 3: box}
     known = [Weights("mine", version, sha, "/nowhere", "bare", takes) for version, sha in shas.items()]
     write_json(done.registry_json(), {"weights": [asdict(item) for item in known]})
-    assert plan_benchmark(done, replace(ASKED, weights=("mine",))).pending == 0
+    assert plan_here(done, replace(ASKED, weights=("mine",))).pending == 0
     compared = compare_weights(done, ComparisonRequest("mine@2", "mine", ("eyes",)))
     again = compare_weights(done, ComparisonRequest("baseline:otsu", "baseline:box", ("eyes",)))
     assert compared.structures == again.structures
@@ -158,12 +158,12 @@ def test_tensors_that_come_back_are_the_runs_that_they_were(done: StoreLayout, m
 
 def test_the_estimate_is_the_share_of_past_passes(done: StoreLayout) -> None:
     register(done, ("mine", 1, "a"))
-    plan = plan_requests(done, [ASKED, replace(ASKED, weights=("mine",))])
+    plan = plan_here(done, ASKED, replace(ASKED, weights=("mine",)))
     estimates = estimate_plan(done, plan)
     assert [estimates[run_id].seconds for run_id in plan.run_ids] == [0, 0, None, None]
     assert total_seconds(estimates) is None
     ingest_here(done, "phantom:fundus,cases=4,size=48x48", "others")
-    plan = plan_benchmark(done, replace(ASKED, cohorts=("others",)))
+    plan = plan_here(done, replace(ASKED, cohorts=("others",)))
     known = estimate_plan(done, plan)
     assert [known[run_id].cases for run_id in plan.run_ids] == [16, 16]
     assert 0 < (total_seconds(known) or 0) < 60

@@ -16,7 +16,8 @@ from medsam3_core.sam3.network.tiny import untrained_weights
 from medsam3_core.sam3.segmenter import Sam3Segmenter
 from medsam3_core.settings.inference import Dtype, InferenceSettings
 from storage.catalog.guard import run_sql
-from storage.runs.plan import BenchmarkRequest, plan_benchmark, record_plan
+from storage.runs.plan import record_plan
+from storage.runs.requests import BenchmarkRequest
 from storage.store.layout import StoreLayout
 from storage.weights.encodings import (
     CachedSegmenter,
@@ -31,7 +32,7 @@ from tasks.segment import SegmentBatch
 from tasks.stream.breadcrumbs import BreadcrumbFolder
 from tasks.stream.work import run_batch
 from tests.core.sam3.segmenters import count_trunk_passes, phantom
-from tests.stores.small import ingest_here
+from tests.stores.small import ingest_here, plan_here
 
 FP32 = InferenceSettings(dtype=Dtype.FP32, resolution=112)
 ROOMY = 10**9
@@ -62,7 +63,7 @@ def age(folder: Path, key: str, seconds: float) -> None:
 
 def benchmark(store: StoreLayout, prompt: str, segmenter: object) -> None:
     request = BenchmarkRequest(("ct",), ("tiny-untrained",), (prompt,), ("dtype=fp32", "resolution=112"), "all")
-    for group in plan_benchmark(store, request).groups:
+    for group in plan_here(store, request).groups:
         record_plan(store, group)
         work = SegmentBatch(store, group.cohort.recipe, group.runs, lambda: segmenter)
         run_batch(work, f"here-{prompt}", BreadcrumbFolder(store.breadcrumbs() / "b"), group.pending)

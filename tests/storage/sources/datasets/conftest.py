@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from storage.catalog.guard import run_sql
-from storage.runs.plan import BenchmarkRequest
+from storage.runs.requests import BenchmarkRequest
 from storage.store.layout import StoreLayout, open_store
 from tests.storage.sources.datasets import published_2d, published_3d
 from tests.storage.sources.datasets.drawn import Published

@@ -15,9 +15,9 @@ from medsam3_core.public_weights import public_names
 from medsam3_core.settings.inference import InferenceSettings
 from storage.catalog.guard import run_sql
 from storage.cohorts.cohorts import case_refs, latest_cases
-from storage.ingest.plan import plan_ingest
+from storage.ingest.plan import IngestRequest, plan_ingest
 from storage.runs.ledger import Run, score_row, write_run
-from storage.runs.plan import BenchmarkRequest
+from storage.runs.requests import BenchmarkRequest
 from storage.sources.listing.recipes import builtin_files, load_recipe
 from storage.sources.registry import find_reader
 from storage.store.layout import open_store
@@ -52,7 +52,7 @@ def test_a_recipe_notes_the_weights_on_the_splits_that_they_saw(field_tables) ->
 
 def test_another_split_at_ingest_hides_no_training_case(every_dataset, tmp_path) -> None:
     source = str(every_dataset["cvpr_biomedsegfm"].folder)
-    plan = plan_ingest(open_store(tmp_path / "store"), source, "cvpr", "auto", None, "test", 0)
+    plan = plan_ingest(open_store(tmp_path / "store"), IngestRequest(source, "cvpr", split="test"))
     assert sorted(case.seen_by for case, _ in plan.pending) == [(), (), ("medical-sam3-3d",)]
 
 
@@ -148,7 +148,7 @@ def test_cases_that_an_ingest_left_when_it_died_are_marked_by_the_next_one(tmp_p
     store, dataset = open_store(tmp_path / "store"), published_2d.chase_db1(tmp_path / "chase")
     ingest_here(store, str(dataset.folder), "chase", limit=1)
     mark_training_cases(store, cases_named(store, "chase", "Image_01L"), box_sha256(store))
-    plan = plan_ingest(store, str(dataset.folder), "chase", "auto", None, None, 0)
+    plan = plan_ingest(store, IngestRequest(str(dataset.folder), "chase"))
     work = IngestBatch(store, "chase", plan.cohort.recipe, plan.source_root)
     run_batch(
         work, "died", BreadcrumbFolder(store.breadcrumbs() / "ingest"), [PendingCase(*one) for one in plan.pending]

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flows.cli.work.check import CheckWords, check_source
+from flows.cli.work.check import check_source
 from medsam3_core.cases.findings import FindingKind
 from medsam3_core.errors import LabelValueError, UnreadableFileError
+from storage.ingest.plan import IngestRequest
 from storage.ingest.preflight import Preflight
 from storage.sources.registry import find_reader
 from tests.storage.sources.datasets import published_2d, published_3d
@@ -17,7 +18,7 @@ from tests.storage.sources.datasets.drawn import blobs, save, textured
 
 
 def checked(folder: Path, reader: str = "auto") -> Preflight:
-    return check_source(CheckWords(str(folder), reader), None)
+    return check_source(IngestRequest(str(folder), "", reader), None)
 
 
 def kinds(preflight: Preflight) -> dict[str, int]:
@@ -302,10 +303,10 @@ def test_the_same_image_in_two_splits_and_a_recompressed_copy_are_found(tmp_path
 
 def test_duplicates_across_cohorts_are_found_and_the_own_cohort_is_left_out(every_dataset, field_store, tmp_path):
     own = every_dataset["tn3k"].folder
-    assert check_source(CheckWords(str(own)), field_store).findings == ()
+    assert check_source(IngestRequest(str(own), ""), field_store).findings == ()
     copy = tmp_path / "copy"
     shutil.copytree(own, copy)
-    findings = check_source(CheckWords(str(copy)), field_store).findings
+    findings = check_source(IngestRequest(str(copy), ""), field_store).findings
     assert {finding.kind for finding in findings} == {FindingKind.DUPLICATE_IMAGE}
     assert len(findings) == 3
     assert all("(across cohorts)" in finding.message for finding in findings)
