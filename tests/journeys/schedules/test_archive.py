@@ -27,7 +27,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
 
 def test_without_an_archive_in_the_settings_the_night_passes(store: StoreLayout, asked: list[object]) -> None:
     with disable_run_logger():
-        state = segment_archive.fn(str(store.root))
+        state = segment_archive.fn(store=str(store.root))
     assert state.is_completed()
     assert state.message.startswith("no archive is set: name source, weights, texts and out under [archive]")
     assert not asked
@@ -40,7 +40,7 @@ def test_the_archive_of_the_settings_is_segmented_and_missing_cases_fail_the_run
         '[archive]\nsource = "/pacs"\nweights = "m"\ntexts = ["liver"]\nout = "/masks"\nform = "dicom-seg"\n'
     )
     with disable_run_logger():
-        state = segment_archive.fn(str(store.root))
+        state = segment_archive.fn(store=str(store.root))
     wanted = SegmentRequest("/pacs", "m", ("liver",)), ReleaseRequest("/masks", "dicom-seg")
     assert asked == [(*wanted, str(store.root), "local")]
     assert state.is_failed()
