@@ -17,6 +17,7 @@ from storage.runs.plan import BenchmarkPlan, pending
 from storage.runs.requests import BenchmarkRequest, runs_of
 from storage.runs.standing import completed_requests
 from storage.store.layout import StoreLayout
+from storage.store.locations import location
 from storage.store.writers import writing
 
 _handed: ContextVar[Mapping[Any, Any]] = ContextVar("prepared by the command")
@@ -74,7 +75,7 @@ def prepared_segment(store: StoreLayout, request: SegmentRequest, release: Relea
     known: SegmentRun | None = _handed.get({}).get((request, release))
     if known is not None:
         return known
-    require_out_apart(request.source, release.folder)
+    require_out_apart(request.source, location(release.out))
     chosen = with_site_model(store.root, [request.policy], request.settings)
     asked = run_of(store, replace(request, settings=chosen))
     require_run_allowed(store.root, asked.run)

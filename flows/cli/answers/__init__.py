@@ -1,1 +1,1 @@
-"""Commands that read a store and answer: status, comparison, leaderboard. Nothing here writes."""
+"""Commands that read a store and answer: status, sql, export, comparison, leaderboard. Nothing here writes to it."""

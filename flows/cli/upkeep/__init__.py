@@ -1,1 +1,1 @@
-"""Commands that look after an installation: doctor, weights, watch, clusters. No case is computed here."""
+"""Commands that look after an installation: doctor, weights, watch, prune, clusters. No case is computed here."""

@@ -1,4 +1,4 @@
-"""Commands that compute: check, benchmark, predict, segment, train, demo, agent.
+"""Commands that compute: ingest, check, benchmark, predict, segment, train, demo, agent.
 
 A command asks a flow or a task here; its arguments are declared in `commands`.
 """
