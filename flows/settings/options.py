@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -13,7 +13,11 @@ FAILED_CASES, WRONG_USAGE, REGRESSION, INTERRUPTED = 1, 2, 3, 130
 
 
 class CommandWithExamples(click.Command):
-    """A command whose help keeps the layout of its examples."""
+    """A command that ends with the exit code that its body returns, and whose help keeps the layout of its examples."""
+
+    def invoke(self, context: click.Context) -> NoReturn:
+        """Run the body."""
+        context.exit(super().invoke(context))
 
     def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the epilog line by line, each indented."""
