@@ -11,7 +11,7 @@ from flows.clusters.clusters import Workers, dask_workers
 from flows.ingest import convert_cases
 from flows.messages.console import say
 from flows.service.deployed import store_of
-from flows.service.prepared import prepared_segment
+from flows.service.prepared_segment import prepared_segment
 from flows.settings.settings import named_cluster
 from flows.stream import stream_cases
 from storage.catalog.catalog import publish_catalog

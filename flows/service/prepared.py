@@ -10,14 +10,11 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
 
-from flows.settings.agent import require_run_allowed, require_runs_allowed, with_site_model
-from storage.exports.claims import require_claimable
-from storage.exports.segment_plan import ReleaseRequest, SegmentRequest, SegmentRun, require_out_apart, run_of
+from flows.settings.agent import require_runs_allowed, with_site_model
 from storage.runs.plan import BenchmarkPlan, pending
 from storage.runs.requests import BenchmarkRequest, runs_of
 from storage.runs.standing import completed_requests
 from storage.store.layout import StoreLayout
-from storage.store.locations import location
 from storage.store.writers import writing
 
 _handed: ContextVar[Mapping[Any, Any]] = ContextVar("prepared by the command")
@@ -31,6 +28,11 @@ def handing(request: Any, prepared: Any) -> Iterator[None]:
         yield
     finally:
         _handed.reset(token)
+
+
+def handed(request: Any) -> Any:
+    """What was prepared for a request; None where its flow must prepare it."""
+    return _handed.get({}).get(request)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,7 +51,7 @@ def planned_benchmark(store: StoreLayout, request: BenchmarkRequest) -> Iterator
         UsageError: If a name is wrong, nothing can be run, or something must not be sent to a language model.
         StoreError: If another process writes one of the runs.
     """
-    if (known := _handed.get({}).get(request)) is not None:
+    if (known := handed(request)) is not None:
         yield known
         return
     asked = replace(request, settings=with_site_model(store.root, request.prompts, request.settings))
@@ -64,20 +66,3 @@ def planned_requests(store: StoreLayout, requests: Sequence[BenchmarkRequest]) -
     require_runs_allowed(store.root, runs)
     with writing(store, runs.run_ids) as token:
         yield PlannedBenchmark(pending(store, runs), token)
-
-
-def prepared_segment(store: StoreLayout, request: SegmentRequest, release: ReleaseRequest) -> SegmentRun:
-    """The run of a request and its source, both proved fit to start.
-
-    Raises:
-        UsageError: If a name, file, setting or folder is wrong, or something must not be sent to a language model.
-    """
-    known: SegmentRun | None = _handed.get({}).get((request, release))
-    if known is not None:
-        return known
-    require_out_apart(request.source, location(release.out))
-    chosen = with_site_model(store.root, [request.policy], request.settings)
-    asked = run_of(store, replace(request, settings=chosen))
-    require_run_allowed(store.root, asked.run)
-    require_claimable(store, asked.run, release.folder, anonymous=release.anonymous)
-    return asked

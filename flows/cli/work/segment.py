@@ -4,7 +4,8 @@ from pathlib import Path
 
 from flows.clusters.forking import begin_forking
 from flows.messages.console import say
-from flows.service.prepared import handing, prepared_segment
+from flows.service.prepared import handing
+from flows.service.prepared_segment import prepared_segment
 from flows.settings.settings import named_cluster
 from storage.exports.segment_plan import ReleaseRequest, SegmentRequest
 from storage.store.layout import open_store
