@@ -12,6 +12,7 @@ from flows.ingest import ingest_cohort
 from flows.messages.console import say
 from flows.service.deployed import store_of
 from medsam3_core.errors import UsageError
+from medsam3_core.extras import Extra, require_extra
 from storage.ingest.journal import is_ingested
 from storage.ingest.plan import IngestRequest
 from storage.store.layout import StoreLayout
@@ -29,6 +30,7 @@ def train_flow(config: str, store: str = "", cluster: str = "local") -> dict[str
         store: Folder of the store; empty for `$MEDSAM3_STORE`.
         cluster: Cluster by name, for cohorts that are ingested first.
     """
+    require_extra(Extra.TRAIN, "the flow train", "accelerate", "peft")
     # Both import torch, which who deploys all flows can do without.
     from storage.training.configs import find_training_config, read_training_config
     from tasks.train import processes

@@ -17,7 +17,7 @@ from flows.clusters.keeper import keeping_workers
 from flows.clusters.kinds import make_cluster, scale, workers_wanted
 from flows.clusters.kubernetes import kubernetes_scheduler
 from flows.clusters.quiet_end import QuietEnd
-from flows.clusters.worker_check import PreflightError, allow_failures, check_versions, seeing_store
+from flows.clusters.worker_check import WorkerCheckError, allow_failures, check_versions, seeing_store
 from flows.messages.console import say
 from flows.settings.clusters import ClusterKind, ClusterSettings
 from medsam3_core.errors import Medsam3Error, UsageError
@@ -55,7 +55,7 @@ class Workers:
 
         Raises:
             Medsam3Error: What a worker says, if it is one of ours.
-            PreflightError: If a worker cannot be prepared for another reason; with its words.
+            WorkerCheckError: If a worker cannot be prepared for another reason; with its words.
         """
         try:
             self.client.register_plugin(plugin)
@@ -63,7 +63,7 @@ class Workers:
             raise
         except Exception as error:
             msg = f"a worker cannot be prepared ({plugin.name}): {type(error).__name__}: {error}"
-            raise PreflightError(msg) from error
+            raise WorkerCheckError(msg) from error
         self.plugins[plugin.name] = plugin
 
     def prepare_again(self, client: Client) -> None:
@@ -79,7 +79,7 @@ class Workers:
         """Workers of other machines are held to see this store while the block runs.
 
         Raises:
-            PreflightError: If one does not; names it.
+            WorkerCheckError: If one does not; names it.
         """
         if self.local:
             yield
@@ -140,7 +140,7 @@ def _fresh_workers(settings: ClusterSettings, weights: Sequence[Weights]) -> Ite
 
     Raises:
         UsageError: If the cluster needs something that is not installed, or no worker answers.
-        PreflightError: If scheduler or workers are not like this driver.
+        WorkerCheckError: If scheduler or workers are not like this driver.
     """
     with ExitStack() as stack:
         if settings.kind is ClusterKind.ADDRESS:
@@ -216,7 +216,7 @@ def _require_resources(client: Client, resources: dict[str, float], where: str) 
     for name, amount in resources.items():
         if all(worker["resources"].get(name, 0) < amount for worker in workers):
             msg = f"no worker at {where} offers {amount:g} {name}; start workers with --resources {name}={amount:g}"
-            raise PreflightError(msg)
+            raise WorkerCheckError(msg)
 
 
 def _threads_per_worker(client: Client) -> int:

@@ -22,7 +22,7 @@ _PACKAGES = ("medsam3_core", "storage", "tasks", "flows")
 _SAME_ON_ALL = ("distributed", "numpy", "zarr", "pyarrow", "torch", "transformers")
 
 
-class PreflightError(UsageError):
+class WorkerCheckError(UsageError):
     """A worker cannot do what the run needs; nothing was computed."""
 
 
@@ -60,7 +60,7 @@ class SameVersions(WorkerPlugin):
         """Compare.
 
         Raises:
-            PreflightError: Names the worker, every difference and the remedy.
+            WorkerCheckError: Names the worker, every difference and the remedy.
         """
         here = versions_here()
         differences = [
@@ -73,7 +73,7 @@ class SameVersions(WorkerPlugin):
                 f"worker {worker.address} on {platform.node()} has {', '.join(differences)}; install the same "
                 "medsam3 there (the same image or constraints.txt) and start the worker again"
             )
-            raise PreflightError(msg)
+            raise WorkerCheckError(msg)
 
 
 class SeesStore(WorkerPlugin):
@@ -88,21 +88,21 @@ class SeesStore(WorkerPlugin):
         """Look for the sign that the driver has put into the store.
 
         Raises:
-            PreflightError: Names worker and store.
+            WorkerCheckError: Names worker and store.
         """
         if not self.store.sign(self.sign).exists():
             msg = (
                 f"worker {worker.address} on {platform.node()} does not see the store {self.store.root}; put it where "
                 "driver and workers find it under the same path, or on s3://"
             )
-            raise PreflightError(msg)
+            raise WorkerCheckError(msg)
 
 
 def check_versions(client: Client, where: str) -> SameVersions:
     """Prove that scheduler and all workers can import us and are like the driver; the plugin that says so.
 
     Raises:
-        PreflightError: If one cannot or is not; names it.
+        WorkerCheckError: If one cannot or is not; names it.
     """
     plugin = SameVersions()
     try:
@@ -112,7 +112,7 @@ def check_versions(client: Client, where: str) -> SameVersions:
             f"scheduler or workers at {where} cannot import {error.name!r}; install the same medsam3 there and start "
             "them again"
         )
-        raise PreflightError(msg) from error
+        raise WorkerCheckError(msg) from error
     return plugin
 
 
@@ -124,7 +124,7 @@ def seeing_store(client: Client, store: StoreLayout) -> Iterator[SeesStore]:
         The plugin that says so.
 
     Raises:
-        PreflightError: If one does not; names it.
+        WorkerCheckError: If one does not; names it.
     """
     plugin = SeesStore(store, f"sign-{os.getpid()}-{uuid.uuid4().hex[:8]}")
     sign = store.sign(plugin.sign)

@@ -4,11 +4,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+from flows.messages.console import tell
+from medsam3_core.extras import Extra, lacking
 from storage.store.layout import existing_store
 
 
 def write_report(store: Path, target: Path) -> bool:
-    """Write the report of a store, quietly; whether that went well."""
+    """Write the report of a store, quietly; whether that went well. Says so where its extra is not installed."""
+    if sentence := lacking(Extra.DASHBOARD, "the report", "plotly"):
+        tell(sentence, alarming=True)
+        return False
     target.parent.mkdir(parents=True, exist_ok=True)
     call = [sys.executable, "-m", "dashboards", "report", "--store", str(store.resolve()), "--out", str(target)]
     return subprocess.run(call, capture_output=True, check=False).returncode == 0

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from flows.settings.settings import read_settings
 from medsam3_core.prompts.policies import PromptKind, PromptPolicy
+from medsam3_core.settings.inference import InferenceSettings
 from storage.runs.ledger import Run
 from storage.runs.requests import BenchmarkRuns
-from tasks.agent.endpoint import MODEL_VARIABLE, URL_VARIABLE, EndpointSettings, require_allowed
+from tasks.agent.endpoint import MODEL_VARIABLE, URL_VARIABLE, EndpointSettings, require_allowed, require_client
 
 _KEY = "agent_model"
 _OF_DICOM = frozenset({"archive"})
@@ -29,12 +30,18 @@ def endpoint_settings(store_root: Path | str) -> EndpointSettings:
 
 
 def with_site_model(store_root: Path | str, prompts: Sequence[str], settings: Sequence[str]) -> tuple[str, ...]:
-    """The settings, with the site's model where the agent is asked and none is named."""
-    asked = any(PromptPolicy.parse(text).kind is PromptKind.AGENT for text in prompts)
-    if not asked or any(one.partition("=")[0] == _KEY for one in settings):
+    """The settings, with the site's model where the agent is asked and none is named.
+
+    Raises:
+        UsageError: If a setting is wrong, or what asks the model is not installed.
+    """
+    if not any(PromptPolicy.parse(text).kind is PromptKind.AGENT for text in prompts):
         return tuple(settings)
-    model = os.environ.get(MODEL_VARIABLE, read_settings(store_root).agent.model)
-    return (*settings, f"{_KEY}={model}") if model else tuple(settings)
+    if not any(one.partition("=")[0] == _KEY for one in settings):
+        model = os.environ.get(MODEL_VARIABLE, read_settings(store_root).agent.model)
+        settings = (*settings, f"{_KEY}={model}") if model else settings
+    require_client(InferenceSettings.parse(settings).agent)
+    return tuple(settings)
 
 
 def require_run_allowed(store_root: Path | str, run: Run) -> None:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from medsam3_core.agent.chat import ChatReply, ChatRequest, EndpointError, ModelAccess, Price
 from medsam3_core.errors import UsageError
+from medsam3_core.extras import Extra, require_extra
 from medsam3_core.settings.agent import PIXELS_OFF, PIXELS_ON, AgentSettings
 from tasks.agent.replies import AnswerTooLongError, bounded_bodies, payload_of, reply_of
 
@@ -69,6 +70,16 @@ def is_loopback(host: str) -> bool:
         return host.lower().rstrip(".") == "localhost"
 
 
+def require_client(settings: AgentSettings) -> None:
+    """Refuse to ask a model where the client of endpoints is not installed.
+
+    Raises:
+        UsageError: Names the extra that brings it.
+    """
+    if settings.uses_model:
+        require_extra(Extra.AGENT, f"agent_model={settings.agent_model}", "openai")
+
+
 def require_allowed(settings: AgentSettings, endpoint: EndpointSettings, *, texts_of_dicom: bool = False) -> None:
     """Refuse what must not be sent, before anything is computed.
 
@@ -79,9 +90,10 @@ def require_allowed(settings: AgentSettings, endpoint: EndpointSettings, *, text
 
     Raises:
         UsageError: If a model is named without an endpoint, pixels would go to a host that is not named, text of
-            DICOM files would leave the machine, a cap on money cannot be kept since no price is known, or the key or
-            the URL is not fit to be used.
+            DICOM files would leave the machine, a cap on money cannot be kept since no price is known, the key or
+            the URL is not fit to be used, or the client is not installed.
     """
+    require_client(settings)
     if not settings.uses_model:
         if settings.share_pixels != PIXELS_OFF:
             msg = f"share_pixels={settings.share_pixels} without a model: name one with --set agent_model=NAME"

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from flows.settings.options import CommandWithExamples, store_option
+from medsam3_core.extras import Extra, require_extra
 
 
 @click.command(cls=CommandWithExamples, epilog="medsam3 status\nmedsam3 status --store /data/store")
@@ -98,6 +99,7 @@ def report(out: Path, store: Path) -> int:
     """Write one self-contained HTML page of all results, to read offline and to mail."""
     from flows.service.dashboard import run_dashboards
 
+    require_extra(Extra.DASHBOARD, "medsam3 report", "plotly")
     return run_dashboards("report", store, "--out", str(out))
 
 
@@ -108,6 +110,7 @@ def dashboard(port: int, store: Path) -> int:
     """Serve the dashboard on this machine alone (127.0.0.1) until Ctrl+C."""
     from flows.service.dashboard import run_dashboards
 
+    require_extra(Extra.DASHBOARD, "medsam3 dashboard", "plotly", "streamlit")
     return run_dashboards("serve", store, "--port", str(port))
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from flows.settings.options import CommandWithExamples, store_option
+from medsam3_core.extras import Extra, require_extra
 
 
 @click.command(
@@ -25,6 +26,8 @@ def train(config: str, plan_only: bool, cluster: str, store: Path) -> int:
     stage of tiny-medical, each of which needs the one before (`make weights` runs them all). Several GPUs:
     accelerate launch -m flows train CONFIG.yaml.
     """
+    require_extra(Extra.TRAIN, "medsam3 train", "accelerate", "peft")
+
     from flows.cli.work.train import run_train, show_training_plan
 
     return show_training_plan(store, config) if plan_only else run_train(store, config, cluster)

@@ -1,7 +1,7 @@
 """Text to token numbers, offline: CLIP's BPE vocabulary as the official code reads it.
 
-The vocabulary comes from a tokenizer in the weights folder or from the file that the package `open_clip_torch` carries;
-the package itself is never imported (its import takes seconds).
+The vocabulary comes from a tokenizer in the weights folder or from the file that the package `clip-anytorch` carries, as
+`open_clip_torch` does; neither is ever imported (that takes seconds).
 """
 
 import gzip
@@ -26,6 +26,7 @@ VISUAL = "visual"
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _MERGES = 49152 - 256 - 2
 _BPE_FILE = "bpe_simple_vocab_16e6.txt.gz"
+_CARRIERS = ("clip", "open_clip")
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,15 +108,15 @@ def _packaged() -> CLIPTokenizer:
 def _bpe_lines() -> list[str]:
     path = _bpe_path()
     if path is None:
-        msg = f"{_BPE_FILE} is missing: install open_clip_torch, which carries the vocabulary of SAM3's text encoder"
+        msg = f"{_BPE_FILE} is missing: install clip-anytorch, which carries the vocabulary of SAM3's text encoder"
         raise WeightsError(msg)
     return gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")
 
 
 def _bpe_path() -> Path | None:
-    """Where the package keeps the file; finding a package does not import it."""
-    spec = find_spec("open_clip")
-    folders = (spec.submodule_search_locations or []) if spec else []
+    """Where a package keeps the file; finding a package does not import it."""
+    specs = filter(None, map(find_spec, _CARRIERS))
+    folders = [folder for spec in specs for folder in spec.submodule_search_locations or []]
     return next((path for folder in folders if (path := Path(folder) / _BPE_FILE).is_file()), None)
 
 

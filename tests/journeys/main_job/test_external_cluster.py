@@ -13,7 +13,7 @@ import pytest
 from distributed import Client
 
 from flows.clusters.clusters import dask_workers
-from flows.clusters.worker_check import PreflightError
+from flows.clusters.worker_check import WorkerCheckError
 from flows.settings.clusters import parse_cluster
 from medsam3_core.errors import UsageError
 from storage.store.layout import open_store
@@ -112,7 +112,7 @@ def test_workers_that_differ_or_lack_something_are_refused_by_name_before_any_wo
         pass
     odd = cluster.worker(path=changed)
     with (
-        pytest.raises(PreflightError, match=r"worker tcp://127.0.0.1:\d+ on .* has medsam3 code \w+ instead of \w+"),
+        pytest.raises(WorkerCheckError, match=r"worker tcp://127.0.0.1:\d+ on .* has medsam3 code \w+ instead of \w+"),
         dask_workers(settings, []),
     ):
         pass
@@ -122,7 +122,7 @@ def test_workers_that_differ_or_lack_something_are_refused_by_name_before_any_wo
     cluster.worker()
     greedy = {"kind": "address", "address": cluster.address, "resources": {"GPU": 1}}
     with (
-        pytest.raises(PreflightError, match="offers 1 GPU; start workers with --resources GPU=1"),
+        pytest.raises(WorkerCheckError, match="offers 1 GPU; start workers with --resources GPU=1"),
         dask_workers(parse_cluster("greedy", {"greedy": greedy}), []),
     ):
         pass

@@ -1,0 +1,39 @@
+"""Optional dependencies: an extra of the package brings them, and what needs one refuses to begin without it."""
+
+from enum import StrEnum
+from importlib.util import find_spec
+
+from medsam3_core.errors import UsageError
+
+
+class Extra(StrEnum):
+    """Extras of `pyproject.toml`."""
+
+    AGENT = "agent"
+    TRAIN = "train"
+    DASHBOARD = "dashboard"
+
+
+def lacking(extra: Extra, asker: str, *modules: str) -> str:
+    """Sentence that names the modules that are not installed and the extra that brings them; empty if all are.
+
+    Args:
+        extra: Extra of all the modules.
+        asker: Command or setting that needs them.
+        *modules: Names to import, without submodules; finding one does not import it.
+    """
+    missing = [name for name in modules if find_spec(name) is None]
+    if not missing:
+        return ""
+    verb = "is" if len(missing) == 1 else "are"
+    return f'{asker} needs {" and ".join(missing)}, which {verb} not installed; run: pip install "medsam3[{extra}]"'
+
+
+def require_extra(extra: Extra, asker: str, *modules: str) -> None:
+    """Refuse to begin without optional dependencies.
+
+    Raises:
+        UsageError: As `lacking` says it.
+    """
+    if sentence := lacking(extra, asker, *modules):
+        raise UsageError(sentence)
