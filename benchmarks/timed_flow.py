@@ -1,6 +1,5 @@
 """Runs the benchmark flow as the command line does and prints: stream seconds, start-up seconds, peak and idle RSS."""
 
-import atexit
 import os
 import sys
 import time
@@ -9,6 +8,7 @@ from pathlib import Path
 STARTED = time.perf_counter()
 
 from flows.settings.environment import prepare_environment  # noqa: E402 - the clock starts before the imports
+from flows.settings.python_internals import run_exit_functions  # noqa: E402
 
 prepare_environment()
 
@@ -53,7 +53,7 @@ def main(
     total = time.perf_counter() - STARTED
     print(summary.stream_seconds, total - summary.stream_seconds, summary.peak_rss_bytes, max(idle))
     sys.stdout.flush()
-    atexit._run_exitfuncs()  # stops the server that Prefect started for this process
+    run_exit_functions()  # stops the server that Prefect started for this process
     os._exit(0)
 
 

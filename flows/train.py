@@ -1,7 +1,6 @@
 """The flow that trains weights: ingest what is missing, learn, register."""
 
 import os
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +10,9 @@ from prefect.cache_policies import NO_CACHE
 from flows.ingest import ingest_cohort
 from flows.messages.console import say
 from flows.service.deployed import store_of
+from flows.settings.python_internals import forget_thread_exit_hooks
 from medsam3_core.errors import UsageError
-from medsam3_core.extras import Extra, require_extra
+from medsam3_core.settings.extras import Extra, require_extra
 from storage.ingest.journal import is_ingested
 from storage.ingest.plan import IngestRequest
 from storage.store.layout import StoreLayout
@@ -84,8 +84,7 @@ def _forget_hooks_of_prefect() -> None:
     Prefect 3 resets its services in a child, but not the exit hooks that drain them, and these then fail: processes
     that read training slices would end with code 1, and training with them.
     """
-    hooks: list[Any] = threading._threading_atexits  # type: ignore[attr-defined]
-    hooks[:] = [hook for hook in hooks if not str(getattr(hook.func, "__module__", "")).startswith("prefect.")]
+    forget_thread_exit_hooks("prefect")
 
 
 os.register_at_fork(after_in_child=_forget_hooks_of_prefect)

@@ -103,6 +103,11 @@ ROOMS = {
         ".": "figures views",
     },
 }
+INSIDES = {"transformers.models": "medsam3_core.sam3.tensors.transformers_internals"}
+"""Parts of other libraries that may change any day, and the one module that imports them; it has a test of its own.
+
+Names that begin with `_` are ruff's to forbid (SLF) outside of modules called `..._internals`.
+"""
 BESIDE_THE_PRODUCT = {"tests", "benchmarks", "scripts"}
 MAX_ENTRIES = 15
 ROOMS_WITHOUT_A_PURPOSE = {"utils", "util", "helpers", "helper", "common", "misc", "tools"}
@@ -260,6 +265,28 @@ def test_the_check_is_red_when_a_room_imports_one_that_stands_over_it(package: s
 def test_imports_point_one_way(package: str) -> None:
     found = {str(path): bad for path in sources(package) if (bad := trespasses(path, module_name(path), package))}
     assert found == {}
+
+
+def inside(path: Path, module: str) -> set[str]:
+    """Parts of `INSIDES` that a file imports although another module is their door."""
+    imported = set(imports_of(path, module))
+    return {
+        part
+        for part, door in INSIDES.items()
+        if module != door and any(f"{name}.".startswith(f"{part}.") for name in imported)
+    }
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_the_insides_of_other_libraries_enter_by_one_module(package: str) -> None:
+    assert {str(path): bad for path in sources(package) if (bad := inside(path, module_name(path)))} == {}
+
+
+def test_the_check_of_insides_is_red_where_another_module_imports_them(tmp_path: Path) -> None:
+    path = tmp_path / "encoder.py"
+    path.write_text("from transformers.models.sam3.modeling_sam3 import Sam3VisionNeck\n")
+    assert inside(path, "medsam3_core.sam3.network.encoder") == {"transformers.models"}
+    assert inside(path, INSIDES["transformers.models"]) == set()
 
 
 def test_no_module_needs_itself_through_others() -> None:

@@ -3,7 +3,6 @@
 Exit codes: 0 done, 1 done but some cases failed, 2 wrong usage or input, 3 regression found, 130 interrupted.
 """
 
-import atexit
 import os
 import sys
 
@@ -19,6 +18,7 @@ from flows.cli.commands.upkeep import doctor, prune, watch
 from flows.cli.commands.weights import weights
 from flows.settings.environment import prepare_environment
 from flows.settings.options import INTERRUPTED, WRONG_USAGE
+from flows.settings.python_internals import run_exit_functions
 from medsam3_core.errors import Medsam3Error
 
 prepare_environment()
@@ -75,7 +75,7 @@ def _leave(code: int) -> None:
     Dask and Prefect keep daemon threads; while they live, DuckDB's bindings print a hundred lines about leaked objects
     at interpreter shutdown, and the shutdown itself takes seconds.
     """
-    atexit._run_exitfuncs()  # stops Prefect's own server, closes clusters, flushes logs
+    run_exit_functions()  # stops Prefect's own server, closes clusters, flushes logs
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -46,4 +46,4 @@ def _keep(cluster: SpecCluster, stop: threading.Event) -> None:
 async def _open_again(cluster: SpecCluster, gone: list[object]) -> None:
     for name in gone:
         cluster.workers.pop(name, None)
-    await cluster._correct_state()
+    await cluster  # opens what its specification has and `workers` lacks

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from flows.messages.console import tell
-from medsam3_core.extras import Extra, lacking
+from medsam3_core.settings.extras import Extra, lacking
 from storage.store.layout import existing_store
 
 

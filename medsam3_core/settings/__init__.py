@@ -1,4 +1,4 @@
 """Settings that can change a number: inference, the agent, and presets of published protocols.
 
-What changes only speed or place is a setting of `flows`.
+What changes only speed or place is a setting of `flows`. Beside them: which optional dependencies a setting needs.
 """

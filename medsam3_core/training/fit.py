@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from medsam3_core.errors import TrainingError
+from medsam3_core.sam3.tensors.transformers_internals import use_one_device
 from medsam3_core.training.batches import Collate, SampleStream
 from medsam3_core.training.fit_plan import LoopPlan
 from medsam3_core.training.supervised import SupervisedSam3
@@ -185,8 +186,7 @@ def training_arguments(
         logging_nan_inf_filter=False,
         restore_callback_states_from_checkpoint=True,
     )
-    if arguments.n_gpu > 1:
-        arguments._n_gpu = 1
+    use_one_device(arguments)
     return arguments
 
 

@@ -88,4 +88,5 @@ class SnapshotFileSystem(AbstractFileSystem):
         return self._folders[key]
 
     def _key(self, path: str) -> str:
-        return str(self._client._strip_protocol(path)).rstrip("/")
+        bucket, key, _ = self._client.split_path(path)
+        return f"{bucket}/{key}".rstrip("/")

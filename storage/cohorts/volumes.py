@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.core.buffer import Buffer
 from zarr.storage import LocalStore, MemoryStore
 
 from medsam3_core.cases.cases import CaseVolume
@@ -32,9 +33,9 @@ def write_case_volume(target: Path, case_id: str, volume: CaseVolume, case_diges
     """
     attributes = _root_attributes(case_id, volume) | ({"case_digest": case_digest} if case_digest else {})
     if target.suffix == ".ozx":
-        memory = MemoryStore()
-        _fill(zarr.create_group(memory, attributes=attributes), volume)
-        write_zip(memory, target)
+        content: dict[str, Buffer] = {}
+        _fill(zarr.create_group(MemoryStore(content), attributes=attributes), volume)
+        write_zip(content, target)
         return
     with replacing(target) as scratch:
         _fill(zarr.create_group(LocalStore(scratch), attributes=attributes), volume)

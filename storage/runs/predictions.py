@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
 from medsam3_core.cases.geometry import VolumeGeometry
@@ -23,9 +24,9 @@ class PredictionWriter:
 
     def __init__(self, geometry: VolumeGeometry, structures: Sequence[str], provenance: Mapping[str, Any]) -> None:
         self._geometry = geometry
-        self._memory = MemoryStore()
+        self._content: dict[str, Buffer] = {}
         root = zarr.create_group(
-            self._memory,
+            MemoryStore(self._content),
             attributes={
                 "ome": {"version": NGFF_VERSION},
                 "medsam3": dict(provenance),
@@ -48,7 +49,7 @@ class PredictionWriter:
         Raises:
             StoreError: If the disk refuses.
         """
-        write_zip(self._memory, target)
+        write_zip(self._content, target)
 
 
 @dataclass(frozen=True)

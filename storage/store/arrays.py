@@ -8,7 +8,7 @@ a shard must be written in one go.
 import io
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +57,12 @@ def write_label_levels(group: zarr.Group, labels: NDArray[Any], factors: Sequenc
         _write(group, str(index), labels[::z, ::y, ::x], ZstdCodec(level=3))
 
 
-def write_zip(memory: MemoryStore, target: Path) -> None:
+def write_zip(content: Mapping[str, Buffer], target: Path) -> None:
     """Write the content of a memory store as one `.ozx`: stored, not compressed again, root metadata first."""
-    keys = sorted(memory._store_dict, key=lambda key: (key.count("/") if key.endswith("zarr.json") else 99, key))
+    keys = sorted(content, key=lambda key: (key.count("/") if key.endswith("zarr.json") else 99, key))
     with replacing(target) as scratch, zipfile.ZipFile(scratch, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         for key in keys:
-            archive.writestr(zipfile.ZipInfo(key), memory._store_dict[key].to_bytes())
+            archive.writestr(zipfile.ZipInfo(key), content[key].to_bytes())
         archive.comment = json.dumps({"ome": {"version": NGFF_VERSION}}).encode()
 
 

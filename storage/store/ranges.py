@@ -17,7 +17,9 @@ def read_object_range(path: Path, start: int, length: int) -> tuple[bytes, int]:
     client = file_system(path)
     bucket, key, _ = client.split_path(object_key(path))
     try:
-        data, total = sync(client.loop, _ranged, client, bucket, key, start, start + length - 1)
+        asked = f"bytes={start}-{start + length - 1}"
+        answer = client.call_s3("get_object", Bucket=bucket, Key=key, Range=asked)
+        data = sync(client.loop, _read, answer["Body"])
     except FileNotFoundError:
         raise
     except OSError:  # no range of an empty object, or behind its end, can be satisfied
@@ -25,11 +27,9 @@ def read_object_range(path: Path, start: int, length: int) -> tuple[bytes, int]:
         if start < size:
             raise
         return b"", size
-    return bytes(data), int(total)
+    return bytes(data), int(answer["ContentRange"].rpartition("/")[2])
 
 
-async def _ranged(client: Any, bucket: str, key: str, first: int, last: int) -> tuple[bytes, int]:
-    answer = await client._call_s3("get_object", Bucket=bucket, Key=key, Range=f"bytes={first}-{last}")
-    async with answer["Body"] as body:
-        data = await body.read()
-    return data, int(answer["ContentRange"].rpartition("/")[2])
+async def _read(body: Any) -> Any:
+    async with body:
+        return await body.read()

@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 
 from medsam3_core.agent.chat import ChatReply, ChatRequest, EndpointError, ModelAccess, Price
 from medsam3_core.errors import UsageError
-from medsam3_core.extras import Extra, require_extra
 from medsam3_core.settings.agent import PIXELS_OFF, PIXELS_ON, AgentSettings
+from medsam3_core.settings.extras import Extra, require_extra
 from tasks.agent.replies import AnswerTooLongError, bounded_bodies, payload_of, reply_of
 
 URL_VARIABLE, MODEL_VARIABLE, KEY_VARIABLE = "MEDSAM3_AGENT_URL", "MEDSAM3_AGENT_MODEL", "MEDSAM3_AGENT_KEY"

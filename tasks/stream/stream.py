@@ -127,7 +127,8 @@ class _Stream:
         self._completed = as_completed(raise_errors=False, loop=client.loop)
         self._deaths = DeathRecord()
         self._errors_in_a_row = 0
-        self._scheduler = client.scheduler_info(n_workers=0)["id"]
+        scheduler = client.scheduler_info(n_workers=0)
+        self._scheduler, self._address = scheduler["id"], scheduler["address"]
         self._prefix = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._sequence = itertools.count()
         self.counts = StreamCounts()
@@ -218,7 +219,7 @@ class _Stream:
             time.sleep(0.1)
         if self._client.status != "running":
             msg = (
-                f"the Dask scheduler at {self._client._start_arg} went away and did not come back; all that is "
+                f"the Dask scheduler at {self._address} went away and did not come back; all that is "
                 "finished is kept: start the cluster again and run the same command"
             )
             raise ClusterLostError(msg)

@@ -12,7 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 from PIL import Image
 
-from medsam3_core.extras import Extra, lacking
+from medsam3_core.settings.extras import Extra, lacking
 from tests import ROOT
 
 OPTIONAL = {

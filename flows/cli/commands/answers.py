@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from flows.settings.options import CommandWithExamples, store_option
-from medsam3_core.extras import Extra, require_extra
+from medsam3_core.settings.extras import Extra, require_extra
 
 
 @click.command(cls=CommandWithExamples, epilog="medsam3 status\nmedsam3 status --store /data/store")
@@ -127,12 +127,12 @@ def replay(run: str, cases: tuple[str, ...], store: Path) -> int:
 
 @click.command(
     cls=CommandWithExamples,
-    epilog="medsam3 clusters\nmedsam3 clusters night > job.sh\nmedsam3 clusters cloud | kubectl apply -f -",
+    epilog="medsam3 clusters\nmedsam3 clusters night > job.sh",
 )
 @click.argument("name", required=False)
 @store_option
 def clusters(name: str | None, store: Path) -> int:
-    """List what --cluster takes, or print what NAME would submit: a job script, a Kubernetes manifest."""
+    """List what --cluster takes, or print what NAME would submit: a job script."""
     from flows.cli.upkeep.clusters import run_clusters
 
     return run_clusters(store, name)

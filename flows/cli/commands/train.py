@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from flows.settings.options import CommandWithExamples, store_option
-from medsam3_core.extras import Extra, require_extra
+from medsam3_core.settings.extras import Extra, require_extra
 
 
 @click.command(

@@ -9,7 +9,8 @@ torch's own is the faster one (0.23 s and 0.35 s for a global layer).
 import torch
 from torch.nn import functional
 
-from medsam3_core.sam3.tensors.precision import bf16_is_fast, has_amx
+from medsam3_core.sam3.tensors.precision import bf16_is_fast
+from medsam3_core.sam3.tensors.torch_internals import has_amx
 
 _BLOCK_SCORES = 1_500_000
 """Scores of one block: 3 MB in bf16."""

@@ -8,9 +8,9 @@ conversions: 7 ms, the same bits with heads of 64 channels, elsewhere within the
 from typing import Any
 
 import torch
-from transformers.models.sam3.modeling_sam3 import Sam3ViTRoPEAttention
 
 from medsam3_core.sam3.fast.blocked_attention import attend
+from medsam3_core.sam3.tensors.transformers_internals import Sam3ViTRoPEAttention
 
 
 class RotaryAttention(Sam3ViTRoPEAttention):

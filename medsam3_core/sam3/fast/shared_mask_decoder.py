@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 from transformers.masking_utils import create_bidirectional_mask
-from transformers.models.sam3.modeling_sam3 import Sam3MaskDecoderOutput
+
+from medsam3_core.sam3.tensors.transformers_internals import Sam3MaskDecoderOutput
 
 _STEP = 2
 """How much finer each map of the neck is than the one below."""

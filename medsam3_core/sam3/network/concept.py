@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput
 
 from medsam3_core.prompts.prompts import BoxPrompt, SlicePrompt
 from medsam3_core.sam3.network.network import Sam3Network
 from medsam3_core.sam3.tensors.postprocess import Detections
 from medsam3_core.sam3.tensors.tokenizer import VISUAL, TextTokenizer, TokenizedText
+from medsam3_core.sam3.tensors.transformers_internals import Sam3VisionEncoderOutput
 
 _PADDING_LABEL = -10
 _PADDING_BOX = (0.5, 0.5, 1.0, 1.0)

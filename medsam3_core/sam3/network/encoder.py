@@ -7,17 +7,17 @@ from typing import cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers.models.sam3.modeling_sam3 import (
-    Sam3SinePositionEmbedding,
-    Sam3VisionEncoderOutput,
-    Sam3VisionNeck,
-)
 
 from medsam3_core.errors import UsageError
 from medsam3_core.sam3.fast.shared_mask_decoder import SharedPixelDecoder
 from medsam3_core.sam3.network.network import TRACKER_DTYPE, Sam3Network
 from medsam3_core.sam3.network.propagation_tracker import PropagationTracker
 from medsam3_core.sam3.tensors.preprocess import pixel_values
+from medsam3_core.sam3.tensors.transformers_internals import (
+    Sam3SinePositionEmbedding,
+    Sam3VisionEncoderOutput,
+    Sam3VisionNeck,
+)
 
 _LEVELS = 3
 """Feature maps that the heads read (4, 2 and 1 times the token grid); the fourth level is never read."""

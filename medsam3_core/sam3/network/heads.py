@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from functools import cached_property
 
 import torch
-from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput
 
 from medsam3_core.prompts.prompts import SlicePrompt
 from medsam3_core.sam3.network.concept import TextEncoder, concept_query, detect
@@ -12,6 +11,7 @@ from medsam3_core.sam3.network.encoder import SliceEncoding, TrackerFeatures, de
 from medsam3_core.sam3.network.interactive import answer_clicks, object_clicks
 from medsam3_core.sam3.network.network import Sam3Network
 from medsam3_core.sam3.tensors.postprocess import Detections, boxes_of
+from medsam3_core.sam3.tensors.transformers_internals import Sam3VisionEncoderOutput
 
 
 class SliceHeads:

@@ -3,12 +3,11 @@
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel, Sam3Model
-from transformers.models.sam3.modeling_sam3 import Sam3VisionNeck
 
 from medsam3_core.errors import WeightsError
 from medsam3_core.sam3.fast.half_products import use_half_products
@@ -20,6 +19,7 @@ from medsam3_core.sam3.keys.match import MatchReport, Shapes, match_tensors
 from medsam3_core.sam3.network.architecture import Architecture
 from medsam3_core.sam3.network.propagation_tracker import PropagationTracker
 from medsam3_core.sam3.tensors.precision import Precision
+from medsam3_core.sam3.tensors.transformers_internals import Sam3VisionNeck, mark_as_loaded
 from medsam3_core.settings.inference import Dtype
 
 _ENCODERS = ("vision_encoder.", "text_encoder.")
@@ -215,15 +215,10 @@ def _fill_computed_buffers(module: nn.Module, device: torch.device) -> None:
             if buffer.is_meta:
                 submodule.register_buffer(name, torch.empty_like(buffer, device="cpu"), persistent=False)
     for tensor in module.state_dict(keep_vars=True).values():
-        _mark_as_loaded(tensor)
+        mark_as_loaded(tensor)
     if isinstance(module, PreTrainedModel):
         module.initialize_weights()
     for submodule in module.modules():
         for name, buffer in submodule.named_buffers(recurse=False):
             if buffer.device != device:
-                submodule._buffers[name] = buffer.to(device)
-
-
-def _mark_as_loaded(tensor: Any) -> None:
-    """The flag by which `transformers` knows that a tensor needs no initial value."""
-    tensor._is_hf_initialized = True
+                setattr(submodule, name, buffer.to(device))

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers.models.sam3_tracker_video.modeling_sam3_tracker_video import Sam3TrackerVideoInferenceSession
 
 from medsam3_core.errors import UsageError
 from medsam3_core.prompts.prompts import VolumePrompt
@@ -21,6 +20,7 @@ from medsam3_core.sam3.network.network import TRACKER_DTYPE, Sam3Network
 from medsam3_core.sam3.network.propagation_tracker import PropagationTracker
 from medsam3_core.sam3.tensors.postprocess import masks_at
 from medsam3_core.sam3.tensors.precision import without_autocast
+from medsam3_core.sam3.tensors.transformers_internals import Sam3TrackerVideoInferenceSession
 
 EncodingOf = Callable[[int], SliceEncoding]
 """Encodes slice z of the volume; called at most twice per slice, in order."""

@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 from transformers import Sam3TrackerVideoConfig, Sam3TrackerVideoModel
-from transformers.models.sam3_tracker_video.modeling_sam3_tracker_video import (
-    Sam3TrackerVideoImageSegmentationOutput,
-)
+
+from medsam3_core.sam3.tensors.transformers_internals import Sam3TrackerVideoImageSegmentationOutput
 
 _CERTAIN = 1024.0
 """Logit of a mask that was given, not predicted."""

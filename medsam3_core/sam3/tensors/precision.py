@@ -6,11 +6,11 @@ by now. Mean mask IoU with fp32 over the golden cases, whose masks are untrained
 throughout.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
+from medsam3_core.sam3.tensors.torch_internals import has_amx, has_avx512_bf16
 from medsam3_core.settings.inference import Dtype
 
 
@@ -46,15 +46,4 @@ def bf16_is_fast(device: str) -> bool:
     """Whether the device multiplies bf16 matrices in hardware (CUDA since Ampere; AMX or AVX512-BF16)."""
     if torch.device(device).type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return has_amx() or _found("avx512_bf16", torch.cpu._is_avx512_bf16_supported)
-
-
-def has_amx() -> bool:
-    """Whether the CPU multiplies whole tiles of bf16: with it torch's own attention is fast in bf16, else it is not."""
-    return _found("amx_bf16", torch.cpu._is_amx_tile_supported)
-
-
-def _found(name: str, before_2_12: Callable[[], bool]) -> bool:
-    if not hasattr(torch.cpu, "get_capabilities"):
-        return bool(before_2_12())
-    return bool(torch.cpu.get_capabilities().get(name))
+    return has_amx() or has_avx512_bf16()

@@ -1,7 +1,7 @@
 """Text to token numbers, offline: CLIP's BPE vocabulary as the official code reads it.
 
-The vocabulary comes from a tokenizer in the weights folder or from the file that the package `clip-anytorch` carries, as
-`open_clip_torch` does; neither is ever imported (that takes seconds).
+The vocabulary comes from a tokenizer in the weights folder or from the file that the package `clip-anytorch` carries
+(as `open_clip_torch` does); neither is ever imported, which would take seconds.
 """
 
 import gzip

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 from torch.nn import functional
-from transformers.models.sam3.modeling_sam3 import Sam3VisionNeck
 
 from medsam3_core.errors import WeightsError
 from medsam3_core.sam3.network.encoder import maps_of, tracker_maps
 from medsam3_core.sam3.network.interactive import answer_objects, mask_prompt_logits
 from medsam3_core.sam3.network.propagation_tracker import PropagationTracker
 from medsam3_core.sam3.tensors.postprocess import logits_at
+from medsam3_core.sam3.tensors.transformers_internals import Sam3VisionNeck
 from medsam3_core.training.data.interactive_prompts import random_pixels, with_points
 from medsam3_core.training.data.samples import InteractivePrompt
 

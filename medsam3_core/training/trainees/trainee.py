@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.models.sam3.modeling_sam3 import inverse_sigmoid
 
 from medsam3_core.sam3.keys.layouts import HUGGING_FACE_PREFIXES, Part
 from medsam3_core.sam3.network.encoder import position_map
 from medsam3_core.sam3.network.network import Sam3Weights, build_network, match_weights
 from medsam3_core.sam3.tensors.precision import precision_for
+from medsam3_core.sam3.tensors.transformers_internals import inverse_sigmoid
 from medsam3_core.settings.inference import Dtype
 from medsam3_core.training.trainees.lora import LoraPlan, add_adapters, merged_state
 
