@@ -15,7 +15,6 @@ from distributed import Client, WorkerPlugin
 from flows.clusters.forking import begin_forking
 from flows.clusters.keeper import keeping_workers
 from flows.clusters.kinds import make_cluster, scale, workers_wanted
-from flows.clusters.kubernetes import kubernetes_scheduler
 from flows.clusters.quiet_end import QuietEnd
 from flows.clusters.worker_check import WorkerCheckError, allow_failures, check_versions, seeing_store
 from flows.messages.console import say
@@ -144,9 +143,7 @@ def _fresh_workers(settings: ClusterSettings, weights: Sequence[Weights]) -> Ite
     """
     with ExitStack() as stack:
         if settings.kind is ClusterKind.ADDRESS:
-            yield from _joined(stack, settings, settings.address)
-        elif settings.kind is ClusterKind.KUBERNETES:
-            yield from _joined(stack, settings, stack.enter_context(kubernetes_scheduler(settings)))
+            yield from _joined(stack, settings)
         else:
             cluster = stack.enter_context(_started(settings, weights))
             client = stack.enter_context(Client(cluster, set_as_default=False, timeout=settings.wait_seconds))
@@ -155,7 +152,8 @@ def _fresh_workers(settings: ClusterSettings, weights: Sequence[Weights]) -> Ite
             yield _prepared(client, settings, "this cluster")
 
 
-def _joined(stack: ExitStack, settings: ClusterSettings, address: str) -> Iterator[Workers]:
+def _joined(stack: ExitStack, settings: ClusterSettings) -> Iterator[Workers]:
+    address = settings.address
     try:
         client = stack.enter_context(Client(address, set_as_default=False, timeout=settings.wait_seconds))
     except (OSError, ValueError) as error:

@@ -28,7 +28,7 @@ def make_cluster(settings: ClusterSettings, weights: Sequence[Weights]) -> Any:
     """A running cluster of our own.
 
     Args:
-        settings: Which; not of the kinds `address` and `kubernetes`.
+        settings: Which; not of the kind `address`.
         weights: What the workers will hold, to choose how many fit into memory.
 
     Raises:

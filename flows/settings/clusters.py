@@ -17,11 +17,6 @@ memory_limit = "32GB"
 resources = { GPU = 1 }
 slurm = { queue = "gpu", account = "radiology", walltime = "08:00:00", cores = 8, directives = ["--gres=gpu:1"] }
 
-[clusters.cloud]
-kind = "kubernetes"
-workers = 4
-kubernetes = { image = "registry.example.org/medsam3:0.1.0", namespace = "imaging", gpus = 1 }
-
 [clusters.standing]
 kind = "address"
 address = "tcp://scheduler.example.org:8786"
@@ -37,6 +32,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from medsam3_core.errors import UsageError
 from storage.store.request_schema import STRICT
 
+_KUBERNETES = "docs/operations.md (Kubernetes)"
 _Count = Annotated[int, Field(ge=0)]
 _Positive = Annotated[int, Field(ge=1)]
 
@@ -48,7 +44,6 @@ class ClusterKind(StrEnum):
     THREADS = "threads"
     GPU = "gpu"
     SLURM = "slurm"
-    KUBERNETES = "kubernetes"
     ADDRESS = "address"
 
 
@@ -98,37 +93,13 @@ class SlurmSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class KubernetesSettings:
-    """What the pods are.
-
-    Attributes:
-        image: Container image with this version of medsam3.
-        namespace: Namespace.
-        cpus: Cores per worker.
-        gpus: NVIDIA GPUs per worker.
-        volumes: Mount path to persistent volume claim, for a store that is not on S3.
-        environment: Environment of scheduler and workers.
-        secrets: Secrets whose keys become environment too, such as the credentials of the object storage.
-    """
-
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
-    image: str
-    namespace: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")] = "default"
-    cpus: _Positive = 4
-    gpus: _Count = 0
-    volumes: Mapping[str, str] = field(default_factory=dict)
-    environment: Mapping[str, str] = field(default_factory=dict)
-    secrets: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class ClusterSettings:
     """A named cluster.
 
     Attributes:
         kind: How workers come into being.
-        workers: Workers (threads for `threads`, jobs for `slurm`, pods for `kubernetes`); 0 chooses: by cores, memory
-            and size of the weights, by GPUs, else one.
+        workers: Workers (threads for `threads`, jobs for `slurm`); 0 chooses: by cores, memory and size of the weights,
+            by GPUs, else one.
         memory_limit: Per worker, as Dask writes it (`4GB`), or `auto`. A worker above it is killed and replaced.
         resources: Dask resources that every batch asks for, such as `{GPU = 1}`: workers must be started with them.
         adaptive: Bounds between which the number of workers follows the work; None for a fixed number.
@@ -136,7 +107,6 @@ class ClusterSettings:
         address: Scheduler of `address`.
         wait_seconds: How long the first worker, or a scheduler that is restarted, may take.
         slurm: For `slurm`.
-        kubernetes: For `kubernetes`.
         name: Name in the settings file.
     """
 
@@ -150,7 +120,6 @@ class ClusterSettings:
     address: str = ""
     wait_seconds: Annotated[float, Field(gt=0)] = 120.0
     slurm: SlurmSettings = field(default_factory=SlurmSettings)
-    kubernetes: KubernetesSettings | None = None
     name: str = ""
 
     def __post_init__(self) -> None:
@@ -165,8 +134,6 @@ class ClusterSettings:
             found.append("address belongs to kind address, and to it alone")
         if self.address and "://" not in self.address:
             found.append(f"address {self.address!r} has no protocol; write tcp://HOST:PORT")
-        if (kind is ClusterKind.KUBERNETES) != (self.kubernetes is not None):
-            found.append("a table kubernetes with an image belongs to kind kubernetes, and to it alone")
         if self.slurm != SlurmSettings() and kind is not ClusterKind.SLURM:
             found.append("a table slurm belongs to kind slurm")
         if self.devices and kind is not ClusterKind.GPU:
@@ -201,12 +168,18 @@ def parse_cluster(name: str, described: Mapping[str, Mapping[str, Any]] | None =
     known = ", ".join(sorted(described)) or "none"
     msg = (
         f"unknown cluster {name!r}; choose local, local:WORKERS, threads, gpu, slurm, tcp://SCHEDULER:PORT, or one of "
-        f"the settings file medsam3.toml ({known}); kubernetes needs at least an image there"
+        f"the settings file medsam3.toml ({known}); for Kubernetes see {_KUBERNETES}"
     )
     raise UsageError(msg)
 
 
 def _described(name: str, value: Mapping[str, Any]) -> ClusterSettings:
+    if value.get("kind") == "kubernetes":
+        msg = (
+            f"settings file: clusters.{name}: kind kubernetes was removed; apply the manifest of {_KUBERNETES} "
+            'and describe its scheduler: kind = "address", address = "tcp://HOST:8786"'
+        )
+        raise UsageError(msg)
     try:
         return replace(TypeAdapter(ClusterSettings).validate_python(dict(value)), name=name)
     except ValidationError as error:

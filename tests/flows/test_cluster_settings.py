@@ -1,18 +1,22 @@
 """Clusters by name: what a name means, what contradicts itself, what would be submitted."""
 
-import json
 import os
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
 from distributed import Client
+from distributed.cli.dask_scheduler import main as dask_scheduler
+from distributed.cli.dask_worker import main as dask_worker
 
 from flows.clusters.kinds import gpu_cluster, make_cluster, slurm_cluster
-from flows.clusters.kubernetes import kubernetes_manifest, kubernetes_scheduler
 from flows.settings.clusters import ClusterKind, ClusterSettings, parse_cluster
+from flows.settings.environment import ALLOCATION
 from flows.settings.settings import named_cluster
 from medsam3_core.errors import UsageError
+from tests import ROOT
 from tests.command_line import command_line
 
 NIGHT = {
@@ -27,19 +31,6 @@ NIGHT = {
         "cores": 8,
         "directives": ["--gres=gpu:1"],
         "prologue": ["module load cuda"],
-    },
-}
-CLOUD = {
-    "kind": "kubernetes",
-    "workers": 4,
-    "memory_limit": "16GiB",
-    "kubernetes": {
-        "image": "registry.example.org/medsam3:0.1.0",
-        "namespace": "imaging",
-        "cpus": 6,
-        "gpus": 1,
-        "volumes": {"/data": "archive"},
-        "secrets": ["s3-credentials"],
     },
 }
 
@@ -89,7 +80,10 @@ def test_an_unknown_cluster_lists_what_exists(name: str) -> None:
         ({"kind": "address"}, "address belongs to kind address"),
         ({"kind": "address", "address": "host:8786"}, "has no protocol; write tcp://HOST:PORT"),
         ({"kind": "local", "slurm": {"queue": "gpu"}}, "a table slurm belongs to kind slurm"),
-        ({"kind": "kubernetes"}, "a table kubernetes with an image belongs to kind kubernetes"),
+        (
+            {"kind": "kubernetes", "workers": 4},
+            "kind kubernetes was removed; apply the manifest of docs.operations",
+        ),
         ({"kind": "gpu", "adaptive": {"maximum": 3}}, "adaptive belongs to kinds local and slurm"),
         ({"kind": "local", "workers": 2, "adaptive": {"maximum": 3}}, "workers and adaptive contradict"),
         ({"kind": "local", "adaptive": {"minimum": 3, "maximum": 2}}, "adaptive maximum 2 is below its minimum 3"),
@@ -120,30 +114,27 @@ def test_slurm_without_its_package_says_what_to_install(monkeypatch: pytest.Monk
         slurm_cluster(parse_cluster("slurm"))
 
 
-def test_kubernetes_applies_scheduler_service_and_workers_with_limits() -> None:
-    manifest = kubernetes_manifest(parse_cluster("cloud", {"cloud": CLOUD}), "night-7")
-    service, scheduler, workers = yaml.safe_load(json.dumps(manifest))["items"]
+def test_the_kubernetes_manifest_of_the_page_starts_scheduler_and_workers_that_its_settings_join() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8").partition("\n## Kubernetes\n")[2]
+    blocks = dict(reversed(re.findall(r"^```(\w+)\n(.*?)^```", page, re.MULTILINE | re.DOTALL)))
+    service, scheduler, workers = yaml.safe_load_all(blocks["yaml"])
     assert [item["kind"] for item in (service, scheduler, workers)] == ["Service", "Deployment", "Deployment"]
-    assert service["spec"]["selector"] == scheduler["spec"]["template"]["metadata"]["labels"]
-    assert workers["spec"]["replicas"] == 4
+    for item in (scheduler, workers):
+        assert item["spec"]["selector"]["matchLabels"] == item["spec"]["template"]["metadata"]["labels"]
+    assert service["spec"]["selector"] == scheduler["spec"]["selector"]["matchLabels"]
+    cloud = parse_cluster("cloud", tomllib.loads(blocks["toml"])["clusters"])
     (container,) = workers["spec"]["template"]["spec"]["containers"]
-    assert container["args"] == [
-        "dask", "worker", "tcp://night-7-scheduler:8786", "--nthreads", "1", "--no-dashboard",
-        "--memory-limit", "16GiB", "--resources", "GPU=1",
-    ]  # fmt: skip
-    limits = {"cpu": "6", "memory": "16Gi", "nvidia.com/gpu": "1"}
-    assert container["resources"] == {"limits": limits, "requests": limits}
-    assert container["volumeMounts"] == [{"name": "volume-0", "mountPath": "/data"}]
-    assert container["envFrom"] == [{"secretRef": {"name": "s3-credentials"}}]
-
-
-def test_kubernetes_without_kubectl_says_what_can_be_done(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with (
-        pytest.raises(UsageError, match=r"'cloud' needs kubectl on the path; .*medsam3 clusters cloud"),
-        kubernetes_scheduler(parse_cluster("cloud", {"cloud": CLOUD})),
-    ):
-        pass
+    dask, command, address, *options = container["args"]
+    assert (dask, command, address) == ("dask", "worker", cloud.address)
+    assert address == f"tcp://{service['metadata']['name']}:{service['spec']['ports'][0]['port']}"
+    asked = dask_worker.make_context("worker", [address, *options]).params
+    assert (asked["nthreads"], asked["memory_limit"]) == (1, "16GiB")
+    assert asked["resources"] == ",".join(f"{name}={amount:g}" for name, amount in cloud.resources.items())
+    assert container["resources"]["limits"]["memory"] == asked["memory_limit"].removesuffix("B")
+    assert {item["name"]: item["value"] for item in container["env"]} == ALLOCATION
+    (container,) = scheduler["spec"]["template"]["spec"]["containers"]
+    assert container["args"][:2] == ["dask", "scheduler"]
+    assert dask_scheduler.make_context("scheduler", container["args"][2:]).params["port"] == "8786"
 
 
 def test_gpu_without_a_gpu_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -170,14 +161,13 @@ def test_the_command_prints_what_would_be_submitted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "medsam3.toml").write_text(
-        '[clusters.night]\nkind = "slurm"\n'
-        '[clusters.cloud]\nkind = "kubernetes"\nkubernetes = { image = "medsam3:1" }\n',
+        '[clusters.night]\nkind = "slurm"\n[clusters.office]\nkind = "address"\naddress = "tcp://10.0.0.5:8786"\n',
         encoding="utf-8",
     )
     medsam3 = command_line(tmp_path / "store", monkeypatch, capsys)
     listed = medsam3("clusters").out
     assert "night" in listed
-    assert "kubernetes, from" in listed
+    assert "address, from" in listed
     assert medsam3("clusters", "night").out.startswith("#!")
-    assert json.loads(medsam3("clusters", "cloud").out)["kind"] == "List"
+    assert "tcp://10.0.0.5:8786" in medsam3("clusters", "office").out
     assert "unknown cluster 'moon'" in medsam3("clusters", "moon", code=2).err

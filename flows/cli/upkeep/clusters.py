@@ -1,10 +1,8 @@
 """What `medsam3 clusters` says: which names there are, and what a name would submit."""
 
-import json
 from pathlib import Path
 
 from flows.clusters.kinds import slurm_cluster
-from flows.clusters.kubernetes import kubernetes_manifest
 from flows.settings.clusters import ClusterKind, parse_cluster
 from flows.settings.settings import read_settings, settings_file
 
@@ -26,11 +24,9 @@ def cluster_lines(store_root: Path) -> list[str]:
 
 
 def submission(name: str, store_root: Path) -> str:
-    """The job script of a slurm cluster, the manifest of a kubernetes one, the settings of any other."""
+    """The job script of a slurm cluster, the settings of any other."""
     settings = parse_cluster(name, read_settings(store_root).clusters)
     if settings.kind is ClusterKind.SLURM:
         with slurm_cluster(settings) as cluster:
             return str(cluster.job_script())
-    if settings.kind is ClusterKind.KUBERNETES:
-        return json.dumps(kubernetes_manifest(settings), indent=1)
     return repr(settings)
