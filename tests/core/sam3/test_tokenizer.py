@@ -1,5 +1,6 @@
 """Texts become the token numbers that the official code feeds, offline."""
 
+import hashlib
 import random
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import torch
 from open_clip.tokenizer import SimpleTokenizer
 
 from medsam3_core.errors import UsageError, WeightsError
-from medsam3_core.sam3.tensors.tokenizer import CONTEXT_LENGTH, TextTokenizer, clean
+from medsam3_core.sam3.tensors.tokenizer import CONTEXT_LENGTH, TextTokenizer, _bpe_path, clean
 
 TEXTS = (
     "liver tumor",
@@ -91,6 +92,13 @@ def test_broken_tokenizer_beside_the_weights_is_refused(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(WeightsError, match="tokenizer beside the weights cannot be read"):
         TextTokenizer(str(tmp_path))
+
+
+def test_the_vocabulary_is_that_of_clip_whichever_package_carries_it():
+    path = _bpe_path()
+    assert path is not None
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert digest == "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"
 
 
 def test_the_package_that_carries_the_vocabulary_is_never_imported():
