@@ -114,7 +114,7 @@ def workers_starting(settings: ClusterSettings, weights: Sequence[Weights]) -> I
 def _start_warm(stack: ExitStack, settings: ClusterSettings, weights: list[Weights]) -> Workers:
     workers = stack.enter_context(_fresh_workers(settings, weights))
     if any(item.path is not None for item in weights):
-        workers.client.run(importlib.import_module, "storage.weights.checkpoints")
+        workers.client.run(_import, "storage.weights.checkpoints")
     return workers
 
 
@@ -179,7 +179,7 @@ def _prepared(client: Client, settings: ClusterSettings, where: str) -> Workers:
     if local:
         client.register_plugin(plugins[0])
     for module in ("tasks.ingest", "tasks.segment"):  # seconds that the first batch would pay
-        client.run(importlib.import_module, module)
+        client.run(_import, module)
     resources = {**({"GPU": 1.0} if settings.kind is ClusterKind.GPU else {}), **settings.resources}
     _require_resources(client, resources, where)
     threads = sum(client.nthreads().values())
@@ -225,6 +225,11 @@ def _threads_per_worker(client: Client) -> int:
     for address in cores:
         batches[workers[address]["host"]] += workers[address]["nthreads"]
     return max(1, min(count // batches[workers[address]["host"]] for address, count in cores.items()))
+
+
+def _import(module: str) -> None:
+    """Import a module in a worker; the module itself, as an answer, would be imported by the driver too."""
+    importlib.import_module(module)
 
 
 def _cores() -> int:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
@@ -67,6 +68,29 @@ def test_other_clusters_and_the_users_own_choice_are_not_forked(monkeypatch: pyt
     assert not any(forks(ClusterSettings(kind)) for kind in (ClusterKind.THREADS, ClusterKind.GPU))
     monkeypatch.setenv("DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD", "spawn")
     assert not forks(parse_cluster("local"))
+
+
+EARLY = """
+import sys
+from pathlib import Path
+from flows.clusters.clusters import dask_workers, workers_starting
+from flows.settings.clusters import parse_cluster
+from storage.store.layout import StoreLayout
+from storage.weights.registry import find_weights
+
+def has_model():
+    return "storage.weights.checkpoints" in sys.modules
+
+cluster, weights = parse_cluster("local:1"), [find_weights(StoreLayout(Path(sys.argv[1])), "tiny-medical")]
+with workers_starting(cluster, weights), dask_workers(cluster, weights) as workers:
+    print(has_model(), *workers.client.run(has_model).values(), flush=True)
+"""
+
+
+def test_the_model_is_imported_by_early_workers_and_not_by_their_driver(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", EARLY, str(tmp_path / "store")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    assert ended.stdout.split() == ["False", "True"]
 
 
 def _alive(process: psutil.Process) -> bool:
