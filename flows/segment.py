@@ -17,7 +17,7 @@ from flows.stream import stream_cases
 from storage.catalog.catalog import publish_catalog
 from storage.exports.claims import claim_folder, release_lock
 from storage.exports.ledger import unreleased, write_summary
-from storage.exports.releases import ReleaseForm
+from storage.exports.registry import ExportCommand, format_named
 from storage.exports.segment_plan import ReleaseRequest, SegmentRequest, pending
 from storage.ingest.plan import IngestPlan, IngestRequest, finish_ingest, plan_ingest, unchanged_sources
 from storage.runs.ledger import Run
@@ -56,7 +56,7 @@ def segment_source(
 
     Args:
         request: What is segmented, and how.
-        release: Where the segmentations go, and as what.
+        release: Where the segmentations go, and in which format.
         store: Folder of the store; empty for `$MEDSAM3_STORE`.
         cluster: Cluster by name.
     """
@@ -101,11 +101,11 @@ def export_cases(
     store: StoreLayout, run: Run, ingest: IngestPlan, release: ReleaseRequest, claim: str, workers: Workers
 ) -> StreamCounts:
     """One bounded stream of batches over the workers."""
-    form = ReleaseForm(release.form)
-    left = unreleased(store, run, form, claim)
+    form = format_named(release.form, ExportCommand.SEGMENT)
+    left = unreleased(store, run, form.name, claim)
     if not left:
         return StreamCounts()
-    sources = unchanged_sources(store, ingest) if form is ReleaseForm.DICOM_SEG else {}
+    sources = unchanged_sources(store, ingest) if form.needs_source else {}
     cases = [PendingExport(case, attempt, sources.get(case.case_id)) for case, attempt in left]
     name = f"{run.weights.name}@{run.weights.version}"
     work = ExportBatch(

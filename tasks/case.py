@@ -107,12 +107,12 @@ class Case:
     def _slices(self) -> SliceReader:
         return SliceReader(self._volume, self._recipe.window)
 
-    def _take(self, predictions: Mapping[str, VolumePrediction], seconds: float) -> None:
+    def take_predictions(self, predictions: Mapping[str, VolumePrediction], seconds: float) -> None:
         """Take the predictions by run, and the share of this case in the time that they took."""
         self._predictions = predictions
         self._seconds["segment"] += seconds
 
-    def _ask_agents(self, segmenter: Segmenter, endpoint: EndpointSettings) -> None:
+    def ask_agents(self, segmenter: Segmenter, endpoint: EndpointSettings) -> None:
         """Let the agent answer the requests of its runs; an endpoint that does not answer costs that run the case."""
         for agent in self._agents:
             session = AgentSession(
@@ -251,6 +251,6 @@ def _segment(cases: Sequence[Case], segmenter: Segmenter, per_pass: int, endpoin
     predictions = segment_volumes(segmenter, [request for _, request in asked], per_pass=per_pass)
     share = (time.perf_counter() - started) / max(1, len(asked))
     for (case, _), by_run in zip(asked, predictions, strict=True):
-        case._take(by_run, share)
+        case.take_predictions(by_run, share)
     for case in cases:
-        case._ask_agents(segmenter, endpoint)
+        case.ask_agents(segmenter, endpoint)

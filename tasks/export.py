@@ -12,9 +12,9 @@ from medsam3_core.errors import CaseDataError, DamagedFileError
 from storage.cohorts.cohorts import CaseRef
 from storage.cohorts.volumes import open_case_volume
 from storage.exports.claims import require_claim
-from storage.exports.dicom_seg import NothingDrawnError
 from storage.exports.ledger import ReleaseStatus, release_row, write_releases
-from storage.exports.releases import DamagedPredictionError, ReleaseError, ReleaseForm, ToRelease, release
+from storage.exports.registry import CaseToWrite, ExportFormat, NothingDrawnError, ReleaseError
+from storage.exports.releases import DamagedPredictionError, release
 from storage.sources.layouts.archive import without_names
 from storage.store.layout import StoreLayout
 from storage.store.locations import local_copies, location
@@ -59,7 +59,7 @@ class ExportBatch:
     texts: Mapping[str, str]
     weights: str
     source_root: str
-    form: ReleaseForm
+    form: ExportFormat
     out: Path
     claim: str
     anonymous: bool = False
@@ -104,7 +104,7 @@ class ExportBatch:
             "largest_shift_mm": released.largest_shift,
         }
 
-    def _item(self, pending: PendingExport, source: Path) -> ToRelease:
+    def _item(self, pending: PendingExport, source: Path) -> CaseToWrite:
         case = pending.case
         try:
             volume = open_case_volume(self.store.volume(case.cohort, case.case_id, zipped=case.ndim == 2))
@@ -114,11 +114,12 @@ class ExportBatch:
                 "that they are read again, and run the same command again"
             )
             raise DamagedFileError(msg) from error
-        return ToRelease(
+        return CaseToWrite(
             case.case_id,
             self.store.prediction(self.run_id, case.case_id),
             volume,
             self.structures,
+            "run medsam3 segment again with --retry, which segments the case again",
             self.texts,
             self.weights,
             source,
@@ -138,7 +139,7 @@ class ExportBatch:
         if reason is not None and pending.source is not None:
             reason = without_names(reason, pending.source)
         row = release_row(
-            self.run_id, pending.case_id, pending.batch_id, self.form, self.claim, anonymous=self.anonymous
+            self.run_id, pending.case_id, pending.batch_id, self.form.name, self.claim, anonymous=self.anonymous
         )
         return row | {"status": str(status), "reason": reason[:500] if reason else None}
 

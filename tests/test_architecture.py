@@ -76,6 +76,7 @@ ROOMS = {
         "exports": (
             "store catalog.queries sources.listing sources.dicom sources.formats sources cohorts prompts weights runs"
         ),
+        "exports.formats": "store sources.dicom sources.formats runs exports",
         "ingest": "store sources.listing sources cohorts training",
     },
     "tasks": {

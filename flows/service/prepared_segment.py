@@ -5,6 +5,7 @@ from dataclasses import replace
 from flows.service.prepared import handed
 from flows.settings.agent import require_run_allowed, with_site_model
 from storage.exports.claims import require_claimable
+from storage.exports.registry import ExportCommand, format_named
 from storage.exports.segment_plan import ReleaseRequest, SegmentRequest, SegmentRun, require_out_apart, run_of
 from storage.store.layout import StoreLayout
 from storage.store.locations import location
@@ -19,6 +20,7 @@ def prepared_segment(store: StoreLayout, request: SegmentRequest, release: Relea
     known: SegmentRun | None = handed((request, release))
     if known is not None:
         return known
+    format_named(release.form, ExportCommand.SEGMENT)
     require_out_apart(request.source, location(release.out))
     chosen = with_site_model(store.root, [request.policy], request.settings)
     asked = run_of(store, replace(request, settings=chosen))

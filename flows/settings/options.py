@@ -38,6 +38,22 @@ class LocationType(click.ParamType):
         return location(value)
 
 
+class FormatOption(click.Option):
+    """An option whose help is made of what the formats of its command say, read only when the help is shown."""
+
+    def __init__(self, *args: Any, command: str, key: str = "name", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.command, self.key = command, key
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Name (or another `key`) and help of each format."""
+        from storage.exports.registry import formats_of
+
+        said = [f"{getattr(item, self.key)}: {item.help}" for item in formats_of(self.command)]
+        self.help = f"{'; '.join(said)}."
+        return super().get_help_record(ctx)
+
+
 def store_option(command: click.decorators.FC) -> click.decorators.FC:
     """`--store DIR`, the same everywhere."""
     return click.option(

@@ -40,9 +40,9 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from flows.settings.clusters import ClusterSettings, parse_cluster
 from medsam3_core.agent.chat import Price
@@ -54,6 +54,13 @@ from tasks.agent.endpoint import KEY_VARIABLE
 VARIABLE = "MEDSAM3_SETTINGS"
 FILE_NAME = "medsam3.toml"
 _Seconds = Annotated[float, Field(gt=0)]
+
+
+def _of_segment(form: str) -> str:
+    """The name of a format that `medsam3 segment` writes; empty stays empty."""
+    from storage.exports.registry import ExportCommand, format_named
+
+    return format_named(form, ExportCommand.SEGMENT).name if form else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +126,7 @@ class ArchiveSettings:
     weights: str = ""
     texts: tuple[str, ...] = ()
     out: str = ""
-    form: Literal["", "nifti", "dicom-seg", "zarr"] = ""
+    form: Annotated[str, AfterValidator(_of_segment)] = ""
 
     def completed(self, known: Self) -> Self:
         """These settings, with what they leave out taken from others."""

@@ -21,6 +21,7 @@ from pydicom.uid import UID, generate_uid
 from medsam3_core.cases.cases import CaseSource
 from medsam3_core.errors import CaseDataError
 from storage.exports.anonymous import nameless_header
+from storage.exports.registry import NothingDrawnError
 from storage.sources.dicom.reading import read_header
 from storage.sources.dicom.series import prove_headers
 from storage.store.pseudonyms import Pseudonyms
@@ -31,10 +32,6 @@ _EMPTY_IF_MISSING = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime",
     "AccessionNumber", "ReferringPhysicianName", "PositionReferenceIndicator",
 )  # fmt: skip
-
-
-class NothingDrawnError(CaseDataError):
-    """The prediction has no voxel, and DICOM has no segmentation without one: an answer, not a failure."""
 
 
 def write_segmentation(

@@ -11,6 +11,7 @@ from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.inference.protocol import SliceInstances
 from medsam3_core.prompts.prompts import SlicePrompt
 from storage.exports.overlays import COLOURS, FILL, SliceView, font_of, outline_of, stretched, view_of
+from storage.sources.formats.single import InputImage
 
 _SIDE = 1400
 _MARGIN, _LINE = 12, 26
@@ -29,6 +30,35 @@ class PromptedInstances:
 
     prompt: SlicePrompt
     instances: SliceInstances
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnSlice:
+    """One slice to write.
+
+    Attributes:
+        image: The image.
+        z: The slice.
+        answers: Prompts with what was drawn for them, at least one.
+        caption: Second line above a picture.
+        window: Intensity policy of a picture; `recipe` is the image's own.
+    """
+
+    image: InputImage
+    z: int
+    answers: Sequence[PromptedInstances]
+    caption: str
+    window: str
+
+    @property
+    def instances(self) -> SliceInstances:
+        """All instances of all prompts, in the order of the prompts."""
+        parts = [SliceInstances.nothing(self.image.shape_yx), *(answer.instances for answer in self.answers)]
+        return SliceInstances(
+            np.concatenate([part.masks for part in parts]),
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate([part.boxes_xyxy for part in parts]),
+        )
 
 
 def draw_instances(

@@ -1,56 +1,33 @@
-"""Clinical formats out: written aside, read back, compared with the prediction, and only then released.
+"""Files out: written aside, read back, compared with the prediction, and only then given their final name.
 
-Compared are every voxel, the centroid of each structure in patient coordinates, and its volume. A file that differs is
-never given its final name.
+Compared are every voxel, the centroid of each structure in patient coordinates, and its volume. Pictures alone are not
+read back.
 """
 
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from medsam3_core.cases.cases import CaseSource
-from medsam3_core.cases.geometry import LengthUnit, VolumeGeometry
-from medsam3_core.errors import CaseDataError, DamagedFileError, Medsam3Error
-from storage.cohorts.volumes import StoredVolume
-from storage.exports.dicom_seg import write_segmentation
-from storage.exports.label_maps import merge_structures, nifti_image
-from storage.runs.predictions import StoredPrediction, open_prediction
-from storage.sources.dicom.segmentations import read_segmentation
-from storage.store.arrays import open_group
+from medsam3_core.cases.geometry import VolumeGeometry
+from medsam3_core.errors import DamagedFileError
+from medsam3_core.inference.predictions import VolumePrediction
+from storage.exports.instance_overlays import DrawnSlice
+from storage.exports.registry import CaseToWrite, ExportFormat, ReleaseError, Voxels, format_of_file
+from storage.sources.formats.single import InputImage
 from storage.store.atomic import replacing
-from storage.store.locations import local_copy
 
 _SHIFT_TOLERANCE_MM = 0.01
 _VOLUME_TOLERANCE = 1e-4
 
-Masks = Mapping[str, NDArray[np.bool_]]
-
-
-class ReleaseError(Medsam3Error):
-    """What was read back is not what was written; nothing was released."""
-
 
 class DamagedPredictionError(DamagedFileError):
     """The prediction in the store cannot be read; only segmenting the case again brings it back."""
-
-
-class ReleaseForm(StrEnum):
-    """What `medsam3 segment` writes."""
-
-    NIFTI = "nifti"
-    DICOM_SEG = "dicom-seg"
-    ZARR = "zarr"
-
-
-_SUFFIX = {ReleaseForm.NIFTI: ".nii.gz", ReleaseForm.DICOM_SEG: ".dcm", ReleaseForm.ZARR: ".ome.zarr"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,34 +39,7 @@ class Released:
     largest_shift: float
 
 
-@dataclass(frozen=True)
-class ToRelease:
-    """One case to write.
-
-    Attributes:
-        case_id: Names the file.
-        prediction_file: Prediction in the store.
-        volume: Its image in the store.
-        structures: In order: values 1..n of a NIfTI label map, segments of a segmentation.
-        texts: Text of each structure.
-        weights: Name and version, for provenance.
-        source: Root of the source, for DICOM.
-        case: Files of the case in the source, for DICOM.
-        anonymous: Leave the patient's name and birth date out of DICOM.
-    """
-
-    case_id: str
-    prediction_file: Path
-    volume: StoredVolume
-    structures: tuple[str, ...]
-    texts: Mapping[str, str]
-    weights: str
-    source: Path
-    case: CaseSource | None
-    anonymous: bool = False
-
-
-def release(item: ToRelease, form: ReleaseForm, out: Path) -> Released:
+def release(case: CaseToWrite, form: ExportFormat, out: Path) -> Released:
     """Write one case below `out`; an older file of the same name is replaced.
 
     Raises:
@@ -99,29 +49,58 @@ def release(item: ToRelease, form: ReleaseForm, out: Path) -> Released:
         DamagedPredictionError: If the prediction is absent or damaged.
         StoreError: If `out` cannot be written.
     """
-    target = out / f"{item.case_id}{_SUFFIX[form]}"
-    write = {ReleaseForm.NIFTI: _nifti, ReleaseForm.DICOM_SEG: _dicom, ReleaseForm.ZARR: _zarr}[form]
-    with _naming_damage(item), replacing(target) as scratch:
-        prediction = open_prediction(item.prediction_file)
-        written, geometry, read_back, contested = write(item, prediction, scratch)
-        shift = compare_masks(written, prediction.geometry(), read_back, geometry, str(target))
-    return Released(target, contested, shift)
+    assert form.write is not None
+    target = out / f"{case.case_id}{form.suffix}"
+    with _naming_damage(case), replacing(target) as scratch:
+        geometry = case.prediction.geometry()
+        form.write(case, scratch)
+        shift = 0.0
+        if form.read is not None:
+            shift = compare_masks(*case.held(form), geometry, *form.read(case, scratch), str(target))
+    return Released(target, 0 if form.overlaps else case.label_map[1], shift)
+
+
+def write_slice(drawn: DrawnSlice, target: Path) -> None:
+    """Write what was drawn on one slice; the end of the file's name says how. An older file is replaced.
+
+    Raises:
+        StoreError: If the disk refuses.
+    """
+    form = format_of_file(target)
+    assert form.write_slice is not None
+    with replacing(target) as scratch:
+        form.write_slice(drawn, scratch)
+
+
+def write_volume(image: InputImage, prediction: VolumePrediction, target: Path) -> int:
+    """Write what was drawn in a volume; returns how many slices hold anything.
+
+    Raises:
+        UsageError: If the end of the file's name asks for a format that holds one slice.
+        StoreError: If the disk refuses.
+    """
+    form = format_of_file(target, volume=True)
+    assert form.write_volume is not None
+    with replacing(target) as scratch:
+        return form.write_volume(image, prediction, scratch)
 
 
 @contextmanager
-def _naming_damage(item: ToRelease) -> Iterator[None]:
+def _naming_damage(case: CaseToWrite) -> Iterator[None]:
     try:
         yield
     except (DamagedFileError, zipfile.BadZipFile) as error:
-        msg = (
-            f"the prediction of {item.case_id} in the store is damaged ({error.__cause__ or error}); "
-            "run medsam3 segment again with --retry, which segments the case again"
-        )
+        msg = f"the prediction of {case.case_id} in the store is damaged ({error.__cause__ or error}); {case.remedy}"
         raise DamagedPredictionError(msg) from error
 
 
 def compare_masks(
-    written: Masks, geometry: VolumeGeometry, read: Masks, read_geometry: VolumeGeometry, what: str
+    structures: Sequence[str],
+    written: Voxels,
+    geometry: VolumeGeometry,
+    read: Voxels,
+    read_geometry: VolumeGeometry,
+    what: str,
 ) -> float:
     """Largest shift of a centroid.
 
@@ -129,9 +108,9 @@ def compare_masks(
         ReleaseError: If a voxel, a centroid or a volume differs, or a structure is missing.
     """
     largest = 0.0
-    for name, mask in written.items():
-        other = read.get(name)
-        if other is None or other.shape != mask.shape:
+    for name in structures:
+        mask, other = written(name), read(name)
+        if other.shape != mask.shape:
             msg = f"{what}: {name!r} was not read back whole; nothing was released"
             raise ReleaseError(msg)
         if differing := int(np.count_nonzero(mask != other)):
@@ -148,56 +127,8 @@ def compare_masks(
     return largest
 
 
-def _centroid(mask: NDArray[np.bool_], geometry: VolumeGeometry) -> NDArray[np.float64]:
+def _centroid(mask: NDArray[Any], geometry: VolumeGeometry) -> NDArray[np.float64]:
     """Mean place of the voxels of a mask, in patient coordinates (RAS, mm)."""
     middle = np.array([hits.mean() for hits in np.nonzero(mask)] + [1.0])
     place: NDArray[np.float64] = (np.asarray(geometry.affine_zyx_to_ras_mm) @ middle)[:3]
     return place
-
-
-_Written = tuple[Masks, VolumeGeometry, Masks, int]
-
-
-def _nifti(item: ToRelease, prediction: StoredPrediction, scratch: Path) -> _Written:
-    values, contested = merge_structures(prediction, item.structures)
-    nib.save(nifti_image(values, item.volume), scratch)
-    stored: Any = nib.load(scratch)
-    if not np.array_equal(stored.affine, np.asarray(item.volume.nifti_affine, dtype=np.float32).astype(np.float64)):
-        msg = f"{scratch.name}: the affine {stored.affine.tolist()} is not that of the input; nothing was released"
-        raise ReleaseError(msg)
-    unit = prediction.geometry().unit
-    expected = str(item.volume.nifti_unit) if unit is LengthUnit.MILLIMETRE else "unknown"
-    if (found := stored.header.get_xyzt_units()[0]) != expected:
-        msg = f"{scratch.name}: the unit {found} is not that of the input, {expected}; nothing was released"
-        raise ReleaseError(msg)
-    read = np.asanyarray(stored.dataobj).T
-    numbered = list(enumerate(item.structures, start=1))
-    in_place = item.volume.nifti_unit.to_millimetres(stored.affine)
-    geometry = replace(VolumeGeometry.from_nifti(prediction.geometry().shape_zyx, in_place), unit=unit)
-    written = {name: values == value for value, name in numbered}
-    return written, geometry, {name: read == value for value, name in numbered}, contested
-
-
-def _zarr(item: ToRelease, prediction: StoredPrediction, scratch: Path) -> _Written:
-    """The prediction as a folder that any OME-Zarr reader opens: one label image per structure, which may overlap."""
-    with local_copy(item.prediction_file) as file, zipfile.ZipFile(file) as archive:
-        archive.extractall(scratch)
-    copy = StoredPrediction(open_group(scratch))
-    if any(not np.array_equal(copy.labels(name), prediction.labels(name)) for name in prediction.structures):
-        msg = f"{scratch.name}: instances were read back differently; nothing was released"
-        raise ReleaseError(msg)
-    written = {name: prediction.labels(name) > 0 for name in prediction.structures}
-    return written, copy.geometry(), {name: copy.labels(name) > 0 for name in copy.structures}, 0
-
-
-def _dicom(item: ToRelease, prediction: StoredPrediction, scratch: Path) -> _Written:
-    if item.case is None:
-        msg = "its source files are gone or have changed since they were read; run the same command again"
-        raise CaseDataError(msg)
-    if item.case.extra.get("kind") != "dicom":
-        msg = "the source is no DICOM series, so there is nothing that a DICOM segmentation could refer to; use nifti"
-        raise CaseDataError(msg)
-    masks = {name: prediction.labels(name) > 0 for name in item.structures}
-    write_segmentation(scratch, item.source, item.case, masks, item.texts, item.weights, anonymous=item.anonymous)
-    read = read_segmentation(scratch, prediction.geometry(), "written")
-    return masks, prediction.geometry(), {name: read.mask(name) for name in masks}, 0

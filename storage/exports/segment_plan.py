@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import ConfigDict, NonNegativeInt
 
@@ -87,13 +87,13 @@ class ReleaseRequest:
 
     Attributes:
         out: Folder for the segmentations.
-        form: How they are written.
+        form: Format by name, as in `medsam3 segment --format`.
         anonymous: Leave patients' names out of DICOM.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     out: str
-    form: Literal["nifti", "dicom-seg", "zarr"] = "nifti"
+    form: str = "nifti"
     anonymous: bool = False
 
     @property

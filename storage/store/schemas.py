@@ -216,7 +216,7 @@ EXPORTS = versioned_schema(
     ("run_id", pa.string(), "run"),
     ("case_id", pa.string(), "case"),
     ("attempt", pa.string(), "id of the batch whose prediction was written"),
-    ("format", pa.string(), "nifti, dicom-seg or zarr"),
+    ("format", pa.string(), "format by name, as medsam3 segment --format takes it"),
     ("anonymous", pa.bool_(), "whether names of patients were left out"),
     ("claim", pa.string(), "claim of the folder under which it was written; NULL before there were claims"),
     (

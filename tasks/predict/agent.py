@@ -15,8 +15,9 @@ from medsam3_core.inference.protocol import Segmenter
 from medsam3_core.prompts.policies import PromptPolicy
 from medsam3_core.prompts.prompts import SlicePrompt
 from medsam3_core.settings.inference import InferenceSettings
-from storage.exports.instance_overlays import PromptedInstances
-from storage.exports.instances import InstanceForm, form_of, write_instances, write_structures
+from storage.exports.instance_overlays import DrawnSlice, PromptedInstances
+from storage.exports.registry import format_of_file
+from storage.exports.releases import write_slice, write_volume
 from storage.runs.traces import trace_rows, write_trace_file
 from storage.sources.formats.single import InputImage
 from tasks.agent.endpoint import EndpointSettings, open_access
@@ -79,9 +80,9 @@ def predict_by_agent(
         raise
     keep(answered.events)
     seconds = time.perf_counter() - started
-    if request.z is None and form_of(request.out) is InstanceForm.NIFTI:
+    if request.z is None and format_of_file(request.out).holds_volumes:
         prediction = as_prediction(answered.answers, image.geometry.shape_zyx)
-        slices = write_structures(request.out, image, prediction)
+        slices = write_volume(image, prediction, request.out)
         found: Sequence[tuple[str, float]] = [
             (name, float(score)) for name in prediction.structures for score in prediction.confidence(name)
         ]
@@ -91,7 +92,7 @@ def predict_by_agent(
             PromptedInstances(SlicePrompt(name, text=name), on_slice(answer, z))
             for name, answer in answered.answers.items()
         ]
-        write_instances(request.out, image, z, drawn, request.caption, request.settings.window)
+        write_slice(DrawnSlice(image, z, drawn, request.caption, request.settings.window), request.out)
         found = [(item.prompt.structure, float(score)) for item in drawn for score in item.instances.scores]
         slices = int(bool(found))
     reasons = [f"{name}: {'absent, ' if one.absent else ''}{one.reason}" for name, one in answered.answers.items()]

@@ -5,15 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medsam3_core.errors import UsageError
 from medsam3_core.inference.merging import merge_instances
 from medsam3_core.inference.protocol import Segmenter, SliceInstances
 from medsam3_core.inference.volumes import segment_volume
 from medsam3_core.prompts.checks import require_inside
 from medsam3_core.prompts.prompts import SlicePrompt
 from medsam3_core.settings.inference import InferenceSettings, Merge
-from storage.exports.instance_overlays import PromptedInstances
-from storage.exports.instances import InstanceForm, form_of, write_instances, write_structures
+from storage.exports.instance_overlays import DrawnSlice, PromptedInstances
+from storage.exports.registry import format_of_file
+from storage.exports.releases import write_slice, write_volume
 from storage.sources.formats.single import InputImage
 
 _RUN = "predict"
@@ -69,7 +69,7 @@ def check_request(image: InputImage, request: PredictRequest) -> None:
     Raises:
         UsageError: If the file cannot be of this kind, or a prompt leaves the slice.
     """
-    form_of(request.out)
+    format_of_file(request.out)
     for prompt in request.all_prompts:
         require_inside(prompt, image.shape_yx)
 
@@ -93,7 +93,7 @@ def predict_image(image: InputImage, request: PredictRequest, segmenter: Segment
         for prompt, answer in zip(prompts, answers, strict=True)
     ]
     seconds = time.perf_counter() - started
-    write_instances(request.out, image, z, drawn, request.caption, request.settings.window)
+    write_slice(DrawnSlice(image, z, drawn, request.caption, request.settings.window), request.out)
     found = [(item.prompt.structure, float(score)) for item in drawn for score in item.instances.scores]
     notes = dict.fromkeys(note for answer in answers for note in answer.fallbacks)
     return PredictRecord(tuple(found), int(bool(found)), seconds, segmenter.device, tuple(notes))
@@ -107,9 +107,7 @@ def predict_volume(image: InputImage, request: PredictRequest, segmenter: Segmen
         UnsupportedPromptError: If the segmenter cannot take a prompt.
         StoreError: If the file cannot be written.
     """
-    if form_of(request.out) is not InstanceForm.NIFTI:
-        msg = f"a volume is written as a label map; end {request.out.name} in {InstanceForm.NIFTI}"
-        raise UsageError(msg)
+    format_of_file(request.out, volume=True)
     started = time.perf_counter()
     names = list(dict.fromkeys(prompt.structure for prompt in request.all_prompts))
     merge = Merge.UNION if request.settings.merge is Merge.AUTO else request.settings.merge
@@ -123,7 +121,7 @@ def predict_volume(image: InputImage, request: PredictRequest, segmenter: Segmen
         followed=[_RUN] if request.followed else [],
     )[_RUN]
     seconds = time.perf_counter() - started
-    slices = write_structures(request.out, image, answer)
+    slices = write_volume(image, answer, request.out)
     found = [(name, float(score)) for name in names for score in answer.confidence(name)]
     return PredictRecord(tuple(found), slices, seconds, segmenter.device, answer.fallbacks)
 

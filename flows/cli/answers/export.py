@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flows.messages.console import say
-from storage.exports.label_maps import export_run
+from storage.exports.runs import export_run
 from storage.store.layout import existing_store
 
 

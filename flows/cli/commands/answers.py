@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from flows.settings.options import CommandWithExamples, store_option
+from flows.settings.options import CommandWithExamples, FormatOption, store_option
 from medsam3_core.settings.extras import Extra, require_extra
 
 
@@ -44,12 +44,12 @@ def sql(query: str, form: str, store: Path) -> int:
     medsam3 export 1f0c2d3e4a5b --format png --case Image_01L""",
 )
 @click.argument("run_id")
-@click.option("--format", "form", type=click.Choice(["nifti", "png"]), required=True)
+@click.option("--format", "form", cls=FormatOption, command="export", required=True)
 @click.option("--case", "case_ids", multiple=True, help="Case; repeat for several.  [default: all]")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("export"), show_default=True)
 @store_option
 def export(run_id: str, form: str, case_ids: tuple[str, ...], out: Path, store: Path) -> int:
-    """Write the predictions of a run as NIfTI label maps or PNG overlays."""
+    """Write the predictions of a run as files for other tools, or as pictures."""
     from flows.cli.answers.export import run_export
 
     return run_export(store, run_id, form, case_ids, out)

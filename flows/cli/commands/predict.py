@@ -5,7 +5,12 @@ from typing import Literal
 
 import click
 
-from flows.settings.options import CommandWithExamples, LocationType, store_option
+from flows.settings.options import (
+    CommandWithExamples,
+    FormatOption,
+    LocationType,
+    store_option,
+)
 
 
 @click.command(
@@ -35,7 +40,9 @@ from flows.settings.options import CommandWithExamples, LocationType, store_opti
 @click.option("--slice-only", "alone", is_flag=True, help="Leave the other slices of a volume alone.")
 @click.option("--threshold", type=float, help="Instances with a score above it are kept.  [default: 0.5]")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Inference setting; repeat for several.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE.png|.npz|.nii.gz")
+@click.option(
+    "--out", cls=FormatOption, command="predict", key="suffix", type=click.Path(path_type=Path), required=True
+)
 @store_option
 def predict(
     image: Path,
@@ -58,9 +65,9 @@ def predict(
 
     Boxes show examples of what to find; with --set mode=interactive each box is one object to draw. All points are one
     object, together with at most one box and one mask; a prompts file holds any number of objects, each with an
-    instance number of its own, on one slice or several. FILE.npz holds masks, scores and boxes, FILE.png is a picture,
-    FILE.nii.gz a label map. Of a volume, a text without --slice is asked on all slices; what is drawn on --slice is
-    followed through the others, by the tracker if the weights have one, else by detection linked by overlap.
+    instance number of its own, on one slice or several. Of a volume, a text without --slice is asked on all slices;
+    what is drawn on --slice is followed through the others, by the tracker if the weights have one, else by detection
+    linked by overlap.
     """
     from flows.cli.work.predict import run_predict
     from flows.cli.work.predict_request import PredictOptions
@@ -83,7 +90,7 @@ def predict(
 @click.option("--prompt", default="text", show_default=True, help="text, or agent: --text is a request in your words.")
 @click.option("--prompts", type=click.Path(path_type=Path), metavar="FILE", help="Prompts as CSV, Parquet or JSON.")
 @click.option("--out", type=LocationType(), required=True, help="Folder for the segmentations, or s3://.")
-@click.option("--format", "form", type=click.Choice(["nifti", "dicom-seg", "zarr"]), default="nifti", show_default=True)
+@click.option("--format", "form", cls=FormatOption, command="segment", default="nifti", show_default=True)
 @click.option("--reader", default="auto", show_default=True, help="Recipe or layout by name.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Inference setting; repeat for several.")
 @click.option("--cluster", default="local", show_default=True, help="Cluster by name.")

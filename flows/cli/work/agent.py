@@ -17,7 +17,7 @@ from medsam3_core.errors import UsageError
 from medsam3_core.inference.protocol import Segmenter
 from medsam3_core.prompts.policies import PromptKind, PromptPolicy
 from medsam3_core.settings.inference import InferenceSettings
-from storage.exports.instances import InstanceForm, form_of
+from storage.exports.registry import format_of_file
 from storage.runs.traces import read_trace_file
 from storage.sources.formats.single import read_input_image
 from storage.store.layout import StoreLayout, existing_store
@@ -57,7 +57,7 @@ def predict_by_request(store: StoreLayout, options: PredictOptions) -> None:
     if events is None:
         require_allowed(settings.agent, endpoint)
     image = read_input_image(options.image)
-    volume = form_of(options.out) is InstanceForm.NIFTI and image.depth > 1 and options.slice is None
+    volume = format_of_file(options.out).holds_volumes and image.depth > 1 and options.slice is None
     z = None if volume else image.require_slice(options.slice)
     caption = f"{options.weights}   {'; '.join(requests)}   {settings.canonical()}"
     request = AgentPredictRequest(requests, z, PromptPolicy.parse(policy), settings, options.out, caption, events)

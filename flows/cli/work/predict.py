@@ -15,7 +15,7 @@ from medsam3_core.prompts.checks import is_interactive
 from medsam3_core.prompts.prompts import SlicePrompt
 from medsam3_core.prompts.words import assemble_prompts, parse_box, parse_point
 from medsam3_core.settings.inference import InferenceSettings, PromptMode
-from storage.exports.instances import InstanceForm, form_of
+from storage.exports.registry import format_of_file, volume_suffixes
 from storage.prompts.files import prompts_of_image
 from storage.prompts.masks import read_mask_prompts
 from storage.sources.formats.single import InputImage, read_input_image
@@ -45,9 +45,9 @@ def run_predict(root: Path, options: PredictOptions) -> int:
 
 def _predict(store: StoreLayout, options: PredictOptions) -> None:
     settings = _settings(options)
-    form = form_of(options.out)
+    form = format_of_file(options.out)
     image = read_input_image(options.image)
-    volume = form is InstanceForm.NIFTI and image.depth > 1
+    volume = form.holds_volumes and image.depth > 1
     asked = _asked(options, image, settings, volume=volume)
     caption = f"{options.weights}   {_said(options)}   {settings.canonical()}"
     request = PredictRequest(asked, volume and not options.alone and _are_keys(asked), settings, options.out, caption)
@@ -92,7 +92,7 @@ def _asked_by_file(
     if len(asked) > 1 and not volume:
         msg = (
             f"{file} has prompts on {len(asked)} slices, and {options.out.name} holds one; name it with --slice, or "
-            f"write a label map ({InstanceForm.NIFTI})"
+            f"write a label map ({volume_suffixes()})"
         )
         raise UsageError(msg)
     return asked

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from storage.exports.claims import claim_folder
 from storage.exports.ledger import unreleased, write_summary
-from storage.exports.releases import ReleaseForm
+from storage.exports.registry import ExportCommand, format_named
 from storage.exports.segment_plan import SegmentRequest, pending, run_of
 from storage.ingest.plan import IngestRequest, finish_ingest, plan_ingest, unchanged_sources
 from storage.runs.ledger import Run
@@ -41,6 +41,7 @@ def segment_here(
     `meanwhile` is called between the two, `before_release` when it is known what is to be released. When `dies_after`
     files were released, `ProcessDiedError` ends it: no row of them is written, as if the process had been killed.
     """
+    written = format_named(form, ExportCommand.SEGMENT)
     crumbs = BreadcrumbFolder(store.breadcrumbs() / "here")
     asked = run_of(store, request)
     run, wanted = asked.run, IngestRequest(request.source, request.cohort)
@@ -65,7 +66,7 @@ def segment_here(
     sources = unchanged_sources(store, ingest)
     weights = f"{run.weights.name}@{run.weights.version}"
     export = ExportBatch(
-        store, run.run_id, run.structures, dict(run.texts), weights, ingest.source_root, ReleaseForm(form), out, claim,
+        store, run.run_id, run.structures, dict(run.texts), weights, ingest.source_root, written, out, claim,
         anonymous,
     )  # fmt: skip
     left = [

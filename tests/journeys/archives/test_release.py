@@ -14,7 +14,7 @@ from flows.cli.entry import cli
 from flows.segment import SegmentSummary
 from medsam3_core.errors import UsageError
 from storage.exports.claims import claim_folder, require_claim, require_claimable
-from storage.exports.label_maps import export_run
+from storage.exports.runs import export_run
 from storage.exports.segment_plan import SegmentRequest, run_of
 from storage.runs.ledger import Run
 from storage.store.layout import StoreLayout

@@ -11,13 +11,14 @@ import pydicom
 import pytest
 from pydicom.dataset import FileDataset
 
+from medsam3_core.cases.geometry import AffineUnit
 from medsam3_core.errors import UnsupportedPromptError, UsageError
 from storage.catalog.guard import run_sql
 from storage.cohorts.cohorts import case_refs, latest_cases
-from storage.cohorts.volumes import StoredVolume, open_case_volume
-from storage.exports import releases
-from storage.exports.label_maps import nifti_image
-from storage.exports.releases import ReleaseError, compare_masks
+from storage.cohorts.volumes import open_case_volume
+from storage.exports.formats import nifti
+from storage.exports.registry import ReleaseError
+from storage.exports.releases import compare_masks
 from storage.exports.segment_plan import SegmentRequest, require_out_apart
 from storage.ingest.plan import IngestRequest, plan_ingest
 from storage.store.layout import StoreLayout
@@ -279,12 +280,14 @@ def test_a_label_map_has_numbers_and_unit_of_its_source(measured: tuple, store: 
 def test_another_unit_in_the_file_is_not_released(
     archive: tuple, store: StoreLayout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def in_metres(values: np.ndarray, volume: StoredVolume) -> nib.Nifti1Image:
-        image = nifti_image(values, volume)
+    image_of = nifti.nifti_image
+
+    def in_metres(values: np.ndarray, affine: np.ndarray, unit: AffineUnit | None) -> nib.Nifti1Image:
+        image = image_of(values, affine, unit)
         image.header.set_xyzt_units(xyz="meter")
         return image
 
-    monkeypatch.setattr(releases, "nifti_image", in_metres)
+    monkeypatch.setattr(nifti, "nifti_image", in_metres)
     assert segment_here(store, request(archive[0], tmp_path), tmp_path / "out")[1] == {"unreleased": 1}
     assert "the unit meter is not that of the input, mm" in (tmp_path / "out" / "manifest.csv").read_text()
 
@@ -296,11 +299,11 @@ def test_a_file_that_reads_back_differently_is_not_released() -> None:
     mask[1, 1, 1] = True
     here = VolumeGeometry.from_nifti((2, 3, 4), np.diag([1.0, 1, 2, 1]))
     moved = VolumeGeometry.from_nifti((2, 3, 4), np.array([[1.0, 0, 0, 5], [0, 1, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1]]))
-    assert compare_masks({"a": mask}, here, {"a": mask}, here, "x") == 0
+    assert compare_masks(["a"], lambda _: mask, here, lambda _: mask, here, "x") == 0
     with pytest.raises(ReleaseError, match="1 other voxels"):
-        compare_masks({"a": mask}, here, {"a": np.zeros_like(mask)}, here, "x")
+        compare_masks(["a"], lambda _: mask, here, lambda _: np.zeros_like(mask), here, "x")
     with pytest.raises(ReleaseError, match=r"lies 5\.000 mm away"):
-        compare_masks({"a": mask}, here, {"a": mask}, moved, "x")
+        compare_masks(["a"], lambda _: mask, here, lambda _: mask, moved, "x")
 
 
 def test_requests_that_make_no_sense_are_refused(archive: tuple, store: StoreLayout, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from storage.catalog.compaction import compact_scores
 from storage.catalog.guard import run_sql
 from storage.cohorts.cohorts import latest_cases
 from storage.cohorts.volumes import open_case_volume
-from storage.exports.label_maps import export_run
+from storage.exports.runs import export_run
 from storage.runs.requests import BenchmarkRequest
 from storage.store import leases, writers
 from storage.store.atomic import read_json, replacing, write_json

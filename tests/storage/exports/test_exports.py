@@ -10,7 +10,8 @@ from medsam3_core.errors import StoreError, UsageError
 from storage.catalog.queries.leaderboard import read_leaderboard
 from storage.cohorts.cohorts import latest_cases, write_cases
 from storage.cohorts.volumes import open_case_volume
-from storage.exports.label_maps import export_run, find_run, merge_structures
+from storage.exports.label_maps import merge_structures
+from storage.exports.runs import export_run, find_run
 from storage.runs.predictions import PredictionWriter, open_prediction
 from storage.runs.requests import BenchmarkRequest
 from storage.store.atomic import read_json
@@ -108,9 +109,10 @@ def test_an_unknown_case_lists_those_with_a_prediction(phantom_run: StoreLayout,
         export_run(phantom_run, run_of(phantom_run, "fundus"), "png", ["x"], tmp_path)
 
 
-def test_an_unknown_form_is_refused(phantom_run: StoreLayout, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="'jpeg' is not a valid ExportForm"):
-        export_run(phantom_run, run_of(phantom_run, "fundus"), "jpeg", [], tmp_path)
+@pytest.mark.parametrize("form", ["jpeg", "dicom-seg"])
+def test_a_format_that_export_does_not_write_is_refused(phantom_run: StoreLayout, tmp_path: Path, form: str) -> None:
+    with pytest.raises(UsageError, match=rf"unknown format '{form}'; medsam3 export writes: .*nifti, png"):
+        export_run(phantom_run, run_of(phantom_run, "fundus"), form, [], tmp_path)
 
 
 def test_label_maps_of_two_runs_do_not_share_a_folder(phantom_run: StoreLayout, tmp_path: Path) -> None:
