@@ -1,36 +1,13 @@
 """What each layout engine can be told in the `parameters` of a recipe, validated when the recipe is loaded."""
 
-import re
 from enum import StrEnum
 from typing import Annotated, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from medsam3_core.cases.recipes import Recipe
 from medsam3_core.errors import UsageError
-
-
-def _compiles(pattern: str) -> str:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        msg = f"{pattern!r} is no regular expression: {error}"
-        raise ValueError(msg) from None
-    return pattern
-
-
-def _has_key(pattern: str) -> str:
-    if "key" not in re.compile(_compiles(pattern)).groupindex:
-        msg = f"{pattern!r} needs a group (?P<key>...): what an image and its reference have in common"
-        raise ValueError(msg)
-    return pattern
-
-
-Pattern = Annotated[str, AfterValidator(_compiles)]
-"""Regular expression."""
-
-PathPattern = Annotated[str, AfterValidator(_has_key)]
-"""Regular expression that must match a whole path relative to the source (`/` between folders, case ignored)."""
+from storage.sources.listing.patterns import PathPattern, Pattern
 
 LabelValue = Annotated[int, Field(gt=0)]
 
