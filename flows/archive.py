@@ -6,6 +6,7 @@ from prefect.states import Completed, Failed, State
 from flows.messages.console import tell
 from flows.segment import segment_source
 from flows.service.deployed import store_of
+from flows.settings.defaults import CLUSTER, FORMAT
 from flows.settings.settings import ArchiveSettings, read_settings
 from storage.exports.segment_plan import ReleaseRequest, SegmentRequest
 
@@ -14,7 +15,7 @@ _AS_IN_THE_SETTINGS = ArchiveSettings()
 
 @flow(name="segment-archive", flow_run_name="segment-archive")
 def segment_archive(
-    archive: ArchiveSettings = _AS_IN_THE_SETTINGS, store: str = "", cluster: str = "local"
+    archive: ArchiveSettings = _AS_IN_THE_SETTINGS, store: str = "", cluster: str = CLUSTER
 ) -> State[str]:
     """Segment what is new in an archive and release it.
 
@@ -30,7 +31,7 @@ def segment_archive(
         tell(said)
         return Completed(message=said, data=said)
     request = SegmentRequest(asked.source, asked.weights, asked.texts)
-    summary = segment_source(request, ReleaseRequest(asked.out, asked.form or "nifti"), str(layout.root), cluster)
+    summary = segment_source(request, ReleaseRequest(asked.out, asked.form or FORMAT), str(layout.root), cluster)
     counted = ", ".join(f"{count} {status}" for status, count in sorted(summary.counts.items())) or "no case"
     said = f"{asked.source}: {counted} (run {summary.run_id})"
     tell(said, alarming=bool(summary.unfinished))

@@ -13,6 +13,7 @@ from flows.messages.console import note
 from flows.service.deployed import store_of
 from flows.service.prepared import PlannedBenchmark, planned_benchmark
 from flows.settings.agent import endpoint_settings
+from flows.settings.defaults import CLUSTER
 from flows.settings.settings import named_cluster
 from flows.stream import stream_cases
 from storage.catalog.catalog import publish_catalog
@@ -58,7 +59,7 @@ class BenchmarkSummary:
 
 @flow(name="benchmark", flow_run_name="benchmark-{request.cohorts}")
 def benchmark_cohorts(
-    request: BenchmarkRequest = ALL_THAT_IS_STALE, store: str = "", cluster: str = "local", cache_encodings: str = ""
+    request: BenchmarkRequest = ALL_THAT_IS_STALE, store: str = "", cluster: str = CLUSTER, cache_encodings: str = ""
 ) -> BenchmarkSummary:
     """Segment and score every case that has no fresh score yet, for every combination that is asked for.
 

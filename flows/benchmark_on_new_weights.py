@@ -127,7 +127,7 @@ def benchmark_new_weights(
     store: str = "",
     old_sha256: str = "",
     new_sha256: str = "",
-    cluster: str = "local",
+    cluster: str = CLUSTER,
     quiet_seconds: float = 10.0,
 ) -> State[str]:
     """Bring all benchmarks of some weights up to date with their newest version, and say whether it got worse.

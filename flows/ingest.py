@@ -8,6 +8,7 @@ from prefect.cache_policies import NO_CACHE
 from flows.clusters.clusters import Workers, dask_workers
 from flows.messages.console import say
 from flows.service.deployed import store_of
+from flows.settings.defaults import CLUSTER
 from flows.settings.settings import named_cluster
 from flows.stream import stream_cases
 from storage.catalog.catalog import publish_catalog
@@ -36,7 +37,7 @@ class IngestSummary:
 
 
 @flow(name="ingest", flow_run_name="ingest-{request.cohort}")
-def ingest_cohort(request: IngestRequest, store: str = "", cluster: str = "local") -> IngestSummary:
+def ingest_cohort(request: IngestRequest, store: str = "", cluster: str = CLUSTER) -> IngestSummary:
     """Convert a source dataset to OME-Zarr, case by case, and record what was accepted and what was not.
 
     Args:

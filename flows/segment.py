@@ -12,6 +12,7 @@ from flows.ingest import convert_cases
 from flows.messages.console import say
 from flows.service.deployed import store_of
 from flows.service.prepared_segment import prepared_segment
+from flows.settings.defaults import CLUSTER
 from flows.settings.settings import named_cluster
 from flows.stream import stream_cases
 from storage.catalog.catalog import publish_catalog
@@ -50,7 +51,7 @@ class SegmentSummary:
 
 @flow(name="segment", flow_run_name="segment-{request.source}")
 def segment_source(
-    request: SegmentRequest, release: ReleaseRequest, store: str = "", cluster: str = "local"
+    request: SegmentRequest, release: ReleaseRequest, store: str = "", cluster: str = CLUSTER
 ) -> SegmentSummary:
     """Segment every case of a source and release what was drawn; what is done already is not done again.
 

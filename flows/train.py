@@ -10,6 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from flows.ingest import ingest_cohort
 from flows.messages.console import say
 from flows.service.deployed import store_of
+from flows.settings.defaults import CLUSTER
 from flows.settings.python_internals import forget_thread_exit_hooks
 from medsam3_core.errors import UsageError
 from medsam3_core.settings.extras import Extra, require_extra
@@ -22,7 +23,7 @@ if TYPE_CHECKING:  # it imports torch
 
 
 @flow(name="train", flow_run_name="train-{config}")
-def train_flow(config: str, store: str = "", cluster: str = "local") -> dict[str, Any]:
+def train_flow(config: str, store: str = "", cluster: str = CLUSTER) -> dict[str, Any]:
     """Train what a configuration asks for; started again, it goes on where it stopped.
 
     Args:

@@ -13,7 +13,7 @@ from dashboards.figures.style import GRID, MUTED, weights_colours
 from medsam3_core.errors import Medsam3Error
 from storage.catalog.queries import pages
 from storage.catalog.relations import tables_state
-from storage.store.layout import STORE_VARIABLE, StoreLayout, existing_store
+from storage.store.layout import DEFAULT_STORE, STORE_VARIABLE, StoreLayout, existing_store
 from storage.store.locations import location
 from storage.store.runs import broken_runs
 
@@ -32,7 +32,7 @@ _CHART = {"displaylogo": False, "modeBarButtonsToRemove": ["lasso2d", "select2d"
 
 def store() -> StoreLayout:
     """The store that the dashboard was started on."""
-    return existing_store(os.environ.get(STORE_VARIABLE, "medsam3-store"))
+    return existing_store(os.environ.get(STORE_VARIABLE, DEFAULT_STORE))
 
 
 def show_css() -> None:

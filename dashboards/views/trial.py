@@ -13,6 +13,7 @@ from dashboards.views.parts import accepted_cases, colours, heading, nothing_yet
 from dashboards.views.try_slice import TrialAnswer, TrialPrompt, TrialSegmenter, load_trial_segmenter, weights_names
 from dashboards.views.uploads import READABLE, UploadedImage, read_upload
 from medsam3_core.errors import Medsam3Error
+from medsam3_core.settings.inference import InferenceSettings
 
 _CASE, _UPLOAD = "A case of the store", "An upload"
 _BOX, _INSIDE, _OUTSIDE = "Box", "Point inside", "Point outside"
@@ -144,7 +145,8 @@ def _answer(rgb: NDArray[np.uint8], spacing_yx: tuple[float, float], prompt: Tri
         first = pick("Left weights", names, "try_left")
     with boxes[1]:
         second = pick("Right weights", [*names[1:], names[0]], "try_right")
-    threshold = st.slider("Threshold (score)", 0.0, 0.95, 0.5, 0.05, help="Instances below this score are dropped.")
+    own = InferenceSettings().threshold
+    threshold = st.slider("Threshold (score)", 0.0, 0.95, own, 0.05, help="Instances below this score are dropped.")
     asked = st.button("Segment", type="primary", disabled=prompt.empty, icon=":material/play_arrow:", width="stretch")
     st.caption(_describe(prompt))
     if asked:

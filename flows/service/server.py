@@ -73,7 +73,9 @@ class ServerPlace:
             "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
             "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(180 * 24 * 3600),
         }
-        from storage.store.layout import STORE_VARIABLE  # it brings fsspec, which this process never uses
+        from storage.store.layout import (  # it brings fsspec, which this process never uses
+            STORE_VARIABLE,
+        )
 
         ours = {
             "PREFECT_HOME": str(self.home),
@@ -239,12 +241,12 @@ def _require_free(port: int) -> None:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run everything until Ctrl-C or SIGTERM; exit code 0 then, 1 if a part ended by itself, 2 for wrong usage."""
-    from storage.store.layout import STORE_VARIABLE
+    from storage.store.layout import DEFAULT_STORE, STORE_VARIABLE
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=4200)
     parser.add_argument("--home", type=Path, default=Path(".prefect"), help="database and logs")
-    parser.add_argument("--store", type=Path, default=Path(os.environ.get(STORE_VARIABLE, "medsam3-store")))
+    parser.add_argument("--store", type=Path, default=Path(os.environ.get(STORE_VARIABLE, DEFAULT_STORE)))
     parser.add_argument("--poll", type=float, default=2.0, help="seconds between two questions of the worker")
     parser.add_argument("--flow-runs", type=int, default=4, help="flow runs in work at a time")
     asked = parser.parse_args(words)

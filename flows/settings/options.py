@@ -1,12 +1,14 @@
 """What all commands share: exit codes, the option `--store`, a help that keeps its examples readable."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
-from storage.store.layout import STORE_VARIABLE, StoreLayout, existing_store
+from flows.settings.defaults import CLUSTER, PROMPT, READER
+from storage.store.layout import DEFAULT_STORE, STORE_VARIABLE, StoreLayout, existing_store
 from storage.store.locations import location
 
 FAILED_CASES, WRONG_USAGE, REGRESSION, INTERRUPTED = 1, 2, 3, 130
@@ -38,20 +40,46 @@ class LocationType(click.ParamType):
         return location(value)
 
 
-class FormatOption(click.Option):
-    """An option whose help is made of what the formats of its command say, read only when the help is shown."""
+class LateHelp(click.Option):
+    """An option whose help is made only when it is shown: what knows the words takes a second to import."""
 
-    def __init__(self, *args: Any, command: str, key: str = "name", **kwargs: Any) -> None:
+    def __init__(self, *args: Any, words: Callable[[], str], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.command, self.key = command, key
+        self.words = words
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        """Name (or another `key`) and help of each format."""
-        from storage.exports.registry import formats_of
-
-        said = [f"{getattr(item, self.key)}: {item.help}" for item in formats_of(self.command)]
-        self.help = f"{'; '.join(said)}."
+        """Declaration and help."""
+        self.help = self.words()
         return super().get_help_record(ctx)
+
+
+def formats_help(command: str, key: str = "name") -> str:
+    """Name (or another `key`) and description of each format that a command writes."""
+    from storage.exports.registry import formats_of
+
+    return "; ".join(f"{getattr(item, key)}: {item.help}" for item in formats_of(command)) + "."
+
+
+def threshold_help() -> str:
+    """The description of the inference setting."""
+    from medsam3_core.settings.described import option_help
+    from medsam3_core.settings.inference import InferenceSettings
+
+    return option_help(InferenceSettings, "threshold")
+
+
+reader_option = click.option("--reader", default=READER, show_default=True, help="Recipe or layout by name.")
+prompt_option = click.option(
+    "--prompt", default=PROMPT, show_default=True, help="text, or agent: --text is a request in your words."
+)
+settings_option = click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Inference setting; repeat for several."
+)
+
+
+def cluster_option(words: str = "Cluster by name.") -> Callable[[click.decorators.FC], click.decorators.FC]:
+    """`--cluster NAME`, the same everywhere."""
+    return click.option("--cluster", default=CLUSTER, show_default=True, help=words)
 
 
 def store_option(command: click.decorators.FC) -> click.decorators.FC:
@@ -59,8 +87,8 @@ def store_option(command: click.decorators.FC) -> click.decorators.FC:
     return click.option(
         "--store",
         type=LocationType(),
-        default=lambda: os.environ.get(STORE_VARIABLE, "medsam3-store"),
-        help="Folder of the store, or s3://bucket/prefix.  [default: $MEDSAM3_STORE, else ./medsam3-store]",
+        default=lambda: os.environ.get(STORE_VARIABLE, DEFAULT_STORE),
+        help=f"Folder of the store, or s3://bucket/prefix.  [default: ${STORE_VARIABLE}, else ./{DEFAULT_STORE}]",
     )(command)
 
 

@@ -45,15 +45,17 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from flows.settings.clusters import ClusterSettings, parse_cluster
+from flows.settings.defaults import LEFTOVER_HOURS, METRICS
 from medsam3_core.agent.chat import Price
 from medsam3_core.errors import UsageError
 from storage.store.locations import is_remote, location
 from storage.store.request_schema import STRICT
-from tasks.agent.endpoint import KEY_VARIABLE
+from tasks.agent.endpoint import EndpointSettings
 
 VARIABLE = "MEDSAM3_SETTINGS"
 FILE_NAME = "medsam3.toml"
 _Seconds = Annotated[float, Field(gt=0)]
+_ENDPOINT = EndpointSettings()
 
 
 def _of_segment(form: str) -> str:
@@ -89,7 +91,7 @@ class CompareSettings:
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
-    metrics: Annotated[tuple[str, ...], Field(min_length=1)] = ("dice",)
+    metrics: Annotated[tuple[str, ...], Field(min_length=1)] = METRICS
     margins: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -146,7 +148,7 @@ class MaintenanceSettings:
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     encodings: str = ""
-    leftover_hours: Annotated[float, Field(ge=0)] = 1.0
+    leftover_hours: Annotated[float, Field(ge=0)] = LEFTOVER_HOURS
     files_per_run: Annotated[int, Field(gt=0)] = 500
 
 
@@ -167,10 +169,10 @@ class AgentSite:
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     url: Annotated[str, Field(pattern=r"^(https?://\S+)?$")] = ""
     model: str = ""
-    key_variable: str = KEY_VARIABLE
-    timeout_seconds: _Seconds = 120.0
-    tries: Annotated[int, Field(ge=1, le=20)] = 4
-    backoff_seconds: _Seconds = 1.0
+    key_variable: str = _ENDPOINT.key_variable
+    timeout_seconds: _Seconds = _ENDPOINT.timeout_seconds
+    tries: Annotated[int, Field(ge=1, le=20)] = _ENDPOINT.tries
+    backoff_seconds: _Seconds = _ENDPOINT.backoff_seconds
     prices: Mapping[str, Price] = field(default_factory=dict)
 
 

@@ -2,9 +2,10 @@
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from medsam3_core.errors import UsageError
+from medsam3_core.settings.described import described
 
 VOCABULARY_VERSION = 1
 """Raised whenever the rules would understand a request differently; part of the prompt id of the policy `agent`."""
@@ -19,29 +20,22 @@ _HOST = re.compile(r"[\w.:\[\]-]{1,253}")
 
 @dataclass(frozen=True, slots=True)
 class AgentSettings:
-    """One value per setting; caps of 0 do not bound.
+    """One value per setting, described at its field; caps of 0 do not bound."""
 
-    Attributes:
-        agent_model: `rules`, or the name of a model at the configured endpoint.
-        agent_turns: Answers of the model per request.
-        agent_tokens: Tokens, in and out, per case.
-        agent_seconds: Seconds of the agent per case.
-        agent_cost: Money per case, in the unit of the price table.
-        agent_run_tokens: Tokens of the whole run.
-        agent_run_seconds: Seconds of the agent over all cases of the run.
-        agent_run_cost: Money of the whole run.
-        share_pixels: `off`; `on` shows pictures to an endpoint on this machine; the name of a host to that host.
-    """
-
-    agent_model: str = RULES
-    agent_turns: int = 12
-    agent_tokens: int = 100_000
-    agent_seconds: float = 600.0
-    agent_cost: float = 1.0
-    agent_run_tokens: int = 0
-    agent_run_seconds: float = 0.0
-    agent_run_cost: float = 0.0
-    share_pixels: str = PIXELS_OFF
+    agent_model: str = field(
+        default=RULES, metadata=described("name of a model at the configured endpoint, or `rules`")
+    )
+    agent_turns: int = field(default=12, metadata=described("answers of the model per request"))
+    agent_tokens: int = field(default=100_000, metadata=described("tokens, in and out, per case"))
+    agent_seconds: float = field(default=600.0, metadata=described("seconds of the agent per case"))
+    agent_cost: float = field(default=1.0, metadata=described("money per case, in the unit of the price table"))
+    agent_run_tokens: int = field(default=0, metadata=described("tokens of the whole run, over all workers"))
+    agent_run_seconds: float = field(default=0.0, metadata=described("seconds of the agent over all cases of the run"))
+    agent_run_cost: float = field(default=0.0, metadata=described("money of the whole run"))
+    share_pixels: str = field(
+        default=PIXELS_OFF,
+        metadata=described("`on` shows pictures to an endpoint on this machine, the name of a host to that host"),
+    )
 
     def __post_init__(self) -> None:
         if not _MODEL.fullmatch(self.agent_model):

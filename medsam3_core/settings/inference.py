@@ -1,13 +1,14 @@
 """Settings of inference that can change a number: parsed from `--set key=value`, hashed as `settings_id`."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, Self
 
 from medsam3_core.digests import short_digest
 from medsam3_core.errors import UsageError
 from medsam3_core.settings.agent import AgentSettings
+from medsam3_core.settings.described import described
 
 _AGENT = "agent"
 _DEFAULT_AGENT = AgentSettings()
@@ -47,28 +48,52 @@ class Dtype(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class InferenceSettings:
-    """One value per setting; the defaults are the product's protocol.
+    """One value per setting, described at its field; the defaults are the product's protocol.
 
     Attributes:
-        mode: `concept` (text, exemplar boxes) or `interactive` (points, boxes, masks on the SAM head).
-        merge: `auto` is the rule of the prompt: union for text and instance prompts, best for one exemplar box;
-            `top` keeps the one instance with the highest score, whatever was asked; `semantic` takes the semantic
-            mask as one instance, `components` each connected part of it.
-        threshold: Instances whose score is not above it are dropped; the semantic mask where its presence is not.
-        tiles: N of N x N overlapping tiles per slice; 1 is the whole slice.
-        resolution: Input side in pixels; 0 is the weights' own.
-        dtype: Precision; `auto` takes mixed where bf16 is fast, else fp32.
-        window: Intensity policy; `recipe` is what the cohort's recipe says.
         agent: Model, turns and caps of the policy `agent`; each is a key of its own.
     """
 
-    mode: PromptMode = PromptMode.CONCEPT
-    merge: Merge = Merge.AUTO
-    threshold: float = 0.5
-    tiles: int = 1
-    resolution: int = 0
-    dtype: Dtype = Dtype.AUTO
-    window: str = "recipe"
+    mode: PromptMode = field(
+        default=PromptMode.CONCEPT,
+        metadata=described("`interactive` answers boxes, points and masks as objects on the interactive (SAM) head"),
+    )
+    merge: Merge = field(
+        default=Merge.AUTO,
+        metadata=described(
+            "which instances become the mask: `union` all, `best` the one that fits the box best, `top` the one "
+            "with the highest score, whatever was asked; `semantic` takes the semantic mask as one instance and "
+            "`components` each connected part of it, scored by presence. `auto` is `union`, for one exemplar box "
+            "`best`"
+        ),
+    )
+    threshold: float = field(
+        default=0.5,
+        metadata=described(
+            "instances whose score is not above it are dropped (not objects that were clicked or shown to the "
+            "interactive head); so is the semantic mask of a slice, or of a tile, whose presence (the probability "
+            "that what was asked is there at all) is not"
+        ),
+    )
+    tiles: int = field(
+        default=1,
+        metadata=described("N x N overlapping tiles per slice, for vessels and pathology; 1 is the whole slice"),
+    )
+    resolution: int = field(default=0, metadata=described("input side in pixels; 0 is that of the weights"))
+    dtype: Dtype = field(
+        default=Dtype.AUTO,
+        metadata=described(
+            "`fp32`, `bf16` or `mixed` (encoders in bf16, heads in fp32, but for the matrix products of the "
+            "fusion encoder); `auto` is `mixed` where bf16 is fast, else `fp32`"
+        ),
+    )
+    window: str = field(
+        default="recipe",
+        metadata=described(
+            "how intensities become 8 bits: `recipe` (of the cohort), `ct:CENTRE,WIDTH`, `percentile:LOW,HIGH`, "
+            "`minmax`, `identity` or `auto`"
+        ),
+    )
     agent: AgentSettings = _DEFAULT_AGENT
 
     def __post_init__(self) -> None:
@@ -89,8 +114,8 @@ class InferenceSettings:
         Raises:
             UsageError: If a key is unknown or doubled or a value is outside its range; lists what exists.
         """
-        own = {field.name: field for field in fields(cls) if field.name != _AGENT}
-        of_agent = {field.name: field for field in fields(AgentSettings)}
+        own = {one.name: one for one in fields(cls) if one.name != _AGENT}
+        of_agent = {one.name: one for one in fields(AgentSettings)}
         known = own | of_agent
         values: dict[str, Any] = {}
         for assignment in assignments:
@@ -108,7 +133,7 @@ class InferenceSettings:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """The way back from `dataclasses.asdict` through JSON, as a run keeps its settings; of an older run too."""
-        known, default = {field.name for field in fields(cls)} - {_AGENT}, cls()
+        known, default = {one.name for one in fields(cls)} - {_AGENT}, cls()
         plain = {name: type(getattr(default, name))(values[name]) for name in known & values.keys()}
         return cls(agent=AgentSettings(**values.get(_AGENT, {})), **plain)
 

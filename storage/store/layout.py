@@ -24,6 +24,8 @@ from storage.store.locations import cache_folder, connection_errors, is_remote, 
 from storage.store.pseudonyms import require_key_outside
 
 STORE_VARIABLE = "MEDSAM3_STORE"
+DEFAULT_STORE = "medsam3-store"
+"""Folder of the store where nothing else is said."""
 """Environment variable that names the store where nothing else does."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")

@@ -1,10 +1,12 @@
 """The commands that read what is in the store: status, sql, export, compare, report, dashboard."""
 
+from functools import partial
 from pathlib import Path
 
 import click
 
-from flows.settings.options import CommandWithExamples, FormatOption, store_option
+from flows.settings.defaults import METRICS
+from flows.settings.options import CommandWithExamples, LateHelp, formats_help, store_option
 from medsam3_core.settings.extras import Extra, require_extra
 
 
@@ -44,7 +46,7 @@ def sql(query: str, form: str, store: Path) -> int:
     medsam3 export 1f0c2d3e4a5b --format png --case Image_01L""",
 )
 @click.argument("run_id")
-@click.option("--format", "form", cls=FormatOption, command="export", required=True)
+@click.option("--format", "form", cls=LateHelp, words=partial(formats_help, "export"), required=True)
 @click.option("--case", "case_ids", multiple=True, help="Case; repeat for several.  [default: all]")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("export"), show_default=True)
 @store_option
@@ -66,7 +68,7 @@ def export(run_id: str, form: str, case_ids: tuple[str, ...], out: Path, store: 
 @click.option("--cohort", "cohorts", multiple=True, help="Cohort; repeat for several.  [default: all in common]")
 @click.option("--split", help="Cases of this split.  [default: all]")
 @click.option(
-    "--metric", "metrics", multiple=True, default=("dice",), help="Metric; repeat for several.  [default: dice]"
+    "--metric", "metrics", multiple=True, default=METRICS, show_default=True, help="Metric; repeat for several."
 )
 @click.option("--margin", "margins", multiple=True, metavar="METRIC=F", help="How much worse is tolerated; repeatable.")
 @click.option("--fail-on-regression", is_flag=True, help="Exit with 3 where NEW is worse by more than the margin.")

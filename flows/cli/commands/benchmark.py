@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from flows.settings.options import CommandWithExamples, store_option
+from flows.settings.options import CommandWithExamples, cluster_option, settings_option, store_option
 
 
 @click.command(
@@ -21,9 +21,9 @@ from flows.settings.options import CommandWithExamples, store_option
 @click.option("--prompt", "prompts", multiple=True, help="Policy, such as text or box:jitter=0.1.")
 @click.option("--split", help="Split, or all.  [default: test where the cohort has one, else all]")
 @click.option("--structure", "structures", multiple=True, help="Structure; repeat for several.  [default: all]")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Inference setting; repeat for several.")
+@settings_option
 @click.option("--preset", metavar="NAME", help="Prompts and settings of a published protocol: medical-sam3-v1.")
-@click.option("--cluster", default="local", show_default=True, help="Cluster by name.")
+@cluster_option()
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many cases per cohort.")
 @click.option(
     "--cache-encodings",

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from flows.settings.options import CommandWithExamples, store_option
+from flows.settings.options import CommandWithExamples, cluster_option, reader_option, store_option
 
 
 @click.command(
@@ -17,11 +17,11 @@ from flows.settings.options import CommandWithExamples, store_option
 )
 @click.argument("source")
 @click.option("--cohort", help="Name of the cohort in the store.")
-@click.option("--reader", default="auto", show_default=True, help="Recipe or layout by name.")
+@reader_option
 @click.option("--recipe", type=click.Path(path_type=Path), help="Recipe file (YAML).")
 @click.option("--split", help="Split of all cases, against the recipe's own rule.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many cases.")
-@click.option("--cluster", default="local", show_default=True, help="Cluster by name.")
+@cluster_option()
 @click.option("--check", is_flag=True, help="Read everything, write nothing, say what is wrong or suspicious.")
 @click.option("--format", "output", type=click.Choice(["table", "json"]), help="Answer of --check.  [default: table]")
 @store_option

@@ -1,15 +1,22 @@
 """The commands that draw where there is no reference: predict one image, segment an archive."""
 
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import click
 
+from flows.settings.defaults import FORMAT
 from flows.settings.options import (
     CommandWithExamples,
-    FormatOption,
+    LateHelp,
     LocationType,
+    cluster_option,
+    formats_help,
+    prompt_option,
+    reader_option,
+    settings_option,
     store_option,
+    threshold_help,
 )
 
 
@@ -34,14 +41,19 @@ from flows.settings.options import (
     "--mask", "masks", multiple=True, type=click.Path(path_type=Path), help="Drawn mask of one object, as a file."
 )
 @click.option("--prompts", type=click.Path(path_type=Path), metavar="FILE", help="Prompts as CSV, Parquet or JSON.")
-@click.option("--prompt", default="text", show_default=True, help="text, or agent: --text is a request in your words.")
+@prompt_option
 @click.option("--replay", type=click.Path(path_type=Path), help="Answer from this trace of the agent, asking nobody.")
 @click.option("--slice", "z", type=int, help="Slice of a volume, from 0.")
 @click.option("--slice-only", "alone", is_flag=True, help="Leave the other slices of a volume alone.")
-@click.option("--threshold", type=float, help="Instances with a score above it are kept.  [default: 0.5]")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Inference setting; repeat for several.")
+@click.option("--threshold", cls=LateHelp, words=threshold_help, type=float)
+@settings_option
 @click.option(
-    "--out", cls=FormatOption, command="predict", key="suffix", type=click.Path(path_type=Path), required=True
+    "--out",
+    cls=LateHelp,
+    words=partial(formats_help, "predict", "suffix"),
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FILE",
 )
 @store_option
 def predict(
@@ -87,13 +99,15 @@ def predict(
 @click.argument("source")
 @click.option("--weights", "name", required=True, metavar="NAME", help="NAME or NAME@N.")
 @click.option("--text", "texts", multiple=True, help="Structure to look for; repeat for several.")
-@click.option("--prompt", default="text", show_default=True, help="text, or agent: --text is a request in your words.")
+@prompt_option
 @click.option("--prompts", type=click.Path(path_type=Path), metavar="FILE", help="Prompts as CSV, Parquet or JSON.")
 @click.option("--out", type=LocationType(), required=True, help="Folder for the segmentations, or s3://.")
-@click.option("--format", "form", cls=FormatOption, command="segment", default="nifti", show_default=True)
-@click.option("--reader", default="auto", show_default=True, help="Recipe or layout by name.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Inference setting; repeat for several.")
-@click.option("--cluster", default="local", show_default=True, help="Cluster by name.")
+@click.option(
+    "--format", "form", cls=LateHelp, words=partial(formats_help, "segment"), default=FORMAT, show_default=True
+)
+@reader_option
+@settings_option
+@cluster_option()
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many cases.")
 @click.option("--retry", is_flag=True, help="Try rejected, failed and crashed cases, and damaged predictions, again.")
 @click.option("--anonymous", is_flag=True, help="Leave patients' names, numbers and birth dates out of DICOM.")
@@ -105,7 +119,7 @@ def segment(
     prompt: str,
     prompts: Path | None,
     out: Path,
-    form: Literal["nifti", "dicom-seg", "zarr"],
+    form: str,
     reader: str,
     settings: tuple[str, ...],
     cluster: str,

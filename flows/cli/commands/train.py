@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from flows.settings.options import CommandWithExamples, store_option
+from flows.settings.options import CommandWithExamples, cluster_option, store_option
 from medsam3_core.settings.extras import Extra, require_extra
 
 
@@ -16,7 +16,7 @@ from medsam3_core.settings.extras import Extra, require_extra
 )
 @click.argument("config", metavar="CONFIG.yaml")
 @click.option("--plan", "plan_only", is_flag=True, help="Say what would be learned from and stop.")
-@click.option("--cluster", default="local", show_default=True, help="Cluster for cohorts that are ingested first.")
+@cluster_option("Cluster for cohorts that are ingested first.")
 @store_option
 def train(config: str, plan_only: bool, cluster: str, store: Path) -> int:
     """Fine-tune weights on cohorts of the store, as CONFIG.yaml says, and register the result.

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from flows.settings.defaults import LEFTOVER_HOURS
 from flows.settings.options import CommandWithExamples, store_option
 
 
@@ -42,7 +43,8 @@ def watch(once: bool, store: Path) -> int:
     "--older-than",
     metavar="HOURS",
     type=click.FloatRange(min=0),
-    help="Scratch files of this age are leftovers; 0 only while nothing runs.  [default: settings, else 1]",
+    help="Scratch files of this age are leftovers; 0 only while nothing runs.  "
+    f"[default: settings, else {LEFTOVER_HOURS:g}]",
 )
 @click.option("--dry-run", is_flag=True, help="Say what would go and keep it.")
 @store_option

@@ -8,6 +8,7 @@ from flows.clusters.forking import begin_forking
 from flows.messages.console import say
 from flows.service.prepared import planned_benchmark
 from flows.settings.agent import with_site_model
+from flows.settings.defaults import CLUSTER
 from flows.settings.settings import named_cluster
 from storage.runs.estimates import Estimate, estimate_plan, total_seconds
 from storage.runs.plan import BenchmarkPlan, pending
@@ -17,7 +18,7 @@ from storage.store.layout import existing_store, open_store
 from storage.weights.encodings import parse_size
 
 
-def show_plan(root: Path, request: BenchmarkRequest, cluster: str = "local") -> int:
+def show_plan(root: Path, request: BenchmarkRequest, cluster: str = CLUSTER) -> int:
     """Say what would be computed and how long that took before; exit code 0."""
     from flows.clusters.kinds import worker_count
 

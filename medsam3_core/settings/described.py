@@ -1,0 +1,33 @@
+"""Settings that say themselves what they do: default and words stand at the field, where help and docs find them."""
+
+from dataclasses import Field, fields
+from typing import Any
+
+
+def described(words: str) -> dict[str, str]:
+    """Metadata of a field: its description, in Markdown."""
+    return {"words": words}
+
+
+def described_fields(settings: type[Any]) -> dict[str, Field[Any]]:
+    """Fields of a class of settings that are described, by name."""
+    return {one.name: one for one in fields(settings) if "words" in one.metadata}
+
+
+def option_help(settings: type[Any], name: str) -> str:
+    """Description and default of one setting, for the command line."""
+    one = described_fields(settings)[name]
+    words = one.metadata["words"].replace("`", "")
+    return f"{words[0].upper()}{words[1:]}.  [default: {one.default}]"
+
+
+def settings_table(settings: type[Any]) -> list[str]:
+    """One row of a Markdown table per setting: key, default, words."""
+    return [
+        f"| `{name}` | {_shown(one.default)} | {one.metadata['words']} |"
+        for name, one in described_fields(settings).items()
+    ]
+
+
+def _shown(default: Any) -> str:
+    return f"`{default}`" if isinstance(default, str) else f"{default:g}"
