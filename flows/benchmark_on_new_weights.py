@@ -17,10 +17,12 @@ from flows.service.deployed import store_of
 from flows.service.notifications import notify
 from flows.service.prepared import planned_requests
 from flows.service.storms import answer_for_waiting_runs
+from flows.settings.defaults import CLUSTER
 from flows.settings.settings import Settings, named_cluster, read_settings
 from medsam3_core.errors import Medsam3Error, UsageError
+from medsam3_core.prompts.policies import short_prompt
 from storage.comparisons.comparison import Comparison, ComparisonRequest, StructureComparison, compare_weights
-from storage.comparisons.words import comparison_notes, comparison_sentences, short_prompt
+from storage.comparisons.words import comparison_notes, comparison_sentences
 from storage.runs.requests import BenchmarkRequest, runs_of
 from storage.runs.standing import only_rescoring, previous_version, requests_following
 from storage.store.layout import StoreLayout

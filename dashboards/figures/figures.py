@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from dashboards.figures.style import INK, MUTED, axis_title, colour_of, styled
 from medsam3_core.metrics.table import METRICS
-from storage.comparisons.words import short_prompt
+from medsam3_core.prompts.policies import short_prompt
 
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star", "hexagon", "triangle-down", "x", "pentagon")
 _ROW, _SPREAD = 26, 0.7

@@ -11,7 +11,7 @@ from plotly.offline import get_plotlyjs
 from dashboards.figures.failure_kinds import no_failure_sentence, with_kinds
 from dashboards.figures.protocol_effect import STEPS
 from dashboards.figures.style import ACCENT, FONT, GRID, INK, MUTED, colour_of
-from storage.comparisons.words import short_prompt
+from medsam3_core.prompts.policies import short_prompt
 
 _MOST_FAILED_CASES = 12
 

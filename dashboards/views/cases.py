@@ -10,7 +10,7 @@ from dashboards.views.agent_story import show_story
 from dashboards.views.case_viewer import show_viewer
 from dashboards.views.parts import accepted_cases, case_scores, heading, nothing_yet, pick
 from medsam3_core.metrics.table import METRICS
-from storage.comparisons.words import short_prompt
+from medsam3_core.prompts.policies import short_prompt
 
 _ANY = "any"
 _MOST_ROWS = 500

@@ -17,6 +17,7 @@ from dashboards.views.parts import (
     store_key,
 )
 from medsam3_core.metrics.table import METRICS
+from medsam3_core.prompts.policies import short_prompt
 from storage.catalog.queries.pairs import comparable_weights
 from storage.comparisons.comparison import Comparison, ComparisonRequest, StructureComparison, compare_weights
 from storage.comparisons.words import (
@@ -24,7 +25,6 @@ from storage.comparisons.words import (
     comparison_sentences,
     has_several_raters,
     is_tested,
-    short_prompt,
 )
 from storage.store.layout import StoreLayout
 from storage.store.locations import location

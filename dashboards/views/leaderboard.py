@@ -22,8 +22,8 @@ from dashboards.views.parts import (
     store_key,
 )
 from medsam3_core.metrics.table import METRICS
+from medsam3_core.prompts.policies import short_prompt
 from storage.catalog.queries import pages
-from storage.comparisons.words import short_prompt
 from storage.store.layout import StoreLayout
 from storage.store.locations import location
 

@@ -15,8 +15,7 @@ import psutil
 from packaging.requirements import Requirement
 
 from medsam3_core.errors import Medsam3Error, WeightsError
-from storage.catalog.relations import cohort_names
-from storage.cohorts.cohorts import read_cohort
+from storage.cohorts.cohorts import cohort_names, read_cohort
 from storage.store.layout import StoreLayout, open_store
 from storage.store.locations import is_remote
 from storage.weights.registry import registered_weights, require_unchanged
@@ -203,7 +202,7 @@ def check_prefect(store_root: Path) -> Iterator[Finding]:
 def check_licences(store_root: Path) -> Iterator[Finding]:
     """Under which licence the data of each cohort are used."""
     store = StoreLayout(store_root)
-    names = [name for name in cohort_names(store) if store.cohort_json(name).exists()]
+    names = cohort_names(store)
     if not names:
         yield Finding("licences", Grade.OK, "no cohort in the store yet")
     for name in names:

@@ -7,7 +7,7 @@ instance where the recipe says that a structure comes in instances, else one per
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any, Self
 
@@ -91,16 +91,6 @@ _EXPECTED = {
     "pos": "a whole number of at least 1",
     "slices": f"one of {', '.join(PromptedSlices)}",
     "synonyms": "a whole number from 0 to 16",
-}
-_DEFAULTS: Mapping[str, Any] = {
-    "digest": "",
-    "kinds": "",
-    "jitter": 0.0,
-    "neg": 0,
-    "per": Per.AUTO,
-    "pos": 1,
-    "slices": PromptedSlices.ALL,
-    "synonyms": SYNONYMS,
 }
 
 
@@ -215,6 +205,14 @@ class PromptPolicy:
         if self.kind is PromptKind.AGENT:
             made["vocabulary"] = VOCABULARY_VERSION
         return short_digest(made)
+
+
+_DEFAULTS = {one.name: one.default for one in fields(PromptPolicy)}
+
+
+def short_prompt(canonical: str) -> str:
+    """A canonical policy as `PromptPolicy.short` writes it: `box:jitter=0,per=auto,slices=all` is `box`."""
+    return PromptPolicy.parse(canonical).short()
 
 
 def _parse_assignment(assignment: str, kind: PromptKind) -> tuple[str, Any]:

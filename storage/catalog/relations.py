@@ -84,16 +84,16 @@ def catalog_sources(store: StoreLayout, *, live: bool, only_run: str | None = No
         live: Name folders instead of files, see the module's text.
         only_run: Read this run and no other.
     """
-    runs, cohorts = run_ids(store) if only_run is None else [only_run], cohort_names(store)
+    runs, case_tables = run_ids(store) if only_run is None else [only_run], case_folders(store)
     outcomes = _files([store.outcomes(run) for run in runs], live=live)  # before scores, see the module's text
     plan_one, plan_many = _apart([store.plan(run) for run in runs], lambda files: len(files) == 1, live=live)
     compacted, scores = _apart([store.scores(run) for run in runs], is_compacted, live=live)
     summarised = [] if live else [store.scores(run) for run in runs if is_compacted(table_files(store.scores(run)))]
     groups = _files([groups_folder(scores) for scores in summarised], live=live)
     measurements = _files([measurements_folder(store, run) for run in runs], live=live)
-    cases = _files([store.cases(cohort) for cohort in cohorts], live=live)
+    cases = _files(case_tables, live=live)
     prompts = _files(prompt_folders(store), live=live)
-    agreement = _files([store.agreement(cohort) for cohort in cohorts], live=live)
+    agreement = _files([store.agreement(folder.parent.name) for folder in case_tables], live=live)
     read: dict[str, list[str]] = {}
 
     def relation(schema: pa.Schema, files: list[str]) -> str:
@@ -118,9 +118,9 @@ def catalog_sources(store: StoreLayout, *, live: bool, only_run: str | None = No
     )
 
 
-def cohort_names(store: StoreLayout) -> list[str]:
-    """Cohorts of the store, sorted."""
-    return sorted(path.parent.name for path in store.cohorts().glob("[!.]*/cases"))
+def case_folders(store: StoreLayout) -> list[Path]:
+    """Folders of all case tables, sorted."""
+    return sorted(store.cohorts().glob("[!.]*/cases"))
 
 
 def prompt_folders(store: StoreLayout) -> list[Path]:
@@ -140,8 +140,9 @@ def groups_folder(generation: Path) -> Path:
 
 def table_folders(store: StoreLayout) -> list[Path]:
     """Folders that the catalog may read; neither volumes nor predictions nor weights are below them."""
-    folders = [*(store.cases(cohort) for cohort in cohort_names(store)), *prompt_folders(store)]
-    folders += [folder for cohort in cohort_names(store) if (folder := store.agreement(cohort)).is_dir()]
+    case_tables = case_folders(store)
+    folders = [*case_tables, *prompt_folders(store)]
+    folders += [folder for cases in case_tables if (folder := store.agreement(cases.parent.name)).is_dir()]
     for run in run_ids(store):
         scores = store.scores(run).parent
         folders += [store.plan(run), store.outcomes(run), scores, measurements_folder(store, run), store.traces(run)]

@@ -131,7 +131,7 @@ def read_cohort(store: StoreLayout, name: str) -> Cohort:
 
 def cohort_names(store: StoreLayout) -> list[str]:
     """All cohorts of the store, sorted."""
-    return sorted(path.parent.name for path in store.cohorts().glob("*/cohort.json"))
+    return sorted(path.parent.name for path in store.cohorts().glob("[!.]*/cohort.json"))
 
 
 def write_cases(store: StoreLayout, cohort: str, rows: Sequence[Mapping[str, Any]], *, name: str | None = None) -> None:

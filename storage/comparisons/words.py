@@ -2,10 +2,10 @@
 
 from functools import partial
 
+from medsam3_core.prompts.policies import short_prompt
 from storage.comparisons.comparison import ALPHA, Comparison, StructureComparison, Verdict
 
 _MOST_NAMED = 6
-_DEFAULT_PARTS = frozenset({"jitter=0", "per=auto", "slices=all", "pos=1", "neg=0"})
 
 
 def comparison_sentences(comparison: Comparison) -> list[str]:
@@ -86,13 +86,6 @@ def comparison_notes(comparison: Comparison) -> list[str]:
         notes.append(f"{undefined} pairs have no value for the metric on one side ({reason}) and are left out.")
     margins = ", ".join(f"{metric} {margin:g}" for metric, margin in comparison.request.margins.items())
     return [*notes, *([f"Margins: {margins}."] if margins else [])]
-
-
-def short_prompt(prompt: str) -> str:
-    """A canonical policy without the parts that are defaults: `box:jitter=0,per=auto,slices=all` is `box`."""
-    kind, _, parts = prompt.partition(":")
-    changed = [part for part in parts.split(",") if part and part not in _DEFAULT_PARTS]
-    return f"{kind}:{','.join(changed)}" if changed else kind
 
 
 def _named(items: list[StructureComparison], *, several_raters: bool, numbers: bool = True) -> str:

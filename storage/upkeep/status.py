@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from storage.catalog.queries.status import RunStatus, SplitCount, counted_cases
-from storage.catalog.relations import cohort_names
-from storage.cohorts.cohorts import read_cohort
+from storage.cohorts.cohorts import cohort_names, read_cohort
 from storage.store.atomic import TEMPORARY_PREFIX
 from storage.store.layout import StoreLayout
 from storage.store.locations import file_system, is_remote, object_key
@@ -50,7 +49,7 @@ def read_status(store: StoreLayout) -> StoreStatus:
         StoreError: If a table is not of this version; names it.
     """
     splits, runs = counted_cases(store)
-    cohorts = tuple(_cohort(store, name, splits) for name in cohort_names(store) if store.cohort_json(name).exists())
+    cohorts = tuple(_cohort(store, name, splits) for name in cohort_names(store))
     files = size = leftovers = 0
     for name, is_file, number in _objects(store.root) if is_remote(store.root) else _entries(str(store.root)):
         files, size = files + is_file, size + number

@@ -11,6 +11,7 @@ from rich.text import Text
 from flows.messages.tables import stdout_console
 from flows.settings.options import REGRESSION, store_to_read
 from medsam3_core.errors import UsageError
+from medsam3_core.prompts.policies import short_prompt
 from storage.comparisons.comparison import (
     Comparison,
     ComparisonRequest,
@@ -18,7 +19,7 @@ from storage.comparisons.comparison import (
     Verdict,
     compare_weights,
 )
-from storage.comparisons.words import comparison_notes, comparison_sentences, has_several_raters, short_prompt
+from storage.comparisons.words import comparison_notes, comparison_sentences, has_several_raters
 
 _STYLES = {Verdict.WORSE: "bold red", Verdict.BETTER: "green", Verdict.WITHIN_MARGIN: "yellow"}
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.messages.tables import stdout_console
-from medsam3_core.prompts.policies import PromptPolicy
+from medsam3_core.prompts.policies import short_prompt
 from storage.catalog.queries.leaderboard import read_inter_rater, read_leaderboard
 from storage.store.layout import StoreLayout
 from storage.weights.shipped import shipped_names
@@ -108,7 +108,7 @@ def _weights(row: Row) -> str:
 
 
 def _prompt(row: Row) -> str:
-    return f"{PromptPolicy.parse(row['prompt']).short()}{'*' if row['privileged'] else ''}"
+    return f"{short_prompt(row['prompt'])}{'*' if row['privileged'] else ''}"
 
 
 def _denominator(row: Row) -> str:

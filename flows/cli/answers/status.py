@@ -9,8 +9,8 @@ from rich.text import Text
 
 from flows.messages.tables import in_units, stdout_console
 from flows.settings.options import store_to_read
+from medsam3_core.prompts.policies import short_prompt
 from storage.catalog.queries.status import RunStatus
-from storage.comparisons.words import short_prompt
 from storage.upkeep.status import CohortStatus, StoreStatus, read_status
 
 

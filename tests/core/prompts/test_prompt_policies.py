@@ -3,7 +3,7 @@ import pytest
 from medsam3_core.capabilities import Capabilities
 from medsam3_core.cases.structures import Structure
 from medsam3_core.errors import UsageError
-from medsam3_core.prompts.policies import PromptPolicy
+from medsam3_core.prompts.policies import PromptPolicy, short_prompt
 
 TEXTS = {"liver": "liver", "nuclei": "cell nucleus"}
 
@@ -91,3 +91,9 @@ def test_prompt_id_changes_with_the_version_of_the_prompt_code(monkeypatch):
     before = PromptPolicy.parse("box").prompt_id(TEXTS)
     monkeypatch.setattr("medsam3_core.prompts.policies.PROMPT_CODE_VERSION", -1)
     assert PromptPolicy.parse("box").prompt_id(TEXTS) != before
+
+
+def test_a_prompt_is_named_by_its_differences_from_the_default() -> None:
+    assert short_prompt("box:jitter=0,per=auto,slices=all") == "box"
+    assert short_prompt("box:jitter=0.1,per=auto,slices=key") == "box:jitter=0.1,slices=key"
+    assert short_prompt("agent:synonyms=3") == "agent"

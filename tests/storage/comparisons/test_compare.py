@@ -6,7 +6,7 @@ from flows.cli.answers.compare import parse_margins
 from flows.cli.entry import cli
 from medsam3_core.errors import UsageError
 from storage.comparisons.comparison import ComparisonRequest, Verdict, compare_weights
-from storage.comparisons.words import comparison_notes, comparison_sentences, short_prompt
+from storage.comparisons.words import comparison_notes, comparison_sentences
 from storage.store.layout import StoreLayout
 from tests.stores.planted import plant_cohort, plant_run
 
@@ -203,8 +203,3 @@ def _without_many_resamples(*arguments, **options):
     from medsam3_core.metrics.statistics import compare_pairs
 
     return compare_pairs(*arguments, **options, resamples=10)
-
-
-def test_a_prompt_is_named_by_what_is_not_default():
-    assert short_prompt("box:jitter=0,per=auto,slices=all") == "box"
-    assert short_prompt("box:jitter=0.1,per=auto,slices=key") == "box:jitter=0.1,slices=key"
