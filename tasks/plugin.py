@@ -7,7 +7,7 @@ from distributed import Worker, WorkerPlugin, get_worker
 from medsam3_core.errors import UsageError
 from medsam3_core.inference.protocol import Segmenter
 from storage.weights.encodings import CacheSettings, cached
-from storage.weights.registry import load_segmenter
+from storage.weights.registry import DEVICE_VARIABLE, load_segmenter
 from storage.weights.weights import Weights
 
 _NAME = "medsam3-segmenter"
@@ -44,7 +44,7 @@ class SegmenterPlugin(WorkerPlugin):
 
         torch.set_num_threads(self._threads)
         device = "cuda:0" if torch.cuda.is_available() else "cpu"  # one process per GPU, see the cluster factory
-        segmenter = load_segmenter(self.weights, os.environ.get("MEDSAM3_DEVICE", device))
+        segmenter = load_segmenter(self.weights, os.environ.get(DEVICE_VARIABLE, device))
         self.segmenter = cached(segmenter, self.weights.sha256, self._cache)
 
     def teardown(self, worker: Worker) -> None:

@@ -5,6 +5,7 @@ row carries it. `storage.weights.checkpoints` is imported where tensors are read
 seven seconds that planning, SQL and baselines do not need.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ from storage.weights.weights import Weights
 UNTRAINED = "tiny-untrained"
 _BUILT_IN = (*BASELINES, UNTRAINED, *shipped_names())
 _HUB = "hf://"
+DEVICE_VARIABLE = "MEDSAM3_DEVICE"
 
 
 def list_weights(store: StoreLayout) -> list[Weights]:
@@ -166,6 +168,13 @@ def check_registered(store: StoreLayout, text: str, base: str | None = None) -> 
         drop_reasons=seen.drop_reasons,
         resolutions=seen.resolutions,
     )
+
+
+def default_device() -> str:
+    """Where weights are loaded when nothing else is said: `$MEDSAM3_DEVICE`, else the first GPU, else the CPU."""
+    import torch
+
+    return os.environ.get(DEVICE_VARIABLE, "cuda:0" if torch.cuda.is_available() else "cpu")
 
 
 def load_segmenter(weights: Weights, device: str) -> Segmenter:

@@ -1,6 +1,5 @@
 """The agent on the command line: one image by request, and the repetition of a run from its trace."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from storage.exports.registry import format_of_file
 from storage.runs.traces import read_trace_file
 from storage.sources.formats.single import read_input_image
 from storage.store.layout import StoreLayout, existing_store
-from storage.weights.registry import find_weights, is_location, load_segmenter, load_unregistered
+from storage.weights.registry import default_device, find_weights, is_location, load_segmenter, load_unregistered
 from tasks.agent.endpoint import require_allowed
 
 
@@ -119,15 +118,9 @@ def run_replay(root: Path, run_id: str, cases: tuple[str, ...]) -> int:
 
 def _load(store: StoreLayout, name: str) -> Segmenter:
     if is_location(store, name):
-        return load_unregistered(store, name, _device())
+        return load_unregistered(store, name, default_device())
     found = find_weights(store, name)
     if not found.capabilities.text:
         msg = f"{name} takes no text, which the agent asks by; choose weights with a text encoder"
         raise UsageError(msg)
-    return load_segmenter(found, _device())
-
-
-def _device() -> str:
-    import torch
-
-    return os.environ.get("MEDSAM3_DEVICE", "cuda:0" if torch.cuda.is_available() else "cpu")
+    return load_segmenter(found, default_device())

@@ -1,6 +1,5 @@
 """`medsam3 predict`: one image, one set of weights, in this process; no Prefect, no Dask."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,14 @@ from storage.prompts.files import prompts_of_image
 from storage.prompts.masks import read_mask_prompts
 from storage.sources.formats.single import InputImage, read_input_image
 from storage.store.layout import StoreLayout
-from storage.weights.registry import find_weights, is_location, load_segmenter, load_unregistered, registered_weights
+from storage.weights.registry import (
+    default_device,
+    find_weights,
+    is_location,
+    load_segmenter,
+    load_unregistered,
+    registered_weights,
+)
 from storage.weights.weights import Weights
 from tasks.predict.image import PredictRecord, PredictRequest, check_request, predict_image, predict_volume
 
@@ -154,11 +160,7 @@ def _load(store: StoreLayout, name: str, request: PredictRequest) -> Segmenter:
 
 
 def _device(weights: Weights | None) -> str:
-    if weights is not None and weights.path is None:
-        return "cpu"
-    import torch
-
-    return os.environ.get("MEDSAM3_DEVICE", "cuda:0" if torch.cuda.is_available() else "cpu")
+    return "cpu" if weights is not None and weights.path is None else default_device()
 
 
 def _check_texts(request: PredictRequest) -> None:
