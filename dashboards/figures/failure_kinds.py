@@ -26,7 +26,7 @@ def no_failure_sentence(pending: int) -> str:
     """What is said where nothing has failed: that all is done, or how much is not.
 
     Args:
-        pending: From `queries.pending`.
+        pending: From `pages.pending`.
     """
     if pending:
         return f"None so far; {pending:,} planned score{'s are' if pending > 1 else ' is'} pending."
@@ -34,7 +34,7 @@ def no_failure_sentence(pending: int) -> str:
 
 
 def with_kinds(failures: pd.DataFrame) -> pd.DataFrame:
-    """Rows of `queries.failures` with the column `kind`; weights of rejected cases are called ingest."""
+    """Rows of `pages.failures` with the column `kind`; weights of rejected cases are called ingest."""
     kinds = [
         kind_of_reason(reason if isinstance(reason, str) else None, case)
         for reason, case in zip(failures["reason"], failures["case_id"], strict=True)

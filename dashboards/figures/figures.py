@@ -21,7 +21,7 @@ def leaderboard_figure(
     """Means with their intervals, one band per structure; colour is the weights, symbol the prompts.
 
     Args:
-        rows: Rows of `queries.leaderboard` of one cohort and split.
+        rows: Rows of `pages.leaderboard` of one cohort and split.
         metric: Metric shown.
         colours: From `weights_colours`.
         raters: What a second rater reaches against the first, by structure, where a cohort has one: a line.

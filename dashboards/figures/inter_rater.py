@@ -20,7 +20,7 @@ def inter_rater_scores(store: StoreLayout, cases: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         store: The store.
-        cases: Rows of `queries.accepted_cases` of one cohort; those with fewer than two raters are left out.
+        cases: Rows of `pages.accepted_cases` of one cohort; those with fewer than two raters are left out.
 
     Raises:
         UsageError: If the cohort does not exist.

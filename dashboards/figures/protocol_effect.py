@@ -13,7 +13,7 @@ STEPS = {
     "formulas": "its denominators",
     "published": "as published",
 }
-"""Columns of `queries.protocol_steps` and what they are called."""
+"""Columns of `pages.protocol_steps` and what they are called."""
 
 EXPLAINED = (
     "Its settings: the one instance with the highest score above 0.1. Its denominators: cases without the structure "

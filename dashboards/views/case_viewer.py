@@ -18,7 +18,7 @@ from dashboards.figures.pictures import (
 )
 from dashboards.figures.style import PROMPT_COLOUR, REFERENCE_COLOUR, colour_of
 from dashboards.figures.viewer import add_outline, add_prompts, add_reference, slice_figure
-from dashboards.views.parts import case_scores, colours, runs_of_case, show_errors, store
+from dashboards.views.parts import colours, kept, show_errors, store
 from storage.catalog.queries import pages
 
 _NOTHING = "nothing"
@@ -30,7 +30,7 @@ def show_viewer(case: pd.Series, case_id: str, structure: str | None) -> None:
     """Everything about one case; a move of a slider redraws this part of the page alone.
 
     Args:
-        case: Row of `queries.accepted_cases`.
+        case: Row of `pages.accepted_cases`.
         case_id: Case.
         structure: Structure that is looked at first, or None for all.
     """
@@ -52,7 +52,7 @@ def _show_case(case: pd.Series, case_id: str, structure: str | None) -> None:
     z = _slice(depth, masks, key)
     window = _window(picture, key)
     with_prompts = st.session_state.get(f"prompts_{key}", True)
-    runs = runs_of_case(case["cohort"], case_id)
+    runs = kept(pages.runs_of_case, case["cohort"], case_id)
     sides = st.columns(2, gap="medium")
     for place, column in enumerate(sides):
         with column:
@@ -153,7 +153,7 @@ def _add_run(
 
 
 def _numbers(run: pd.Series, case: pd.Series, case_id: str, structures: list[str], texts: list[str]) -> None:
-    scores = case_scores(case["cohort"])
+    scores = kept(pages.case_scores, case["cohort"])
     mine = scores[
         (scores["run_id"] == run["run_id"]) & (scores["case_id"] == case_id) & scores["structure"].isin(structures)
     ]
@@ -205,5 +205,5 @@ def prediction_mask(root: str, run_id: str, case_id: str, structure: str) -> NDA
 
 @st.cache_data(max_entries=64, ttl=60, show_spinner=False)
 def prompts_of_case(root: str, cohort: str, case_id: str, prompt_id: str) -> pd.DataFrame:
-    """See `queries.prompts_of_case`."""
+    """See `pages.prompts_of_case`."""
     return pages.prompts_of_case(store(), cohort, case_id, prompt_id)

@@ -8,9 +8,10 @@ import streamlit as st
 from dashboards.figures.figures import series_name
 from dashboards.views.agent_story import show_story
 from dashboards.views.case_viewer import show_viewer
-from dashboards.views.parts import accepted_cases, case_scores, heading, nothing_yet, pick
+from dashboards.views.parts import heading, kept, nothing_yet, pick
 from medsam3_core.metrics.table import METRICS
 from medsam3_core.prompts.policies import short_prompt
+from storage.catalog.queries import pages
 
 _ANY = "any"
 _MOST_ROWS = 500
@@ -19,7 +20,7 @@ _MOST_ROWS = 500
 def show() -> None:
     """The page."""
     heading("Cases", "Sort by any metric, worst first; select a row to see image, reference and prediction.")
-    cases = accepted_cases()
+    cases = kept(pages.accepted_cases)
     if cases.empty:
         nothing_yet("No cases yet.", "Run `medsam3 ingest` and reload.")
         return
@@ -28,7 +29,7 @@ def show() -> None:
     with filters[0]:
         cohort = pick("Cohort", list(dict.fromkeys(cases["cohort"])), "cohort")
     cases = cases[cases["cohort"] == cohort]
-    scores = case_scores(cohort)
+    scores = kept(pages.case_scores, cohort)
     found = _found(scores, cases, filters)
     event: Any = st.dataframe(
         found.head(_MOST_ROWS), hide_index=True, height=230, on_select="rerun", selection_mode="single-row",

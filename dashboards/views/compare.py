@@ -12,6 +12,7 @@ from dashboards.views.parts import (
     colour_chips,
     colours,
     heading,
+    kept,
     nothing_yet,
     pick,
     store_key,
@@ -33,7 +34,7 @@ from storage.store.locations import location
 def show(open_case: Callable[[str, str, str], None]) -> None:
     """The page; `open_case` leads to the viewer."""
     heading("Compare", "Paired by case, structure and prompt; failures counted; tested on one number per patient.")
-    names = _names(*store_key())
+    names = kept(_names)
     if not names:
         nothing_yet("No two weights share a cohort and prompts yet.", "Benchmark several on the same cohort.")
         return
@@ -134,11 +135,10 @@ def _show_worst(found: Comparison, open_case: Callable[[str, str, str], None]) -
         open_case(row["cohort"], row["case_id"], row["structure"])
 
 
-@st.cache_data(ttl=KEPT_SECONDS, show_spinner=False)
-def _names(root: str, state: int) -> dict[str, dict[str, list[str]]]:
+def _names(store: StoreLayout) -> dict[str, dict[str, list[str]]]:
     """BASE to NEW to the cohorts that both were run on; either order."""
     names: dict[str, dict[str, list[str]]] = {}
-    for row in comparable_weights(StoreLayout(location(root))).to_dict("records"):
+    for row in comparable_weights(store).to_dict("records"):
         cohorts = row["cohorts"].split(", ")
         names.setdefault(row["base"], {})[row["new"]] = cohorts
         names.setdefault(row["new"], {})[row["base"]] = cohorts

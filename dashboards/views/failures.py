@@ -9,18 +9,9 @@ import streamlit as st
 
 from dashboards.figures.failure_kinds import no_failure_sentence, with_kinds
 from dashboards.figures.style import colour_of, styled
-from dashboards.views.parts import (
-    KEPT_SECONDS,
-    accepted_cases,
-    chart,
-    colours,
-    heading,
-    store_key,
-)
+from dashboards.views.parts import chart, colours, heading, kept
 from medsam3_core.prompts.policies import short_prompt
 from storage.catalog.queries import pages
-from storage.store.layout import StoreLayout
-from storage.store.locations import location
 
 _LONGEST = 60
 _MOST_BARS = 12
@@ -29,9 +20,9 @@ _MOST_BARS = 12
 def show(open_case: Callable[[str, str], None]) -> None:
     """The page; `open_case` leads to the viewer."""
     heading("Failures", "Every planned case ends as a score or here; none of these is in a mean.")
-    failures = _failures(*store_key())
+    failures = kept(pages.failures)
     if failures.empty:
-        pending = _pending(*store_key())
+        pending = kept(pages.pending)
         said = no_failure_sentence(pending)
         if pending:
             st.info(said, icon=":material/hourglass_empty:")
@@ -72,7 +63,7 @@ def show(open_case: Callable[[str, str], None]) -> None:
     )  # fmt: skip
     if chosen.selection.rows:
         row = failures.iloc[chosen.selection.rows[0]]
-        known = accepted_cases()
+        known = kept(pages.accepted_cases)
         if ((known["cohort"] == row["cohort"]) & (known["case_id"] == row["case_id"])).any():
             open_case(row["cohort"], row["case_id"])
         st.warning(f"{row['case_id']} was rejected at ingest, so no volume is stored. Source: {row['source']}")
@@ -105,13 +96,3 @@ def _short(kind: str) -> str:
 
 def _joined(values: pd.Series) -> str:
     return ", ".join(dict.fromkeys(values))
-
-
-@st.cache_data(ttl=KEPT_SECONDS, show_spinner=False)
-def _failures(root: str, state: int) -> pd.DataFrame:
-    return pages.failures(StoreLayout(location(root)))
-
-
-@st.cache_data(ttl=KEPT_SECONDS, show_spinner=False)
-def _pending(root: str, state: int) -> int:
-    return pages.pending(StoreLayout(location(root)))

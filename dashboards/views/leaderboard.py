@@ -9,18 +9,7 @@ import streamlit as st
 from dashboards.figures.figures import cost_figure, leaderboard_figure
 from dashboards.figures.inter_rater import inter_rater_scores
 from dashboards.figures.protocol_effect import EXPLAINED, NO_PRESET_RUN, STEPS, protocol_sentences, steps_of_split
-from dashboards.views.parts import (
-    KEPT_SECONDS,
-    accepted_cases,
-    chart,
-    colours,
-    heading,
-    leaderboard,
-    nothing_yet,
-    pick,
-    store,
-    store_key,
-)
+from dashboards.views.parts import chart, colours, heading, kept, nothing_yet, pick, store
 from medsam3_core.metrics.table import METRICS
 from medsam3_core.prompts.policies import short_prompt
 from storage.catalog.queries import pages
@@ -33,7 +22,7 @@ _ALL = "all cases"
 def show() -> None:
     """The page."""
     heading("Leaderboard", "Means over the cases that hold the structure, with 95 % intervals over patients.")
-    board = leaderboard()
+    board = kept(pages.leaderboard)
     if board.empty:
         nothing_yet("No scores yet.", "Run `medsam3 benchmark` and reload.")
         return
@@ -47,8 +36,8 @@ def show() -> None:
     left.metric("scored of planned", f"{scored:,} / {planned:,}")
     middle.metric("failed", f"{int(rows['failed'].sum()):,}")
     right.metric("left out, trained on", f"{int(rows['in_training'].sum()):,}")
-    absent, kept = int(rows["absent"].sum()), int(rows["absent_correct"].sum())
-    last.metric("absent structures left empty", f"{kept:,} / {absent:,}")
+    absent, left_empty = int(rows["absent"].sum()), int(rows["absent_correct"].sum())
+    last.metric("absent structures left empty", f"{left_empty:,} / {absent:,}")
     if METRICS[metric].is_distance:
         st.caption("A distance has no value where nothing was drawn: read it beside the share of cases it is over.")
     raters = _second_rater(str(rows["cohort"].iloc[0]), metric)
@@ -125,7 +114,7 @@ def _table(rows: pd.DataFrame, metric: str) -> None:
 def _show_protocol(cohort: str, split: str | None) -> None:
     """What of a published number is protocol."""
     st.markdown("**How much is protocol**: Dice by ours and as published")
-    steps = steps_of_split(_protocol_steps(*store_key(), cohort), split)
+    steps = steps_of_split(kept(pages.protocol_steps, cohort), split)
     if steps.empty:
         nothing_yet(
             "No run was counted as the published toolkit does.", "Add `--preset medical-sam3-v1` to a benchmark."
@@ -141,7 +130,7 @@ def _show_protocol(cohort: str, split: str | None) -> None:
 
 
 def _second_rater(cohort: str, metric: str) -> dict[str, float]:
-    cases = accepted_cases()
+    cases = kept(pages.accepted_cases)
     own = cases[cases["cohort"] == cohort]
     if not (own["raters"].map(len) > 1).any():
         return {}
@@ -152,11 +141,6 @@ def _second_rater(cohort: str, metric: str) -> dict[str, float]:
 @st.cache_data(ttl=600, show_spinner="Scoring the second rater ...")
 def _agreement(root: str, cases: pd.DataFrame) -> pd.DataFrame:
     return inter_rater_scores(StoreLayout(location(root)), cases)
-
-
-@st.cache_data(ttl=KEPT_SECONDS, show_spinner=False)
-def _protocol_steps(root: str, state: int, cohort: str) -> pd.DataFrame:
-    return pages.protocol_steps(StoreLayout(location(root)), cohort)
 
 
 def _interval(row: Mapping[Any, Any], metric: str) -> str:

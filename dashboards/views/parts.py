@@ -1,11 +1,11 @@
 """What all pages share: the store, cached answers, charts, colours, errors in words."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from types import FunctionType
+from typing import Any, TypeVar
 
-import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
@@ -16,6 +16,8 @@ from storage.catalog.relations import tables_state
 from storage.store.layout import DEFAULT_STORE, STORE_VARIABLE, StoreLayout, existing_store
 from storage.store.locations import location
 from storage.store.runs import broken_runs
+
+Answer = TypeVar("Answer")
 
 KEPT_SECONDS = 600
 """How long an answer is kept at most; it is asked anew as soon as a table of the store has changed."""
@@ -90,27 +92,13 @@ def nothing_yet(what: str, remedy: str) -> None:
 
 def colours() -> dict[str, str]:
     """One colour per weights."""
-    return weights_colours(_labels(*store_key()))
+    return weights_colours(kept(pages.weights_labels))
 
 
-def leaderboard() -> pd.DataFrame:
-    """See `queries.leaderboard`."""
-    return _leaderboard(*store_key())
-
-
-def accepted_cases() -> pd.DataFrame:
-    """See `queries.accepted_cases`."""
-    return _cases(*store_key())
-
-
-def case_scores(cohort: str) -> pd.DataFrame:
-    """See `queries.case_scores`."""
-    return _scores(*store_key(), cohort)
-
-
-def runs_of_case(cohort: str, case_id: str) -> pd.DataFrame:
-    """See `queries.runs_of_case`."""
-    return _runs_of_case(*store_key(), cohort, case_id)
+def kept(query: Callable[..., Answer], *arguments: Any) -> Answer:
+    """`query(store, *arguments)`, kept between clicks until a table of the store changes."""
+    answer: Answer = _kept(*store_key(), query, arguments)
+    return answer
 
 
 def store_key() -> tuple[str, int]:
@@ -118,26 +106,10 @@ def store_key() -> tuple[str, int]:
     return str(store().root), tables_state(store())
 
 
-@st.cache_data(ttl=KEPT_SECONDS, show_spinner=False)
-def _labels(root: str, state: int) -> list[str]:
-    return pages.weights_labels(StoreLayout(location(root)))
+def _name_of(query: FunctionType) -> str:
+    return f"{query.__module__}.{query.__qualname__}"
 
 
-@st.cache_data(ttl=KEPT_SECONDS, show_spinner=False)
-def _leaderboard(root: str, state: int) -> pd.DataFrame:
-    return pages.leaderboard(StoreLayout(location(root)))
-
-
-@st.cache_data(ttl=KEPT_SECONDS, show_spinner=False)
-def _cases(root: str, state: int) -> pd.DataFrame:
-    return pages.accepted_cases(StoreLayout(location(root)))
-
-
-@st.cache_data(ttl=KEPT_SECONDS, show_spinner=False)
-def _scores(root: str, state: int, cohort: str) -> pd.DataFrame:
-    return pages.case_scores(StoreLayout(location(root)), cohort)
-
-
-@st.cache_data(ttl=KEPT_SECONDS, show_spinner=False)
-def _runs_of_case(root: str, state: int, cohort: str, case_id: str) -> pd.DataFrame:
-    return pages.runs_of_case(StoreLayout(location(root)), cohort, case_id)
+@st.cache_data(ttl=KEPT_SECONDS, show_spinner=False, hash_funcs={FunctionType: _name_of})
+def _kept(root: str, state: int, query: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    return query(StoreLayout(location(root)), *arguments)

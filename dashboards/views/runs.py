@@ -7,25 +7,15 @@ import pandas as pd
 import streamlit as st
 
 from dashboards.figures.figures import history_figure
-from dashboards.views.parts import (
-    KEPT_SECONDS,
-    chart,
-    colours,
-    heading,
-    nothing_yet,
-    pick,
-    store_key,
-)
+from dashboards.views.parts import chart, colours, heading, kept, nothing_yet, pick
 from medsam3_core.prompts.policies import short_prompt
 from storage.catalog.queries import pages
-from storage.store.layout import StoreLayout
-from storage.store.locations import location
 
 
 def show() -> None:
     """The page."""
     heading("Runs", "One run is one set of weights, prompts, settings and code on one cohort.")
-    runs, history = _runs(*store_key())
+    runs, history = kept(pages.runs), kept(pages.history)
     if runs.empty:
         nothing_yet("No runs yet.", "Start one with `medsam3 benchmark`.")
         return
@@ -69,9 +59,3 @@ def _show_run(run: pd.Series) -> None:
         pd.DataFrame({"package": versions.keys(), "version": [str(value or "-") for value in versions.values()]}),
         hide_index=True, height=248,
     )  # fmt: skip
-
-
-@st.cache_data(ttl=KEPT_SECONDS, show_spinner=False)
-def _runs(root: str, state: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    layout = StoreLayout(location(root))
-    return pages.runs(layout), pages.history(layout)

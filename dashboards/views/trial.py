@@ -9,11 +9,13 @@ from numpy.typing import NDArray
 from dashboards.figures.style import colour_of
 from dashboards.figures.viewer import add_box, add_outline, add_points, make_selectable, slice_figure
 from dashboards.views.case_viewer import case_picture
-from dashboards.views.parts import accepted_cases, colours, heading, nothing_yet, pick, show_errors, store
+from dashboards.views.parts import colours, heading, kept, nothing_yet, pick, show_errors, store
 from dashboards.views.try_slice import TrialAnswer, TrialPrompt, TrialSegmenter, load_trial_segmenter, weights_names
-from dashboards.views.uploads import READABLE, UploadedImage, read_upload
+from dashboards.views.uploads import READABLE, read_upload
 from medsam3_core.errors import Medsam3Error
 from medsam3_core.settings.inference import InferenceSettings
+from storage.catalog.queries import pages
+from storage.sources.formats.single import InputImage
 
 _CASE, _UPLOAD = "A case of the store", "An upload"
 _BOX, _INSIDE, _OUTSIDE = "Box", "Point inside", "Point outside"
@@ -43,7 +45,7 @@ def _choose_slice() -> tuple[NDArray[np.uint8], tuple[float, float], str] | None
 
 
 def _choose_case() -> tuple[NDArray[np.uint8], tuple[float, float], str] | None:
-    cases = accepted_cases()
+    cases = kept(pages.accepted_cases)
     if cases.empty:
         nothing_yet("No cases yet.", "Ingest some, or upload an image.")
         return None
@@ -67,7 +69,8 @@ def _choose_upload() -> tuple[NDArray[np.uint8], tuple[float, float], str] | Non
     with show_errors():
         image = _uploaded(file.name, file.getvalue())
         z = _choose_depth(image.depth, file.file_id)
-        return image.rgb(z), image.spacing_yx, f"upload/{file.file_id}/{z}"
+        _, y, x = image.geometry.spacing_zyx
+        return image.rgb(z), (y, x), f"upload/{file.file_id}/{z}"
     return None
 
 
@@ -75,13 +78,13 @@ def _choose_depth(depth: int, key: str) -> int:
     return int(st.slider("Slice z (index)", 0, depth - 1, depth // 2, key=f"try_z_{key}")) if depth > 1 else 0
 
 
-def _uploaded(name: str, content: bytes) -> UploadedImage:
+def _uploaded(name: str, content: bytes) -> InputImage:
     """The upload of this session, read once."""
-    kept = st.session_state.get("uploaded")
-    if kept is None or kept[0] != (name, len(content), hash(content)):
-        kept = ((name, len(content), hash(content)), read_upload(name, content))
-        st.session_state["uploaded"] = kept
-    image: UploadedImage = kept[1]
+    read = st.session_state.get("uploaded")
+    if read is None or read[0] != (name, len(content), hash(content)):
+        read = ((name, len(content), hash(content)), read_upload(name, content))
+        st.session_state["uploaded"] = read
+    image: InputImage = read[1]
     return image
 
 

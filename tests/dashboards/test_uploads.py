@@ -21,14 +21,14 @@ def png_bytes(pixels):
 
 def test_a_png_becomes_one_slice_with_square_pixels():
     upload = read_upload("photo.PNG", png_bytes(np.full((6, 8, 3), 200, np.uint8)))
-    assert (upload.depth, upload.spacing_yx) == (1, (1.0, 1.0))
+    assert (upload.depth, upload.geometry.spacing_zyx[1:]) == (1, (1.0, 1.0))
     assert upload.rgb(0).shape == (6, 8, 3)
 
 
 def test_a_nifti_keeps_its_spacing_and_its_slices():
     image = nib.Nifti1Image(np.arange(4 * 5 * 3, dtype=np.float32).reshape(4, 5, 3), np.diag([1.0, 2.0, 3.0, 1.0]))
     upload = read_upload("scan.nii", image.to_bytes())
-    assert (upload.depth, upload.spacing_yx) == (3, (2.0, 1.0))
+    assert (upload.depth, upload.geometry.spacing_zyx[1:]) == (3, (2.0, 1.0))
     assert upload.rgb(2).shape == (5, 4, 3)
 
 
@@ -47,7 +47,7 @@ def test_a_dicom_file_is_rescaled_and_shown_through_its_own_window_under_any_nam
     sink = io.BytesIO()
     ct_slices(1, WindowCenter=40, WindowWidth=400)[0].save_as(sink, enforce_file_format=True)
     upload = read_upload(name, sink.getvalue())
-    assert (upload.depth, upload.spacing_yx, upload.window) == (1, SPACING, "ct:40.0,400.0")
+    assert (upload.depth, upload.geometry.spacing_zyx[1:], upload.window) == (1, SPACING, "ct:40.0,400.0")
     assert upload.voxels[0].tolist() == (stored_voxels(1)[0].astype(float) - 1024).tolist()
 
 
