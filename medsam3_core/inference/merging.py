@@ -55,20 +55,14 @@ def merge_instances(instances: SliceInstances, prompt: SlicePrompt, settings: In
     return kept
 
 
-def to_label_slice(instances: SliceInstances) -> tuple[NDArray[np.uint16], NDArray[np.float32]]:
+def number_instances(instances: SliceInstances) -> tuple[NDArray[np.uint16], NDArray[np.intp]]:
     """Number instances 1..n by falling score; a pixel that several claim goes to the higher score.
 
     Of equal scores the earlier instance wins. An instance that keeps no pixel gets no number; at most 65535 do.
 
     Returns:
-        Labels of shape (y, x), 0 is background, and the score of label 1..n, shape (n,).
+        Labels of shape (y, x), 0 is background, and the position of the instance behind label 1..n, shape (n,).
     """
-    labels, numbered = number_instances(instances)
-    return labels, instances.scores[numbered].astype(np.float32)
-
-
-def number_instances(instances: SliceInstances) -> tuple[NDArray[np.uint16], NDArray[np.intp]]:
-    """As `to_label_slice`, with the position of the instance behind label 1..n instead of its score."""
     order = np.argsort(-instances.scores, kind="stable")[:MAX_LABELS]
     labels = np.zeros(instances.masks.shape[1:], dtype=np.uint16)
     for rank in range(len(order), 0, -1):

@@ -126,31 +126,6 @@ class Sam3Segmenter:
         whole = Tile(0, 0, *encoding.shape_yx)
         return [answer.instances for answer in self._answer(encoding, prompts, settings, whole)]
 
-    def propagate(
-        self,
-        slice_of: Callable[[int], NDArray[np.uint8]],
-        count: int,
-        prompts: Sequence[VolumePrompt],
-        settings: InferenceSettings,
-    ) -> Iterator[TrackedSlice]:
-        """Follow objects from their prompts through a volume, upwards first, then downwards.
-
-        Args:
-            slice_of: Gives slice z, uint8 of shape (y, x, 3); called at most twice per slice.
-            count: Slices of the volume.
-            prompts: One object each.
-            settings: Precision and resolution; tiles do not apply.
-
-        Raises:
-            UnsupportedPromptError: If the weights have no tracker.
-            UsageError: If a prompt lies outside the volume or its slice, or is not one object.
-        """
-
-        def encoding_of(z: int) -> Encoding:
-            return self.encode([slice_of(z)], replace(settings, tiles=1))[0]
-
-        yield from self.follow(encoding_of, count, prompts, settings)
-
     def follow(
         self,
         encoding_of: Callable[[int], Encoding],
@@ -158,11 +133,18 @@ class Sam3Segmenter:
         prompts: Sequence[VolumePrompt],
         settings: InferenceSettings,
     ) -> Iterator[TrackedSlice]:
-        """`propagate` for a caller that encodes the slices and may share the encodings with others.
+        """Follow objects from their prompts through a volume, upwards first, then downwards.
+
+        Args:
+            encoding_of: Encodes slice z; called at most twice per slice.
+            count: Slices of the volume.
+            prompts: One object each.
+            settings: Precision and resolution.
 
         Raises:
             UnsupportedPromptError: If the weights have no tracker.
-            UsageError: If a prompt lies outside the volume or its slice, or slices are encoded in tiles.
+            UsageError: If a prompt lies outside the volume or its slice, is not one object, or slices are encoded in
+                tiles.
         """
         if not self.capabilities.propagation:
             source = self.weights.source

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from medsam3_core.errors import UsageError
-from medsam3_core.prompts.prompts import BoxPrompt, MaskPrompt, PointPrompt, SlicePrompt
+from medsam3_core.prompts.prompts import BoxPrompt, SlicePrompt
 from medsam3_core.sam3.network.architecture import Architecture
 from medsam3_core.sam3.network.encoder import TrackerFeatures
 from medsam3_core.sam3.network.network import TRACKER_DTYPE
@@ -58,21 +58,7 @@ def object_clicks(prompt: SlicePrompt, shape_yx: tuple[int, int], architecture: 
     Raises:
         UsageError: If a box is negative, or the kinds differ in number.
     """
-    given = {len(kind) for kind in (prompt.boxes, prompt.points, prompt.masks) if kind}
-    if len(given) != 1:
-        counts = f"{len(prompt.boxes)} boxes, {len(prompt.points)} point sets and {len(prompt.masks)} masks"
-        msg = f"prompt for {prompt.structure!r} has {counts}; give as many of each kind as there are objects, or none"
-        raise UsageError(msg)
-    return [
-        _clicks(
-            prompt.boxes[i] if prompt.boxes else None,
-            prompt.points[i] if prompt.points else (),
-            prompt.masks[i] if prompt.masks else None,
-            shape_yx,
-            architecture,
-        )
-        for i in range(given.pop())
-    ]
+    return [_clicks(one, shape_yx, architecture) for one in prompt.objects()]
 
 
 def answer_clicks(tracker: PropagationTracker, features: TrackerFeatures, clicks: Clicks) -> InteractiveAnswer:
@@ -142,19 +128,15 @@ def mask_prompt_logits(mask: NDArray[np.bool_], side: int) -> torch.Tensor:
     return resized[0, 0]
 
 
-def _clicks(
-    box: BoxPrompt | None,
-    points: tuple[PointPrompt, ...],
-    mask: MaskPrompt | None,
-    shape_yx: tuple[int, int],
-    architecture: Architecture,
-) -> Clicks:
-    corners = [] if box is None else _corners(box)
+def _clicks(prompt: SlicePrompt, shape_yx: tuple[int, int], architecture: Architecture) -> Clicks:
+    """One object: at most one box, one point set and one mask."""
+    corners = [corner for box in prompt.boxes for corner in _corners(box)]
+    points = [point for one in prompt.points for point in one]
     height, width = shape_yx
     scale = torch.tensor([architecture.resolution / width, architecture.resolution / height])
     xy = torch.tensor([*corners, *((point.x, point.y) for point in points)], dtype=TRACKER_DTYPE).reshape(-1, 2)
     labels = [*(_CORNERS if corners else ()), *(int(point.positive) for point in points)]
-    logits = None if mask is None else mask_prompt_logits(mask.mask, 4 * architecture.grid)
+    logits = mask_prompt_logits(prompt.masks[0].mask, 4 * architecture.grid) if prompt.masks else None
     return Clicks(xy * scale, torch.tensor(labels, dtype=torch.int32), logits, bool(points))
 
 

@@ -35,9 +35,8 @@ def narrow_tracker_config() -> dict[str, Any]:
     }
 
 
-_WIDTH, _HEADS, _TRUNK = 64, 4, 128
-_QUERIES = 100
-_POSITIONS = "position_embeddings"
+_WIDTH, _HEADS = 64, 4
+POSITIONS = "position_embeddings"
 _BRANCH_ENDS = ("o_proj.weight", "out_proj.weight", "fc2.weight", "linear2.weight")
 """Last layers of residual branches: they start as whispers, so that the first signal is the picture itself."""
 _CROSS = ("cross_attn", "final_attn")
@@ -58,46 +57,61 @@ _FOURIER = "positional_embedding"
 _PATCHES = "patch_embeddings.projection.weight"
 _COLOURED = 1 / 4
 """Share of the first filters that look at colour."""
-_TABLES = ("embed.weight", "embedding.weight", "presence_token.weight", "reference_points.weight")
+TABLES = ("embed.weight", "embedding.weight", "presence_token.weight", "reference_points.weight")
 """Tables that are looked up rather than multiplied."""
+
+
+def narrow_config(
+    image_size: int, trunk: dict[str, Any], text: dict[str, Any], head: dict[str, Any], *, geometry: int, queries: int
+) -> dict[str, Any]:
+    """A `Sam3Config` of 64 channels behind the trunk.
+
+    Args:
+        image_size: Side of the input in pixels, a multiple of 14.
+        trunk: Fields of the trunk beside its input.
+        text: Fields of the text encoder beside its width and vocabulary.
+        head: Fields that geometry encoder, DETR encoder and DETR decoder have in common beside their width.
+        geometry: Layers of the geometry encoder.
+        queries: Of the DETR decoder.
+    """
+    layers = {"hidden_size": _WIDTH, "num_attention_heads": _HEADS, "intermediate_size": 2 * _WIDTH, **head}
+    trunk = {"image_size": image_size, "num_attention_heads": 4, "layer_norm_eps": 1e-5, **trunk}
+    text = {
+        "vocab_size": 49408,
+        "hidden_size": _WIDTH,
+        "num_hidden_layers": 2,
+        "num_attention_heads": _HEADS,
+        "max_position_embeddings": 32,
+        "hidden_act": "gelu",
+        **text,
+    }
+    return {
+        "model_type": "sam3",
+        "vision_config": {
+            "model_type": "sam3_vision_model",
+            "fpn_hidden_size": _WIDTH,
+            "backbone_config": {"model_type": "sam3_vit_model", **trunk},
+        },
+        "text_config": {"model_type": "clip_text_model", **text},
+        "geometry_encoder_config": layers | {"num_layers": geometry},
+        "detr_encoder_config": layers | {"num_layers": 2},
+        "detr_decoder_config": layers | {"num_layers": 2, "num_queries": queries},
+        "mask_decoder_config": {"hidden_size": _WIDTH, "num_attention_heads": _HEADS},
+    }
 
 
 def small_config(image_size: int = 224) -> dict[str, Any]:
     """A `Sam3Config`; almost half of its parameters are vocabulary."""
-    head = {"hidden_size": _WIDTH, "num_attention_heads": _HEADS, "intermediate_size": 2 * _WIDTH, "dropout": 0.0}
-    grid = image_size // 14
     trunk = {
-        "model_type": "sam3_vit_model",
-        "hidden_size": _TRUNK,
-        "intermediate_size": 2 * _TRUNK,
+        "hidden_size": 128,
+        "intermediate_size": 256,
         "num_hidden_layers": 6,
-        "num_attention_heads": 4,
-        "image_size": image_size,
         "pretrain_image_size": image_size,
-        "window_size": grid // 2,
+        "window_size": image_size // 28,
         "global_attn_indexes": [1, 3, 5],
-        "layer_norm_eps": 1e-5,
     }
-    text = {
-        "model_type": "clip_text_model",
-        "vocab_size": 49408,
-        "hidden_size": _WIDTH,
-        "intermediate_size": 2 * _WIDTH,
-        "num_hidden_layers": 2,
-        "num_attention_heads": _HEADS,
-        "max_position_embeddings": 32,
-        "projection_dim": 8,
-        "hidden_act": "gelu",
-    }
-    return {
-        "model_type": "sam3",
-        "vision_config": {"model_type": "sam3_vision_model", "fpn_hidden_size": _WIDTH, "backbone_config": trunk},
-        "text_config": text,
-        "geometry_encoder_config": head | {"num_layers": 1},
-        "detr_encoder_config": head | {"num_layers": 2},
-        "detr_decoder_config": head | {"num_layers": 2, "num_queries": _QUERIES},
-        "mask_decoder_config": {"hidden_size": _WIDTH, "num_attention_heads": _HEADS},
-    }
+    text = {"intermediate_size": 2 * _WIDTH, "projection_dim": 8}
+    return narrow_config(image_size, trunk, text, {"dropout": 0.0}, geometry=1, queries=100)
 
 
 def small_tracker_config() -> dict[str, Any]:
@@ -139,9 +153,9 @@ def _start(name: str, shape: torch.Size, random: np.random.Generator) -> torch.T
     noise = torch.from_numpy(random.standard_normal(tuple(shape), dtype=np.float32))
     if name.endswith(_FOURIER):
         return noise
-    if name.endswith(_POSITIONS):
+    if name.endswith(POSITIONS):
         return 0.1 * noise
-    if name.endswith(_TABLES):
+    if name.endswith(TABLES):
         return (0.5 if name.startswith("text_encoder") else 0.2 if "point_embed" in name else 1.0) * noise
     whispers = name.endswith(_BRANCH_ENDS) and not any(cross in name for cross in _CROSS)
     scale = 0.1 if any(answer in name for answer in _ANSWERS) else 0.2 if whispers else 1.0

@@ -13,61 +13,29 @@ import torch
 from medsam3_core.sam3.keys.layouts import HUGGING_FACE_PREFIXES, Part
 from medsam3_core.sam3.network.architecture import Architecture, architecture_from
 from medsam3_core.sam3.network.network import Sam3Weights, expected_shapes, match_weights
-from medsam3_core.sam3.network.small import narrow_tracker_config
+from medsam3_core.sam3.network.small import POSITIONS, TABLES, narrow_config, narrow_tracker_config
 
 Tensors = dict[str, torch.Tensor]
 
-_WIDTH, _HEADS = 64, 4
 _PRESENCE_BIAS = 4.0
 _CLASS_BIAS = (1.0, 0.2)
 """Biases of text and query along a direction in common: lifts most scores over 0.5."""
 _MASK_BIAS = (0.1, -0.3)
 """The same for pixels and masks, downwards: masks cover a part of the slice."""
-_TABLES = (
-    "embed.weight",
-    "embedding.weight",
-    "position_embeddings",
-    "presence_token.weight",
-    "reference_points.weight",
-)
-"""Tables that are looked up rather than multiplied: unit variance keeps their rows apart."""
 
 
 def tiny_config(image_size: int = 224) -> dict[str, Any]:
     """A `Sam3Config` of 4.8 million parameters, most of them vocabulary."""
-    head = {"hidden_size": _WIDTH, "num_attention_heads": _HEADS, "num_layers": 2, "intermediate_size": 2 * _WIDTH}
     trunk = {
-        "model_type": "sam3_vit_model",
         "hidden_size": 96,
         "intermediate_size": 192,
         "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "image_size": image_size,
         "pretrain_image_size": 112,
         "window_size": 8,
         "global_attn_indexes": [1, 3],
-        "layer_norm_eps": 1e-5,
     }
-    text = {
-        "model_type": "clip_text_model",
-        "vocab_size": 49408,
-        "hidden_size": _WIDTH,
-        "intermediate_size": 4 * _WIDTH,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "max_position_embeddings": 32,
-        "projection_dim": 64,
-        "hidden_act": "gelu",
-    }
-    return {
-        "model_type": "sam3",
-        "vision_config": {"model_type": "sam3_vision_model", "fpn_hidden_size": _WIDTH, "backbone_config": trunk},
-        "text_config": text,
-        "geometry_encoder_config": head,
-        "detr_encoder_config": head,
-        "detr_decoder_config": head | {"num_queries": 32},
-        "mask_decoder_config": {"hidden_size": _WIDTH, "num_attention_heads": _HEADS},
-    }
+    text = {"intermediate_size": 256, "projection_dim": 64}
+    return narrow_config(image_size, trunk, text, {}, geometry=2, queries=32)
 
 
 def untrained_weights(seed: int = 0, *, tracker: bool = False) -> Sam3Weights:
@@ -124,8 +92,8 @@ def _drawn(name: str, shape: torch.Size, random: np.random.Generator) -> torch.T
     noise = _noise(shape, random)
     if len(shape) == 1:
         return 0.02 * noise + (1.0 if "norm" in name and name.endswith("weight") else 0.0)
-    if name.endswith(_TABLES):
-        return noise
+    if name.endswith((*TABLES, POSITIONS)):
+        return noise  # unit variance keeps the rows of a table apart
     fan_in = math.prod(shape[1:])
     return noise / math.sqrt(fan_in)
 

@@ -70,13 +70,6 @@ def augment(image: Image, label_maps: Labels, plan: Augmentation, rng: np.random
     return changed_look(np.ascontiguousarray(seen), plan, rng), np.ascontiguousarray(labels)
 
 
-def plain_view(image: Image, label_maps: Labels, side: int) -> tuple[Image, Labels]:
-    """The whole slice at the model's side, unchanged: what validation and inference see."""
-    _require_fitting(image, label_maps)
-    whole = Window(0, 0, image.shape[0], image.shape[1])
-    return _resized_window(image, whole, side), _labels_at(label_maps, whole, None, side)
-
-
 def _stacked(seen: TrainingSlice) -> Labels:
     """Label maps of the concepts that are there; the others have nothing to change."""
     present = [concept.labels for concept in seen.concepts if concept.present]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
+from medsam3_core.sam3.tensors.postprocess import logits_at
 from medsam3_core.training.losses.box_overlap import corners_of, paired_iou
 from medsam3_core.training.losses.matching import Matches
 
@@ -118,7 +119,7 @@ def mask_losses(
         gamma: How fast pixels that are right stop to count.
     """
     target = target_masks.float().flatten(1)
-    logits = resized_logits(mask_logits, target_masks.shape[-2:]).flatten(1)
+    logits = logits_at(mask_logits, (target_masks.shape[1], target_masks.shape[2])).flatten(1)
     chance = logits.sigmoid()
     entropy = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
     wrong = chance * (1 - target) + (1 - chance) * target
@@ -126,11 +127,3 @@ def mask_losses(
     focal = ((balance * entropy * wrong**gamma).mean(dim=1) / objects).sum()
     overlap = 1 - (2 * (chance * target).sum(1) + 1) / (chance.sum(1) + target.sum(1) + 1)
     return focal, (overlap / objects).sum()
-
-
-def resized_logits(logits: torch.Tensor, shape_yx: torch.Size | tuple[int, int]) -> torch.Tensor:
-    """Logits (n, h, w) at another size, as inference brings them to the slice."""
-    if logits.shape[-2:] == torch.Size(shape_yx):
-        return logits.float()
-    resized = functional.interpolate(logits[:, None].float(), tuple(shape_yx), mode="bilinear", align_corners=False)
-    return resized[:, 0]

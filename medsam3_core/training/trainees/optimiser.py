@@ -2,22 +2,19 @@
 
 import math
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
+from medsam3_core.sam3.network.small import POSITIONS, TABLES
+
 _BLOCK = re.compile(r"vision_encoder\.backbone\.layers\.(\d+)\.")
 _TRUNK, _TEXT = "vision_encoder.backbone.", "text_encoder."
 _FIRST = ("embeddings.patch_embeddings", "backbone.layer_norm.")
 """What lies below the first block of the trunk."""
-_POSITIONS = "position_embeddings"
-_TABLES = (_POSITIONS, "embed.weight", "embedding.weight", "reference_points.weight", "presence_token.weight")
-"""Parameters that are looked up rather than multiplied."""
 
 
 class Schedule(StrEnum):
@@ -90,7 +87,7 @@ def rate_of(name: str, plan: OptimiserPlan, layers: int) -> float:
     if _TRUNK not in name:
         return plan.rate
     rate = plan.rate * plan.trunk
-    if name.endswith(_POSITIONS):
+    if name.endswith(POSITIONS):
         return rate
     block = _BLOCK.search(name)
     depth = int(block[1]) + 1 if block else 0 if any(part in name for part in _FIRST) else layers + 1
@@ -99,21 +96,9 @@ def rate_of(name: str, plan: OptimiserPlan, layers: int) -> float:
 
 def fan_in_factor(name: str, parameter: torch.Tensor, plan: OptimiserPlan) -> float:
     """By how much a weight learns slower because it sums many inputs; tables, which are looked up, sum none."""
-    if not plan.fan_in or parameter.ndim < 2 or any(table in name for table in _TABLES):
+    if not plan.fan_in or parameter.ndim < 2 or any(table in name for table in (*TABLES, POSITIONS)):
         return 1.0
     return min(1.0, plan.fan_in / parameter[0].numel())
-
-
-def build_optimiser(groups: Iterable[dict[str, Any]], plan: OptimiserPlan) -> torch.optim.AdamW:
-    """AdamW over parameter groups, fused: on a CPU a step of many small tensors costs a third."""
-    return torch.optim.AdamW(list(groups), lr=plan.rate, betas=(0.9, plan.beta2), eps=1e-8, fused=True)
-
-
-def build_schedule(
-    optimiser: torch.optim.Optimizer, plan: OptimiserPlan, steps: int
-) -> torch.optim.lr_scheduler.LambdaLR:
-    """The schedule over all steps."""
-    return torch.optim.lr_scheduler.LambdaLR(optimiser, partial(rate_factor, plan=plan, steps=steps))
 
 
 def rate_factor(step: int, plan: OptimiserPlan, steps: int) -> float:

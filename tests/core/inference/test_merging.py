@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from medsam3_core.errors import UnsupportedPromptError
-from medsam3_core.inference.merging import merge_instances, to_label_slice
+from medsam3_core.inference.merging import merge_instances, number_instances
 from medsam3_core.inference.protocol import SliceInstances
 from medsam3_core.prompts.prompts import BoxPrompt, PointPrompt, SlicePrompt
 from medsam3_core.settings.inference import InferenceSettings, Merge, PromptMode
@@ -142,25 +142,25 @@ def test_a_mask_of_the_semantic_head_is_refused_where_none_was_drawn(merge):
 
 
 def test_labels_run_by_falling_score_and_overlaps_go_to_the_higher_score():
-    labels, scores = to_label_slice(columns((0.6, 0, 5), (0.9, 3, 8), (0.7, 7, 10)))
+    labels, positions = number_instances(columns((0.6, 0, 5), (0.9, 3, 8), (0.7, 7, 10)))
     assert labels.dtype == np.uint16
     assert labels[0].tolist() == [3, 3, 3, 1, 1, 1, 1, 1, 2, 2, 0, 0]
-    assert scores.tolist() == pytest.approx([0.9, 0.7, 0.6])
+    assert positions.tolist() == [1, 2, 0]
 
 
 def test_an_instance_hidden_by_higher_scores_gets_no_number():
-    labels, scores = to_label_slice(columns((0.5, 8, 9), (0.6, 2, 4), (0.9, 0, 5)))
+    labels, positions = number_instances(columns((0.5, 8, 9), (0.6, 2, 4), (0.9, 0, 5)))
     assert labels[0].tolist() == [1, 1, 1, 1, 1, 0, 0, 0, 2, 0, 0, 0]
-    assert scores.tolist() == pytest.approx([0.9, 0.5])
+    assert positions.tolist() == [2, 0]
 
 
 def test_of_equal_scores_the_earlier_instance_wins():
-    labels, _ = to_label_slice(columns((1.0, 0, 3), (1.0, 2, 5)))
+    labels, _ = number_instances(columns((1.0, 0, 3), (1.0, 2, 5)))
     assert labels[0].tolist() == [1, 1, 1, 2, 2, 0, 0, 0, 0, 0, 0, 0]
 
 
 def test_no_instance_gives_background():
-    labels, scores = to_label_slice(SliceInstances.nothing(SHAPE_YX))
+    labels, positions = number_instances(SliceInstances.nothing(SHAPE_YX))
     assert labels.shape == SHAPE_YX
     assert labels.sum() == 0
-    assert scores.shape == (0,)
+    assert positions.shape == (0,)

@@ -46,6 +46,10 @@ def ask(segmenter, image, prompt, settings=FP32):
     return only(segmenter.segment(only(segmenter.encode([image], settings)), [prompt], settings))
 
 
+def propagate(segmenter, slice_of, count, prompts, settings=FP32):
+    return segmenter.follow(lambda z: only(segmenter.encode([slice_of(z)], settings)), count, prompts, settings)
+
+
 def assert_same(one, other, atol=1e-5):
     np.testing.assert_allclose(one.scores, other.scores, atol=atol)
     np.testing.assert_allclose(one.boxes_xyxy, other.boxes_xyxy, atol=100 * atol)

@@ -14,7 +14,18 @@ from medsam3_core.sam3.segmenter import Sam3Segmenter
 from medsam3_core.sam3.tensors.postprocess import logits_at, masks_at
 from storage.weights.checkpoints import open_segmenter
 from tests.core.sam3.golden import LAYOUTS, ROUNDING, needs_golden, track_prompt, tracker_io, video_slice
-from tests.core.sam3.segmenters import FP32, INTERACTIVE, ask, assert_same, box, count_trunk_passes, only, phantom, text
+from tests.core.sam3.segmenters import (
+    FP32,
+    INTERACTIVE,
+    ask,
+    assert_same,
+    box,
+    count_trunk_passes,
+    only,
+    phantom,
+    propagate,
+    text,
+)
 
 
 def test_untrained_weights_can_have_a_tracker_too():
@@ -29,7 +40,7 @@ def test_untrained_weights_can_have_a_tracker_too():
     ]
     answers = segmenter.segment(only(segmenter.encode([phantom(1)], FP32)), prompts, FP32)
     assert all(answer.masks.any() for answer in answers)
-    drawn = list(segmenter.propagate(phantom, 3, [VolumePrompt(prompts[2], 1)], FP32))
+    drawn = list(propagate(segmenter, phantom, 3, [VolumePrompt(prompts[2], 1)]))
     assert [one.z for one in drawn] == [1, 2, 0]
     alone = untrained_weights().parts[Part.DETECTOR]
     assert all(torch.equal(tensor, alone[name]) for name, tensor in weights.parts[Part.DETECTOR].items())
@@ -126,7 +137,7 @@ def test_propagation_draws_every_slice_once_in_both_directions(released):
         slices.append(z)
         return video_slice(z)
 
-    drawn = list(released.propagate(slice_of, 5, [VolumePrompt(track_prompt("vid_box"), 2)], FP32))
+    drawn = list(propagate(released, slice_of, 5, [VolumePrompt(track_prompt("vid_box"), 2)]))
     assert [one.z for one in drawn] == [2, 3, 4, 1, 0]
     assert slices == [2, 3, 4, 1, 0]
     assert all(one.mask.shape == (224, 224) and 0 <= one.score <= 1 for one in drawn)
@@ -141,11 +152,11 @@ def test_objects_on_different_slices_share_their_sweeps(released):
         return video_slice(z)
 
     prompts = [VolumePrompt(track_prompt("vid_box"), 1), VolumePrompt(track_prompt("vid_points"), 3)]
-    together = list(released.propagate(slice_of, 5, prompts, FP32))
+    together = list(propagate(released, slice_of, 5, prompts))
     assert slices == [1, 2, 3, 4, 2, 1, 0]
     assert sorted((one.index, one.z) for one in together) == [(i, z) for i in range(2) for z in range(5)]
     for index, prompt in enumerate(prompts):
-        alone = {one.z: one.mask for one in released.propagate(video_slice, 5, [prompt], FP32)}
+        alone = {one.z: one.mask for one in propagate(released, video_slice, 5, [prompt])}
         assert all(np.array_equal(one.mask, alone[one.z]) for one in together if one.index == index)
 
 
@@ -166,7 +177,7 @@ def test_propagation_forgets_what_it_no_longer_looks_back_to(released):
 @needs_golden
 def test_propagation_refuses_slices_outside_and_several_objects(released):
     with pytest.raises(UsageError, match="is on slice 7 of a volume of 5 slices"):
-        next(released.propagate(video_slice, 5, [VolumePrompt(track_prompt("vid_box"), 7)], FP32))
+        next(propagate(released, video_slice, 5, [VolumePrompt(track_prompt("vid_box"), 7)]))
     two = SlicePrompt("s", boxes=(box(), box(1, 1, 9, 9)))
     with pytest.raises(UsageError, match="holds 2 objects"):
-        next(released.propagate(video_slice, 5, [VolumePrompt(two, 0)], FP32))
+        next(propagate(released, video_slice, 5, [VolumePrompt(two, 0)]))

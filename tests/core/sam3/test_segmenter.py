@@ -22,6 +22,7 @@ from tests.core.sam3.segmenters import (
     count_trunk_passes,
     only,
     phantom,
+    propagate,
     text,
     untrained,
 )
@@ -251,7 +252,7 @@ def test_weights_without_interactive_head_say_which_would_do(tiny, prompt, setti
 
 def test_weights_without_tracker_cannot_propagate(tiny):
     with pytest.raises(UnsupportedPromptError, match="no trained tracker to propagate with"):
-        next(tiny.propagate(lambda _z: phantom(1), 3, [VolumePrompt(text(), 0)], FP32))
+        next(propagate(tiny, lambda _z: phantom(1), 3, [VolumePrompt(text(), 0)]))
 
 
 @pytest.mark.parametrize("bad", [box(-1, 0, 5, 5), box(0, 0, 161, 5), box(0, 0, 5, 121), box(200, 200, 220, 220)])

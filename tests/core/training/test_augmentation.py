@@ -5,7 +5,8 @@ import pytest
 
 from medsam3_core.errors import UsageError
 from medsam3_core.phantoms import PhantomKind, phantom_case, phantom_structures
-from medsam3_core.training.data.augmentation import augment, augmented_slice, plain_view
+from medsam3_core.sam3.tensors.preprocess import pixel_values
+from medsam3_core.training.data.augmentation import augment, augmented_slice
 from medsam3_core.training.data.augmentation_plan import Augmentation, augmentation_for, handedness
 from medsam3_core.training.data.samples import TrainingConcept, TrainingSlice
 
@@ -14,6 +15,10 @@ STILL = Augmentation(
     side=SIDE, p_whole=1, p_turn=0, p_elastic=0, p_tone=0, p_colour=0, p_blur=0, p_noise=0, p_low_resolution=0
 )
 """Changes nothing; tests switch on what they look at."""
+
+
+def plain_view(image, labels):
+    return augment(image, labels, STILL, np.random.default_rng(0))
 
 
 def disc(shape=(96, 80), centre=(40, 30), radius=14):
@@ -47,12 +52,13 @@ def test_labels_stay_on_what_they_label(change):
     assert min(scores) > 0.85, scores
 
 
-def test_nothing_switched_on_is_the_plain_view():
+def test_nothing_switched_on_is_what_inference_sees():
     image, labels = disc()
-    seen, drawn = augment(image, labels, STILL, np.random.default_rng(0))
-    plain, expected = plain_view(image, labels, SIDE)
-    np.testing.assert_array_equal(seen, plain)
-    np.testing.assert_array_equal(drawn, expected)
+    seen, drawn = plain_view(image, labels)
+    expected = (127.5 * pixel_values([image], SIDE)[0] + 127.5).round().numpy()
+    np.testing.assert_array_equal(seen.transpose(2, 0, 1), expected)
+    rows, columns = ((np.arange(SIDE) + 0.5) * size // SIDE for size in labels.shape[1:])
+    np.testing.assert_array_equal(drawn, labels[:, rows.astype(int)[:, None], columns.astype(int)])
 
 
 def test_the_same_random_state_gives_the_same_view_and_another_state_another():
@@ -66,7 +72,7 @@ def test_window_of_a_quarter_of_the_side_shows_things_sixteen_times_as_large():
     image, labels = disc((128, 128), (64, 64), 8)
     close = replace(STILL, p_whole=0, p_keep=1, scale=(0.25, 0.25), stretch=1.0)
     areas = [(augment(image, labels, close, np.random.default_rng(s))[1] > 0).sum() for s in range(20)]
-    whole = (plain_view(image, labels, SIDE)[1] > 0).sum()
+    whole = (plain_view(image, labels)[1] > 0).sum()
     assert min(areas) > 0
     assert max(areas) == pytest.approx(16 * whole, rel=0.15)
 
@@ -86,7 +92,7 @@ def test_grey_slices_stay_grey_and_colour_slices_get_other_colours():
     assert (grey[..., 0] == grey[..., 1]).all()
     assert (grey[..., 0] == grey[..., 2]).all()
     image[..., 2] = 10
-    plain, _ = plain_view(image, labels, SIDE)
+    plain, _ = plain_view(image, labels)
     hues = [augment(image, labels, loud, np.random.default_rng(seed))[0].mean(axis=(0, 1)) for seed in range(6)]
     assert np.std([hue[0] - hue[2] for hue in hues]) > 5
     assert plain[..., 2].max() == 10
@@ -95,7 +101,7 @@ def test_grey_slices_stay_grey_and_colour_slices_get_other_colours():
 def test_inversion_exchanges_bright_and_dark():
     image, labels = disc()
     seen, _ = augment(image, labels, replace(STILL, p_invert=1), np.random.default_rng(0))
-    np.testing.assert_allclose(seen, 255 - plain_view(image, labels, SIDE)[0].astype(int), atol=1)
+    np.testing.assert_allclose(seen, 255 - plain_view(image, labels)[0].astype(int), atol=1)
 
 
 @pytest.mark.parametrize(("allowed", "sides"), [(False, {"left"}), (True, {"left", "right"})])
