@@ -7,14 +7,12 @@ import pandas as pd
 import streamlit as st
 
 from dashboards.figures.figures import cost_figure, leaderboard_figure
-from dashboards.figures.inter_rater import inter_rater_scores
 from dashboards.figures.protocol_effect import EXPLAINED, NO_PRESET_RUN, STEPS, protocol_sentences, steps_of_split
-from dashboards.views.parts import chart, colours, heading, kept, nothing_yet, pick, store
+from dashboards.views.parts import chart, colours, heading, kept, nothing_yet, pick
 from medsam3_core.metrics.table import METRICS
 from medsam3_core.prompts.policies import short_prompt
 from storage.catalog.queries import pages
-from storage.store.layout import StoreLayout
-from storage.store.locations import location
+from storage.catalog.queries.leaderboard import read_inter_rater
 
 _ALL = "all cases"
 
@@ -40,7 +38,7 @@ def show() -> None:
     last.metric("absent structures left empty", f"{left_empty:,} / {absent:,}")
     if METRICS[metric].is_distance:
         st.caption("A distance has no value where nothing was drawn: read it beside the share of cases it is over.")
-    raters = _second_rater(str(rows["cohort"].iloc[0]), metric)
+    raters = _second_rater(rows, metric)
     chart(leaderboard_figure(rows, metric, shown, raters), key="board")
     st.markdown("**Numbers and denominators**")
     _table(rows, metric)
@@ -129,18 +127,16 @@ def _show_protocol(cohort: str, split: str | None) -> None:
     st.caption(EXPLAINED if steps["published"].notna().any() else f"{EXPLAINED} {NO_PRESET_RUN}")
 
 
-def _second_rater(cohort: str, metric: str) -> dict[str, float]:
-    cases = kept(pages.accepted_cases)
-    own = cases[cases["cohort"] == cohort]
-    if not (own["raters"].map(len) > 1).any():
-        return {}
-    found = _agreement(str(store().root), own)
-    return dict(zip(found["structure"], found[metric], strict=True)) if metric in found else {}
-
-
-@st.cache_data(ttl=600, show_spinner="Scoring the second rater ...")
-def _agreement(root: str, cases: pd.DataFrame) -> pd.DataFrame:
-    return inter_rater_scores(StoreLayout(location(root)), cases)
+def _second_rater(rows: pd.DataFrame, metric: str) -> dict[str, float]:
+    """Means of another rater against the first rater of the rows, by structure; as far as `inter_rater` has them."""
+    split, first = rows["split"].iloc[0], rows["rater"].iloc[0]
+    shown = (rows["cohort"].iloc[0], split if isinstance(split, str) else None, first)
+    pairs = [row for row in kept(read_inter_rater).to_pylist() if row.get(f"{metric}_mean") is not None]
+    return {
+        row["structure"]: row[f"{metric}_mean"]
+        for row in reversed(pairs)  # of several other raters the first one stays
+        if (row["cohort"], row["split"], row["rater"]) == shown
+    }
 
 
 def _interval(row: Mapping[Any, Any], metric: str) -> str:

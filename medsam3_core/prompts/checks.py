@@ -1,7 +1,9 @@
 """What a prompt must be before any network sees it: inside its slice, and of a kind that the weights take."""
 
+from itertools import chain
+
 from medsam3_core.errors import UnsupportedPromptError, UsageError
-from medsam3_core.prompts.prompts import MaskPrompt, PointPrompt, SlicePrompt
+from medsam3_core.prompts.prompts import MaskPrompt, SlicePrompt
 from medsam3_core.settings.inference import PromptMode
 
 
@@ -48,23 +50,10 @@ def require_inside(prompt: SlicePrompt, shape_yx: tuple[int, int]) -> None:
     Raises:
         UsageError: Names the box, point or mask and the slice.
     """
-    for box in prompt.boxes:
-        box.require_inside(shape_yx)
-    for points in prompt.points:
-        for point in points:
-            _require_point(point, shape_yx)
+    for shown in (*prompt.boxes, *chain(*prompt.points)):
+        shown.require_inside(shape_yx)
     for mask in prompt.masks:
         _require_mask(mask, shape_yx)
-
-
-def _require_point(point: PointPrompt, shape_yx: tuple[int, int]) -> None:
-    height, width = shape_yx
-    if not (0 <= point.x < width and 0 <= point.y < height):
-        msg = (
-            f"point {point.x:g},{point.y:g} lies outside the slice of {width} x {height} pixels; "
-            f"give x in 0..{width - 1} and y in 0..{height - 1}"
-        )
-        raise UsageError(msg)
 
 
 def _require_mask(prompt: MaskPrompt, shape_yx: tuple[int, int]) -> None:

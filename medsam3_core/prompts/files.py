@@ -1,13 +1,14 @@
 """Rows of a prompts file that a user wrote: read tolerantly, checked strictly, refused with row, value and remedy."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any
 
 from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.errors import UsageError
-from medsam3_core.prompts.rows import WHOLE_STRUCTURE, PromptRow, RowKind, runs_to_mask
+from medsam3_core.prompts.rows import WHOLE_STRUCTURE, PromptRow, RowKind, box_of, mask_of, point_of
 from medsam3_core.settings.inference import PromptMode
 
 COLUMNS = tuple(field.name for field in fields(PromptRow))
@@ -72,21 +73,18 @@ def validate_rows(rows: Iterable[PromptRow], geometry: VolumeGeometry, *, first_
     Raises:
         UsageError: If a slice does not exist, a box or point leaves the slice, or a mask has another size.
     """
-    depth, height, width = geometry.shape_zyx
+    depth, *shape_yx = geometry.shape_zyx
     for number, row in enumerate(rows, first_number):
         if not 0 <= row.slice < depth:
             last = depth - 1
             raise _refusal(number, f"slice={row.slice} does not exist in case {row.case_id!r}; give 0..{last}")
-        if row.kind is RowKind.BOX:
-            _require_upright(row, number)
-            _require_box_inside(row, number, (height, width))
-        if row.kind is RowKind.POINTS:
-            _require_point(row, number, (height, width))
-        if row.kind is RowKind.MASK:
-            try:
-                runs_to_mask(row.mask_rle or (), (height, width))
-            except UsageError as error:
-                raise _refusal(number, str(error)) from None
+        with _as_refusal(number):
+            if row.kind is RowKind.BOX:
+                box_of(row).require_inside(tuple(shape_yx))
+            if row.kind is RowKind.POINTS:
+                point_of(row).require_inside(tuple(shape_yx))
+            if row.kind is RowKind.MASK:
+                mask_of(row, (shape_yx[0], shape_yx[1]))
 
 
 def objects_apart(rows: Sequence[PromptRow], mode: PromptMode) -> list[PromptRow]:
@@ -104,40 +102,6 @@ def objects_apart(rows: Sequence[PromptRow], mode: PromptMode) -> list[PromptRow
 
 def _object(row: PromptRow) -> tuple[int, str, int]:
     return row.slice, row.structure, row.instance
-
-
-def _require_upright(row: PromptRow, number: int) -> None:
-    x0, y0, x1, y1 = _box_edges(row)
-    if not (x0 < x1 and y0 < y1):
-        raise _refusal(number, f"box {x0:g},{y0:g},{x1:g},{y1:g} is empty or inverted; give x0<x1 and y0<y1")
-
-
-def _require_box_inside(row: PromptRow, number: int, shape_yx: tuple[int, int]) -> None:
-    height, width = shape_yx
-    x0, y0, x1, y1 = _box_edges(row)
-    if x0 < 0 or y0 < 0 or x1 > width or y1 > height:
-        raise _refusal(
-            number,
-            f"box {x0:g},{y0:g},{x1:g},{y1:g} leaves the slice of {width} x {height} pixels; "
-            f"give x in 0..{width} and y in 0..{height}",
-        )
-
-
-def _box_edges(row: PromptRow) -> tuple[float, float, float, float]:
-    """x0, y0, x1, y1; NaN where one is missing, which no comparison passes."""
-    x0, y0, x1, y1 = (math.nan if value is None else value for value in (row.x0, row.y0, row.x1, row.y1))
-    return x0, y0, x1, y1
-
-
-def _require_point(row: PromptRow, number: int, shape_yx: tuple[int, int]) -> None:
-    height, width = shape_yx
-    x, y = (math.nan if value is None else value for value in (row.x, row.y))
-    if not (0 <= x < width and 0 <= y < height):
-        raise _refusal(
-            number,
-            f"point {x:g},{y:g} is outside the slice of {width} x {height} pixels; "
-            f"give x in 0..{width - 1} and y in 0..{height - 1}",
-        )
 
 
 def _kind(given: Mapping[str, Any], number: int) -> RowKind:
@@ -163,7 +127,8 @@ def _require_values(row: PromptRow, number: int) -> None:
     if row.label not in (None, 0, 1):
         raise _refusal(number, f"label={row.label} is neither 1 (positive) nor 0 (negative)")
     if row.kind is RowKind.BOX:
-        _require_upright(row, number)
+        with _as_refusal(number):
+            box_of(row)
 
 
 def _is_absent(value: Any) -> bool:
@@ -198,3 +163,11 @@ def _runs(value: Any, number: int) -> tuple[int, ...]:
 
 def _refusal(number: int, reason: str) -> UsageError:
     return UsageError(f"row {number} of the prompts: {reason}")
+
+
+@contextmanager
+def _as_refusal(number: int) -> Iterator[None]:
+    try:
+        yield
+    except UsageError as error:
+        raise _refusal(number, str(error)) from None

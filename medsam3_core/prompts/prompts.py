@@ -25,7 +25,7 @@ class BoxPrompt:
 
     def __post_init__(self) -> None:
         if not (self.x0 < self.x1 and self.y0 < self.y1):
-            msg = f"box {self.x0},{self.y0},{self.x1},{self.y1} is empty or inverted; give x0<x1 and y0<y1"
+            msg = f"box {self.x0:g},{self.y0:g},{self.x1:g},{self.y1:g} is empty or inverted; give x0<x1 and y0<y1"
             raise UsageError(msg)
 
     def require_inside(self, shape_yx: tuple[int, ...]) -> None:
@@ -50,6 +50,20 @@ class PointPrompt:
     x: float
     y: float
     positive: bool = True
+
+    def require_inside(self, shape_yx: tuple[int, ...]) -> None:
+        """Refuse a point that lies on no pixel of its slice.
+
+        Raises:
+            UsageError: Names point and slice.
+        """
+        height, width = shape_yx
+        if not (0 <= self.x < width and 0 <= self.y < height):
+            msg = (
+                f"point {self.x:g},{self.y:g} lies outside the slice of {width} x {height} pixels; "
+                f"give x in 0..{width - 1} and y in 0..{height - 1}"
+            )
+            raise UsageError(msg)
 
 
 @dataclass(frozen=True, eq=False)

@@ -120,14 +120,13 @@ def _slice_prompt(structure: str, rows: Sequence[PromptRow], shape_yx: tuple[int
     points: dict[int, list[PointPrompt]] = {}
     for row in rows:
         if row.kind is RowKind.POINTS:
-            point = PointPrompt(_number(row, "x"), _number(row, "y"), row.label != 0)
-            points.setdefault(row.instance, []).append(point)
+            points.setdefault(row.instance, []).append(point_of(row))
     return SlicePrompt(
         structure,
         text=_one_text(rows),
-        boxes=tuple(_box(row) for row in rows if row.kind is RowKind.BOX),
+        boxes=tuple(box_of(row) for row in rows if row.kind is RowKind.BOX),
         points=tuple(tuple(one) for one in points.values()),
-        masks=tuple(MaskPrompt(runs_to_mask(row.mask_rle or (), shape_yx)) for row in rows if row.kind is RowKind.MASK),
+        masks=tuple(mask_of(row, shape_yx) for row in rows if row.kind is RowKind.MASK),
         per_instance=any(row.instance != WHOLE_STRUCTURE for row in rows if row.kind is not RowKind.TEXT),
     )
 
@@ -144,9 +143,20 @@ def _one_text(rows: Sequence[PromptRow]) -> str | None:
     return texts[0] if texts else None
 
 
-def _box(row: PromptRow) -> BoxPrompt:
+def box_of(row: PromptRow) -> BoxPrompt:
+    """The box of a row; `UsageError` if an edge is missing or the box is empty."""
     x0, y0, x1, y1 = (_number(row, column) for column in ("x0", "y0", "x1", "y1"))
     return BoxPrompt(x0, y0, x1, y1, positive=row.label != 0)
+
+
+def point_of(row: PromptRow) -> PointPrompt:
+    """The point of a row; `UsageError` if a coordinate is missing."""
+    return PointPrompt(_number(row, "x"), _number(row, "y"), row.label != 0)
+
+
+def mask_of(row: PromptRow, shape_yx: tuple[int, int]) -> MaskPrompt:
+    """The mask of a row; `UsageError` if it does not fit the slice."""
+    return MaskPrompt(runs_to_mask(row.mask_rle or (), shape_yx))
 
 
 def _number(row: PromptRow, column: str) -> float:

@@ -1,5 +1,8 @@
 """Pages of the dashboard on stores written by hand, run in this process without a browser."""
 
+import json
+from typing import Any
+
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -7,12 +10,13 @@ from dashboards.figures.figures import history_figure
 from dashboards.report.report import write_report
 from medsam3_core.cases.recipes import Recipe
 from medsam3_core.cases.structures import Structure
+from medsam3_core.metrics.protocol_version import PROTOCOL_VERSION
 from storage.catalog.queries import pages
 from storage.cohorts.cohorts import Cohort, write_cohort
 from storage.store.layout import STORE_VARIABLE, utc_now
-from storage.store.schemas import PLAN
-from storage.store.tables import write_columns
-from tests.stores.catalog import HandmadeStore, at
+from storage.store.schemas import AGREEMENT, PLAN
+from storage.store.tables import write_columns, write_rows
+from tests.stores.catalog import DIGEST, HandmadeStore, at
 
 
 @pytest.fixture
@@ -89,6 +93,28 @@ def test_raters_are_told_apart_on_pages_and_in_the_report(two_raters):
     text = reported(two_raters)
     assert "<th>structure</th><th>rater</th><th>weights</th>" in text
     assert "heart, rater r2" in text
+
+
+def test_the_leaderboard_draws_how_far_raters_agree_on_the_cases_that_it_shows(two_raters):
+    row = {"cohort": two_raters.cohort, "structure": "heart", "rater": "r1", "case_digest": DIGEST, "empty": "none",
+           "distance_unit": "mm", "protocol": PROTOCOL_VERSION}  # fmt: skip
+    rows = [
+        row | {"case_id": case, "other_rater": other, "dice": dice, "hd95": 3.0}
+        for other, dice in (("r2", 0.8), ("r3", 0.4))
+        for case in ("c00", "c01")
+    ]
+    write_rows(two_raters.layout.agreement(two_raters.cohort), rows, AGREEMENT)
+    page = shown("leaderboard")
+    (line,) = rater_lines(page)
+    assert line["x"] == pytest.approx([0.8, 0.8])
+    (choice,) = [box for box in page.selectbox if box.label == "Metric"]
+    assert rater_lines(choice.select("nsd").run()) == []
+
+
+def rater_lines(page: AppTest) -> list[dict[str, Any]]:
+    """Lines of the second rater in the first plot."""
+    figure = json.loads(page.get("plotly_chart")[0].proto.spec)
+    return [trace for trace in figure["data"] if trace.get("name") == "second rater"]
 
 
 def test_a_single_rater_is_not_named(made):

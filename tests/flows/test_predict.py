@@ -388,7 +388,7 @@ def test_structures_of_a_file_that_stand_on_one_slice_each_are_followed_from_the
             (),
             "row 1 of the prompts: box 9,1,9,9 is empty or inve",
         ),
-        ([{"kind": "points", "x": 160, "y": 9}], (), "row 1 of the prompts: point 160,9 is outside"),
+        ([{"kind": "points", "x": 160, "y": 9}], (), "row 1 of the prompts: point 160,9 lies outside"),
         ([{"kind": "points", "x": 16, "y": 9}], (), "tiny-untrained has no interactive head"),
         ([{"kind": "text"}], (), "row 1 of the prompts: text is missing"),
         ([{"kind": "text", "text": "a <|endoftext|>"}], (), "contains the special token <|endoftext|>"),

@@ -139,8 +139,8 @@ def test_a_row_that_cannot_be_read_is_refused_with_number_value_and_remedy(chang
         (box(1, 1, 11, 2), r"box 1,1,11,2 leaves the slice of 10 x 8 pixels; give x in 0\.\.10 and y in 0\.\.8"),
         (box(-1, 1, 2, 2), "box -1,1,2,2 leaves the slice"),
         (box(5, 1, 2, 2), "box 5,1,2,2 is empty or inverted"),
-        (box(1, 1, 2, None), "box 1,1,2,nan is empty or inverted"),
-        (point(10, 0), r"point 10,0 is outside the slice of 10 x 8 pixels; give x in 0\.\.9 and y in 0\.\.7"),
+        (box(1, 1, 2, None), "a box prompt of .* lacks y1; add it"),
+        (point(10, 0), r"point 10,0 lies outside the slice of 10 x 8 pixels; give x in 0\.\.9 and y in 0\.\.7"),
         (PromptRow("a", 0, "liver", 0, RowKind.MASK, mask_rle=(3,)), "row 2 of the prompts: mask runs cover 3 pixels"),
     ],
 )
