@@ -5,8 +5,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
 
-from medsam3_core.agent.vocabulary.terms import TERMS
+import yaml
+
 from medsam3_core.agent.vocabulary.types import Term
 
 _SPELLINGS = tuple(
@@ -150,8 +153,13 @@ class Vocabulary:
 
 @lru_cache(maxsize=1)
 def reviewed_vocabulary() -> Vocabulary:
-    """The vocabulary that comes with the product."""
-    return Vocabulary(TERMS)
+    """The vocabulary that comes with the product: `terms.yaml` beside this module."""
+    written: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("terms.yaml").read_text("utf-8"))
+    return Vocabulary(Term(name, **_with_tuples(fields)) for name, fields in written.items())
+
+
+def _with_tuples(fields: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
 
 
 def plain_words(phrase: str) -> str:
