@@ -26,7 +26,7 @@ from benchmarks.costs import interleaved, say
 from benchmarks.full_weights import BARE
 from flows.settings.environment import prepare_environment
 from medsam3_core.cases.geometry import VolumeGeometry
-from medsam3_core.inference.volumes import segment_volume
+from medsam3_core.inference.volumes import VolumeRequest, segment_volumes
 from medsam3_core.phantoms import PhantomKind, phantom_case
 from medsam3_core.prompts.generation import generate_prompts
 from medsam3_core.prompts.prompts import SlicePrompt
@@ -226,7 +226,8 @@ class Bench:
             geometry = VolumeGeometry.pixel_grid((len(images), SIDE, SIDE))
             prompts = {"run": dict.fromkeys(range(len(images)), TEXTS[:1])}
             settings = {"run": self.settings}
-            segment_volume(segmenter, lambda z, _window: images[z], geometry, prompts, settings, ["structure"])
+            request = VolumeRequest(lambda z, _window: images[z], geometry, prompts, settings, ["structure"])
+            segment_volumes(segmenter, [request])
 
         ours, loop = (found.wall for found in interleaved(3, system, bare))
         print(f"GPU: {32 / ours:.1f} images/s, bare loop {32 / loop:.1f}: {loop / ours:.2f} (at least 0.9)")

@@ -132,9 +132,7 @@ def _groups(store: StoreLayout, plan: TrainingPlan, cohorts: Sequence[TrainingCo
         slices = [
             seen
             for case in cohort.train
-            for seen in read_training_slices(
-                store, case, recipe, cohort.concepts, every=asked.every, mirror=mirror, upright=upright
-            )
+            for seen in read_training_slices(store, case, recipe, cohort.concepts, every=asked.every)
         ]
         nothing = texts_of_nothing(
             texts[asked.cohort],

@@ -88,16 +88,12 @@ def _found(scores: pd.DataFrame, cases: pd.DataFrame, filters: list[Any]) -> pd.
 def _chosen(found: pd.DataFrame, rows: list[int], cases: pd.DataFrame) -> tuple[str, str | None]:
     """The selected row, else the case that was shown before, else the first one."""
     known = set(cases["case_id"])
-    if rows and rows[0] < len(found):
-        row = found.iloc[rows[0]]
+    selected = bool(rows) and rows[0] < len(found)
+    if selected or st.session_state.get("case_id") not in known:
+        row = found.iloc[rows[0]] if selected else found.iloc[0] if len(found) else cases.iloc[0]
         st.session_state["case_id"], st.session_state["case_structure"] = row["case_id"], row.get("structure")
         if "label" in row:
             st.session_state["case_series"] = series_name(row["label"], row["prompt"], row["settings"], None)
-    elif st.session_state.get("case_id") not in known:
-        first = found.iloc[0] if len(found) else cases.iloc[0]
-        st.session_state["case_id"], st.session_state["case_structure"] = first["case_id"], first.get("structure")
-        if "label" in first:
-            st.session_state["case_series"] = series_name(first["label"], first["prompt"], first["settings"], None)
     return st.session_state["case_id"], st.session_state.get("case_structure")
 
 

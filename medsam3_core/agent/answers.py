@@ -79,13 +79,9 @@ def joined(
 
 def on_slice(answer: AgentAnswer, z: int) -> SliceInstances:
     """The objects of an answer that a slice holds, as instances of that slice."""
-    numbers = [int(number) for number in np.unique(answer.labels[z]) if number]
-    if not numbers:
-        return SliceInstances.nothing((answer.labels.shape[1], answer.labels.shape[2]))
-    masks = np.stack([answer.labels[z] == number for number in numbers])
-    edges = [(np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))) for mask in masks]
-    boxes = np.array([(x[0], y[0], x[-1] + 1, y[-1] + 1) for x, y in edges], dtype=np.float32)
-    return SliceInstances(masks, answer.scores[np.array(numbers) - 1], boxes)
+    numbers = np.unique(answer.labels[z])
+    numbers = numbers[numbers > 0].astype(np.intp)
+    return SliceInstances.of_masks(answer.labels[z] == numbers[:, None, None], answer.scores[numbers - 1])
 
 
 def as_prediction(answers: Mapping[str, AgentAnswer], shape_zyx: tuple[int, int, int]) -> VolumePrediction:

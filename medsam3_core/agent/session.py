@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medsam3_core.capabilities import Capabilities
 from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.digests import digest_array
 from medsam3_core.errors import UsageError
 from medsam3_core.inference.predictions import VolumePrediction
-from medsam3_core.inference.protocol import Segmenter, SliceImage, SliceInstances
-from medsam3_core.inference.volumes import segment_volume
+from medsam3_core.inference.protocol import Segmenter, SegmenterAround, SliceImage
+from medsam3_core.inference.volumes import VolumeRequest, segment_volumes
 from medsam3_core.prompts.checks import require_inside
 from medsam3_core.prompts.prompts import BoxPrompt, PointPrompt, SlicePrompt
 from medsam3_core.settings.inference import InferenceSettings
@@ -53,7 +52,7 @@ class Candidate:
         return not len(self.scores)
 
 
-class EncodeOnce:
+class EncodeOnce(SegmenterAround):
     """A segmenter that remembers the encodings of slices it has seen; everything else is passed on.
 
     Where they do not all fit, the one that was used last goes: a volume is asked from its first slice to its last again
@@ -61,22 +60,9 @@ class EncodeOnce:
     """
 
     def __init__(self, segmenter: Segmenter, keep_bytes: int = _KEPT_BYTES) -> None:
-        self._segmenter, self._room = segmenter, keep_bytes
+        super().__init__(segmenter)
+        self._room = keep_bytes
         self._encodings: dict[tuple[str, int, str, int], Any] = {}
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """Of the segmenter."""
-        return self._segmenter.capabilities
-
-    @property
-    def device(self) -> str:
-        """Of the segmenter."""
-        return self._segmenter.device
-
-    def precision(self, settings: InferenceSettings) -> str:
-        """Of the segmenter."""
-        return self._segmenter.precision(settings)
 
     def encode(self, images: Sequence[SliceImage], settings: InferenceSettings) -> list[Any]:
         """Encode what has not been encoded yet with these settings."""
@@ -100,12 +86,6 @@ class EncodeOnce:
         if size <= self._room:
             self._encodings[key] = encoding
             self._room -= size
-
-    def segment(
-        self, encoding: Any, prompts: Sequence[SlicePrompt], settings: InferenceSettings
-    ) -> list[SliceInstances]:
-        """Of the segmenter."""
-        return self._segmenter.segment(encoding, prompts, settings)
 
 
 def _bytes_of(encoding: Any) -> int:
@@ -201,11 +181,9 @@ class AgentSession:
     ) -> dict[str, VolumePrediction]:
         if not prompts:
             return {}
-        windows = {_STRUCTURE: window} if window else {}
-        return segment_volume(
-            self.segmenter, self.slices, self.geometry, prompts, dict.fromkeys(prompts, self.settings), [_STRUCTURE],
-            windows=windows,
-        )  # fmt: skip
+        settings, windows = dict.fromkeys(prompts, self.settings), {_STRUCTURE: window} if window else {}
+        request = VolumeRequest(self.slices, self.geometry, prompts, settings, [_STRUCTURE], windows=windows)
+        return segment_volumes(self.segmenter, [request])[0]
 
     def _keep(self, asked: str, prediction: VolumePrediction) -> Candidate:
         self.notes.update(dict.fromkeys(prediction.fallbacks))

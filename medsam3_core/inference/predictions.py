@@ -61,13 +61,11 @@ class _LinkedStructure:
         crops: Its slices by z.
         numbers: Per z, the number in the volume of label 0..n of that slice.
         scores: Score of number 1..n.
-        voxels: Voxels of number 1..n.
     """
 
     crops: Mapping[int, _LabelCrop]
     numbers: Mapping[int, NDArray[np.uint16]]
     scores: NDArray[np.float64]
-    voxels: NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,12 +98,6 @@ class VolumePrediction:
     def confidence(self, structure: str) -> NDArray[np.float32]:
         """Score of object 1..n, shape (n,): the mean over its slices, weighted by area."""
         return self._structure(structure).scores.astype(np.float32)
-
-    def mean_confidence(self, structure: str) -> float | None:
-        """Mean score over the voxels drawn; None where nothing was drawn."""
-        linked = self._structure(structure)
-        voxels = int(linked.voxels.sum())
-        return float((linked.scores * linked.voxels).sum() / voxels) if voxels else None
 
     def _structure(self, structure: str) -> _LinkedStructure:
         if structure not in self._linked:
@@ -208,7 +200,7 @@ def _link(crops: Mapping[int, _LabelCrop]) -> tuple[_LinkedStructure, int]:
     number_of = np.zeros(count, dtype=np.uint16)
     number_of[kept] = np.arange(1, len(kept) + 1)
     numbers = {z: np.concatenate([[0], number_of[objects[z]]]).astype(np.uint16) for z in crops}
-    return _LinkedStructure(crops, numbers, scores[kept], voxels[kept]), len(order)
+    return _LinkedStructure(crops, numbers, scores[kept]), len(order)
 
 
 def _objects_by_slice(crops: Mapping[int, _LabelCrop]) -> dict[int, NDArray[np.int64]]:

@@ -104,7 +104,8 @@ def follow_with_tracker(
                     found.setdefault(number, []).append((index, mask, one.score))
         for number, parts in found.items():
             objects, masks, scores = zip(*parts, strict=True)
-            yield FollowedSlice(seeds[number], z, _instances(masks, scores), np.array(objects, dtype=np.int64))
+            instances = SliceInstances.of_masks(np.stack(masks), np.array(scores, dtype=np.float32))
+            yield FollowedSlice(seeds[number], z, instances, np.array(objects, dtype=np.int64))
 
 
 def follow_by_detection(
@@ -154,28 +155,13 @@ class _Trail:
         self._masks = masks[[after for _, after in links]]
         if not links:
             return None
-        found = _instances(self._masks, scores[[after for _, after in links]], answer.fallbacks)
+        found = SliceInstances.of_masks(self._masks, scores[[after for _, after in links]], answer.fallbacks)
         return FollowedSlice(seed, z, found, self._objects)
 
     def _prompt(self) -> SlicePrompt:
         asked = self.seed.prompt
-        boxes = tuple(_box_around(mask) for mask in self._masks) if asked.boxes else ()
+        boxes = tuple(BoxPrompt.around(mask) for mask in self._masks) if asked.boxes else ()
         return SlicePrompt(asked.structure, text=asked.text, boxes=boxes, per_instance=True)
-
-
-def _instances(
-    masks: Sequence[NDArray[np.bool_]] | NDArray[np.bool_],
-    scores: Sequence[float] | NDArray[np.float32],
-    notes: tuple[str, ...] = (),
-) -> SliceInstances:
-    stacked = np.stack(list(masks))
-    boxes = [(box.x0, box.y0, box.x1, box.y1) for box in map(_box_around, stacked)]
-    return SliceInstances(stacked, np.asarray(scores, dtype=np.float32), np.array(boxes, dtype=np.float32), None, notes)
-
-
-def _box_around(mask: NDArray[np.bool_]) -> BoxPrompt:
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return BoxPrompt(float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
 
 
 def _linked(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> list[tuple[int, int]]:

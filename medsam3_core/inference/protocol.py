@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam3_core.capabilities import Capabilities
-from medsam3_core.prompts.prompts import SlicePrompt, VolumePrompt
+from medsam3_core.prompts.prompts import BoxPrompt, SlicePrompt, VolumePrompt
 from medsam3_core.settings.inference import InferenceSettings
 
 SliceImage = NDArray[np.uint8]
@@ -42,6 +42,14 @@ class SliceInstances:
         return replace(
             self, masks=self.masks[positions], scores=self.scores[positions], boxes_xyxy=self.boxes_xyxy[positions]
         )
+
+    @classmethod
+    def of_masks(
+        cls, masks: NDArray[np.bool_], scores: NDArray[np.float32], fallbacks: tuple[str, ...] = ()
+    ) -> "SliceInstances":
+        """Instances with the tight boxes of their masks, (n, y, x), each of at least one pixel."""
+        boxes = [(box.x0, box.y0, box.x1, box.y1) for box in map(BoxPrompt.around, masks)]
+        return cls(masks, scores, np.array(boxes, dtype=np.float32).reshape(-1, 4), None, fallbacks)
 
     @classmethod
     def nothing(cls, shape_yx: tuple[int, int]) -> "SliceInstances":
@@ -86,6 +94,33 @@ class Segmenter(Protocol):
             UnsupportedPromptError: If a prompt's kind is beyond `capabilities`.
         """
         ...
+
+
+class SegmenterAround:
+    """A segmenter in front of another one: passes on what a subclass does not do itself."""
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        self._segmenter = segmenter
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Those of the segmenter behind it."""
+        return self._segmenter.capabilities
+
+    @property
+    def device(self) -> str:
+        """Where the segmenter behind it computes."""
+        return self._segmenter.device
+
+    def precision(self, settings: InferenceSettings) -> str:
+        """Precision of the segmenter behind it."""
+        return self._segmenter.precision(settings)
+
+    def segment(
+        self, encoding: Any, prompts: Sequence[SlicePrompt], settings: InferenceSettings
+    ) -> list[SliceInstances]:
+        """Answers of the segmenter behind it."""
+        return self._segmenter.segment(encoding, prompts, settings)
 
 
 @runtime_checkable
@@ -144,10 +179,6 @@ class FollowingSegmenter(Segmenter, Protocol):
 @runtime_checkable
 class CacheableSegmenter(Segmenter, Protocol):
     """A segmenter whose encodings can be kept on disk."""
-
-    def precision(self, settings: InferenceSettings) -> str:
-        """Precision that these settings mean here."""
-        ...
 
     def encoding_identity(self, settings: InferenceSettings) -> tuple[str, ...]:
         """All that decides what the encoding of a slice is, apart from slice and weights."""

@@ -69,25 +69,6 @@ class VolumeRequest:
         return found
 
 
-def segment_volume(
-    segmenter: Segmenter,
-    slices: SliceLoader,
-    geometry: VolumeGeometry,
-    prompts_by_run: Mapping[str, RunPrompts],
-    settings_by_run: Mapping[str, InferenceSettings],
-    structures: Sequence[str],
-    *,
-    followed: Collection[str] = (),
-    windows: Mapping[str, str] | None = None,
-    per_pass: int | None = None,
-) -> dict[str, VolumePrediction]:
-    """`segment_volumes` for one volume; the arguments are those of `VolumeRequest`."""
-    request = VolumeRequest(
-        slices, geometry, prompts_by_run, settings_by_run, structures, followed, {} if windows is None else windows
-    )
-    return segment_volumes(segmenter, [request], per_pass=per_pass)[0]
-
-
 def segment_volumes(
     segmenter: Segmenter, requests: Sequence[VolumeRequest], *, per_pass: int | None = None
 ) -> list[dict[str, VolumePrediction]]:

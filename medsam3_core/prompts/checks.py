@@ -3,7 +3,7 @@
 from itertools import chain
 
 from medsam3_core.errors import UnsupportedPromptError, UsageError
-from medsam3_core.prompts.prompts import MaskPrompt, SlicePrompt
+from medsam3_core.prompts.prompts import BoxPrompt, MaskPrompt, PointPrompt, SlicePrompt
 from medsam3_core.settings.inference import PromptMode
 
 
@@ -50,8 +50,9 @@ def require_inside(prompt: SlicePrompt, shape_yx: tuple[int, int]) -> None:
     Raises:
         UsageError: Names the box, point or mask and the slice.
     """
-    for shown in (*prompt.boxes, *chain(*prompt.points)):
-        shown.require_inside(shape_yx)
+    shown: tuple[BoxPrompt | PointPrompt, ...] = (*prompt.boxes, *chain(*prompt.points))
+    for one in shown:
+        one.require_inside(shape_yx)
     for mask in prompt.masks:
         _require_mask(mask, shape_yx)
 

@@ -28,6 +28,12 @@ class BoxPrompt:
             msg = f"box {self.x0:g},{self.y0:g},{self.x1:g},{self.y1:g} is empty or inverted; give x0<x1 and y0<y1"
             raise UsageError(msg)
 
+    @classmethod
+    def around(cls, mask: NDArray[np.bool_]) -> "BoxPrompt":
+        """The tight box of a mask, shape (y, x), with at least one pixel."""
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        return cls(float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
+
     def require_inside(self, shape_yx: tuple[int, ...]) -> None:
         """Refuse a box that leaves its slice.
 

@@ -9,7 +9,7 @@ from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.cases.recipes import Recipe
 from medsam3_core.cases.structures import LabelMap
 from medsam3_core.inference.slices import SliceLoader
-from medsam3_core.inference.volumes import segment_volume
+from medsam3_core.inference.volumes import VolumeRequest, segment_volumes
 from medsam3_core.metrics.scoring import EmptyMask, score_structure
 from medsam3_core.prompts.generation import generate_prompts
 from medsam3_core.prompts.policies import PromptPolicy
@@ -88,8 +88,7 @@ def _scores(
         )
         prompts[policy.canonical()] = slice_prompts(made.rows, shape[1:])
         by_prompt[policy.canonical()] = policy
-    answers = segment_volume(
-        segmenter,
+    request = VolumeRequest(
         case.slices,
         case.geometry,
         prompts,
@@ -97,6 +96,7 @@ def _scores(
         [structure.name for structure in structures],
         windows=case.recipe.own_windows,
     )
+    (answers,) = segment_volumes(segmenter, [request])
     scores = []
     for name, answer in answers.items():
         for structure in structures:

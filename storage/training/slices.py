@@ -26,7 +26,6 @@ class ConceptDefinition:
         texts: What may be asked for, the usual text first.
         structures: Structures of the recipe that belong to it.
         countable: Whether it comes in instances.
-        tubular: Whether its topology matters more than its area.
         window: Intensity policy of its own; empty for that of the recipe.
     """
 
@@ -34,7 +33,6 @@ class ConceptDefinition:
     texts: tuple[str, ...]
     structures: tuple[str, ...]
     countable: bool = False
-    tubular: bool = False
     window: str = ""
 
 
@@ -56,7 +54,6 @@ def recipe_concepts(
             tuple(dict.fromkeys((item.text, *item.synonyms, *more.get(item.name, ())))),
             (item.name,),
             item.instances,
-            item.tubular,
             item.window,
         )
         for item in recipe.structures
@@ -70,8 +67,6 @@ def read_training_slices(
     concepts: Sequence[ConceptDefinition],
     *,
     every: int = 1,
-    mirror: bool = False,
-    upright: bool = True,
 ) -> list[TrainingSlice]:
     """Slices of one case with all concepts, as `TrainingSlice`.
 
@@ -83,8 +78,6 @@ def read_training_slices(
         recipe: Recipe of its cohort.
         concepts: What is trained.
         every: Every n-th slice.
-        mirror: See `TrainingSlice`.
-        upright: See `TrainingSlice`.
 
     Raises:
         CaseDataError: If the case has no reference.
@@ -103,12 +96,9 @@ def read_training_slices(
             TrainingSlice(
                 as_rgb(to_uint8(voxels[..., z, :, :], value_range)),
                 tuple(
-                    TrainingConcept(one.name, one.texts, _sparing(labels[z]), one.tubular, one.countable)
+                    TrainingConcept(one.name, one.texts, _sparing(labels[z]), one.countable)
                     for one, labels in zip(shown, maps, strict=True)
                 ),
-                case.modality,
-                mirror,
-                upright,
                 f"{case.cohort}/{case.case_id}:{z}",
             )
             for z in range(0, voxels.shape[-3], every)

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medsam3_core.capabilities import Capabilities
 from medsam3_core.digests import digest_array, digest_json
 from medsam3_core.errors import StoreError, UsageError
 from medsam3_core.inference.protocol import (
@@ -29,10 +28,10 @@ from medsam3_core.inference.protocol import (
     FollowingSegmenter,
     PreparingSegmenter,
     Segmenter,
+    SegmenterAround,
     SliceImage,
-    SliceInstances,
 )
-from medsam3_core.prompts.prompts import SlicePrompt, VolumePrompt
+from medsam3_core.prompts.prompts import VolumePrompt
 from medsam3_core.run_specs import INFERENCE_CODE_VERSION
 from medsam3_core.settings.inference import InferenceSettings
 from storage.store.atomic import replacing, sweep_leftovers
@@ -178,7 +177,7 @@ class _Slice:
     ready: Any
 
 
-class CachedSegmenter:
+class CachedSegmenter(SegmenterAround):
     """A segmenter that looks for encodings in a cache before it makes them.
 
     Args:
@@ -188,23 +187,11 @@ class CachedSegmenter:
     """
 
     def __init__(self, segmenter: CacheableSegmenter, weights_sha256: str, cache: EncodingCache) -> None:
-        self._segmenter, self._weights, self._cache = segmenter, weights_sha256, cache
+        super().__init__(segmenter)
+        self._segmenter: CacheableSegmenter = segmenter
+        self._weights, self._cache = weights_sha256, cache
         self._device = segmenter.device
         self._versions = [importlib.metadata.version(name) for name in ("torch", "transformers")]
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """Those of the segmenter."""
-        return self._segmenter.capabilities
-
-    @property
-    def device(self) -> str:
-        """Where it computes."""
-        return self._segmenter.device
-
-    def precision(self, settings: InferenceSettings) -> str:
-        """Precision of the segmenter behind it."""
-        return self._segmenter.precision(settings)
 
     def prepare(self, images: Sequence[SliceImage], settings: InferenceSettings) -> list["_Slice"]:
         """Look for encodings in the cache, and prepare all slices that have none there."""
@@ -222,12 +209,6 @@ class CachedSegmenter:
             if not moved:
                 self._cache.put(slices[index].key, self._segmenter.pack(encoding))
         return found
-
-    def segment(
-        self, encoding: Any, prompts: Sequence[SlicePrompt], settings: InferenceSettings
-    ) -> list[SliceInstances]:
-        """Answer each prompt on one encoded slice."""
-        return self._segmenter.segment(encoding, prompts, settings)
 
     def follow(
         self,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from medsam3_core.inference.merging import merge_instances
 from medsam3_core.inference.protocol import Segmenter, SliceInstances
-from medsam3_core.inference.volumes import segment_volume
+from medsam3_core.inference.volumes import VolumeRequest, segment_volumes
 from medsam3_core.prompts.checks import require_inside
 from medsam3_core.prompts.prompts import SlicePrompt
 from medsam3_core.settings.inference import InferenceSettings, Merge
@@ -111,15 +111,15 @@ def predict_volume(image: InputImage, request: PredictRequest, segmenter: Segmen
     started = time.perf_counter()
     names = list(dict.fromkeys(prompt.structure for prompt in request.all_prompts))
     merge = Merge.UNION if request.settings.merge is Merge.AUTO else request.settings.merge
-    answer = segment_volume(
-        segmenter,
+    asked = VolumeRequest(
         image.rgb,
         image.geometry,
         {_RUN: request.prompts},
         {_RUN: replace(request.settings, merge=merge)},
         names,
         followed=[_RUN] if request.followed else [],
-    )[_RUN]
+    )
+    answer = segment_volumes(segmenter, [asked])[0][_RUN]
     seconds = time.perf_counter() - started
     slices = write_volume(image, answer, request.out)
     found = [(name, float(score)) for name in names for score in answer.confidence(name)]

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from medsam3_core.prompts.prompts import BoxPrompt, SlicePrompt
@@ -12,7 +14,7 @@ from medsam3_core.sam3.tensors.postprocess import Detections
 from medsam3_core.sam3.tensors.tokenizer import VISUAL, TextTokenizer, TokenizedText
 from medsam3_core.sam3.tensors.transformers_internals import Sam3VisionEncoderOutput
 
-_PADDING_LABEL = -10
+PADDING_LABEL = -10
 _PADDING_BOX = (0.5, 0.5, 1.0, 1.0)
 
 
@@ -82,13 +84,13 @@ def detect(
     at least one box, a padding one that is masked everywhere.
     """
     texts = [text_encoder(query.text) for query in queries]
-    boxes, labels = _padded_boxes(queries, network)
+    boxes, labels = padded_boxes([(query.boxes_cxcywh, query.labels) for query in queries])
     output = network.detector(
         vision_embeds=_repeated(features, len(queries)),
         text_embeds=BaseModelOutputWithPooling(pooler_output=torch.cat([text.features for text in texts])),
         attention_mask=torch.cat([text.attention_mask for text in texts]),
-        input_boxes=boxes,
-        input_boxes_labels=labels,
+        input_boxes=boxes.to(device=network.device, dtype=network.precision.heads),
+        input_boxes_labels=labels.to(network.device),
     )
     presence = output.presence_logits.float().sigmoid()
     scores = output.pred_logits.float().sigmoid() * presence
@@ -98,15 +100,22 @@ def detect(
     ]
 
 
-def _padded_boxes(queries: Sequence[ConceptQuery], network: Sam3Network) -> tuple[torch.Tensor, torch.Tensor]:
-    slots = max(1, *(len(query.boxes_cxcywh) for query in queries), 1)
-    boxes = torch.tensor(_PADDING_BOX, dtype=torch.float32).repeat(len(queries), slots, 1)
-    labels = torch.full((len(queries), slots), _PADDING_LABEL, dtype=torch.long)
-    for row, query in enumerate(queries):
-        if query.boxes_cxcywh:
-            boxes[row, : len(query.labels)] = torch.tensor(query.boxes_cxcywh, dtype=torch.float32)
-            labels[row, : len(query.labels)] = torch.tensor(query.labels)
-    return boxes.to(device=network.device, dtype=network.precision.heads), labels.to(network.device)
+def padded_boxes(
+    exemplars: Sequence[tuple[ArrayLike, Sequence[int] | NDArray[np.int64]]],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Exemplars of n prompts side by side: boxes (n, k, 4), labels (n, k) with -10 for padding, k at least 1.
+
+    Args:
+        exemplars: Per prompt its boxes, cxcywh in fractions of the slice, and 1 or 0 for each.
+    """
+    slots = max(1, *(len(labels) for _, labels in exemplars), 1)
+    boxes = torch.tensor(_PADDING_BOX, dtype=torch.float32).repeat(len(exemplars), slots, 1)
+    labels = torch.full((len(exemplars), slots), PADDING_LABEL, dtype=torch.long)
+    for row, (own, kinds) in enumerate(exemplars):
+        if count := len(kinds):
+            boxes[row, :count] = torch.as_tensor(own, dtype=torch.float32)
+            labels[row, :count] = torch.as_tensor(kinds)
+    return boxes, labels
 
 
 def _repeated(features: Sam3VisionEncoderOutput, count: int) -> Sam3VisionEncoderOutput:

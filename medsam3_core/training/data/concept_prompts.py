@@ -121,7 +121,7 @@ def _prompt(
     numbers = _instances(concept)
     masks = np.stack([concept.labels == number for number in numbers])
     if kind == 0:
-        return TrainingPrompt(slice_index, _text(concept, rng, mix), *_no_boxes(), masks, "text")
+        return TrainingPrompt(slice_index, _text(concept, rng, mix), *_no_boxes(), masks)
     boxes, labels = _exemplars(masks, concept.countable, rng, mix.jitter)
     others = [one for one in present if one is not concept]
     if others and rng.random() < mix.counter:
@@ -129,7 +129,7 @@ def _prompt(
         if counter is not None:
             boxes, labels = np.concatenate([boxes, counter[None]]), np.append(labels, 0)
     text = VISUAL if kind == 1 else _text(concept, rng, mix)
-    return TrainingPrompt(slice_index, text, boxes, labels, masks, "box" if kind == 1 else "text+box")
+    return TrainingPrompt(slice_index, text, boxes, labels, masks)
 
 
 def _nothing(
@@ -148,7 +148,7 @@ def _nothing(
     else:  # all that is there is too small to be asked for, and nothing else is known
         text = VISUAL
     nothing = np.zeros((0, *seen.image.shape[:2]), dtype=bool)
-    return TrainingPrompt(slice_index, text, *_no_boxes(), nothing, "text")
+    return TrainingPrompt(slice_index, text, *_no_boxes(), nothing)
 
 
 def _no_boxes() -> tuple[NDArray[np.float32], NDArray[np.int64]]:

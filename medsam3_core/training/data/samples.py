@@ -19,14 +19,12 @@ class TrainingConcept:
         name: Stable name of the structure.
         texts: What may be asked for: the text of the recipe first, then its synonyms.
         labels: uint16, shape (y, x): 0 background, 1..n instances; a structure without instances is 1.
-        tubular: Whether its topology matters more than its area (vessels).
         countable: Whether the concept comes in instances (nuclei); else it is one object per slice.
     """
 
     name: str
     texts: tuple[str, ...]
     labels: NDArray[np.uint16]
-    tubular: bool = False
     countable: bool = False
 
     @property
@@ -42,17 +40,11 @@ class TrainingSlice:
     Attributes:
         image: uint8, shape (y, x, 3), windowed as inference would.
         concepts: In the order of the recipe; their label maps have the shape of the image.
-        modality: `CT`, `MR`, `fundus`, `microscopy`, ...; decides which augmentation is right.
-        mirror: Whether a left-right flip keeps the meaning of every concept (never where left and right have names).
-        upright: Whether the slice has an up and a down (anatomy); else turns and upside-down flips are free.
         source: `cohort/case_id:z`, for messages.
     """
 
     image: NDArray[np.uint8]
     concepts: tuple[TrainingConcept, ...]
-    modality: str
-    mirror: bool = False
-    upright: bool = True
     source: str = ""
 
 
@@ -66,7 +58,6 @@ class TrainingPrompt:
         boxes_cxcywh: Exemplars in fractions of the square, shape (k, 4); k may be 0.
         box_labels: 1 for an exemplar, 0 for a counter-example, shape (k,).
         masks: Boolean, shape (n, side, side): every instance that should be found; n = 0 for an absent concept.
-        kind: `text`, `box` or `text+box`.
     """
 
     slice_index: int
@@ -74,7 +65,6 @@ class TrainingPrompt:
     boxes_cxcywh: NDArray[np.float32]
     box_labels: NDArray[np.int64]
     masks: NDArray[np.bool_]
-    kind: str
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,14 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from medsam3_core.sam3.network.concept import padded_boxes
 from medsam3_core.sam3.tensors.tokenizer import TextTokenizer
 from medsam3_core.training.data.samples import TrainingPrompt
 from medsam3_core.training.losses.losses import LossWeights, box_losses, class_loss, mask_losses, presence_loss
 from medsam3_core.training.losses.matching import Matches, match_one_to_one
 from medsam3_core.training.trainees.trainee import ConceptAnswers
-
-_PADDING_LABEL = -10
-_PADDING_BOX = (0.5, 0.5, 1.0, 1.0)
 
 Losses = dict[str, torch.Tensor]
 
@@ -66,13 +64,7 @@ def concept_batch(prompts: Sequence[TrainingPrompt], tokenizer: TextTokenizer, m
         mask_side: Side of the mask head.
     """
     tokens = [tokenizer(prompt.text) for prompt in prompts]
-    slots = max(1, *(len(prompt.box_labels) for prompt in prompts), 1)
-    boxes = torch.tensor(_PADDING_BOX).repeat(len(prompts), slots, 1)
-    labels = torch.full((len(prompts), slots), _PADDING_LABEL, dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        if count := len(prompt.box_labels):
-            boxes[row, :count] = torch.from_numpy(prompt.boxes_cxcywh)
-            labels[row, :count] = torch.from_numpy(prompt.box_labels)
+    boxes, labels = padded_boxes([(prompt.boxes_cxcywh, prompt.box_labels) for prompt in prompts])
     masks = [_covered(prompt.masks, mask_side) for prompt in prompts]
     semantic = [_covered(np.any(prompt.masks, axis=0, keepdims=True), mask_side) for prompt in prompts]
     return ConceptBatch(

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from medsam3_core.sam3.keys.layouts import HUGGING_FACE_PREFIXES, Part
+from medsam3_core.sam3.network.concept import PADDING_LABEL
 from medsam3_core.sam3.network.encoder import position_map
 from medsam3_core.sam3.network.network import Sam3Weights, build_network, match_weights
 from medsam3_core.sam3.tensors.precision import precision_for
@@ -123,7 +124,7 @@ class Trainee(nn.Module):
         position = position_map(maps[-1])[slice_index]
         features = [one[slice_index] for one in maps]
         text = _text_features(detector, input_ids, attention_mask)
-        valid = box_labels != -10
+        valid = box_labels != PADDING_LABEL
         with torch.autocast(trunk.device.type, enabled=False):  # pooling boxes knows no bf16
             geometry = detector.geometry_encoder(
                 box_embeddings=boxes_cxcywh,

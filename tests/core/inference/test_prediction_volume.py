@@ -47,7 +47,6 @@ def test_confidence_is_the_mean_over_slices_weighted_by_area_and_sorts_the_numbe
     prediction = built({0: (line((0, 6), (10, 12)), scores(0.5, 0.9)), 1: (line((0, 2), (10, 12)), scores(0.9, 0.7))})
     assert prediction.confidence("liver").tolist() == pytest.approx([0.8, (6 * 0.5 + 2 * 0.9) / 8])
     assert prediction.labels("liver")[0, 0, [0, 10]].tolist() == [2, 1]
-    assert prediction.mean_confidence("liver") == pytest.approx((6 * 0.5 + 2 * 0.9 + 2 * 0.9 + 2 * 0.7) / 12)
 
 
 def test_a_slice_without_the_object_breaks_the_link():
@@ -93,7 +92,6 @@ def test_structures_are_kept_apart_and_those_never_added_are_empty():
     assert prediction.structures == ("liver", "spleen")
     assert prediction.labels("spleen").sum() == 0
     assert prediction.confidence("spleen").shape == (0,)
-    assert prediction.mean_confidence("spleen") is None
 
 
 def test_more_objects_than_uint16_holds_lose_those_of_the_lowest_scores_and_say_so():

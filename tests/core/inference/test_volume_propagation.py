@@ -13,7 +13,7 @@ from medsam3_core.errors import UnsupportedPromptError, UsageError
 from medsam3_core.inference.baselines import BASELINES
 from medsam3_core.inference.propagation import KEY_SLICE_ALONE, LINKED_BY_OVERLAP
 from medsam3_core.inference.protocol import SliceInstances
-from medsam3_core.inference.volumes import segment_volume
+from medsam3_core.inference.volumes import VolumeRequest, segment_volumes
 from medsam3_core.prompts.prompts import BoxPrompt, MaskPrompt, PointPrompt, SlicePrompt
 from medsam3_core.sam3.network.tiny import untrained_weights
 from medsam3_core.sam3.segmenter import Sam3Segmenter
@@ -36,9 +36,10 @@ def follow(segmenter, prompts, settings=FP32, depth=6, structures=("liver", "spl
     runs = prompts if "a" in prompts else {"a": prompts}
     settings = settings if isinstance(settings, dict) else dict.fromkeys(runs, settings)
     geometry = VolumeGeometry.pixel_grid((depth, *shape))
-    return segment_volume(
-        segmenter, lambda z, _window: phantom(z, shape), geometry, runs, settings, structures, followed=followed
+    request = VolumeRequest(
+        lambda z, _window: phantom(z, shape), geometry, runs, settings, structures, followed=followed
     )
+    return segment_volumes(segmenter, [request])[0]
 
 
 # ---- With a tracker ----
@@ -164,9 +165,10 @@ def numbered(z, _window):
 
 def detect(segmenter, prompts, depth=8, followed=("a",)):
     geometry = VolumeGeometry.pixel_grid((depth, 20, 40))
-    return segment_volume(
-        segmenter, numbered, geometry, {"a": prompts}, {"a": InferenceSettings()}, ["liver"], followed=followed
-    )["a"]
+    request = VolumeRequest(
+        numbered, geometry, {"a": prompts}, {"a": InferenceSettings()}, ["liver"], followed=followed
+    )
+    return segment_volumes(segmenter, [request])[0]["a"]
 
 
 def test_without_tracker_detections_are_linked_by_overlap_and_the_result_says_so():
@@ -198,7 +200,8 @@ def test_without_tracker_a_slice_is_encoded_once_for_all_structures():
     prompts = {2: [SlicePrompt(name, text=name) for name in ("liver", "spleen", "kidney")]}
     geometry = VolumeGeometry.pixel_grid((8, 20, 40))
     names = ["liver", "spleen", "kidney"]
-    segment_volume(segmenter, numbered, geometry, {"a": prompts}, {"a": InferenceSettings()}, names, followed=("a",))
+    request = VolumeRequest(numbered, geometry, {"a": prompts}, {"a": InferenceSettings()}, names, followed=("a",))
+    segment_volumes(segmenter, [request])
     assert segmenter.encoded == Counter(range(8))
 
 
@@ -229,7 +232,8 @@ class Cloud(Discs):
 def test_without_tracker_a_semantic_mask_is_followed_by_semantic_masks(merge):
     geometry = VolumeGeometry.pixel_grid((8, 20, 40))
     prompts, settings = {"a": {2: [SlicePrompt("liver", text="disc")]}}, {"a": InferenceSettings(merge=merge)}
-    result = segment_volume(Cloud(), numbered, geometry, prompts, settings, ["liver"], followed=("a",))["a"]
+    request = VolumeRequest(numbered, geometry, prompts, settings, ["liver"], followed=("a",))
+    result = segment_volumes(Cloud(), [request])[0]["a"]
     assert result.labels("liver").any(axis=(1, 2)).tolist() == [True] * 5 + [False] * 3
     assert result.confidence("liver") == pytest.approx([0.8])
 

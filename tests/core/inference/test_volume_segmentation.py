@@ -11,7 +11,7 @@ from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.errors import CaseDataError, UnsupportedPromptError, UsageError
 from medsam3_core.inference.baselines import BASELINES
 from medsam3_core.inference.protocol import Segmenter, SliceInstances
-from medsam3_core.inference.volumes import VolumeRequest, segment_volume, segment_volumes
+from medsam3_core.inference.volumes import VolumeRequest, segment_volumes
 from medsam3_core.prompts.prompts import BoxPrompt, SlicePrompt
 from medsam3_core.settings.inference import Dtype, InferenceSettings
 
@@ -61,9 +61,10 @@ def texts(*slices, structures=("liver",)):
     return {z: [SlicePrompt(structure, text=structure) for structure in structures] for z in slices}
 
 
-def segment(segmenter: Segmenter, slices, prompts, settings=None, structures=("liver", "spleen"), **more):
+def segment(segmenter: Segmenter, slices, prompts, settings=None, structures=("liver", "spleen"), per_pass=None):
     settings = settings or {run: InferenceSettings() for run in prompts}
-    return segment_volume(segmenter, slices, GEOMETRY, prompts, settings, structures, **more)
+    request = VolumeRequest(slices, GEOMETRY, prompts, settings, structures)
+    return segment_volumes(segmenter, [request], per_pass=per_pass)[0]
 
 
 def test_a_slice_is_loaded_and_encoded_once_for_all_runs_and_prompts():
@@ -190,7 +191,7 @@ def test_every_run_gets_its_own_settings_and_fallbacks():
     assert (result["high"].labels("liver") > 0).sum() == 0
     assert result["low"].fallbacks == ("asked:0.1",)
     assert result["high"].fallbacks == ("asked:0.9",)
-    assert result["low"].mean_confidence("liver") == pytest.approx(0.7)
+    assert result["low"].confidence("liver") == pytest.approx(0.7)
 
 
 def test_baselines_go_the_same_way():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from medsam3_core.cases.geometry import VolumeGeometry
-from medsam3_core.inference.volumes import segment_volume
+from medsam3_core.inference.volumes import VolumeRequest, segment_volumes
 from medsam3_core.prompts.prompts import BoxPrompt, SlicePrompt
 from medsam3_core.sam3.network.propagation import TrackedSlice
 from medsam3_core.sam3.network.tiny import untrained_weights
@@ -81,11 +81,12 @@ def followed(segmenter, depth=5, **options):
     return volume_of(segmenter, {1: [LIVER]}, depth, followed=("a",), **options)
 
 
-def volume_of(segmenter, prompts, depth, **options):
+def volume_of(segmenter, prompts, depth, followed=(), per_pass=None):
     geometry, settings = VolumeGeometry.pixel_grid((depth, 40, 48)), {"a": SMALL}
-    return segment_volume(
-        segmenter, lambda z, _: phantom(z, (40, 48)), geometry, {"a": prompts}, settings, ["liver"], **options
-    )["a"]
+    request = VolumeRequest(
+        lambda z, _: phantom(z, (40, 48)), geometry, {"a": prompts}, settings, ["liver"], followed=followed
+    )
+    return segment_volumes(segmenter, [request], per_pass=per_pass)[0]["a"]
 
 
 @pytest.fixture(scope="module")

@@ -197,7 +197,7 @@ def test_all_concepts_of_a_slice_are_changed_together():
     image, labels = disc()
     ring = TrainingConcept("background", ("background",), 1 - labels[0])
     absent = TrainingConcept("star", ("star",), np.zeros_like(labels[0]))
-    seen = TrainingSlice(image, (absent, TrainingConcept("disc", ("bright disc",), labels[0]), ring), "shapes")
+    seen = TrainingSlice(image, (absent, TrainingConcept("disc", ("bright disc",), labels[0]), ring))
     changed = augmented_slice(seen, replace(STILL, p_turn=1, p_whole=0, scale=(0.5, 0.9)), np.random.default_rng(4))
     none, first, second = (concept.labels for concept in changed.concepts)
     assert none.shape == (SIDE, SIDE)

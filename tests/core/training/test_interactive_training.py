@@ -71,7 +71,7 @@ def point_at(mask):
 
 
 def slice_with(*concepts):
-    return TrainingSlice(np.zeros((SIDE, SIDE, 3), np.uint8), concepts, "MR")
+    return TrainingSlice(np.zeros((SIDE, SIDE, 3), np.uint8), concepts)
 
 
 def nuclei(count):
