@@ -61,9 +61,11 @@ def texts(*slices, structures=("liver",)):
     return {z: [SlicePrompt(structure, text=structure) for structure in structures] for z in slices}
 
 
-def segment(segmenter: Segmenter, slices, prompts, settings=None, structures=("liver", "spleen"), per_pass=None):
+def segment(
+    segmenter: Segmenter, slices, prompts, settings=None, structures=("liver", "spleen"), per_pass=None, **more
+):
     settings = settings or {run: InferenceSettings() for run in prompts}
-    request = VolumeRequest(slices, GEOMETRY, prompts, settings, structures)
+    request = VolumeRequest(slices, GEOMETRY, prompts, settings, structures, **more)
     return segment_volumes(segmenter, [request], per_pass=per_pass)[0]
 
 

@@ -1,5 +1,6 @@
 """The self-check of `doctor` passes on what is installed, and sees the ways in which `transformers` could drift."""
 
+import torch
 from transformers import Sam3TrackerVideoModel
 
 from medsam3_core.sam3.network import concept
@@ -13,12 +14,8 @@ def test_the_installed_versions_answer_as_expected():
 
 
 def test_a_missing_geometry_token_is_seen(monkeypatch):
-    padded = concept._padded_boxes
-    monkeypatch.setattr(
-        concept,
-        "_padded_boxes",
-        lambda queries, network: padded(queries, network) if queries[0].boxes_cxcywh else (None, None),
-    )
+    padded, nothing = concept.padded_boxes, (torch.zeros(1, 0, 4), torch.zeros(1, 0, dtype=torch.long))
+    monkeypatch.setattr(concept, "padded_boxes", lambda given: padded(given) if len(given[0][1]) else nothing)
     assert [line.split(":")[0] for line in drifted()] == ["text"]
 
 

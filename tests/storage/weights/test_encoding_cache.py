@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -262,15 +261,13 @@ def test_sizes_that_are_none_are_refused(text: str) -> None:
 def test_followed_volumes_go_through_the_cache_too(folder: Path) -> None:
     from medsam3_core.cases.geometry import VolumeGeometry
     from medsam3_core.inference.protocol import FollowingSegmenter
-    from medsam3_core.inference.volumes import segment_volume
+    from medsam3_core.inference.volumes import VolumeRequest, segment_volumes
     from medsam3_core.prompts.prompts import PointPrompt
 
     tracking = Sam3Segmenter(untrained_weights(tracker=True))
     segmenter = cached(tracking, "sha", CacheSettings(folder, ROOMY))
     assert isinstance(segmenter, FollowingSegmenter)
-    run = partial(
-        segment_volume,
-        segmenter,
+    request = VolumeRequest(
         lambda z, _window: phantom(z, (40, 48)),
         VolumeGeometry.pixel_grid((4, 40, 48)),
         {"a": {1: [SlicePrompt("liver", points=((PointPrompt(20, 20),),))]}},
@@ -278,7 +275,8 @@ def test_followed_volumes_go_through_the_cache_too(folder: Path) -> None:
         ["liver"],
         followed=["a"],
     )
-    first = run()["a"].labels("liver")
+    (first,) = segment_volumes(segmenter, [request])
     passes = count_trunk_passes(tracking, FP32)
-    np.testing.assert_array_equal(run()["a"].labels("liver"), first)
+    (again,) = segment_volumes(segmenter, [request])
+    np.testing.assert_array_equal(again["a"].labels("liver"), first["a"].labels("liver"))
     assert passes == []
