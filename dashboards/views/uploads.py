@@ -9,14 +9,16 @@ from pydicom.pixels import apply_rescale
 
 from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.errors import CaseDataError, UsageError
-from storage.sources.formats.single import PICTURES, VOLUMES, InputImage, read_input_image
+from storage.sources.formats.single import PICTURES, InputImage, read_input_image
+from storage.sources.formats.volumes.registry import VOLUME_FORMATS, is_volume
 
-READABLE = "PNG, JPEG, BMP, TIFF, NIfTI (.nii, .nii.gz) or DICOM"
+_VOLUMES = ", ".join(f"{known.name} ({', '.join(sorted(known.suffixes))})" for known in VOLUME_FORMATS)
+READABLE = f"PNG, JPEG, BMP, TIFF, {_VOLUMES} or DICOM"
 _DICOM_MARK = slice(128, 132)
 
 
 def read_upload(name: str, content: bytes) -> InputImage:
-    """Read PNG, JPEG, BMP, TIFF, NIfTI or one DICOM file; the latter under any name, as scanners write them.
+    """Read PNG, JPEG, BMP, TIFF, a volume or one DICOM file; the latter under any name, as scanners write them.
 
     Raises:
         CaseDataError: If the file is damaged; the message names the upload.
@@ -24,7 +26,7 @@ def read_upload(name: str, content: bytes) -> InputImage:
     """
     suffix = "".join(Path(name).suffixes[-2:]).lower() if name.lower().endswith(".gz") else Path(name).suffix.lower()
     is_dicom = content[_DICOM_MARK] == b"DICM" or suffix in (".dcm", "")
-    if not is_dicom and suffix not in (*PICTURES, *VOLUMES):
+    if not is_dicom and suffix not in PICTURES and not is_volume(name):
         msg = f"cannot read files that end in {suffix!r}; choose a file that is {READABLE}"
         raise UsageError(msg)
     with tempfile.TemporaryDirectory(prefix="medsam3-upload-") as folder:

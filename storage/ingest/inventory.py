@@ -8,17 +8,17 @@ from pathlib import Path
 
 from medsam3_core.cases.cases import CaseSource
 from medsam3_core.cases.recipes import Recipe
+from storage.sources.formats.volumes.registry import VOLUME_SUFFIXES
 from storage.sources.listing.files import (
     ARRAY_SUFFIXES,
     IMAGE_SUFFIXES,
-    NIFTI_SUFFIXES,
     is_visible,
     visible_files,
     without_companions,
 )
 from storage.store.locations import is_remote
 
-_DATA_SUFFIXES = (*IMAGE_SUFFIXES, *NIFTI_SUFFIXES, *ARRAY_SUFFIXES)
+_DATA_SUFFIXES = (*IMAGE_SUFFIXES, *VOLUME_SUFFIXES, *ARRAY_SUFFIXES)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,23 +4,22 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 
-from medsam3_core.errors import UsageError
+from medsam3_core.errors import CaseDataError, UsageError
 from medsam3_core.prompts.prompts import MaskPrompt
 from storage.sources.formats.pixels import read_label_values
+from storage.sources.formats.volumes.registry import VOLUME_SUFFIXES, is_volume, read_volume
 
-_ENDINGS = (".png", ".bmp", ".tif", ".tiff", ".npy", ".npz", ".nii", ".nii.gz")
+_ENDINGS = (".png", ".bmp", ".tif", ".tiff", ".npy", ".npz", *VOLUME_SUFFIXES)
 
 
 def read_mask_prompts(path: Path, z: int) -> list[MaskPrompt]:
     """Masks of a file, everything but 0 inside: one from a picture or a slice, one per mask from an array (n, y, x).
 
     Args:
-        path: A picture, an array (`.npy`, or `.npz` with `masks` as `predict` writes it) or a NIfTI volume.
+        path: A picture, an array (`.npy`, or `.npz` with `masks` as `predict` writes it) or a volume such as NIfTI.
         z: Slice of a volume.
 
     Raises:
@@ -46,19 +45,19 @@ def _voxels(path: Path, z: int) -> NDArray[Any]:
             content = np.load(path, allow_pickle=False)
             stored: NDArray[Any] = np.asarray(content["masks"] if name.endswith(".npz") else content)
             return stored
-        if name.endswith((".nii", ".nii.gz")):
-            return _nifti_slice(path, z)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, ImageFileError) as error:
+        if is_volume(name):
+            return _slice(path, z)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, CaseDataError) as error:
         msg = f"{path} cannot be read as a mask ({error}); write it again"
         raise UsageError(msg) from None
     picture: NDArray[Any] = read_label_values(path)[0]
     return picture
 
 
-def _nifti_slice(path: Path, z: int) -> NDArray[Any]:
-    image: Any = nib.load(path)
-    if len(image.shape) != 3 or not 0 <= z < image.shape[2]:
-        msg = f"its shape is {image.shape}, slice {z} is asked for"
+def _slice(path: Path, z: int) -> NDArray[Any]:
+    voxels = read_volume(path).voxels
+    if not 0 <= z < len(voxels):
+        msg = f"its shape (z, y, x) is {voxels.shape}, slice {z} is asked for"
         raise ValueError(msg)
-    drawn: NDArray[Any] = np.asarray(image.dataobj[:, :, z]).T
+    drawn: NDArray[Any] = voxels[z]
     return drawn

@@ -9,6 +9,8 @@ from pathlib import Path
 from medsam3_core.cases.recipes import Recipe
 from medsam3_core.cases.structures import Structure
 from medsam3_core.public_weights import PUBLIC_WEIGHTS
+from storage.sources.formats.volumes.format import Carries
+from storage.sources.formats.volumes.registry import VOLUME_FORMATS
 from storage.sources.listing.parameters import PARAMETERS
 from storage.sources.listing.recipes import builtin_files, builtin_recipes
 from storage.store.atomic import replacing
@@ -35,7 +37,8 @@ beside plain files names their structures.
 def datasets_markdown() -> str:
     """The page: an overview, one section per recipe, the layouts and the public weights."""
     recipes = [builtin_recipes()[name] for name in builtin_files()]
-    parts = [_INTRODUCTION, _overview(recipes), *(_section(recipe) for recipe in recipes), _layouts(), _weights()]
+    parts = [_INTRODUCTION, _overview(recipes), *(_section(recipe) for recipe in recipes), _layouts()]
+    parts += [_volume_formats(), _weights()]
     return "\n".join(parts)
 
 
@@ -144,6 +147,15 @@ def _layouts() -> str:
             lines += [f"| {field} | {_cell(meanings[field])} |" for field in model.model_fields]
             lines.append("")
     return "\n".join(lines)
+
+
+def _volume_formats() -> str:
+    lines = ["# Volume formats", "", "Read as images, label maps, masks of prompts and uploads.", ""]
+    lines += ["| format | ends in | carries |", "|---|---|---|"]
+    for known in VOLUME_FORMATS:
+        carried = ", ".join(item for item in Carries if item in known.carries)
+        lines.append(f"| {known.name} | {' '.join(f'`{suffix}`' for suffix in known.suffixes)} | {carried} |")
+    return "\n".join([*lines, ""])
 
 
 def _meanings(model: type) -> dict[str, str]:

@@ -73,7 +73,7 @@ def predict(
     out: Path,
     store: Path,
 ) -> int:
-    """Segment one image (PNG, JPEG, TIFF or NIfTI) and write every instance.
+    """Segment one image (PNG, JPEG, TIFF or a volume such as NIfTI) and write every instance.
 
     Boxes show examples of what to find; with --set mode=interactive each box is one object to draw. All points are one
     object, together with at most one box and one mask; a prompts file holds any number of objects, each with an

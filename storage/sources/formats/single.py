@@ -1,4 +1,4 @@
-"""One image that a person gives: PNG, JPEG, TIFF, BMP or NIfTI, as slices that a segmenter can see."""
+"""One image that a person gives: PNG, JPEG, TIFF, BMP or a volume such as NIfTI, as slices that a segmenter can see."""
 
 import math
 import re
@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -15,11 +14,10 @@ from PIL import Image
 from medsam3_core.cases.geometry import AffineUnit, VolumeGeometry
 from medsam3_core.cases.intensity import IntensityPolicy, as_rgb, to_uint8
 from medsam3_core.errors import CaseDataError, UsageError
-from storage.sources.formats.nifti import UNREADABLE, read_nifti
 from storage.sources.formats.pixels import read_image
+from storage.sources.formats.volumes.registry import VOLUME_SUFFIXES, is_volume, read_volume, slice_size
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-VOLUMES = (".nii", ".nii.gz")
 MOST_PIXELS = 64 * 1024 * 1024
 """Largest picture that is decoded; the limit of the segmenters."""
 
@@ -34,7 +32,7 @@ class InputImage:
         path: Its file.
         voxels: Shape (z, y, x), or (3, z, y, x) for colour.
         geometry: Where the voxels are.
-        affine: 4 x 4 for index order (x, y, z), exactly as a NIfTI header gives it; None for pictures.
+        affine: 4 x 4 for index order (x, y, z), exactly as the header of a volume gives it; None for pictures.
         window: Intensity policy: `identity` for 8 bits, percentiles of the volume for everything else.
         unit: Unit of the affine.
     """
@@ -92,9 +90,9 @@ def read_input_image(path: Path) -> InputImage:
         msg = f"no image at {path}; give a file that ends in {_listed()}"
         raise UsageError(msg)
     name = path.name.lower()
-    if name.endswith(VOLUMES):
+    if is_volume(name):
         _require_slices_fit(path)
-        volume = read_nifti(path)
+        volume = read_volume(path)
         return InputImage(path, volume.voxels, volume.geometry, volume.affine, _window(volume.voxels), volume.unit)
     if name.endswith(PICTURES):
         _require_decodable(path)
@@ -123,12 +121,8 @@ def _require_decodable(path: Path) -> None:
 
 
 def _require_slices_fit(path: Path) -> None:
-    try:
-        shape = nib.load(path).shape  # type: ignore[attr-defined, unused-ignore]
-    except UNREADABLE:  # the reader says what is wrong with it
-        return
-    if len(shape) >= 2:
-        _require_size(path, shape[:2])
+    if (size := slice_size(path)) is not None:  # else the reader says what is wrong with it
+        _require_size(path, size)
 
 
 def _require_size(path: Path, size_xy: tuple[int, int]) -> None:
@@ -142,4 +136,4 @@ def _too_large(path: Path, shape: str) -> CaseDataError:
 
 
 def _listed() -> str:
-    return " ".join((*PICTURES, *VOLUMES))
+    return " ".join((*PICTURES, *VOLUME_SUFFIXES))

@@ -1,7 +1,7 @@
-"""Layout `archive`: a tree of anything that is known - DICOM under any names, NIfTI, images - in one walk.
+"""Layout `archive`: a tree of anything that is known - DICOM under any names, volumes, images - in one walk.
 
-Every DICOM series is a case, every NIfTI volume, every image; what cannot be one is listed as rejected with its reason.
-Label maps (DICOM segmentations, NIfTI files named like label maps) become references of the image whose grid they lie
+Every DICOM series is a case, every volume, every image; what cannot be one is listed as rejected with its reason.
+Label maps (DICOM segmentations, volumes named like label maps) become references of the image whose grid they lie
 on. Paths that name a patient are shown without the name.
 """
 
@@ -20,20 +20,22 @@ from storage.sources.dicom.segmentations import read_segmentation
 from storage.sources.dicom.series import DicomSeries
 from storage.sources.dicom.volumes import read_dicom_case
 from storage.sources.formats.label_maps import as_label_map
-from storage.sources.formats.nifti import read_nifti
 from storage.sources.formats.pixels import read_image
 from storage.sources.formats.references import ImageReferences
+from storage.sources.formats.volumes.registry import VOLUME_SUFFIXES, is_volume, read_volume
 from storage.sources.layouts.archive_listing import ArchiveListing, holds_dicom, list_archive
 from storage.sources.layouts.archive_references import LabelFile
 from storage.sources.layouts.image_pairs import pixel_geometry
-from storage.sources.layouts.nifti_pairs import nifti_case
+from storage.sources.layouts.nifti_pairs import volume_case
 from storage.sources.listing.cases import FoundCase, to_case_sources
-from storage.sources.listing.files import NIFTI_SUFFIXES, naming, seen_once, without_suffix
+from storage.sources.listing.files import naming, seen_once, without_suffix
 from storage.sources.listing.guesses import normal_modality
 from storage.sources.listing.labels import structure_slug
 from storage.sources.listing.parameters import ArchiveParameters, ImagePairParameters, parameters_of
 from storage.store.pseudonyms import Pseudonyms, load_key
 
+_VOLUME = "nifti"
+"""Kind of a case of any volume format; fingerprints of sources hold the word."""
 _FOREGROUND = Structure("foreground", "foreground")
 
 
@@ -53,7 +55,7 @@ class Archive:
     def recipe_of(self, source: Path) -> Recipe | None:
         """A recipe for any tree with something readable in it; None without."""
         listing = _listed(source)
-        is_empty = not (listing.series or listing.nifti or listing.images)
+        is_empty = not (listing.series or listing.volumes or listing.images)
         return None if is_empty else self._recipe(source, listing)
 
     def list_cases(self, source: Path, recipe: Recipe) -> list[CaseSource]:
@@ -61,7 +63,7 @@ class Archive:
         listing = _listed(source)
         found = [*_dicom_cases(listing), *_other_cases(listing), *_foreign(listing)]
         if not any(item.image for item in found):
-            msg = f"{source} holds no DICOM, NIfTI or image file; give the folder that holds the archive"
+            msg = f"{source} holds no DICOM, volume or image file; give the folder that holds the archive"
             raise UsageError(msg)
         return to_case_sources(_told_apart(found), recipe)
 
@@ -76,9 +78,9 @@ class Archive:
         kind = case.extra["kind"]
         if kind == "image":
             return _read_image_case(source, case, recipe)
-        if kind == "nifti":
-            image = read_nifti(source / case.image[0])
-            volume = nifti_case(source / case.image[0], image, (), recipe)
+        if kind == _VOLUME:
+            image = read_volume(source / case.image[0])
+            volume = volume_case(source / case.image[0], image, (), recipe)
         else:
             volume = read_dicom_case(source, case, recipe)
         references = tuple(
@@ -95,7 +97,7 @@ class Archive:
         if not known and any(item.references for item in listing.images):
             known[_FOREGROUND.name] = _FOREGROUND
         modalities = {one.headers[0].modality for one in listing.series if one.reason is None}
-        modalities |= {"unknown"} if listing.nifti or listing.images else set()
+        modalities |= {"unknown"} if listing.volumes or listing.images else set()
         modality = normal_modality(modalities.pop()) if len(modalities) == 1 else "mixed"
         return Recipe(
             name=structure_slug(source.resolve().name),
@@ -157,13 +159,13 @@ def _raters(listed: Sequence[LabelFile]) -> dict[str, tuple[str, ...]]:
         return {"reference": (listed[0].file,)}
     names: dict[str, tuple[str, ...]] = {}
     for item in listed:
-        name = structure_slug(without_suffix(item.file.rsplit("/", 1)[-1], NIFTI_SUFFIXES))
+        name = structure_slug(without_suffix(item.file.rsplit("/", 1)[-1], VOLUME_SUFFIXES))
         names[name if name not in names else f"{name}-{len(names) + 1}"] = (item.file,)
     return names
 
 
 def _other_cases(listing: ArchiveListing) -> Iterator[FoundCase]:
-    for kind, cases in (("nifti", listing.nifti), ("image", listing.images)):
+    for kind, cases in ((_VOLUME, listing.volumes), ("image", listing.images)):
         for item in cases:
             hidden = [pair for pair in listing.hidden if any(pair[0] in name.split("/") for name in item.image)]
             key = "/".join(dict(hidden).get(part, part) for part in item.key.split("/"))
@@ -190,9 +192,9 @@ def _hide(text: str, hidden: list[tuple[str, str]]) -> str:
 
 
 def _read_reference(path: Path, volume: CaseVolume, recipe: Recipe, rater: str) -> LabelMap:
-    if not path.name.lower().endswith(NIFTI_SUFFIXES):
+    if not is_volume(path.name):
         return read_segmentation(path, volume.geometry, rater)
-    stored = read_nifti(path)
+    stored = read_volume(path)
     with naming(path):
         values = place_on(stored.voxels, stored.geometry, volume.geometry)
         return as_label_map(values, volume.geometry, recipe, parameters_of(recipe, ArchiveParameters), rater)

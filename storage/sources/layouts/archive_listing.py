@@ -15,11 +15,11 @@ from storage.sources.dicom.headers import DicomHeader, HeaderKind
 from storage.sources.dicom.scan import scan_headers
 from storage.sources.dicom.segmentations import SegmentationHeader, read_segmentation_header
 from storage.sources.dicom.series import DicomSeries, find_series
+from storage.sources.formats.volumes.registry import VOLUME_SUFFIXES, is_volume, suffixes_in
 from storage.sources.layouts.archive_references import LabelFile, match_references
 from storage.sources.listing.cases import FoundCase
 from storage.sources.listing.files import (
     IMAGE_SUFFIXES,
-    NIFTI_SUFFIXES,
     SourceFile,
     read_range,
     walk_files,
@@ -53,7 +53,7 @@ class ArchiveListing:
         series: DICOM series, sorted by key, rejected ones with their reason.
         segmentations: DICOM segmentations that could be read.
         labels_of: Key of a series to its label maps.
-        nifti: NIfTI volumes, with references where a rule pairs them.
+        volumes: Volumes (NIfTI and its like), with references where a rule pairs them.
         images: Images, likewise.
         foreign: Files that should be DICOM and are not.
         labels: The label table beside the data.
@@ -63,7 +63,7 @@ class ArchiveListing:
     series: tuple[DicomSeries, ...]
     segmentations: tuple[SegmentationHeader, ...]
     labels_of: dict[str, tuple[LabelFile, ...]]
-    nifti: tuple[FoundCase, ...]
+    volumes: tuple[FoundCase, ...]
     images: tuple[FoundCase, ...]
     foreign: tuple[str, ...]
     labels: LabelTable
@@ -108,16 +108,17 @@ def _list_archive(source: Path, pseudonyms: Pseudonyms, files: tuple[SourceFile,
         elif header.kind is not HeaderKind.DIRECTORY:
             headers.append(header)
     _say_unread(unread)
-    nifti = [name for name in others if name.lower().endswith(NIFTI_SUFFIXES)]
+    volumes = [name for name in others if is_volume(name)]
     images = [name for name in others if name.lower().endswith(IMAGE_SUFFIXES)]
     series = find_series(headers)
-    labels_of, taken = match_references(source, series, segmentations, nifti)
+    labels_of, taken = match_references(source, series, segmentations, volumes)
+    untaken = [name for name in volumes if name not in taken]
     hidden = {pair for header in headers for pair in header.hidden}
     return ArchiveListing(
         tuple(series),
         tuple(segmentations),
         labels_of,
-        tuple(_paired([name for name in nifti if name not in taken], NIFTI_SUFFIXES)),
+        tuple(_paired(untaken, suffixes_in(untaken))),
         tuple(_paired(images, IMAGE_SUFFIXES)),
         tuple(foreign),
         _label_table(source, others),
@@ -143,7 +144,7 @@ def _paired(files: Sequence[str], suffixes: tuple[str, ...]) -> list[FoundCase]:
 def _is_candidate(name: str) -> bool:
     """Whether the name leaves open what a file is; what is DICOM by its content is DICOM under any name."""
     low = basename(name).lower()
-    if low.endswith((*NIFTI_SUFFIXES, *IMAGE_SUFFIXES)):
+    if low.endswith((*VOLUME_SUFFIXES, *IMAGE_SUFFIXES)):
         return False
     return splitext(low)[1] not in _NO_IMAGES and not low.startswith(_NO_IMAGE_NAMES)
 

@@ -1,28 +1,21 @@
 """Which label map belongs to which image of an archive: by what it refers to, else by the grid that it lies on."""
 
 import re
-import struct
-import zlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from posixpath import dirname
 
-import nibabel as nib
-import numpy as np
-
 from medsam3_core.cases.alignment import is_same_grid
-from medsam3_core.cases.geometry import VolumeGeometry
-from medsam3_core.errors import CaseDataError
 from storage.sources.dicom.segmentations import SegmentationHeader
 from storage.sources.dicom.series import DicomSeries
-from storage.sources.listing.files import NIFTI_SUFFIXES, read_range, without_suffix
+from storage.sources.formats.volumes.registry import VOLUME_SUFFIXES, volume_geometry
+from storage.sources.listing.files import without_suffix
 
 _WORDS = "references?|labels?|labelmaps?|masks?|segs?|segmentations?|annotations?|ground[ _-]?truth|gt"
 _LABEL_NAME = re.compile(rf"(?:^|.*[ ._-])(?:{_WORDS})", re.IGNORECASE)
 _LABEL_FOLDER = re.compile(rf"(?:{_WORDS}|labels(?:Tr|Ts))", re.IGNORECASE)
-_NIFTI_HEADER_BYTES = 352
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,20 +26,20 @@ class LabelFile:
 
 
 def looks_like_labels(name: str) -> bool:
-    """Whether a NIfTI file is named like a label map: the end of its own name, or a folder above it."""
+    """Whether a volume is named like a label map: the end of its own name, or a folder above it."""
     *folders, file = name.split("/")
-    if _LABEL_NAME.fullmatch(without_suffix(file, NIFTI_SUFFIXES)):
+    if _LABEL_NAME.fullmatch(without_suffix(file, VOLUME_SUFFIXES)):
         return True
     return any(_LABEL_FOLDER.fullmatch(folder) for folder in folders)
 
 
 def match_references(
-    root: Path, series: Sequence[DicomSeries], segmentations: Sequence[SegmentationHeader], nifti: Sequence[str]
+    root: Path, series: Sequence[DicomSeries], segmentations: Sequence[SegmentationHeader], volumes: Sequence[str]
 ) -> tuple[dict[str, tuple[LabelFile, ...]], set[str]]:
-    """Key of a series to its label maps, and the NIfTI files that were taken.
+    """Key of a series to its label maps, and the volumes that were taken.
 
     A segmentation belongs to the series that it refers to, by series, by instances, or by the coordinate system where
-    only one series has it. A NIfTI label map belongs to the one series at or below its folder, or below the folder
+    only one series has it. A volume of labels belongs to the one series at or below its folder, or below the folder
     above, that has its grid; where there is only one series it is that one, and reading it will say what is wrong.
     """
     usable = [one for one in series if one.geometry is not None]
@@ -55,7 +48,7 @@ def match_references(
         for one in _referred(header, usable):
             matched[one.key].append(LabelFile(header.file))
     taken: set[str] = set()
-    for name in nifti:
+    for name in volumes:
         if not looks_like_labels(name):
             continue
         one_or_none = _on_the_grid_of(root, name, usable)
@@ -81,22 +74,8 @@ def _on_the_grid_of(root: Path, name: str, series: Sequence[DicomSeries]) -> Dic
     if _LABEL_FOLDER.fullmatch(folder.rsplit("/", 1)[-1]):
         folder = dirname(folder)
     near = [one for one in series if not folder or f"{dirname(one.headers[0].file)}/".startswith(f"{folder}/")]
-    geometry = nifti_geometry(root / name)
+    geometry = volume_geometry(root / name)
     same = [one for one in near if geometry is not None and one.geometry and is_same_grid(geometry, one.geometry)]
     if len(same) == 1:
         return same[0]
     return near[0] if len(near) == 1 and not same else None
-
-
-def nifti_geometry(path: Path) -> VolumeGeometry | None:
-    """Shape and position by the first bytes of the file; None if they are no NIfTI-1 header of three dimensions."""
-    try:
-        head, _ = read_range(path, 0, 4096)
-        if head[:2] == b"\x1f\x8b":
-            head = zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(head, _NIFTI_HEADER_BYTES)
-        header = nib.Nifti1Header(head[:348], check=False)
-        width, height, depth = (int(size) for size in header.get_data_shape()[:3])
-        affine = np.asarray(header.get_best_affine(), dtype=np.float64)
-        return VolumeGeometry.from_nifti((depth, height, width), affine)
-    except (OSError, ValueError, struct.error, zlib.error, CaseDataError, nib.spatialimages.HeaderDataError):
-        return None

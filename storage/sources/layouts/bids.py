@@ -12,11 +12,11 @@ from medsam3_core.cases.findings import FindingKind
 from medsam3_core.cases.recipes import Recipe
 from medsam3_core.cases.structures import Structure
 from medsam3_core.errors import UsageError
-from storage.sources.formats.nifti import read_nifti
+from storage.sources.formats.volumes.registry import VOLUME_SUFFIXES, read_volume
 from storage.sources.layouts.bids_names import BidsFile, label_table_for, parse_bids, subject_splits
-from storage.sources.layouts.nifti_pairs import nifti_case, read_nifti_reference
+from storage.sources.layouts.nifti_pairs import read_volume_reference, volume_case
 from storage.sources.listing.cases import FoundCase, to_case_sources
-from storage.sources.listing.files import NIFTI_SUFFIXES, visible_files
+from storage.sources.listing.files import visible_files
 from storage.sources.listing.guesses import normal_modality, window_for
 from storage.sources.listing.labels import read_index, structure_slug
 from storage.sources.listing.pairing import require_cases
@@ -107,18 +107,18 @@ class Bids:
         """Image and one label map per rater, in the order of the recipe, others by name."""
         parameters = parameters_of(recipe, BidsParameters)
         path = source / case.image[0]
-        image = read_nifti(path)
+        image = read_volume(path)
         order = {rater: number for number, rater in enumerate(parameters.raters)}
         raters = sorted(case.references, key=lambda rater: (order.get(rater, len(order)), rater))
         references = tuple(
-            read_nifti_reference(source / case.references[rater][0], image, recipe, parameters, rater)
+            read_volume_reference(source / case.references[rater][0], image, recipe, parameters, rater)
             for rater in raters
         )
-        return nifti_case(path, image, references, recipe)
+        return volume_case(path, image, references, recipe)
 
 
 def _files(source: Path) -> list[BidsFile]:
-    parsed = (parse_bids(name) for name in visible_files(source, NIFTI_SUFFIXES))
+    parsed = (parse_bids(name) for name in visible_files(source, VOLUME_SUFFIXES))
     return [item for item in parsed if item is not None]
 
 

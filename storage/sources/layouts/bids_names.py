@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from medsam3_core.errors import UsageError
-from storage.sources.listing.files import NIFTI_SUFFIXES, open_source, without_suffix
+from storage.sources.formats.volumes.registry import VOLUME_SUFFIXES
+from storage.sources.listing.files import open_source, without_suffix
 
 _ENTITY = re.compile(r"([a-zA-Z]+)-([a-zA-Z0-9+]+)")
 _OF_DERIVATIVES = frozenset({"space", "desc", "label", "res", "den", "atlas", "seg", "scale", "hemi"})
@@ -16,7 +17,7 @@ _OF_DERIVATIVES = frozenset({"space", "desc", "label", "res", "den", "atlas", "s
 
 @dataclass(frozen=True, slots=True)
 class BidsFile:
-    """A NIfTI file with a BIDS name.
+    """A volume with a BIDS name.
 
     Attributes:
         path: Relative to the dataset.
@@ -43,7 +44,7 @@ class BidsFile:
     @property
     def key(self) -> str:
         """The file name without its extension; for derived files with the pipeline in front."""
-        stem = without_suffix(PurePosixPath(self.path).name, NIFTI_SUFFIXES)
+        stem = without_suffix(PurePosixPath(self.path).name, VOLUME_SUFFIXES)
         return f"{self.pipeline}/{stem}" if self.pipeline else stem
 
     def fits(self, segmentation: "BidsFile") -> bool:
@@ -66,7 +67,7 @@ class BidsFile:
 def parse_bids(path: str) -> BidsFile | None:
     """A path as a BIDS file; None if its name is not one of a subject."""
     pure = PurePosixPath(path)
-    parts = without_suffix(pure.name, NIFTI_SUFFIXES).split("_")
+    parts = without_suffix(pure.name, VOLUME_SUFFIXES).split("_")
     matches = [_ENTITY.fullmatch(part) for part in parts[:-1]]
     entities = {match.group(1): match.group(2) for match in matches if match}
     if "sub" not in entities or len(entities) != len(parts) - 1 or "-" in parts[-1]:

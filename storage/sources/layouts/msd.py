@@ -1,4 +1,4 @@
-"""Layout `msd`: a `dataset.json` of the Medical Segmentation Decathlon or of nnU-Net (raw) with NIfTI or image files.
+"""Layout `msd`: a `dataset.json` of the Medical Segmentation Decathlon or of nnU-Net (raw) with volumes or images.
 
 Labelled cases are listed: those of `training`, and those in `imagesTs` that have a file in `labelsTs`. Published test
 images without labels are no cases of a cohort that is scored.
@@ -15,13 +15,13 @@ from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.cases.recipes import Recipe
 from medsam3_core.errors import CaseDataError, UsageError
 from storage.sources.formats.label_maps import as_label_map
-from storage.sources.formats.nifti import read_nifti
 from storage.sources.formats.pixels import read_image, read_label_values
 from storage.sources.formats.references import check_same_size
+from storage.sources.formats.volumes.registry import VOLUME_SUFFIXES, read_volume
 from storage.sources.layouts.image_pairs import check_window
-from storage.sources.layouts.nifti_pairs import nifti_case, read_nifti_reference
+from storage.sources.layouts.nifti_pairs import read_volume_reference, volume_case
 from storage.sources.listing.cases import FoundCase, to_case_sources
-from storage.sources.listing.files import IMAGE_SUFFIXES, NIFTI_SUFFIXES, naming, visible_files, without_suffix
+from storage.sources.listing.files import IMAGE_SUFFIXES, naming, visible_files, without_suffix
 from storage.sources.listing.guesses import normal_modality, window_for
 from storage.sources.listing.labels import parse_labels, read_index, structure_slug
 from storage.sources.listing.pairing import require_cases
@@ -31,7 +31,7 @@ from storage.sources.listing.recipes import builtin_recipes
 INDEX_FILE = "dataset.json"
 
 _RATER = "reference"
-_ENDINGS = (*NIFTI_SUFFIXES, ".png", ".bmp", ".tif", ".tiff")
+_ENDINGS = (*VOLUME_SUFFIXES, ".png", ".bmp", ".tif", ".tiff")
 _FOLDERS = (("imagesTr", "labelsTr", "train"), ("imagesTs", "labelsTs", "test"))
 
 
@@ -84,7 +84,7 @@ class Msd:
 
         Raises:
             UsageError: If `dataset.json` is missing or broken, is for another dataset than the recipe, or names files
-                of a format other than NIfTI.
+                of a format that is not read.
         """
         index = read_index(source / INDEX_FILE)
         expected = parameters_of(recipe, MsdParameters).dataset_name
@@ -101,7 +101,7 @@ class Msd:
             found = list(_cases_in_folders(source))
         if not any(item.split == "test" for item in found):
             found = [replace(item, split=None) for item in found]
-        return to_case_sources(require_cases(found, source, "NIfTI files in imagesTr and labelsTr"), recipe)
+        return to_case_sources(require_cases(found, source, "volumes or images in imagesTr and labelsTr"), recipe)
 
     def read_case(self, source: Path, case: CaseSource, recipe: Recipe) -> CaseVolume:
         """Image (the chosen channel, if there are several) and its label map."""
@@ -109,12 +109,12 @@ class Msd:
         path, channel = _channel_file(source, case, _channel_number(source, parameters.channel))
         if path.name.lower().endswith(IMAGE_SUFFIXES):
             return _image_case(source, path, case, recipe, parameters)
-        image = read_nifti(path, channel=channel)
+        image = read_volume(path, channel=channel)
         references = tuple(
-            read_nifti_reference(source / files[0], image, recipe, parameters, rater)
+            read_volume_reference(source / files[0], image, recipe, parameters, rater)
             for rater, files in case.references.items()
         )
-        return nifti_case(path, image, references, recipe)
+        return volume_case(path, image, references, recipe)
 
 
 def channel_names(index: dict[str, Any]) -> list[str]:
@@ -129,7 +129,7 @@ def channel_names(index: dict[str, Any]) -> list[str]:
 
 
 def _window(index: dict[str, Any], modality: str) -> str:
-    if index.get("file_ending", ".nii.gz") in NIFTI_SUFFIXES:
+    if index.get("file_ending", ".nii.gz") in VOLUME_SUFFIXES:
         return window_for(modality)
     return "identity"
 
@@ -207,7 +207,8 @@ def _cases_in_folders(source: Path, only: str | None = None) -> Iterator[FoundCa
             label = labels.get(f"{label_folder}/{key}")
             if folder != image_folder or only not in (None, split) or (split == "test" and label is None):
                 continue
-            reason = None if label else f"{source / images[0]}: {label_folder} has no {key}.nii.gz; add the label map"
+            missing = f"{key}{images[0].removeprefix(without_suffix(images[0], _ENDINGS))}"
+            reason = None if label else f"{source / images[0]}: {label_folder} has no {missing}; add the label map"
             drawn = {_RATER: (label,)} if label else {}
             yield FoundCase(key, images, drawn, split, reason, reject_kind=FindingKind.MISSING_REFERENCE)
 

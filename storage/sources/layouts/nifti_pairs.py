@@ -1,4 +1,4 @@
-"""Layout `nifti-pairs`: NIfTI images and label maps, paired by two folders or by an ending."""
+"""Layout `nifti-pairs`: volumes and label maps (NIfTI and its like), paired by two folders or by an ending."""
 
 from pathlib import Path
 
@@ -7,9 +7,10 @@ from medsam3_core.cases.recipes import Recipe
 from medsam3_core.cases.structures import LabelMap
 from medsam3_core.errors import ShapeMismatchError
 from storage.sources.formats.label_maps import as_label_map
-from storage.sources.formats.nifti import NiftiVolume, read_nifti
+from storage.sources.formats.volumes.format import Volume
+from storage.sources.formats.volumes.registry import VOLUME_SUFFIXES, read_volume, suffixes_in
 from storage.sources.listing.cases import to_case_sources
-from storage.sources.listing.files import NIFTI_SUFFIXES, naming, visible_files, without_companions
+from storage.sources.listing.files import naming, visible_files, without_companions
 from storage.sources.listing.guesses import pair_recipe
 from storage.sources.listing.pairing import guess_patterns, pair_files, raters_in_order, require_cases
 from storage.sources.listing.parameters import LabelParameters, NiftiPairParameters, parameters_of
@@ -28,10 +29,10 @@ class NiftiPairs:
         Raises:
             UsageError: If a `labels.json` lies in the source and is broken.
         """
-        files = visible_files(source, NIFTI_SUFFIXES)
+        files = visible_files(source, VOLUME_SUFFIXES)
         for recipe in explaining_recipes(self.name, files, source.resolve().name):
             return recipe
-        patterns = guess_patterns(files, NIFTI_SUFFIXES)
+        patterns = guess_patterns(files, suffixes_in(files))
         if patterns is None:
             return None
         return pair_recipe(self.name, source, patterns, modality="unknown", window=None, fallback=())
@@ -39,23 +40,23 @@ class NiftiPairs:
     def list_cases(self, source: Path, recipe: Recipe) -> list[CaseSource]:
         """One case per image; see `pair_files` for what is rejected."""
         parameters = parameters_of(recipe, NiftiPairParameters)
-        found = pair_files(without_companions(visible_files(source, NIFTI_SUFFIXES), recipe.companions), parameters)
-        found = require_cases(found, source, f"NIfTI files that match {parameters.image!r}")
+        found = pair_files(without_companions(visible_files(source, VOLUME_SUFFIXES), recipe.companions), parameters)
+        found = require_cases(found, source, f"volumes that match {parameters.image!r}")
         return to_case_sources(with_splits_and_patients(source, found, parameters), recipe)
 
     def read_case(self, source: Path, case: CaseSource, recipe: Recipe) -> CaseVolume:
         """Image and one label map per rater, primary rater first."""
         parameters = parameters_of(recipe, NiftiPairParameters)
-        image = read_nifti(source / case.image[0], channel=parameters.channel)
+        image = read_volume(source / case.image[0], channel=parameters.channel)
         references = tuple(
-            read_nifti_reference(source / case.references[rater][0], image, recipe, parameters, rater)
+            read_volume_reference(source / case.references[rater][0], image, recipe, parameters, rater)
             for rater in raters_in_order(parameters, case.references)
         )
-        return nifti_case(source / case.image[0], image, references, recipe)
+        return volume_case(source / case.image[0], image, references, recipe)
 
 
-def nifti_case(path: Path, image: NiftiVolume, references: tuple[LabelMap, ...], recipe: Recipe) -> CaseVolume:
-    """A case around a NIfTI image, read from `path`.
+def volume_case(path: Path, image: Volume, references: tuple[LabelMap, ...], recipe: Recipe) -> CaseVolume:
+    """A case around a volume, read from `path`.
 
     Raises:
         CaseDataError: If the image holds NaN or infinite voxels; names the file.
@@ -66,15 +67,15 @@ def nifti_case(path: Path, image: NiftiVolume, references: tuple[LabelMap, ...],
         )
 
 
-def read_nifti_reference(
-    path: Path, image: NiftiVolume, recipe: Recipe, parameters: LabelParameters, rater: str
+def read_volume_reference(
+    path: Path, image: Volume, recipe: Recipe, parameters: LabelParameters, rater: str
 ) -> LabelMap:
     """The label map of one rater.
 
     Raises:
         CaseDataError: If it is unreadable, lies elsewhere than its image, or has values that are no labels.
     """
-    reference = read_nifti(path)
+    reference = read_volume(path)
     if not reference.geometry.matches(image.geometry):
         what, found, expected = "affine", reference.affine.tolist(), image.affine.tolist()
         if reference.geometry.shape_zyx != image.geometry.shape_zyx:

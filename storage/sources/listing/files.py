@@ -19,7 +19,6 @@ from storage.store.ranges import read_object_range
 _PLAIN_IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm")
 IMAGE_SUFFIXES = (*_PLAIN_IMAGES, *(f"{suffix}.gz" for suffix in (".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".bmp")))
 ARRAY_SUFFIXES = (".npz", ".npy.h5", ".npy", ".h5", ".hdf5", ".mat")
-NIFTI_SUFFIXES = (".nii.gz", ".nii")
 
 _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 

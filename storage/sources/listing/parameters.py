@@ -198,7 +198,7 @@ class CocoParameters(_FindsStructures):
 
 
 class NiftiPairParameters(FileParameters):
-    """Pairs of NIfTI files.
+    """Pairs of volumes (NIfTI and its like).
 
     Attributes:
         channel: Which volume of a 4D image to take, counted from 0; None: 4D is rejected.
@@ -235,7 +235,7 @@ class InstanceMaskParameters(Parameters):
 
 
 class ArchiveParameters(LabelParameters, _FindsStructures):
-    """Trees of anything that is known: DICOM, NIfTI, images; the label values are for NIfTI label maps."""
+    """Trees of anything that is known: DICOM, volumes, images; the label values are for label maps that are volumes."""
 
 
 class PhantomParameters(Parameters):

@@ -1,12 +1,13 @@
 """Files that say what makes no sense: each rejects its own series by name, and the listing goes on."""
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.filewriter import dcmwrite
-from pydicom.uid import ExplicitVRBigEndian
+from pydicom.uid import CTImageStorage, ExplicitVRBigEndian
 
 from storage.sources.dicom.reading import read_header
 from storage.store.pseudonyms import Pseudonyms
@@ -156,3 +157,65 @@ class _FolderThatEmpties(type(Path())):  # type: ignore[misc]
         handle = super().open(*args, **options)
         self.unlink()
         return handle
+
+
+def nested(levels: int) -> Dataset:
+    """Sequences inside a sequence, none of which says how long it is."""
+    item = Dataset()
+    item.CodeMeaning = "liver" * 6
+    if levels:
+        item.ConceptCodeSequence = [nested(levels - 1)]
+        item["ConceptCodeSequence"].is_undefined_length = True
+        item.ConceptCodeSequence[0].is_undefined_length_sequence_item = True
+    return item
+
+
+def with_a_sequence(data: FileDataset) -> FileDataset:
+    data.ReferencedImageSequence = [nested(3) for _ in range(20)]
+    data["ReferencedImageSequence"].is_undefined_length = True
+    return data
+
+
+def test_a_file_that_ends_inside_a_sequence_rejects_its_series(tmp_path: Path) -> None:
+    files = save(tmp_path / "a", [with_a_sequence(data) for data in ct_slices(4)])
+    content = files[3].read_bytes()
+    files[3].write_bytes(content[: content.index(b"liver" * 6, 2000) + 7])
+    header = read_header(tmp_path / "a", "IM0003", NOBODY)
+    assert header is not None
+    assert (str(header.fault), header.detail) == ("truncated-file", "IM0003 ends inside its header; copy it again")
+    assert header.sop_class == CTImageStorage  # what stands before the cut is kept
+
+
+@pytest.mark.parametrize("private_bytes", [100, 40_000, 300_000, 3_000_000])
+def test_a_header_of_any_length_is_read(tmp_path: Path, private_bytes: int) -> None:
+    slices = [with_a_sequence(data) for data in ct_slices(4)]
+    for data in slices:
+        data.private_block(0x29, "medsam3", create=True).add_new(0x10, "OB", b"x" * private_bytes)
+    save(tmp_path / "a" / "odd", slices)
+    assert reasons_beside_a_good_series(tmp_path / "a") == (None, "None")
+
+
+def test_a_length_that_is_not_true_is_refused_without_room_for_it(tmp_path: Path) -> None:
+    (data,) = ct_slices(1)
+    block = data.private_block(0x09, "medsam3", create=True)
+    block.add_new(0x10, "UN", NUMBER)
+    block.add_new(0x20, "OB", b"x" * 3_000_000)
+    (file,) = save(tmp_path, [data])
+    length = b"UN\0\0" + len(NUMBER).to_bytes(4, "little") + NUMBER
+    replant(file, length, b"UN\0\0" + (0xFFFFFFF0).to_bytes(4, "little") + NUMBER)
+    tracemalloc.start()
+    header = read_header(tmp_path, "IM0000", NOBODY)
+    assert tracemalloc.get_traced_memory()[1] < 50_000_000
+    tracemalloc.stop()
+    assert header is not None
+    assert (str(header.fault), header.detail) == ("truncated-file", "IM0000 ends inside its header; copy it again")
+
+
+def test_sequences_inside_sequences_without_end_are_a_fault_of_their_own(tmp_path: Path) -> None:
+    (file,) = save(tmp_path, [with_a_sequence(ct_slices(1)[0])])
+    start = b"\x08\x00\x40\x11SQ\0\0\xff\xff\xff\xff"
+    opened = start + b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
+    replant(file, start, opened * 5000 + start)
+    header = read_header(tmp_path, "IM0000", NOBODY)
+    assert header is not None
+    assert header.fault is not None

@@ -136,7 +136,7 @@ def test_case_named_three_times_is_kept_once(tmp_path):
         (decathlon(labels={"1": 2.5}), "label '1': 2.5 is neither"),
         (decathlon(training=[{"image": "x"}]), "entry {'image': 'x'} of training needs an image and a label"),
         (decathlon(training={"a": 1}), "training must be a list, got dict"),
-        (nnunet(file_ending=".nrrd"), "file_ending '.nrrd'; only .nii.gz, .nii, .png, .bmp, .tif"),
+        (nnunet(file_ending=".vtk"), r"file_ending '.vtk'; only .*.nii.gz, .nii, .*.png, .bmp, .tif"),
     ],
 )
 def test_broken_index_is_named(tmp_path, index, message):
@@ -154,7 +154,7 @@ def test_index_that_is_no_json_is_named(tmp_path):
 
 def test_index_without_files_is_no_cohort(tmp_path):
     write_dataset(tmp_path, nnunet(), images=(), labels=())
-    with pytest.raises(UsageError, match=r"holds no case; expected NIfTI files in imagesTr and labelsTr"):
+    with pytest.raises(UsageError, match=r"holds no case; expected volumes or images in imagesTr and labelsTr"):
         listed(tmp_path)
 
 

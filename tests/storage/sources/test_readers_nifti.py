@@ -8,7 +8,7 @@ from medsam3_core.cases.recipes import Recipe
 from medsam3_core.cases.structures import Structure
 from medsam3_core.errors import CaseDataError, UsageError
 from medsam3_core.phantoms import PhantomKind
-from storage.sources.formats.nifti import read_nifti
+from storage.sources.formats.volumes.nifti import read_nifti
 from storage.sources.layouts.phantom import PhantomSource
 from storage.sources.registry import find_reader
 from tests.phantom_files import write_nifti, write_phantom_dataset
