@@ -1,0 +1,111 @@
+"""MetaImage (`.mha`): text header and voxels in one file.
+
+SimpleITK passes over scale factors, units, numbers that are none and compressed voxels that are damaged; they are
+refused here.
+"""
+
+import math
+import zlib
+from pathlib import Path
+
+from medsam3_core.cases.geometry import AffineUnit, VolumeGeometry
+from medsam3_core.errors import CaseDataError, UnreadableFileError
+from storage.sources.formats.volumes.format import Carries, Volume, VolumeFormat
+from storage.sources.formats.volumes.itk import header_bytes, itk_geometry, itk_size_xy, read_itk
+from storage.sources.listing.files import naming
+
+_NAME, _IO, _SUFFIX = "MetaImage", "MetaImageIO", ".mha"
+_UNITS = {"mm": AffineUnit.MILLIMETRE, "um": AffineUnit.MICROMETRE, "m": AffineUnit.METRE, "?": AffineUnit.MILLIMETRE}
+_PLACES = ("TransformMatrix", "Rotation", "Orientation", "Offset", "Position", "Origin", "ElementSpacing")
+_UNSCALED = {"ElementToIntensityFunctionSlope": 1.0, "ElementToIntensityFunctionOffset": 0.0}
+_BLOCK_BYTES = 1 << 20
+
+
+def _read(path: Path, channel: int | None) -> Volume:
+    header, start = _header(header_bytes(path, _NAME))
+    with naming(path):
+        unit = _checked(header)
+    volume = read_itk(path, _NAME, _IO, channel, unit=unit)
+    if header.get("CompressedData", "").lower() == "true":
+        _check_compressed(path, start)
+    return volume
+
+
+def _header(first: bytes) -> tuple[dict[str, str], int]:
+    """Keys with their values, and where the voxels start."""
+    found: dict[str, str] = {}
+    offset = 0
+    while (end := first.find(b"\n", offset)) >= 0 and "ElementDataFile" not in found:
+        key, _, value = first[offset:end].decode("latin-1").partition("=")
+        found[key.strip()] = value.strip()
+        offset = end + 1
+    return found, offset
+
+
+def _checked(header: dict[str, str]) -> AffineUnit:
+    """The unit of a header that SimpleITK understands whole."""
+    if (data := header.get("ElementDataFile", "LOCAL")).upper() != "LOCAL":
+        msg = f"keeps its voxels in {data!r}; write it as one .mha file"
+        raise CaseDataError(msg)
+    for key, neutral in _UNSCALED.items():
+        if key in header and _numbers(header[key]) != [neutral]:
+            msg = f"has {key} {header[key]}, which its readers pass over; apply it to the voxels and write them again"
+            raise CaseDataError(msg)
+    for key in _PLACES:
+        if not all(map(math.isfinite, _numbers(header.get(key, "")))):
+            msg = f"has {key} {header[key]}, which are no numbers; correct it or export it again"
+            raise CaseDataError(msg)
+    unit = header.get("DistanceUnits", "mm")
+    if unit not in _UNITS:
+        msg = f"has DistanceUnits {unit!r}, known are {', '.join(_UNITS)}; convert its spacing and offset to mm"
+        raise CaseDataError(msg)
+    return _UNITS[unit]
+
+
+def _numbers(text: str) -> list[float]:
+    """NaN for what is no number."""
+    found = []
+    for part in text.split():
+        try:
+            found.append(float(part))
+        except ValueError:
+            found.append(math.nan)
+    return found
+
+
+def _check_compressed(path: Path, start: int) -> None:
+    """Read the stream to its checksum: SimpleITK takes what it gets.
+
+    Raises:
+        UnreadableFileError: If it is damaged or ends early.
+    """
+    stream = zlib.decompressobj()
+    try:
+        with path.open("rb") as file:
+            file.seek(start)
+            while not stream.eof and (block := stream.unconsumed_tail or file.read(_BLOCK_BYTES)):
+                stream.decompress(block, _BLOCK_BYTES)
+    except zlib.error as error:
+        msg = f"{path} holds damaged voxels ({error}); copy it again"
+        raise UnreadableFileError(msg) from error
+    if not stream.eof:
+        msg = f"{path} ends inside its compressed voxels; copy it again"
+        raise UnreadableFileError(msg)
+
+
+def _size_xy(path: Path) -> tuple[int, int] | None:
+    return itk_size_xy(path, _IO)
+
+
+def _geometry(first: bytes) -> VolumeGeometry | None:
+    return itk_geometry(first, _SUFFIX, _IO)
+
+
+FORMAT = VolumeFormat(
+    _NAME,
+    (_SUFFIX,),
+    _read,
+    _size_xy,
+    _geometry,
+    frozenset({Carries.AFFINE, Carries.UNIT, Carries.SEVERAL_VOLUMES, Carries.CHECKSUM}),
+)
