@@ -7,6 +7,7 @@ refuse, by the text of its header.
 import math
 import re
 import tempfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ import SimpleITK as sitk  # noqa: N813 - its own custom
 from numpy.typing import NDArray
 
 from medsam3_core.cases.geometry import AffineUnit, VolumeGeometry
-from medsam3_core.errors import CaseDataError
+from medsam3_core.errors import CaseDataError, UnreadableFileError
 from storage.sources.formats.volumes.format import Volume, as_numbers, make_volume, three_dimensional, unreadable
 from storage.sources.listing.files import naming
 from storage.sources.listing.limits import require_fitting
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _HEADER_BYTES = 1 << 16
+_BLOCK_BYTES = 1 << 20
 
 
 def header_bytes(path: Path, name: str) -> bytes:
@@ -103,6 +105,31 @@ def itk_geometry(first: bytes, suffix: str, image_io: str) -> VolumeGeometry | N
             return VolumeGeometry.from_nifti((depth, height, width), _affine(reader))
         except (RuntimeError, ValueError, CaseDataError):
             return None
+
+
+def check_compressed(path: Path, start: int, window_bits: int = zlib.MAX_WBITS) -> None:
+    """Read compressed voxels to their checksum, which SimpleITK does not look at.
+
+    Args:
+        path: The file.
+        start: Where its voxels start.
+        window_bits: As `zlib` takes them: `16 + zlib.MAX_WBITS` for gzip.
+
+    Raises:
+        UnreadableFileError: If it is damaged or ends early.
+    """
+    stream = zlib.decompressobj(window_bits)
+    try:
+        with path.open("rb") as file:
+            file.seek(start)
+            while not stream.eof and (block := stream.unconsumed_tail or file.read(_BLOCK_BYTES)):
+                stream.decompress(block, _BLOCK_BYTES)
+    except zlib.error as error:
+        msg = f"{path} holds damaged voxels ({error}); copy it again"
+        raise UnreadableFileError(msg) from error
+    if not stream.eof:
+        msg = f"{path} ends inside its compressed voxels; copy it again"
+        raise UnreadableFileError(msg)
 
 
 def _information(path: Path, image_io: str) -> sitk.ImageFileReader:

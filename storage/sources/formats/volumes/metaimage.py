@@ -5,20 +5,18 @@ refused here.
 """
 
 import math
-import zlib
 from pathlib import Path
 
 from medsam3_core.cases.geometry import AffineUnit, VolumeGeometry
-from medsam3_core.errors import CaseDataError, UnreadableFileError
+from medsam3_core.errors import CaseDataError
 from storage.sources.formats.volumes.format import Carries, Volume, VolumeFormat
-from storage.sources.formats.volumes.itk import header_bytes, itk_geometry, itk_size_xy, read_itk
+from storage.sources.formats.volumes.itk import check_compressed, header_bytes, itk_geometry, itk_size_xy, read_itk
 from storage.sources.listing.files import naming
 
 _NAME, _IO, _SUFFIX = "MetaImage", "MetaImageIO", ".mha"
 _UNITS = {"mm": AffineUnit.MILLIMETRE, "um": AffineUnit.MICROMETRE, "m": AffineUnit.METRE, "?": AffineUnit.MILLIMETRE}
 _PLACES = ("TransformMatrix", "Rotation", "Orientation", "Offset", "Position", "Origin", "ElementSpacing")
 _UNSCALED = {"ElementToIntensityFunctionSlope": 1.0, "ElementToIntensityFunctionOffset": 0.0}
-_BLOCK_BYTES = 1 << 20
 
 
 def _read(path: Path, channel: int | None) -> Volume:
@@ -27,7 +25,7 @@ def _read(path: Path, channel: int | None) -> Volume:
         unit = _checked(header)
     volume = read_itk(path, _NAME, _IO, channel, unit=unit)
     if header.get("CompressedData", "").lower() == "true":
-        _check_compressed(path, start)
+        check_compressed(path, start)
     return volume
 
 
@@ -71,26 +69,6 @@ def _numbers(text: str) -> list[float]:
         except ValueError:
             found.append(math.nan)
     return found
-
-
-def _check_compressed(path: Path, start: int) -> None:
-    """Read the stream to its checksum: SimpleITK takes what it gets.
-
-    Raises:
-        UnreadableFileError: If it is damaged or ends early.
-    """
-    stream = zlib.decompressobj()
-    try:
-        with path.open("rb") as file:
-            file.seek(start)
-            while not stream.eof and (block := stream.unconsumed_tail or file.read(_BLOCK_BYTES)):
-                stream.decompress(block, _BLOCK_BYTES)
-    except zlib.error as error:
-        msg = f"{path} holds damaged voxels ({error}); copy it again"
-        raise UnreadableFileError(msg) from error
-    if not stream.eof:
-        msg = f"{path} ends inside its compressed voxels; copy it again"
-        raise UnreadableFileError(msg)
 
 
 def _size_xy(path: Path) -> tuple[int, int] | None:
