@@ -13,7 +13,7 @@ from medsam3_core.digests import digest_json
 from medsam3_core.errors import CaseDataError
 from storage.cohorts.agreement import agreement_rows, write_agreement
 from storage.cohorts.cohorts import committed_cases, write_cases
-from storage.cohorts.fingerprints import fingerprint_row, write_fingerprints
+from storage.cohorts.image_hashes import image_hash_row, write_image_hashes
 from storage.cohorts.volumes import write_case_volume
 from storage.sources.layouts.archive import without_names
 from storage.sources.reading import read_case
@@ -68,7 +68,7 @@ class IngestBatch:
         """Ingest cases; each has one row afterwards, accepted or rejected with its reason."""
         beside = _TablesBeside()
         rows = [self.row(case, beside) for case in crumb.along(cases)]
-        write_fingerprints(self.store, self.cohort, beside.fingerprints)
+        write_image_hashes(self.store, self.cohort, beside.image_hashes)
         write_agreement(self.store, self.cohort, beside.agreement)
         new = [row for case, row in zip(cases, rows, strict=True) if row["case_digest"] != case.standing]
         write_cases(self.store, self.cohort, new, name=batch_id)
@@ -102,11 +102,11 @@ class IngestBatch:
 
     def _written(self, case: PendingCase, volume: CaseVolume, beside: "_TablesBeside") -> dict[str, Any]:
         digest = volume.digest(self.recipe.for_digests(with_references=self.with_references))
-        fingerprint = fingerprint_row(case.case_id, case.source.split, volume, utc_now())
+        image_hash = image_hash_row(case.case_id, case.source.split, volume, utc_now())
         agreement = agreement_rows(self.cohort, case.case_id, digest, volume, self.recipe)
         target = self.store.volume(self.cohort, case.case_id, zipped=volume.geometry.is_2d)
         write_case_volume(target, case.case_id, volume, digest)
-        beside.fingerprints.append(fingerprint)
+        beside.image_hashes.append(image_hash)
         beside.agreement += agreement
         return self._common(case) | _facts(volume) | {
             "status": str(CaseStatus.ACCEPTED),
@@ -151,7 +151,7 @@ class IngestBatch:
 class _TablesBeside:
     """Rows of a batch for other tables than that of the cases."""
 
-    fingerprints: list[dict[str, Any]] = field(default_factory=list)
+    image_hashes: list[dict[str, Any]] = field(default_factory=list)
     agreement: list[dict[str, Any]] = field(default_factory=list)
 
 

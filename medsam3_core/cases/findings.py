@@ -1,4 +1,4 @@
-"""What a preflight can find in a source, and whether it is wrong or only worth knowing."""
+"""Findings of the preflight of a source, and whether they are wrong or only worth knowing."""
 
 from dataclasses import dataclass
 from enum import StrEnum

@@ -1,4 +1,4 @@
-"""Cohorts: the frozen list of cases, their volumes in OME-Zarr, and the checks and fingerprints made at ingest.
+"""Cohorts: the frozen list of cases, their volumes in OME-Zarr, and the checks and image hashes made at ingest.
 
 What depends on weights or prompts does not enter.
 """

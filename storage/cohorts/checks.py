@@ -1,4 +1,4 @@
-"""One case of a source, read and looked at: what a preflight wants to know, small enough to be sent around."""
+"""Check of one case of a source for a preflight: read, looked at, and small enough to be sent around."""
 
 import hashlib
 from collections.abc import Sequence

@@ -8,30 +8,30 @@ import numpy as np
 from medsam3_core.cases.findings import Finding, FindingKind
 from medsam3_core.cases.perceptual_hash import PICTURES, VOLUMES, similar_groups
 from storage.cohorts.checks import CaseCheck
-from storage.cohorts.fingerprints import Fingerprint
+from storage.cohorts.image_hashes import KnownImage
 
 _SHOWN = 6
 
 
-def find_duplicates(checks: Sequence[CaseCheck], known: Sequence[Fingerprint]) -> list[Finding]:
+def find_duplicates(checks: Sequence[CaseCheck], known: Sequence[KnownImage]) -> list[Finding]:
     """One finding per group of equal images and per group of images that look alike.
 
     A group without a case of this source is none of its business. Of equal images one stands for all where images that
     look alike are looked for.
     """
     own = [
-        Fingerprint("", check.case_id, check.split, check.shape_zyx[0] > 1, check.image_digest, check.image_hash)
+        KnownImage("", check.case_id, check.split, check.shape_zyx[0] > 1, check.image_digest, check.image_hash)
         for check in checks
         if check.image_digest is not None and check.shape_zyx is not None
     ]
-    by_digest: dict[str, list[Fingerprint]] = defaultdict(list)
+    by_digest: dict[str, list[KnownImage]] = defaultdict(list)
     for item in (*own, *known):
         by_digest[item.image_digest].append(item)
     equal = [group for group in by_digest.values() if len(group) > 1 and any(not item.cohort for item in group)]
     return [*_findings(FindingKind.DUPLICATE_IMAGE, equal), *_findings(FindingKind.SIMILAR_IMAGE, _similar(by_digest))]
 
 
-def _similar(by_digest: dict[str, list[Fingerprint]]) -> Iterator[list[Fingerprint]]:
+def _similar(by_digest: dict[str, list[KnownImage]]) -> Iterator[list[KnownImage]]:
     for is_volume, likeness in ((False, PICTURES), (True, VOLUMES)):
         shown = [group[0] for group in by_digest.values() if group[0].image_hash and group[0].is_volume is is_volume]
         if not shown:
@@ -43,7 +43,7 @@ def _similar(by_digest: dict[str, list[Fingerprint]]) -> Iterator[list[Fingerpri
                 yield group
 
 
-def _findings(kind: FindingKind, groups: Sequence[list[Fingerprint]] | Iterator[list[Fingerprint]]) -> list[Finding]:
+def _findings(kind: FindingKind, groups: Sequence[list[KnownImage]] | Iterator[list[KnownImage]]) -> list[Finding]:
     found = []
     for group in groups:
         names = [f"{item.cohort}:{item.case_id}" if item.cohort else item.case_id for item in group]
@@ -54,7 +54,7 @@ def _findings(kind: FindingKind, groups: Sequence[list[Fingerprint]] | Iterator[
     return found
 
 
-def _where(group: Sequence[Fingerprint]) -> str:
+def _where(group: Sequence[KnownImage]) -> str:
     if any(item.cohort for item in group):
         return "across cohorts"
     splits = sorted({item.split or "none" for item in group})

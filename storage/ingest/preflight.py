@@ -1,4 +1,4 @@
-"""What a preflight says about a source: counts, sizes, and everything that is wrong or suspicious."""
+"""Preflight of a source: counts, sizes, and everything that is wrong or suspicious."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from medsam3_core.cases.cases import CaseSource
 from medsam3_core.cases.findings import Finding, FindingKind
 from medsam3_core.cases.recipes import Recipe
 from storage.cohorts.checks import CaseCheck
-from storage.cohorts.fingerprints import Fingerprint, known_fingerprints
+from storage.cohorts.image_hashes import KnownImage, known_images
 from storage.ingest.duplicates import find_duplicates
 from storage.ingest.inventory import SourceInventory, take_inventory
 from storage.store.layout import StoreLayout
@@ -116,7 +116,7 @@ def conclude(
     """
     root = source if source.startswith("phantom:") else absolute(source)
     files = take_inventory(location(source), cases, recipe)
-    known = known_fingerprints(store, but_not_from=root) if store is not None else []
+    known = known_images(store, but_not_from=root) if store is not None else []
     findings = [finding for check in checks for finding in check.findings]
     findings += find_duplicates(checks, known)
     findings += _patients_in_splits(checks)
@@ -135,7 +135,7 @@ def conclude(
     )
 
 
-def _cohorts(known: Sequence[Fingerprint]) -> tuple[str, ...]:
+def _cohorts(known: Sequence[KnownImage]) -> tuple[str, ...]:
     return tuple(sorted({item.cohort for item in known}))
 
 

@@ -75,7 +75,7 @@ class StoreLayout:
         """Folder of the case tables."""
         return self.cohort(cohort) / "cases"
 
-    def fingerprints(self, cohort: str) -> Path:
+    def image_hashes(self, cohort: str) -> Path:
         """Folder of the tables with digests and perceptual hashes of images."""
         return self.cohort(cohort) / "fingerprints"
 

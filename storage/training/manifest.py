@@ -19,7 +19,7 @@ from medsam3_core.digests import digest_json, seed_from
 from medsam3_core.errors import UsageError
 from medsam3_core.training.plans import CohortPlan, TrainingPlan
 from storage.cohorts.cohorts import CaseRef, case_refs, cohort_names, latest_cases, read_cohort
-from storage.cohorts.fingerprints import newest_image_digests
+from storage.cohorts.image_hashes import newest_image_digests
 from storage.cohorts.volumes import open_case_volume
 from storage.store.layout import StoreLayout
 from storage.store.schemas import TRAINING

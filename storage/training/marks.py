@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from storage.cohorts.cohorts import CaseRef, cohort_names, read_cohort, write_cases
-from storage.cohorts.fingerprints import newest_image_digests
+from storage.cohorts.image_hashes import newest_image_digests
 from storage.store.layout import StoreLayout, utc_now
 from storage.store.schemas import CASES
 from storage.store.tables import read_table, rows_of_cases, write_rows

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from storage.cohorts.fingerprints import newest_image_digests
+from storage.cohorts.image_hashes import newest_image_digests
 from storage.store.atomic import read_json, write_json
 from storage.store.layout import StoreLayout
 from storage.store.schemas import TRAINING

@@ -24,7 +24,7 @@ from medsam3_core.training.plans import CohortPlan, QuestionPlan, TrainingPlan, 
 from medsam3_core.training.trainees.lora import LoraPlan
 from medsam3_core.training.trainees.optimiser import OptimiserPlan, Schedule
 from storage.cohorts.cohorts import case_refs, latest_cases, read_cohort
-from storage.cohorts.fingerprints import FINGERPRINTS, newest_image_digests, write_fingerprints
+from storage.cohorts.image_hashes import IMAGE_HASHES, newest_image_digests, write_image_hashes
 from storage.cohorts.volumes import open_case_volume
 from storage.ingest.journal import is_ingested, note_listed
 from storage.store.layout import StoreLayout, open_store, utc_now
@@ -97,8 +97,8 @@ def test_voxels_of_a_benchmark_split_are_refused_whatever_recipe_read_them(store
     select_cases(store, plan_for(store, cohorts=(CohortPlan("more"),)))
     (test_case,) = [case for case in case_refs(latest_cases(store, "cells")) if case.split == "test"]
     voxels = newest_image_digests(store, "cells")[test_case.case_id]
-    row = read_table(store.fingerprints("more"), FINGERPRINTS).to_pylist()[0]
-    write_fingerprints(
+    row = read_table(store.image_hashes("more"), IMAGE_HASHES).to_pylist()[0]
+    write_image_hashes(
         store, "more", [row | {"case_id": "nuclei_000", "image_digest": voxels, "ingested_at": utc_now()}]
     )
     with pytest.raises(

@@ -13,7 +13,7 @@ from storage.cohorts.cohorts import cohort_names, read_cohort
 from storage.store.layout import StoreLayout
 from storage.store.tables import read_table, write_rows
 
-FINGERPRINTS = pa.schema(
+IMAGE_HASHES = pa.schema(
     [
         pa.field("case_id", pa.string(), metadata={"description": "case"}),
         pa.field("split", pa.string(), metadata={"description": "split of the case"}),
@@ -27,7 +27,7 @@ FINGERPRINTS = pa.schema(
 
 
 @dataclass(frozen=True, slots=True)
-class Fingerprint:
+class KnownImage:
     """An image in the store.
 
     Attributes:
@@ -47,7 +47,7 @@ class Fingerprint:
     image_hash: bytes | None
 
 
-def fingerprint_row(case_id: str, split: str | None, volume: CaseVolume, ingested_at: Any) -> dict[str, Any]:
+def image_hash_row(case_id: str, split: str | None, volume: CaseVolume, ingested_at: Any) -> dict[str, Any]:
     """The row of a case that was read."""
     hashed = perceptual_hash(volume.voxels)
     return {
@@ -60,30 +60,30 @@ def fingerprint_row(case_id: str, split: str | None, volume: CaseVolume, ingeste
     }
 
 
-def write_fingerprints(store: StoreLayout, cohort: str, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_image_hashes(store: StoreLayout, cohort: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Add rows; a newer row of the same case replaces the older one when they are read."""
     if rows:
-        write_rows(store.fingerprints(cohort), rows, FINGERPRINTS)
+        write_rows(store.image_hashes(cohort), rows, IMAGE_HASHES)
 
 
 def newest_image_digests(store: StoreLayout, cohort: str) -> dict[str, str]:
     """Digest of the voxels of every case of a cohort, as it was read last."""
-    table = read_table(store.fingerprints(cohort), FINGERPRINTS, columns=("case_id", "image_digest", "ingested_at"))
+    table = read_table(store.image_hashes(cohort), IMAGE_HASHES, columns=("case_id", "image_digest", "ingested_at"))
     table = table.sort_by("ingested_at")
     return dict(zip(table["case_id"].to_pylist(), table["image_digest"].to_pylist(), strict=True))
 
 
-def known_fingerprints(store: StoreLayout, *, but_not_from: str) -> list[Fingerprint]:
-    """Newest fingerprints of all cohorts, except those that were ingested from this source folder."""
+def known_images(store: StoreLayout, *, but_not_from: str) -> list[KnownImage]:
+    """Newest hashes of all images of all cohorts, except those that were ingested from this source folder."""
     found = []
     for cohort in cohort_names(store):
         if but_not_from in read_cohort(store, cohort).sources:
             continue
         newest: dict[str, dict[str, Any]] = {}
-        for row in read_table(store.fingerprints(cohort), FINGERPRINTS).sort_by("ingested_at").to_pylist():
+        for row in read_table(store.image_hashes(cohort), IMAGE_HASHES).sort_by("ingested_at").to_pylist():
             newest[row["case_id"]] = row
         found += [
-            Fingerprint(
+            KnownImage(
                 cohort,
                 case_id,
                 row["split"],
