@@ -3,7 +3,7 @@
 | fixture | what it is |
 |---|---|
 | `store` | an empty store in a folder of its own |
-| `shared_data` | folder of real public data beside the repository; the test is skipped where it is absent |
+| `shared_data` | folder of a real CT series, beside the repository; the test is skipped where it is absent |
 | `phantom_run` | a store with two phantom cohorts, ct and fundus, benchmarked with both baselines; read only |
 """
 
@@ -25,7 +25,7 @@ def store(tmp_path: Path) -> StoreLayout:
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
-        pytest.skip("real public data are not beside the repository (shared/data)")
+        pytest.skip("the real CT series (../shared/data/ct_abdomen) is not in the repository, see tests/data/README.md")
     return SHARED_DATA
 
 

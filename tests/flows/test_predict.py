@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.command_line import Medsam3, command_line
-from tests.core.sam3.golden import GOLDEN, LAYOUTS, ROUNDING, detector_io, needs_golden, tracker_io
+from tests.core.sam3.golden import GOLDEN, LAYOUTS, ROUNDING, detector_io, tracker_io
 from tests.core.sam3.segmenters import phantom
 
 AFFINE = np.array([[-1.5, 0.1, 0, 20], [0.1, 1.5, 0, -30], [0, 0, 3, 5], [0, 0, 0, 1]], dtype=float)
@@ -187,7 +187,6 @@ def test_the_command_works_as_a_process_of_its_own(picture: Path, tmp_path: Path
 # ---- The golden checkpoints ----
 
 
-@needs_golden
 @pytest.mark.parametrize("layout", sorted(LAYOUTS))
 def test_a_text_on_golden_weights_gives_the_official_instances(medsam3: Medsam3, layout: str, tmp_path: Path) -> None:
     words = ("--text", "liver tumor", "--threshold", 0.3, *FP32, "--out", tmp_path / "a.npz")
@@ -199,14 +198,12 @@ def test_a_text_on_golden_weights_gives_the_official_instances(medsam3: Medsam3,
     assert (found["masks"] == (io["proc_text.masks"].numpy()[order][:, 0] > 0)).all()
 
 
-@needs_golden
 def test_points_are_one_object_of_the_interactive_head(medsam3: Medsam3, tmp_path: Path) -> None:
     words = ("--point", "40,50", "--point", "10,10,-", "--box", "20,20,70,80", "--out", tmp_path / "a.npz")
     medsam3("predict", GOLDEN / "image.png", "--weights", LAYOUTS["released"], *words)
     assert len(arrays(tmp_path / "a.npz")["scores"]) == 1
 
 
-@needs_golden
 @pytest.mark.parametrize("words", [("--point", "20,20"), ("--text", "liver", "--threshold", "0.3")])
 def test_a_volume_is_followed_with_the_tracker_from_the_slice_that_is_prompted(
     medsam3: Medsam3, volume: Path, tmp_path: Path, words: tuple[str, ...]
@@ -244,7 +241,6 @@ def test_a_text_without_slice_is_asked_on_all_slices(medsam3: Medsam3, volume: P
     assert np.flatnonzero(labels.any(axis=(0, 1))).tolist() == [0, 1, 2, 3, 4]
 
 
-@needs_golden
 @pytest.mark.parametrize("ending", [".png", ".npy", ".nii.gz"])
 def test_a_drawn_mask_is_one_object_of_the_interactive_head(medsam3: Medsam3, tmp_path: Path, ending: str) -> None:
     height, width = np.asarray(Image.open(GOLDEN / "image.png")).shape[:2]
@@ -265,7 +261,6 @@ def test_a_drawn_mask_is_one_object_of_the_interactive_head(medsam3: Medsam3, tm
     assert not np.array_equal(one["scores"], both["scores"])
 
 
-@needs_golden
 def test_clicks_on_golden_weights_give_the_official_masks(medsam3: Medsam3, tmp_path: Path) -> None:
     """The video of the golden files has the size of the model, so that pixels are its pixels."""
     io = tracker_io()
@@ -307,7 +302,6 @@ def click(structure: str, instance: int, x: float, y: float, label: int = 1, **m
     return {"structure": structure, "instance": instance, "kind": "points", "x": x, "y": y, "label": label, **more}
 
 
-@needs_golden
 def test_a_file_holds_several_objects_by_points_and_each_is_answered_as_if_alone(
     medsam3: Medsam3, tmp_path: Path
 ) -> None:
@@ -324,7 +318,6 @@ def test_a_file_holds_several_objects_by_points_and_each_is_answered_as_if_alone
     np.testing.assert_allclose(both["scores"], np.concatenate([one["scores"] for one in alone]), atol=1e-6)
 
 
-@needs_golden
 def test_a_file_may_ask_one_image_in_every_way(medsam3: Medsam3, tmp_path: Path) -> None:
     rows = [
         {"structure": "tumor", "kind": "text", "text": "liver tumor"},
@@ -501,7 +494,6 @@ def test_unknown_weights_are_refused_with_what_exists(medsam3: Medsam3, picture:
     assert "baseline:box has no text encoder" in medsam3("predict", picture, *words, "baseline:box", code=2).err
 
 
-@needs_golden
 def test_a_followed_volume_is_a_label_map_or_nothing(medsam3: Medsam3, volume: Path, tmp_path: Path) -> None:
     words = ("--slice", 2, "--point", "20,20", "--out", tmp_path / "a.npz")
     medsam3("predict", volume, "--weights", LAYOUTS["released"], *words)

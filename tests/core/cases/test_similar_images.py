@@ -8,6 +8,7 @@ from PIL import Image
 
 from medsam3_core.cases.perceptual_hash import HASH_BYTES, PICTURES, VOLUMES, Likeness, perceptual_hash, similar_groups
 from storage.sources.registry import find_reader
+from tests import real_sources
 from tests.storage.sources.datasets.drawn import textured
 
 
@@ -48,9 +49,8 @@ def test_different_pictures_differ_in_about_half_of_the_bits() -> None:
     assert min(distances) > PICTURES.most_bits_of_low
 
 
-@pytest.mark.parametrize("name", ["CHASE_DB1", "Task04_Hippocampus"])
-def test_no_two_real_images_look_alike(shared_data, name) -> None:
-    source = shared_data / name
+@pytest.mark.parametrize("source", real_sources("CHASE_DB1") + real_sources("Task04_Hippocampus"))
+def test_no_two_real_images_look_alike(source) -> None:
     layout, recipe = find_reader(str(source))
     cases = layout.list_cases(source, recipe)[:40]
     hashes = [perceptual_hash(layout.read_case(source, case, recipe).voxels) for case in cases]

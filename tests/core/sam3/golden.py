@@ -1,15 +1,14 @@
-"""What the official SAM3 code answers on small random weights, and our network on the same weights.
-
-The files lie beside the repository; tests that need them are skipped where they are absent.
-"""
+"""Answers of the official SAM3 code on small random weights (`tests/golden`), and our network on the same weights."""
 
 import json
+from collections.abc import Iterator, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
-import pytest
+import numpy as np
 import torch
-from safetensors.torch import load_file
+from PIL import Image
 
 from medsam3_core.prompts.prompts import BoxPrompt, MaskPrompt, PointPrompt, SlicePrompt
 from medsam3_core.sam3.network.interactive import Clicks
@@ -18,8 +17,23 @@ from medsam3_core.sam3.tensors.precision import precision_for
 from medsam3_core.settings.inference import Dtype
 from storage.weights.checkpoints import read_weights
 from tests import GOLDEN
+from tests.golden.weights import checkpoints
 
-LAYOUTS = {"bare": GOLDEN / "bare" / "checkpoint.safetensors", "released": GOLDEN / "released" / "sam3.pt"}
+
+class _Checkpoints(Mapping[str, Path]):
+    """Checkpoint of each layout, drawn from its seeds when a test first asks for one."""
+
+    def __getitem__(self, layout: str) -> Path:
+        return checkpoints()[layout]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("bare", "released"))
+
+    def __len__(self) -> int:
+        return 2
+
+
+LAYOUTS = _Checkpoints()
 DETECTOR_CASES = ("text", "box", "text_box", "text_posneg", "texts3", "ragged")
 CLICK_CASES = ("img_points", "img_point_single", "img_box", "img_box_points", "img_points_mask")
 TRACK_CASES = ("vid_mask", "vid_box", "vid_points")
@@ -30,24 +44,34 @@ torch.set_num_threads(
     1
 )  # these networks are tiny: on a busy machine two threads spend their time waiting for each other
 
-needs_golden = pytest.mark.skipif(
-    not GOLDEN.is_dir(), reason="golden files of the official code are not beside the repository"
-)
-
 
 @cache
 def network_of(layout: str, dtype: Dtype = Dtype.FP32) -> Sam3Network:
     return build_network(read_weights(LAYOUTS[layout]), precision_for(dtype, "cpu"), "cpu")
 
 
+def arrays_of(name: str) -> dict[str, torch.Tensor]:
+    """Every array of a golden file by its name."""
+    with np.load(GOLDEN / f"{name}.npz") as file:
+        return {key: torch.from_numpy(file[key]) for key in file.files}
+
+
+def pixels_of(name: str) -> torch.Tensor:
+    return torch.from_numpy(np.array(Image.open(GOLDEN / name)))
+
+
 @cache
 def detector_io() -> dict[str, torch.Tensor]:
-    return load_file(GOLDEN / "detector_io.safetensors")
+    """Inputs and answers of the detector, and `image_uint8`, shape (y, x, 3)."""
+    return arrays_of("detector") | {"image_uint8": pixels_of("image.png")}
 
 
 @cache
 def tracker_io() -> dict[str, torch.Tensor]:
-    return load_file(GOLDEN / "tracker_io.safetensors")
+    """Inputs and answers of the tracker, and `video_uint8`, shape (z, 3, y, x), square slices."""
+    rows = pixels_of("video.png")
+    slices = rows.view(-1, rows.shape[1], rows.shape[1], 3)
+    return arrays_of("tracker") | {"video_uint8": slices.permute(0, 3, 1, 2).contiguous()}
 
 
 @cache

@@ -13,7 +13,7 @@ from medsam3_core.sam3.network.tiny import untrained_weights
 from medsam3_core.sam3.segmenter import Sam3Segmenter
 from medsam3_core.sam3.tensors.postprocess import logits_at, masks_at
 from storage.weights.checkpoints import open_segmenter
-from tests.core.sam3.golden import LAYOUTS, ROUNDING, needs_golden, track_prompt, tracker_io, video_slice
+from tests.core.sam3.golden import LAYOUTS, ROUNDING, track_prompt, tracker_io, video_slice
 from tests.core.sam3.segmenters import (
     FP32,
     INTERACTIVE,
@@ -65,7 +65,6 @@ def test_interactive_prompts_give_one_instance_each(released, case):
     assert 0 <= y0 < y1 <= 224
 
 
-@needs_golden
 def test_a_clicked_box_is_the_official_answer(released):
     answer = ask(released, golden_slice(), track_prompt("vid_box"), INTERACTIVE)
     official = logits_at(tracker_io()["img_box.masks"][0], (224, 224))[0].numpy()
@@ -75,7 +74,6 @@ def test_a_clicked_box_is_the_official_answer(released):
     assert answer.scores[0] == pytest.approx(float(tracker_io()["img_box.iou"][0, 0]), abs=5e-6)
 
 
-@needs_golden
 @pytest.mark.parametrize(("kinds", "case"), [("points", "img_points"), ("box points", "img_box_points")])
 def test_clicked_points_are_the_best_of_the_official_candidates(released, kinds, case):
     points = track_prompt("vid_points").points
@@ -95,7 +93,7 @@ def test_points_need_no_setting_and_boxes_need_one(released):
 
 
 def test_both_heads_share_one_trunk_pass():
-    segmenter = open_segmenter(LAYOUTS["released"]) if LAYOUTS["released"].is_file() else pytest.skip("no golden files")
+    segmenter = open_segmenter(LAYOUTS["released"])
     passes = count_trunk_passes(segmenter)
     encoding = only(segmenter.encode([golden_slice()], FP32))
     answers = segmenter.segment(encoding, [text(), track_prompt("vid_points"), text("spleen")], FP32)
@@ -129,7 +127,6 @@ def test_interactive_prompts_that_make_no_sense_are_refused(released, prompt, se
         ask(released, golden_slice(), prompt, settings)
 
 
-@needs_golden
 def test_propagation_draws_every_slice_once_in_both_directions(released):
     slices = []
 
@@ -143,7 +140,6 @@ def test_propagation_draws_every_slice_once_in_both_directions(released):
     assert all(one.mask.shape == (224, 224) and 0 <= one.score <= 1 for one in drawn)
 
 
-@needs_golden
 def test_objects_on_different_slices_share_their_sweeps(released):
     slices = []
 
@@ -160,7 +156,6 @@ def test_objects_on_different_slices_share_their_sweeps(released):
         assert all(np.array_equal(one.mask, alone[one.z]) for one in together if one.index == index)
 
 
-@needs_golden
 def test_propagation_forgets_what_it_no_longer_looks_back_to(released):
     network = released._loaded.network_for(FP32)
     track = propagation._Track(network, 0, VolumePrompt(track_prompt("vid_box"), 0), 60)
@@ -174,7 +169,6 @@ def test_propagation_forgets_what_it_no_longer_looks_back_to(released):
     assert not any("high_res_masks" in kept for kept in remembered.values())
 
 
-@needs_golden
 def test_propagation_refuses_slices_outside_and_several_objects(released):
     with pytest.raises(UsageError, match="is on slice 7 of a volume of 5 slices"):
         next(propagate(released, video_slice, 5, [VolumePrompt(track_prompt("vid_box"), 7)]))

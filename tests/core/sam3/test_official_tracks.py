@@ -20,7 +20,7 @@ from medsam3_core.sam3.network.propagation import propagate
 from medsam3_core.sam3.tensors.precision import precision_for
 from medsam3_core.settings.inference import Dtype
 from storage.weights.checkpoints import read_weights
-from tests.core.sam3.golden import LAYOUTS, needs_golden
+from tests.core.sam3.golden import LAYOUTS
 
 OFFICIAL = Path(__file__).parent / "official_tracks.npz"
 SHY = 3.17
@@ -72,7 +72,6 @@ def network(shy: float) -> Sam3Network:
     return build_network(replace(weights, parts=parts), precision_for(Dtype.FP32, "cpu"), "cpu")
 
 
-@needs_golden
 @pytest.mark.parametrize("case", CASES)
 def test_propagation_equals_the_official_one_everywhere(case):
     shape, count, start, shy, prompt = CASES[case]

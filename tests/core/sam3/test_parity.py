@@ -37,15 +37,12 @@ from tests.core.sam3.golden import (
     clicks,
     detector_io,
     meta,
-    needs_golden,
     network_of,
     slice_prompts,
     track_prompt,
     tracker_io,
     video_slice,
 )
-
-pytestmark = needs_golden
 
 SCORES, BOXES, MASKS, TRACKS = 5e-6, 1e-6, 5e-5, 5e-3
 """Tolerances that hold in fp32: scores and presence, boxes, mask logits, propagation (whose memories are bf16).

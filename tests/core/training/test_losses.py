@@ -2,35 +2,32 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from medsam3_core.training.losses.box_overlap import corners_of, paired_iou
 from medsam3_core.training.losses.concept_objective import ConceptBatch, matched_divisors
 from medsam3_core.training.losses.losses import LossWeights, box_losses, class_loss, mask_losses, presence_loss
 from medsam3_core.training.losses.matching import Matches, match_one_to_one
 from tests import GOLDEN
+from tests.core.sam3.golden import arrays_of
 
-needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="needs ../shared/golden, the official loss values")
 OFFICIAL = LossWeights()
 
 
 @pytest.fixture(scope="module")
 def golden():
-    tensors = load_file(GOLDEN / "loss_io.safetensors")
+    tensors = arrays_of("losses")
     expected = json.loads((GOLDEN / "loss.json").read_text())
     logits, boxes, wanted = tensors["out.pred_logits"][..., 0], tensors["out.pred_boxes"], tensors["tgt.boxes"]
     counts = tensors["tgt.num_boxes"].tolist()
     return tensors, expected, logits, boxes, wanted, counts, match_one_to_one(logits, boxes, wanted, counts)
 
 
-@needs_golden
 def test_matches_equal_the_official_ones(golden):
     tensors, *_, matches = golden
     assert matches.prompt.tolist() == tensors["match.batch"].tolist()
     assert matches.query.tolist() == tensors["match.query"].tolist()
 
 
-@needs_golden
 def test_losses_equal_the_official_ones(golden):
     tensors, expected, logits, boxes, wanted, counts, matches = golden
     l1, giou = box_losses(boxes, wanted, matches, 3)

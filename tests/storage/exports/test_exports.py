@@ -18,6 +18,7 @@ from storage.store.atomic import read_json
 from storage.store.layout import StoreLayout, utc_now
 from storage.store.schemas import CASES
 from storage.store.tables import read_table
+from tests import DATA
 from tests.stores.small import benchmark_here, ingest_here
 
 CT_STRUCTURES = ("liver", "spleen", "kidney_left", "kidney_right", "aorta")
@@ -52,8 +53,8 @@ def test_labels_are_named_in_the_order_of_the_recipe(phantom_run: StoreLayout, t
     assert content["run_id"] == run_id
 
 
-def test_an_affine_of_the_source_comes_back_exactly(shared_data: Path, store: StoreLayout, tmp_path: Path) -> None:
-    source = shared_data / "Task04_Hippocampus"
+def test_an_affine_of_the_source_comes_back_exactly(store: StoreLayout, tmp_path: Path) -> None:
+    source = DATA / "Task04_Hippocampus"
     ingest_here(store, str(source), "hippocampus", limit=2)
     request = BenchmarkRequest(("hippocampus",), ("baseline:box",), ("box",), split="all")
     (run_id,) = benchmark_here(store, request).run_ids

@@ -10,7 +10,7 @@ from medsam3_core.phantoms import PhantomKind
 from storage.sources.layouts.phantom import PhantomSource
 from storage.sources.listing.parameters import ImagePairParameters
 from storage.sources.registry import find_reader
-from tests import SHARED_DATA
+from tests import real_sources
 from tests.phantom_files import write_phantom_dataset, write_png
 
 GREY = np.arange(48, dtype=np.uint8).reshape(6, 8)
@@ -372,15 +372,18 @@ def test_written_phantoms_are_read_back_bit_for_bit(tmp_path, kind, layout):
             np.testing.assert_array_equal(found.references[0].instances(structure.name), expected)
 
 
-@pytest.mark.skipif(not (SHARED_DATA / "CHASE_DB1").is_dir(), reason="real CHASE_DB1 lies outside the repository")
-def test_chase_db1_has_28_eyes_of_14_patients_and_8_for_test():
-    source = SHARED_DATA / "CHASE_DB1"
+CHASE_TEST = [f"Image_{number}{eye}" for number in (11, 12, 13, 14) for eye in "LR"]
+
+
+@pytest.mark.parametrize(
+    ("source", "eyes", "children", "test"),
+    real_sources("CHASE_DB1", (3, 2, ["Image_11L"]), (28, 14, CHASE_TEST)),
+)
+def test_chase_db1_has_eyes_of_children_and_the_last_four_children_for_test(source, eyes, children, test):
     layout, recipe = find_reader(str(source))
     found = layout.list_cases(source, recipe)
-    assert (recipe.name, len(found), len({case.patient_id for case in found})) == ("chase_db1", 28, 14)
-    assert sorted(case.case_id for case in found if case.split == "test") == [
-        f"Image_{number}{eye}" for number in (11, 12, 13, 14) for eye in "LR"
-    ]
+    assert (recipe.name, len(found), len({case.patient_id for case in found})) == ("chase_db1", eyes, children)
+    assert sorted(case.case_id for case in found if case.split == "test") == test
     case = layout.read_case(source, found[0], recipe)
     assert case.voxels.shape == (3, 1, 960, 999)
     assert case.references[0].rater == "1stHO"
@@ -388,13 +391,12 @@ def test_chase_db1_has_28_eyes_of_14_patients_and_8_for_test():
         np.testing.assert_array_equal(case.references[0].mask("vessel")[0], np.asarray(mask))
 
 
-@pytest.mark.skipif(not (SHARED_DATA / "DSB18").is_dir(), reason="real DSB18 lies outside the repository")
-def test_dsb18_has_60_images_and_every_nucleus():
-    source = SHARED_DATA / "DSB18"
+@pytest.mark.parametrize(("source", "images", "test"), real_sources("DSB18", (3, 3), (60, 12)))
+def test_dsb18_has_every_image_and_every_nucleus(source, images, test):
     layout, recipe = find_reader(str(source))
     found = layout.list_cases(source, recipe)
-    assert (recipe.name, len(found), sum(case.split == "test" for case in found)) == ("dsb18", 60, 12)
-    assert [case.reject_reason for case in found] == [None] * 60
+    assert (recipe.name, len(found), sum(case.split == "test" for case in found)) == ("dsb18", images, test)
+    assert [case.reject_reason for case in found] == [None] * images
     for case in found[:5]:
         instances = layout.read_case(source, case, recipe).references[0].instances("nucleus")
         assert instances.max() == len(list((source / case.case_id / "masks").iterdir()))

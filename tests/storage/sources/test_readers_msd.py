@@ -7,7 +7,7 @@ import pytest
 from medsam3_core.cases.recipes import Recipe
 from medsam3_core.errors import CaseDataError, UsageError
 from storage.sources.registry import find_reader
-from tests import SHARED_DATA
+from tests import real_sources
 from tests.phantom_files import write_nifti
 
 AFFINE = np.diag([0.8, 0.8, 5.0, 1.0])
@@ -165,14 +165,13 @@ def test_recipe_of_another_dataset_is_refused(tmp_path):
         layout.list_cases(tmp_path, recipe)
 
 
-@pytest.mark.skipif(not (SHARED_DATA / "Task04_Hippocampus").is_dir(), reason="real volumes lie outside the repository")
-def test_hippocampus_has_160_volumes_and_30_for_test():
-    source = SHARED_DATA / "Task04_Hippocampus"
+@pytest.mark.parametrize(("source", "volumes", "last"), real_sources("Task04_Hippocampus", (4, 4), (160, 30)))
+def test_hippocampus_has_every_volume_and_the_last_30_for_test(source, volumes, last):
     layout, recipe = find_reader(str(source))
     found = layout.list_cases(source, recipe)
     test = [case.case_id for case in found if case.split == "test"]
-    assert (recipe.name, len(found), len(test)) == ("msd_hippocampus", 160, 30)
-    assert test == [case.case_id for case in found][-30:]
+    assert (recipe.name, len(found), len(test)) == ("msd_hippocampus", volumes, last)
+    assert test == [case.case_id for case in found][-last:]
     assert {case.reject_reason for case in found} == {None}
     for source_case in found[:10]:
         case = layout.read_case(source, source_case, recipe)

@@ -11,7 +11,7 @@ from medsam3_core.sam3.network.network import build_network
 from medsam3_core.sam3.tensors.precision import precision_for
 from medsam3_core.settings.inference import Dtype
 from storage.weights.checkpoints import read_weights
-from tests.core.sam3.golden import LAYOUTS, detector_io, needs_golden
+from tests.core.sam3.golden import LAYOUTS, detector_io
 
 
 def heads(tokens, dtype=torch.float32):
@@ -54,7 +54,6 @@ def test_they_are_taken_where_they_are_faster(case, blocks, avx512_bf16, monkeyp
         assert takes_blocks(query, key) is blocks
 
 
-@needs_golden
 def test_the_trunk_with_blocks_stays_as_close_to_fp32_as_without(avx512_bf16, monkeypatch):
     image, weights = detector_io()["image_uint8"].numpy(), read_weights(LAYOUTS["bare"])
     took = []

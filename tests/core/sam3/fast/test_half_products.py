@@ -13,7 +13,7 @@ from medsam3_core.sam3.network.network import build_network
 from medsam3_core.sam3.tensors.precision import precision_for
 from medsam3_core.settings.inference import Dtype
 from storage.weights.checkpoints import read_weights
-from tests.core.sam3.golden import LAYOUTS, needs_golden
+from tests.core.sam3.golden import LAYOUTS
 
 
 def layers():
@@ -65,7 +65,6 @@ def is_of_a_head(name):
     return not name.startswith(("vision_encoder.", "text_encoder."))
 
 
-@needs_golden
 @pytest.mark.parametrize("dtype", [Dtype.MIXED, Dtype.FP32, Dtype.BF16])
 def test_mixed_precision_alone_uses_it_and_in_the_fusion_encoder_alone(dtype):
     detector = build_network(read_weights(LAYOUTS["bare"]), precision_for(dtype, "cpu"), "cpu").detector

@@ -11,7 +11,7 @@ from medsam3_core.sam3.tensors.precision import precision_for
 from medsam3_core.sam3.tensors.tokenizer import TextTokenizer
 from medsam3_core.settings.inference import Dtype
 from storage.weights.checkpoints import read_weights
-from tests.core.sam3.golden import LAYOUTS, needs_golden
+from tests.core.sam3.golden import LAYOUTS
 
 
 class Counted(torch.nn.Module):
@@ -46,7 +46,6 @@ def test_with_a_mask_nothing_is_remembered():
     assert remembered([tokens, tokens], attention_mask=torch.ones(1, 1, 4, 4)) == 2
 
 
-@needs_golden
 @pytest.mark.parametrize("dtype", [Dtype.FP32, Dtype.MIXED])
 def test_prompts_on_two_slices_get_the_answers_of_a_network_that_forgets(dtype):
     network = build_network(read_weights(LAYOUTS["bare"]), precision_for(dtype, "cpu"), "cpu")

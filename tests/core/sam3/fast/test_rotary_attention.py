@@ -11,7 +11,7 @@ from medsam3_core.sam3.network.tiny import tiny_config
 from medsam3_core.sam3.tensors.precision import precision_for
 from medsam3_core.settings.inference import Dtype
 from storage.weights.checkpoints import read_weights
-from tests.core.sam3.golden import LAYOUTS, needs_golden
+from tests.core.sam3.golden import LAYOUTS
 
 
 def layers(dtype):
@@ -49,7 +49,6 @@ def test_gradients_are_those_of_transformers():
         torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-4)
 
 
-@needs_golden
 def test_every_layer_of_the_trunk_has_it():
     built = build_network(read_weights(LAYOUTS["bare"]), precision_for(Dtype.FP32, "cpu"), "cpu")
     attentions = [layer.attention for layer in built.detector.vision_encoder.backbone.layers]

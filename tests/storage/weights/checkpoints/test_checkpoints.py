@@ -24,14 +24,13 @@ from storage.weights.checkpoints import (
     write_hugging_face,
     write_untrained,
 )
-from tests.core.sam3.golden import GOLDEN, LAYOUTS, needs_golden
+from tests.core.sam3.golden import GOLDEN, LAYOUTS
 from tests.storage.weights.checkpoints.checkpoints import same_tensors, save_beside_config
 
 RELEASED_DETECTOR, RELEASED_VIDEO = 840_395_000, 859_900_000
 """Parameters of the released architecture, rounded."""
 
 
-@needs_golden
 @pytest.mark.parametrize(("layout", "interactive"), [("bare", False), ("released", True)])
 def test_official_layouts_match_key_by_key(layout, interactive):
     report = read_weights(LAYOUTS[layout]).report
@@ -41,20 +40,17 @@ def test_official_layouts_match_key_by_key(layout, interactive):
     assert read_weights(LAYOUTS[layout]).interactive is interactive
 
 
-@needs_golden
 def test_detector_tensors_of_both_layouts_are_the_same():
     bare, released = (read_weights(path).parts[Part.DETECTOR] for path in LAYOUTS.values())
     assert all(torch.equal(tensor, released[name]) for name, tensor in bare.items())
 
 
-@needs_golden
 def test_what_is_left_out_on_purpose_is_reported_with_its_reason():
     dropped = read_weights(LAYOUTS["released"]).report.dropped
     assert any(key.endswith("freqs_cis") for key in dropped)
     assert all(dropped.values())
 
 
-@needs_golden
 def test_tracker_as_interactive_predictor_of_a_bare_file(tmp_path):
     released = torch.load(LAYOUTS["released"], weights_only=True)["model"]
     bare = {key.removeprefix("detector."): value for key, value in released.items() if key.startswith("detector.")}
@@ -68,7 +64,6 @@ def test_tracker_as_interactive_predictor_of_a_bare_file(tmp_path):
     same_tensors(weights, read_weights(LAYOUTS["released"]))
 
 
-@needs_golden
 def test_interactive_neck_without_tracker_is_dropped_and_said(tmp_path):
     released = torch.load(LAYOUTS["released"], weights_only=True)["model"]
     bare = {key.removeprefix("detector."): value for key, value in released.items() if key.startswith("detector.")}
@@ -78,7 +73,6 @@ def test_interactive_neck_without_tracker_is_dropped_and_said(tmp_path):
     assert "interactive neck without its tracker" in weights.report.dropped.values()
 
 
-@needs_golden
 def test_layout_does_not_depend_on_which_key_comes_first(tmp_path):
     tensors = torch.load(LAYOUTS["released"], weights_only=True)["model"]
     tracker_first = dict(sorted(tensors.items(), reverse=True))
@@ -112,7 +106,6 @@ def test_round_trip_through_the_bare_layout_changes_nothing(tiny_folder, tiny_ba
     same_tensors(read_weights(tiny_bare), read_weights(tiny_folder))
 
 
-@needs_golden
 def test_round_trips_of_weights_with_a_tracker_change_nothing(tmp_path):
     released = read_weights(LAYOUTS["released"])
     write_hugging_face(tmp_path / "folder", released)
