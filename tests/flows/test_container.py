@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
+from prefect.settings import get_current_settings
 
 from flows.service.server import POOL
 from tests import ROOT
@@ -123,6 +124,15 @@ def test_server_worker_and_deployments_are_of_one_pool() -> None:
     assert [name for name, one in SERVICES.items() if "PREFECT_API_URL" in one["environment"]] == [
         *("server", "deploy", "worker")
     ]
+
+
+def test_variables_of_compose_are_settings_of_prefect() -> None:
+    known = get_current_settings().to_environment_variables(exclude_unset=False, include_secrets=True)
+    used = {name for service in SERVICES.values() for name in service["environment"]} - {"HEALTH_URL"}
+    without_default = {"PREFECT_API_URL", "PREFECT_SERVER_UI_STATIC_DIRECTORY"}
+    assert used - known.keys() == without_default
+    # The user of the image cannot unpack the pages of the server into the folder of its package.
+    assert SERVICES["server"]["environment"]["PREFECT_SERVER_UI_STATIC_DIRECTORY"].startswith("/tmp/")
 
 
 def test_services_listen_beyond_loopback_only_where_the_host_publishes_them_on_its_own() -> None:
