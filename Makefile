@@ -10,13 +10,16 @@ TEST_ENV := DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false HF_HUB_OFFLINE
 PORT ?= 4200
 STORE ?= $(or $(MEDSAM3_STORE),medsam3-store)
 
-.PHONY: demo test test-long lint types full weights server clean
+.PHONY: demo test check test-long lint format types docs full weights server clean
 
 demo: $(VENV)/.installed
 	$(BIN)/medsam3 demo
 
 test: $(VENV)/.installed-test lint types
 	$(TEST_ENV) $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow and not gpu"
+
+check: $(VENV)/.installed-test lint types
+	$(TEST_ENV) $(BIN)/python -m pytest --numprocesses 2 --quiet -m "not slow and not gpu" tests/test_architecture.py tests/core tests/storage
 
 test-long: $(VENV)/.installed-test
 	$(TEST_ENV) $(BIN)/python -m pytest -m "not gpu"
@@ -25,6 +28,13 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
+
+format: $(VENV)/.installed-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/.installed
+	$(BIN)/python -m flows.cli.reference
 
 types: $(VENV)/.installed-test
 	$(BIN)/mypy

@@ -11,7 +11,7 @@ import pytest
 from flows.cli.entry import cli
 from tests import ROOT
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SHELL_WORDS = {"|", ">", "&&", ";", "&"}
 
 

@@ -32,8 +32,8 @@ def status(store: Path) -> int:
 def sql(query: str, form: str, store: Path) -> int:
     """Answer one SELECT over the views of the store.
 
-    Those asked most: leaderboard, scores, failures, cases, history, and compare('BASE', 'NEW'); docs/catalog.md lists
-    all of them with their columns.
+    Used most: leaderboard, scores, failures, cases, history, and compare('BASE', 'NEW'). docs/reference/catalog.md
+    lists all views with their columns.
     """
     from flows.cli.answers.sql import run_query
 

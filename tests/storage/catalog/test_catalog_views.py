@@ -9,16 +9,13 @@ from scipy import stats
 
 from medsam3_core.errors import StoreError
 from medsam3_core.metrics.protocol_version import PROTOCOL_VERSION
-from medsam3_core.metrics.table import METRICS
 from storage.catalog.catalog import catalog_is_current, connect, publish_catalog
-from storage.catalog.docs import DOCS_PATH, METRICS_PATH, catalog_markdown, with_metric_tables
 from storage.catalog.groups_sql import t_quantile_sql
 from storage.catalog.views import PUBLIC_VIEWS
 from storage.store import schemas
 from storage.store.atomic import write_json
 from storage.store.layout import StoreLayout
 from storage.store.tables import write_rows
-from tests import ROOT
 from tests.stores.catalog import DIGEST, HandmadeStore, at
 
 
@@ -420,16 +417,6 @@ def test_published_catalog_answers_and_knows_when_the_store_has_moved(store, tmp
 def test_run_json_with_more_keys_reads(store):
     write_json(store.layout.run_json("run9"), {"run_id": "run9", "weights": "w", "later": [1]})
     assert ("run9", "w") in ask(store, "SELECT run_id, weights FROM runs")
-
-
-def test_documentation_of_the_catalog_is_current():
-    assert (ROOT / DOCS_PATH).read_text(encoding="utf-8") == catalog_markdown()
-
-
-def test_documentation_of_the_metrics_is_current():
-    page = (ROOT / METRICS_PATH).read_text(encoding="utf-8")
-    assert all(f"| `{name}` |" in page for name in METRICS)
-    assert page == with_metric_tables(page)
 
 
 def test_long_queries_draw_no_progress_bar_into_the_answer(tmp_path):
