@@ -1,4 +1,4 @@
-"""`docs/reference/datasets.md`, written from the recipes themselves: nobody keeps a second list of datasets."""
+"""The page `docs/reference/datasets.md`, derived from the recipes."""
 
 import inspect
 
