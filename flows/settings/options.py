@@ -30,7 +30,7 @@ class CommandWithExamples(click.Command):
                 formatter.write(f"  {line.strip()}\n")
 
 
-class LocationType(click.ParamType):
+class LocationType(click.ParamType[Path]):
     """A folder, or the path of an object store."""
 
     name = "location"
