@@ -138,5 +138,15 @@ def test_a_hundred_changes_in_a_minute_give_one_benchmark_of_the_last(weights: P
     assert state["message"] == "nothing was ever benchmarked with idle: nothing depends on it"
 
 
+def test_deployments_with_a_schedule_get_their_runs_ahead_of_time(site: Site) -> None:
+    def scheduled() -> set[str]:
+        names = ["benchmark", "maintenance", "segment-archive"]
+        asked = {"deployments": {"name": {"any_": names}}, "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
+        runs = site.post("/flow_runs/filter", asked)
+        return {run["deployment_id"] for run in runs if run["auto_scheduled"]}
+
+    assert wait_for(lambda: found if len(found := scheduled()) == 3 else None)
+
+
 def _age(run: dict[str, Any]) -> float:
     return (datetime.now(UTC) - datetime.fromisoformat(run["created"])).total_seconds()
