@@ -1,4 +1,4 @@
-"""Which reader takes which source: by name, by recipe file, or by looking at the folder."""
+"""Choose the reader of a source: by name, by recipe file, or by the files in the folder."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ from storage.store.locations import absolute, location
 AUTO = "auto"
 
 _ANY_TREE = frozenset({"nifti-pairs", "image-pairs", "msd"})
-"""Layouts that list what has a reference; without one, everything in the tree is a case."""
+"""Layouts that list only images with a reference if there are references; `archive` lists every image."""
 
 _ARCHIVE = Archive()
 _ENGINES: tuple[Layout, ...] = (
@@ -39,23 +39,23 @@ _ENGINES: tuple[Layout, ...] = (
     Arrays(),
     ImagePairs(),
 )
-LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in _ENGINES}
+LAYOUTS = {layout.name: layout for layout in _ENGINES}
 """Layout engines by name, in the order in which `auto` tries them."""
 
 
 def reader_names() -> list[str]:
-    """Everything that `--reader` takes: `auto`, the layouts and the built-in recipes."""
+    """Values of `--reader`: `auto`, the layouts and the built-in recipes."""
     return [AUTO, *LAYOUTS, *builtin_recipes()]
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A source and how it is read, found once and carried to all who list it or read from it.
+    """A source with its reader, resolved once.
 
     Attributes:
-        root: Absolute source folder, or the pseudo source of phantoms.
+        root: Absolute source folder, or the text that describes phantoms.
         recipe: Its recipe, which names the layout.
-        listings: What was seen of the source when its reader was found, see `listed_once`.
+        listings: Listings made while the reader was resolved, see `listed_once`.
     """
 
     root: str
@@ -73,7 +73,7 @@ def find_source(
 ) -> Source:
     """A source with its reader; arguments and errors are those of `find_reader`.
 
-    With `every_image` it is one that lists every image, labelled or not, unless reader or recipe are chosen by name.
+    With `every_image` the reader lists every image, labelled or not, unless reader or recipe are chosen by name.
     """
     with listed_once() as listings:
         layout, recipe = find_reader(source, reader, recipe_file)
@@ -89,11 +89,11 @@ def find_reader(source: str, reader: str = AUTO, recipe_file: Path | None = None
     Args:
         source: A folder, or a text such as `phantom:ct,cases=12`.
         reader: `auto`, the name of a layout, or the name of a recipe.
-        recipe_file: A recipe that takes the place of a built-in one.
+        recipe_file: A recipe to use instead of a built-in one.
 
     Raises:
         UsageError: If the source is missing, empty or not recognised, the reader does not exist, or reader and recipe
-            contradict each other; lists what exists.
+            contradict each other; lists the known readers.
     """
     if reader not in reader_names():
         msg = f"unknown reader {reader!r}; choose one of {', '.join(reader_names())}"
@@ -103,7 +103,7 @@ def find_reader(source: str, reader: str = AUTO, recipe_file: Path | None = None
     if recipe_file is not None:
         recipe = load_recipe(recipe_file)
         if reader not in (AUTO, recipe.layout, recipe.name):
-            msg = f"reader {reader!r} contradicts {recipe_file}, whose layout is {recipe.layout!r}; leave --reader out"
+            msg = f"reader {reader!r} contradicts {recipe_file}, whose layout is {recipe.layout!r}; omit --reader"
             raise UsageError(msg)
         return _completed(path, recipe)
     if reader in builtin_recipes():
@@ -115,10 +115,10 @@ def layout_of(recipe: Recipe) -> Layout:
     """The engine that reads cases of a recipe.
 
     Raises:
-        UsageError: If there is none of this name; lists what exists.
+        UsageError: If the layout is unknown; lists the known ones.
     """
     if recipe.layout not in LAYOUTS:
-        msg = f"recipe {recipe.name!r} has the unknown layout {recipe.layout!r}; there are {', '.join(LAYOUTS)}"
+        msg = f"recipe {recipe.name!r} has the unknown layout {recipe.layout!r}; choose one of {', '.join(LAYOUTS)}"
         raise UsageError(msg)
     return LAYOUTS[recipe.layout]
 
@@ -136,8 +136,8 @@ def _recognise(path: Path, reader: str) -> tuple[Layout, Recipe]:
         return _ARCHIVE, recipe
     tried = ", ".join(LAYOUTS) if reader == AUTO else reader
     msg = (
-        f"{path} is of no known layout (tried {tried}); name its layout with --reader or describe it with --recipe "
-        f"FILE. Readers: {', '.join(reader_names())}"
+        f"{path} matches no known layout (tried {tried}); choose one with --reader or describe it with --recipe FILE. "
+        f"Readers: {', '.join(reader_names())}"
     )
     raise UsageError(msg)
 

@@ -430,7 +430,7 @@ def test_prompts_files_that_do_not_fit_are_refused(
         (("--mask", "absent.png"), "no mask at absent.png; give a file that ends in .png"),
         (("--text", "a", "--threshold", "1.5"), "threshold=1.5 is outside"),
         (("--text", "a", "--threshold", "0.4", "--set", "threshold=0.3"), "setting 'threshold' is given twice"),
-        (("--text", "a", "--slice", "1"), "slice 1 is outside"),
+        (("--text", "a", "--slice", "1"), "has no slice 1; choose one of"),
         (("--text", "a", "--set", "resolution=300"), "resolution=300 does not fit these weights"),
     ],
 )
@@ -470,7 +470,7 @@ def test_images_that_cannot_be_read_are_refused(medsam3: Medsam3, volume: Path, 
     (tmp_path / "notes.txt").write_text("hello")
     (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
     assert "no image at" in medsam3("predict", tmp_path / "absent.png", *out, code=2).err
-    assert "its kind is not known" in medsam3("predict", tmp_path / "notes.txt", *out, code=2).err
+    assert "unknown file type" in medsam3("predict", tmp_path / "notes.txt", *out, code=2).err
     assert "cannot be read as an image" in medsam3("predict", tmp_path / "cut.png", *out, code=2).err
     assert "has 5 slices; name one with --slice, 0..4" in medsam3("predict", volume, *out, code=2).err
 

@@ -1,4 +1,4 @@
-"""DICOM files to series and volumes: headers, geometry that is proved, pixels, segmentations.
+"""DICOM files to series and volumes: headers, verified geometry, pixels, segmentations.
 
-Reading only; DICOM is written in `storage.exports`.
+Reading only; `storage.exports` writes DICOM.
 """

@@ -1,7 +1,7 @@
-"""A DICOM header walked element by element: ten times faster than a full parse, and it knows when a file is cut.
+"""Walk a DICOM header element by element: ten times faster than a full parse, and it detects truncated files.
 
-Little endian, implicit and explicit, are walked here: nearly every file of an archive. What is rarer (big endian,
-deflated, broken lengths) is left to pydicom, see `parsing`. No value is decoded that was not asked for.
+Implicit and explicit little endian are walked here: nearly every file of an archive. Rarer files (big endian, deflated,
+broken lengths) are left to pydicom, see `parsing`. Only requested values are decoded.
 """
 
 import struct
@@ -17,27 +17,27 @@ _LONG_FORM = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", 
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _NOT_WALKED = frozenset({"1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.8.1"})
-_DEEPEST = 16
+_MAX_DEPTH = 16
 
 
 class UnwalkableError(Exception):
-    """This header needs a full parser: big endian, deflated, or lengths that make no sense."""
+    """This header needs a full parser: big endian, deflated, or invalid lengths."""
 
 
 class MoreBytesError(Exception):
-    """The header goes on after the bytes at hand."""
+    """The header continues after the bytes read so far."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeaderElements:
-    """What was found before the pixels.
+    """Elements found before the pixels.
 
     Attributes:
-        values: Tag to the bytes of its value, for the tags that were asked for; none of a sequence of undefined length.
-        syntax: Transfer syntax UID; implicit little endian where the file has no meta header.
-        pixel_offset: Where the value of the pixel element starts; None where the file ends without one.
-        pixel_length: Its length in bytes; None where it is encapsulated.
-        is_cut: Whether the file ends inside the header.
+        values: Tag to the bytes of its value, for the requested tags; empty for a sequence of undefined length.
+        syntax: Transfer syntax UID; implicit little endian if the file has no meta header.
+        pixel_offset: Offset of the value of the pixel element; None if the file ends without one.
+        pixel_length: Its length in bytes; None if it is encapsulated.
+        is_cut: True if the file ends inside the header.
     """
 
     values: dict[int, bytes]
@@ -48,7 +48,7 @@ class HeaderElements:
 
 
 def is_dicom(prefix: bytes) -> bool:
-    """Whether a file starts like DICOM: the magic word, or a bare data set that starts with group 2 or 8."""
+    """True if a file starts like DICOM: the magic word, or a bare data set that starts with group 2 or 8."""
     if prefix[128:PREAMBLE] == b"DICM":
         return True
     if len(prefix) < 8:
@@ -61,7 +61,7 @@ def is_dicom(prefix: bytes) -> bool:
 
 
 def walk_header(data: bytes, total: int, wanted: Collection[int]) -> HeaderElements:
-    """Walk a header.
+    """Walk a header up to its pixels.
 
     Args:
         data: The first bytes of the file.
@@ -95,7 +95,7 @@ def text_of(value: bytes) -> str:
 
 
 def _guessed_syntax(data: bytes, offset: int) -> str:
-    """A data set without meta header: explicit where the first element names a representation."""
+    """Syntax of a data set without meta header: explicit if the first element names a representation."""
     named = data[offset + 4 : offset + 6]
     return "1.2.840.10008.1.2.1" if named.isalpha() and named.isupper() else _IMPLICIT
 
@@ -134,7 +134,7 @@ class _Walk:
         return offset
 
     def head(self, offset: int, *, explicit: bool) -> tuple[int, int, int]:
-        """Tag, length and where the value starts."""
+        """Tag, length and offset of the value."""
         if offset + 12 > len(self._data):
             if len(self._data) < self._total:
                 raise MoreBytesError
@@ -162,8 +162,8 @@ class _Walk:
 
     def _sequence_end(self, offset: int, *, explicit: bool, depth: int) -> int:
         """Offset after a sequence of undefined length that starts at `offset`."""
-        if depth > _DEEPEST:
-            msg = "sequences inside sequences without end"
+        if depth > _MAX_DEPTH:
+            msg = f"sequences nested more than {_MAX_DEPTH} deep"
             raise UnwalkableError(msg)
         while True:
             tag, length, start = self.head(offset, explicit=explicit)

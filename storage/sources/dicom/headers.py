@@ -1,7 +1,7 @@
-"""The header of one DICOM file: what it is, which series it belongs to, where it lies. No pixel is read.
+"""The header of one DICOM file: its kind, series and position, without pixels.
 
-Names, birth dates and free text are looked at only to take them out of paths and to make a pseudonym; no header that
-leaves this module holds them.
+Names, birth dates and free text are used only to remove them from paths and to derive a pseudonym; headers made here do
+not hold them.
 """
 
 import math
@@ -18,7 +18,7 @@ PALETTE = "PALETTE COLOR"
 
 
 class HeaderKind(StrEnum):
-    """What a DICOM file holds."""
+    """Kind of content of a DICOM file."""
 
     IMAGE = "image"
     SEGMENTATION = "segmentation"
@@ -28,7 +28,7 @@ class HeaderKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rescale:
-    """Stored value to value of the modality: `stored * slope + intercept`."""
+    """Mapping of stored values to values of the modality: `stored * slope + intercept`."""
 
     slope: float = 1.0
     intercept: float = 0.0
@@ -36,7 +36,7 @@ class Rescale:
 
 @dataclass(frozen=True, slots=True)
 class PixelFormat:
-    """How pixels are stored."""
+    """Storage format of pixels."""
 
     samples: int
     photometric: str
@@ -46,7 +46,7 @@ class PixelFormat:
 
     @property
     def is_colour(self) -> bool:
-        """Whether voxels become colours: as several samples, or as entries of a palette."""
+        """True if voxels are colours: several samples, or entries of a palette."""
         return self.samples > 1 or self.photometric == PALETTE
 
     @property
@@ -57,28 +57,28 @@ class PixelFormat:
 
 @dataclass(frozen=True, slots=True)
 class DicomHeader:
-    """What the archive reader keeps of one file.
+    """Attributes of one file that the archive reader keeps.
 
     Attributes:
         file: Path relative to the source.
-        kind: What it holds.
-        study_uid: Empty where the file has none, as all UIDs.
-        series_uid: Series.
-        sop_uid: This object; from the meta header where the data set has none.
-        sop_class: Its class.
+        kind: Kind of content.
+        study_uid: UID of the study; all UIDs are empty if the file has none.
+        series_uid: UID of the series.
+        sop_uid: UID of this object; from the meta header if the data set has none.
+        sop_class: UID of its class.
         frame_of_reference: Coordinate system that positions are relative to.
         modality: CT, MR, ...
         series_number: As text.
-        phase: What tells volumes of one series apart: acquisition, time point, echo, b-value.
-        frames: How many frames it declares.
-        places: One, or one per frame where each says where it lies.
-        rescales: As many.
-        pixels: How pixels are stored.
-        patient: Pseudonym; empty where the file names no patient.
-        is_enhanced: Whether places and rescales come from functional groups.
-        hidden: Parts of the path that name the patient, each with what is shown instead.
-        fault: Why this file cannot be used, or None.
-        detail: What was found, for the reason of a rejection.
+        phase: Values that distinguish volumes of one series: acquisition, time point, echo, b-value.
+        frames: Number of frames that it declares.
+        places: One, or one per frame if frames have their own positions.
+        rescales: One per place.
+        pixels: Storage format of the pixels.
+        patient: Pseudonym; empty if the file names no patient.
+        is_enhanced: True if places and rescales come from functional groups.
+        hidden: Parts of the path that name the patient, each with its replacement.
+        fault: Fault that makes this file unusable, or None.
+        detail: Finding in words, for the reason of a rejection.
     """
 
     file: str
@@ -109,7 +109,7 @@ class DicomHeader:
 
 
 def make_header(file: str, values: HeaderValues, pseudonyms: Pseudonyms) -> DicomHeader:
-    """What is kept of a file whose header says these values; the patient becomes a pseudonym here."""
+    """Header of a file with these values; the patient is replaced by a pseudonym."""
     name, patient_id, birth = values.text("patient_name"), values.text("patient_id"), values.text("birth_date")
     words = identity_words(name, patient_id, birth)
     shown = [(part, pseudonyms.hide(part, words)) for part in file.split("/")] if words else []
@@ -146,7 +146,7 @@ def make_header(file: str, values: HeaderValues, pseudonyms: Pseudonyms) -> Dico
 
 
 def _odd_number(values: HeaderValues) -> str:
-    """What must be a number, or absent, and is neither; empty where all is well."""
+    """The first value that must be a number or absent and is neither; empty if there is none."""
     for name, keyword in (("frames", "NumberOfFrames"), ("slope", "RescaleSlope"), ("intercept", "RescaleIntercept")):
         text = values.text(name)
         if text and not math.isfinite(first_number(text, math.nan)):
@@ -155,8 +155,8 @@ def _odd_number(values: HeaderValues) -> str:
 
 
 def odd_header(file: str, found: str) -> str:
-    """What is said of a header that holds what no reader can make sense of."""
-    return f"{file} has the {found}, which means nothing; correct it or export the series again"
+    """Reason of a rejection for an invalid value in a header."""
+    return f"{file} has the invalid {found}; correct it or export the series again"
 
 
 def _place(name: str, values: HeaderValues, shape: tuple[int, int]) -> SlicePlace:

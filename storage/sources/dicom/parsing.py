@@ -1,4 +1,4 @@
-"""Headers by pydicom, for what is not walked: big endian, deflated, odd lengths, and several frames in one file."""
+"""Parse by pydicom the headers that are not walked: big endian, deflated, invalid lengths, several frames."""
 
 import io
 import struct
@@ -30,11 +30,11 @@ _DEFLATE_LIMIT = 1 << 30
 def parse_header(path: Path, file: str, pseudonyms: Pseudonyms) -> DicomHeader:
     """The header of a file by pydicom, with a place for each frame of an enhanced one; never raises on odd content.
 
-    A file that is read and says what makes no sense keeps its series, so that it rejects that and no other.
+    A file with invalid values keeps its series UID, so that only its own series is rejected.
     """
     try:
         data = parse_without_pixels(path)
-    except Exception as error:  # noqa: BLE001 - pydicom raises what it likes on broken files
+    except Exception as error:  # noqa: BLE001 - pydicom raises any error on broken files
         detail = f"{file} cannot be read as DICOM ({type(error).__name__}); copy or export it again"
         return DicomHeader(file, HeaderKind.OTHER, fault=SeriesFault.TRUNCATED, detail=detail)
     values = ParsedValues(data)
@@ -43,13 +43,13 @@ def parse_header(path: Path, file: str, pseudonyms: Pseudonyms) -> DicomHeader:
         return replace(header, fault=SeriesFault.ODD_HEADER, detail=odd_header(file, found))
     try:
         return _with_frames(header, data)
-    except Exception as error:  # noqa: BLE001 - values that are none, items that are missing
-        detail = f"{file} has frames that do not say where they lie ({error}); correct them or export the series again"
+    except Exception as error:  # noqa: BLE001 - empty values, missing items
+        detail = f"{file} has frames without a valid position ({error}); correct them or export the series again"
         return replace(header, fault=SeriesFault.ODD_HEADER, detail=detail)
 
 
 def _with_frames(header: DicomHeader, data: Dataset) -> DicomHeader:
-    """The header with what its functional groups say; of an only frame what they leave out may stand outside them."""
+    """The header with the values of its functional groups; a single frame may have the missing ones outside of them."""
     if header.kind is not HeaderKind.IMAGE or "PerFrameFunctionalGroupsSequence" not in data:
         return header
     frames = list(_frame_groups(data))
@@ -71,7 +71,7 @@ def _with_frames(header: DicomHeader, data: Dataset) -> DicomHeader:
 
 
 def parse_without_pixels(path: Path) -> Dataset:
-    """A full parse, with a limit on what a deflated file may unpack to."""
+    """Parse a whole header, with a limit on the unpacked size of a deflated file."""
     content, total = read_range(path, 0, _FIRST_BYTES)
     if _DEFLATED.encode() in content[:1024]:
         whole, _ = read_range(path, 0, total)
@@ -115,17 +115,17 @@ def _frame_place(name: str, groups: tuple[Dataset, Dataset], header: DicomHeader
 
 
 def _numbers(name: str, group: Dataset, keyword: str, count: int) -> tuple[float, ...]:
-    """So many numbers, or none where the group has none."""
+    """The expected count of numbers, or none if the group has none."""
     value = group.get(keyword)
     found = () if value in (None, "") else tuple(value) if isinstance(value, MultiValue) else (value,)
     if found and len(found) != count:
-        msg = f"{name}: {keyword} {value}, where {count} numbers are expected"
+        msg = f"{name}: {keyword} {value}; {count} numbers are expected"
         raise ValueError(msg)
     return tuple(map(float, found))
 
 
 def _frame_rescale(groups: tuple[Dataset, Dataset], whole: Rescale) -> Rescale:
-    """Of the frame, else of the whole file."""
+    """Rescale of the frame, else of the whole file."""
     transform = _group(groups, "PixelValueTransformationSequence")
     slope, intercept = transform.get("RescaleSlope"), transform.get("RescaleIntercept")
     return Rescale(

@@ -1,4 +1,4 @@
-"""Reading the header of a DICOM file: walked byte by byte where it can be, else by pydicom; nothing raises."""
+"""Read the header of a DICOM file: walked if possible, else parsed by pydicom; never raises."""
 
 import struct
 from collections.abc import Sequence
@@ -18,17 +18,17 @@ _SEQUENCE_END = b"\xfe\xff\xdd\xe0\x00\x00\x00\x00"
 
 
 def read_header(root: Path, file: str, pseudonyms: Pseudonyms) -> DicomHeader | None:
-    """Read one header; None if the file is no DICOM. Never raises on odd content, which becomes a `fault`.
+    """Read one header; None if the file is not DICOM.
 
-    Nor on a file that moves or shrinks while it is read.
+    Odd content, and a file that moves or shrinks while it is read, become a `fault`.
     """
     try:
         return _read_header(root, file, pseudonyms)
     except OSError as error:
         reason = f"{file}: {error.strerror or error}; copy it again"
         return DicomHeader(file, HeaderKind.OTHER, fault=SeriesFault.TRUNCATED, detail=reason)
-    except Exception as error:  # noqa: BLE001 - one file that is odd in a new way must not end the listing
-        reason = f"{file} has a header that cannot be read ({type(error).__name__}: {error}); export it again"
+    except Exception as error:  # noqa: BLE001 - one file with an unknown fault must not end the listing
+        reason = f"{file} has an unreadable header ({type(error).__name__}: {error}); export it again"
         return DicomHeader(file, HeaderKind.OTHER, fault=SeriesFault.ODD_HEADER, detail=reason)
 
 
@@ -49,7 +49,7 @@ def _read_header(root: Path, file: str, pseudonyms: Pseudonyms) -> DicomHeader |
 
 
 def read_headers(root: Path, files: Sequence[str], pseudonyms: Pseudonyms) -> list[DicomHeader | None]:
-    """Headers of some files, in order; the unit of work of a parallel scan."""
+    """Headers of files, in order; the unit of work of a parallel scan."""
     return [read_header(root, file, pseudonyms) for file in files]
 
 
@@ -64,7 +64,7 @@ def _walked(path: Path, prefix: bytes, total: int) -> HeaderElements:
 
 
 def _with_length_check(path: Path, header: DicomHeader, elements: HeaderElements, total: int) -> DicomHeader:
-    """The header, with a fault where it is cut or the pixels that it declares are not all there."""
+    """The header, with a fault if the file ends early or holds fewer pixels than it declares."""
     if elements.is_cut:
         return _truncated(header, "ends inside its header")
     if header.kind is not HeaderKind.IMAGE or header.fault is not None:
@@ -86,7 +86,7 @@ def _is_subsampled(header: DicomHeader) -> bool:
 
 
 def _ends_early(path: Path, offset: int, total: int) -> bool:
-    """Whether encapsulated pixels run out of file; the end mark is looked for first, then fragment by fragment."""
+    """True if encapsulated pixels are truncated; looks for the end mark first, then fragment by fragment."""
     tail, _ = read_range(path, max(0, total - 8), 8)
     if tail == _SEQUENCE_END:
         return False
@@ -101,5 +101,5 @@ def _ends_early(path: Path, offset: int, total: int) -> bool:
     return True
 
 
-def _truncated(header: DicomHeader, how: str) -> DicomHeader:
-    return replace(header, fault=SeriesFault.TRUNCATED, detail=f"{header.file} {how}; copy it again")
+def _truncated(header: DicomHeader, finding: str) -> DicomHeader:
+    return replace(header, fault=SeriesFault.TRUNCATED, detail=f"{header.file} {finding}; copy it again")

@@ -1,7 +1,7 @@
-"""DICOM segmentations as references: which series they belong to, which structures they hold, and their voxels.
+"""DICOM segmentations as references: their series, structures and voxels.
 
-A segmentation stores only the frames that are not empty, in any order and often in another order than its series; each
-frame is put on the grid of the series by its own position.
+A segmentation stores only the frames that are not empty, in any order, often in another order than its series; each
+frame is placed on the grid of the series by its own position.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
 @dataclass(frozen=True, slots=True)
 class SegmentationHeader:
-    """What a segmentation says before its pixels are read.
+    """Attributes of a segmentation that are known before its pixels are read.
 
     Attributes:
         file: Path relative to the source.
@@ -56,13 +56,13 @@ def read_segmentation_header(root: Path, file: str) -> SegmentationHeader | None
             for instance in item.get("ReferencedInstanceSequence") or ()
         }
         frame_of_reference = str(data.get("FrameOfReferenceUID", ""))
-    except Exception:  # noqa: BLE001 - pydicom raises what it likes on broken files
+    except Exception:  # noqa: BLE001 - pydicom raises any error on broken files
         return None
     return SegmentationHeader(file, frame_of_reference, series - {""}, frozenset(instances) - {""}, structures)
 
 
 def read_segmentation(path: Path, geometry: VolumeGeometry, rater: str) -> LabelMap:
-    """A segmentation on the grid of its series; structures may overlap.
+    """Read a segmentation on the grid of its series; structures may overlap.
 
     Raises:
         CaseDataError: If it cannot be read, is fractional, or does not lie on the grid of the series.
@@ -90,7 +90,7 @@ def read_segmentation(path: Path, geometry: VolumeGeometry, rater: str) -> Label
 
 
 def _segments(data: Dataset) -> list[tuple[int, str, str]]:
-    """Number, structure name and text of each segment; background of a label map is none."""
+    """Number, structure name and text of each segment except the background of a label map."""
     found = []
     for segment in data.SegmentSequence:
         label = str(segment.get("SegmentLabel", "")).strip() or f"segment {segment.SegmentNumber}"
@@ -138,7 +138,7 @@ def _mask(
 
 
 def _plane_geometry(frame: _Frame, shape: tuple[int, int], geometry: VolumeGeometry) -> VolumeGeometry:
-    """One frame as a volume of one slice, as deep as the grid of the series is along its normal."""
+    """One frame as a volume of one slice, with the slice step of the series along its normal."""
     rows, columns = _LPS_TO_RAS @ frame.cosines[1], _LPS_TO_RAS @ frame.cosines[0]
     normal = np.cross(columns, rows)
     steps = np.asarray(geometry.affine_zyx_to_ras_mm)[:3, :3]
@@ -147,7 +147,7 @@ def _plane_geometry(frame: _Frame, shape: tuple[int, int], geometry: VolumeGeome
     affine[:3, 0], affine[:3, 1] = columns * frame.spacing[1], rows * frame.spacing[0]
     affine[:3, 2], affine[:3, 3] = steps[:, along], _LPS_TO_RAS @ frame.position
     if geometry.is_2d and along != 0:
-        msg = "the frame lies across its only slice"
+        msg = "a frame is not parallel to the only slice of the image; export it again"
         raise ShapeMismatchError(msg)
     return VolumeGeometry.from_nifti((1, *shape), affine)
 

@@ -1,4 +1,4 @@
-"""From headers to series: by UID, by geometry where UIDs are empty; each proved to be one volume, or with its fault."""
+"""Group headers into series, by UID or, if UIDs are empty, by geometry, and verify that each is one volume."""
 
 import hashlib
 from collections import defaultdict
@@ -22,8 +22,8 @@ _TOMOGRAPHIC_CLASSES = frozenset(
     f"1.2.840.10008.5.1.4.1.1.{suffix}" for suffix in ("2", "2.1", "2.2", "4", "4.1", "4.4", "128", "128.1", "130")
 )
 _TOMOGRAPHIC_MODALITIES = frozenset({"CT", "MR", "PT"})
-_FEWEST_OF_A_SERIES = 4
-"""Fewer slices of another geometry are intruders in a series without UID, not a series of their own."""
+_MIN_SERIES_SLICES = 4
+"""Fewer slices of another geometry are strays in a series without UID, not a separate series."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +31,10 @@ class DicomSeries:
     """Files that are one case.
 
     Attributes:
-        key: Names it in the source: its folder, and what tells series in one folder apart. Holds no patient's name.
-        headers: In the order of the volume where that is proved.
-        geometry: Where the volume lies; None for images without position and for rejected series.
-        reason: Why it is rejected, or None.
+        key: Names it in the source: its folder, and a suffix if a folder has several. Holds no name of a patient.
+        headers: In the order of the volume if that is verified.
+        geometry: Grid of the volume; None for images without position and for rejected series.
+        reason: Reason of a rejection, or None.
     """
 
     key: str
@@ -57,29 +57,29 @@ def find_series(headers: Iterable[DicomHeader]) -> list[DicomSeries]:
 
 
 def prove_headers(headers: Sequence[DicomHeader]) -> ProvenSeries:
-    """Prove that the slices (or frames) of these files are one volume.
+    """Verify that the slices (or frames) of these files are one volume.
 
     Raises:
-        SeriesRejectedError: If a file is faulty or they are not; names fault and file.
+        SeriesRejectedError: If a file is faulty or the slices are not one volume; names fault and file.
     """
     for header in headers:
         if header.fault is not None:
             raise SeriesRejectedError.of(header.fault, header.detail)
         if len(header.places) > header.frames:
-            msg = f"{header.file} has {header.frames} frames and says of {len(header.places)} where they lie"
+            msg = f"{header.file} has {header.frames} frames but positions for {len(header.places)}"
             raise SeriesRejectedError.of(SeriesFault.ODD_HEADER, f"{msg}; export it again")
         if header.pixels.is_colour != headers[0].pixels.is_colour:
             colour, grey = (header, headers[0]) if header.pixels.is_colour else (headers[0], header)
             msg = f"{colour.file} is in colour ({colour.pixels.photometric}) and {grey.file} is not; split the series"
             raise SeriesRejectedError.of(SeriesFault.MIXED_COLOUR, msg)
     if headers[0].frames > len(headers[0].places):
-        msg = f"{headers[0].file} has {headers[0].frames} frames that do not say where they lie; split it into images"
+        msg = f"{headers[0].file} has {headers[0].frames} frames without positions; split it into images"
         raise SeriesRejectedError.of(SeriesFault.NO_POSITION, msg)
     return prove_series([place for header in headers for place in header.places])
 
 
 def is_flat(header: DicomHeader) -> bool:
-    """Whether this is an image on its own, such as a radiograph: not tomographic and without position."""
+    """True for a single image such as a radiograph: not tomographic and without position."""
     place = header.places[0] if header.places else None
     if place is None or header.frames > 1 or (place.position is not None and place.orientation is not None):
         return False
@@ -100,24 +100,24 @@ def _group_key(header: DicomHeader) -> tuple[str, ...]:
 
 
 def _by_geometry(members: list[DicomHeader]) -> list[list[DicomHeader]]:
-    """Series without UID: apart where size, spacing, orientation or origin across the slices form groups of their own.
+    """Split series without UID into groups of equal size, spacing, orientation and in-plane origin.
 
-    A few slices that differ stay with the others: they are a fault of that series, and the proof says which.
+    A few slices that differ stay with the others as a fault of that series, which the verification reports.
     """
     parts = [members]
     for measure in (_grid_key, _origin_key):
-        parts = [piece for part in parts for piece in _apart(part, measure)]
+        parts = [piece for part in parts for piece in _split_by(part, measure)]
     return parts
 
 
-def _apart(members: list[DicomHeader], measure: Callable[[DicomHeader], object]) -> list[list[DicomHeader]]:
+def _split_by(members: list[DicomHeader], measure: Callable[[DicomHeader], object]) -> list[list[DicomHeader]]:
     groups: dict[object, list[DicomHeader]] = defaultdict(list)
     for header in members:
         groups[measure(header)].append(header)
-    large = [group for group in groups.values() if len(group) >= _FEWEST_OF_A_SERIES]
+    large = [group for group in groups.values() if len(group) >= _MIN_SERIES_SLICES]
     if len(large) < 2:
         return [members]
-    small = [header for group in groups.values() if len(group) < _FEWEST_OF_A_SERIES for header in group]
+    small = [header for group in groups.values() if len(group) < _MIN_SERIES_SLICES for header in group]
     biggest = max(large, key=len)
     return [group + small if group is biggest else group for group in large]
 
@@ -133,7 +133,7 @@ def _grid_key(header: DicomHeader) -> object:
 
 
 def _origin_key(header: DicomHeader) -> object:
-    """Where the slice starts within its own plane: the same for all slices of an upright series."""
+    """Origin of the slice within its own plane: equal for all slices of a series that is not sheared."""
     place = header.places[0] if header.places else None
     if place is None or place.position is None or place.orientation is None or len(place.orientation) != 6:
         return None
@@ -144,7 +144,7 @@ def _origin_key(header: DicomHeader) -> object:
 
 
 def _by_phase(members: list[DicomHeader]) -> list[list[DicomHeader]]:
-    """Time points, echoes and b-values of one series: apart where each is a whole volume at the same places."""
+    """Split time points, echoes and b-values of one series if each is a complete volume at the same places."""
     for part in range(max((len(header.phase) for header in members), default=0)):
         groups: dict[str, list[DicomHeader]] = defaultdict(list)
         for header in members:
@@ -167,15 +167,15 @@ def _series_key(key: tuple[str, ...], members: Sequence[DicomHeader], pieces: in
     folder = commonpath([dirname(name) for name in shown]) if len(shown) > 1 else dirname(shown[0])
     if key[0] == "place" and pieces == 1 and folder:
         return folder
-    told_apart = [*key[1:], members[0].phase if pieces > 1 else "", _grid_key(members[0]) if pieces > 1 else ""]
+    identity = [*key[1:], members[0].phase if pieces > 1 else "", _grid_key(members[0]) if pieces > 1 else ""]
     if key[0] == "place" and pieces > 1:
-        told_apart.append(_origin_key(members[0]))
-    series = f"series-{hashlib.sha256(repr(told_apart).encode()).hexdigest()[:6]}"
+        identity.append(_origin_key(members[0]))
+    series = f"series-{hashlib.sha256(repr(identity).encode()).hexdigest()[:6]}"
     return f"{folder}/{series}" if folder else series
 
 
 def _shown(header: DicomHeader) -> str:
-    """The path without the patient's name."""
+    """Path without the name of the patient."""
     replaced = dict(header.hidden)
     return "/".join(replaced.get(part, part) for part in header.file.split("/"))
 

@@ -1,4 +1,4 @@
-"""What a header says by name, whoever took it apart: our walk over its bytes, or pydicom."""
+"""Values of a header by name, read by our walk over its bytes or by pydicom."""
 
 import struct
 from collections.abc import Sequence
@@ -51,13 +51,13 @@ _TAGS = {
 _OF_PATIENTS = frozenset({"patient_name", "patient_id", "issuer", "birth_date"})
 
 WANTED_TAGS = frozenset(_TAGS.values())
-"""All that a header is asked for."""
+"""Tags that are read from a header."""
 FRAME_GROUPS_TAG = _TAGS["frame_groups"]
-"""PerFrameFunctionalGroupsSequence: where frames, or the only frame, say where they lie."""
+"""PerFrameFunctionalGroupsSequence, which holds the positions of frames."""
 
 
 class HeaderValues(Protocol):
-    """Values of one header by our names of their tags; what is absent or odd is empty text and 0."""
+    """Values of one header by our names of their tags; absent or invalid ones are empty text and 0."""
 
     def text(self, name: str) -> str:
         """As text, several values separated by a backslash."""
@@ -70,12 +70,12 @@ class HeaderValues(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WalkedValues:
-    """Values of a header that we walked ourselves: bytes, decoded when asked for."""
+    """Values of a walked header: bytes, decoded on request."""
 
     elements: HeaderElements
 
     def text(self, name: str) -> str:
-        """Text of an element, names of people in their own character set."""
+        """Text of an element; names of persons are decoded by the character set of the file."""
         value = self.elements.values.get(_TAGS[name], b"")
         if name in ("patient_name", "patient_id") and not value.isascii():
             return _decoded(value, text_of(self.elements.values.get(_TAGS["charset"], b"")))
@@ -96,27 +96,27 @@ class ParsedValues:
     data: Dataset
 
     def _value(self, name: str) -> Any:
-        """What pydicom makes of an element; its bytes as text where it makes nothing of them."""
+        """Value of an element as pydicom decodes it; its bytes as text if it cannot."""
         for source in (self.data, getattr(self.data, "file_meta", Dataset())):
             if _TAGS[name] in source:
                 try:
                     return source[_TAGS[name]].value
-                except Exception:  # noqa: BLE001 - an endless number, an unknown representation: see `first_odd`
+                except Exception:  # noqa: BLE001 - an infinite number, an unknown representation: see `first_odd`
                     return _as_text(source.get_item(_TAGS[name]).value)
         return None
 
     def first_odd(self) -> str | None:
-        """The first element that pydicom can make nothing of, by keyword and, unless it names a patient, value."""
+        """The first element that pydicom cannot decode: its keyword and, unless it identifies a patient, its value."""
         for name, tag in _TAGS.items():
             try:
                 self.data.get(tag)
             except Exception:  # noqa: BLE001 - the same
-                said = "" if name in _OF_PATIENTS else f" {self.text(name)!r}"
-                return f"{keyword_for_tag(tag)}{said}"
+                shown = "" if name in _OF_PATIENTS else f" {self.text(name)!r}"
+                return f"{keyword_for_tag(tag)}{shown}"
         return None
 
     def text(self, name: str) -> str:
-        """Text of an element, names of people in their own character set."""
+        """Text of an element; names of persons are decoded by the character set of the file."""
         value = self._value(name)
         if value is None:
             return ""
@@ -133,7 +133,7 @@ def _as_text(value: object) -> str:
 
 
 def _decoded(value: bytes, charset: str) -> str:
-    """A name in its own character set; latin-1 where that set is unknown."""
+    """A name in its character set; latin-1 if that set is unknown."""
     try:
         encodings = pydicom.charset.convert_encodings(charset.split("\\") if charset else None)
         return str(pydicom.valuerep.PersonName(value, encodings))
@@ -142,7 +142,7 @@ def _decoded(value: bytes, charset: str) -> str:
 
 
 def numbers(text: str) -> tuple[float, ...]:
-    """Numbers of a decimal text with several values; none where it is empty or one of them is no number."""
+    """Numbers of a decimal text with several values; empty if the text is empty or a value is not a number."""
     try:
         return tuple(float(part) for part in text.split("\\")) if text else ()
     except ValueError:
@@ -150,6 +150,6 @@ def numbers(text: str) -> tuple[float, ...]:
 
 
 def first_number(text: str, default: float) -> float:
-    """The first number of a text, or the default where it has none."""
+    """The first number of a text, or the default if it has none."""
     found = numbers(text)
     return found[0] if found else default

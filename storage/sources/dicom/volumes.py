@@ -1,8 +1,8 @@
-"""The voxels of a DICOM series, read once, in the order that its geometry was proved in.
+"""Read the voxels of a DICOM series in the order of its verified geometry.
 
-SimpleITK decodes what it can and keeps whole numbers; pydicom reads the rest: several frames, colour (a palette is
-applied), MONOCHROME1, a rescale that differs between slices (in float32; SimpleITK would cut it to whole numbers),
-slices stored in different ways (in a type that holds them all), what SimpleITK refuses.
+SimpleITK decodes most series and keeps integers; pydicom reads the rest: several frames, colour (a palette is applied),
+MONOCHROME1, a rescale that differs between slices (in float32; SimpleITK would truncate it to integers), slices with
+different pixel formats (in a type that holds all), and files that SimpleITK refuses.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pydicom
-import SimpleITK as sitk  # noqa: N813 - its own custom
+import SimpleITK as sitk  # noqa: N813 - its own convention
 from numpy.typing import NDArray
 from pydicom.pixels import apply_color_lut
 
@@ -27,7 +27,7 @@ from storage.sources.listing.limits import require_fitting
 from storage.store.pseudonyms import Pseudonyms
 
 _INVERTED = "MONOCHROME1"
-_NOBODY = Pseudonyms(b"")
+_WITHOUT_KEY = Pseudonyms(b"")
 
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
@@ -36,7 +36,7 @@ def read_dicom_case(source: Path, case: CaseSource, recipe: Recipe) -> CaseVolum
     """A series as a volume, or one image without position; without references.
 
     Raises:
-        SeriesRejectedError: If the files are not what they were when they were listed, or cannot be decoded.
+        SeriesRejectedError: If the files have changed since they were listed, or cannot be decoded.
     """
     headers = [_header(source, file) for file in case.image]
     require_fitting(f"{case.image[0]} and {len(headers) - 1} more", sum(header.declared_bytes for header in headers))
@@ -57,14 +57,14 @@ def read_dicom_case(source: Path, case: CaseSource, recipe: Recipe) -> CaseVolum
 
 
 def _header(source: Path, file: str) -> DicomHeader:
-    header = read_header(source, file, _NOBODY)
+    header = read_header(source, file, _WITHOUT_KEY)
     if header is None:
-        raise SeriesRejectedError.of(SeriesFault.NOT_DICOM, f"{file} is no DICOM file any more; copy it again")
+        raise SeriesRejectedError.of(SeriesFault.NOT_DICOM, f"{file} is no longer a DICOM file; copy it again")
     return header
 
 
 def _flat_geometry(header: DicomHeader) -> VolumeGeometry:
-    """Millimetres only where PixelSpacing gives them: what a detector measures is not the size of the patient."""
+    """Grid in millimetres if PixelSpacing exists: the spacing at the detector is not that in the patient."""
     place = header.places[0]
     shape = (1, *place.shape_yx)
     if place.spacing_yx is None or min(place.spacing_yx) <= 0:
@@ -101,7 +101,7 @@ def _by_simpleitk(files: list[str]) -> NDArray[Any]:
 
 
 def _by_pydicom(source: Path, headers: Sequence[DicomHeader], order: Sequence[int]) -> NDArray[Any]:
-    """One slice after the other into one array: float32 where the rescale is fractional or varies."""
+    """Read slice by slice into one array: float32 if the rescale is fractional or varies."""
     rescales = [rescale for header in headers for rescale in header.rescales]
     if len(headers) == 1:
         frames = _decoded(source / headers[0].file, headers[0])
@@ -112,7 +112,7 @@ def _by_pydicom(source: Path, headers: Sequence[DicomHeader], order: Sequence[in
 
 
 def _decoded(path: Path, header: DicomHeader) -> NDArray[Any]:
-    """Stored pixels, or the colours that they mean in a palette, shape (frames, y, x) or (frames, y, x, samples)."""
+    """Stored pixels, or their colours in a palette, shape (frames, y, x) or (frames, y, x, samples)."""
     try:
         data = pydicom.dcmread(path, force=True)
         pixels = data.pixel_array
@@ -126,7 +126,7 @@ def _decoded(path: Path, header: DicomHeader) -> NDArray[Any]:
 
 
 def _coloured(stored: NDArray[Any], data: pydicom.Dataset) -> NDArray[np.uint8]:
-    """What a palette makes of stored pixels, shape (..., 3), 8 bits; values beyond its ends are its first or last."""
+    """Colours of stored pixels in a palette, shape (..., 3), 8 bits; values beyond its ends get its first or last."""
     if "RedPaletteColorLookupTableDescriptor" not in data:
         msg = f"{PALETTE} without RedPaletteColorLookupTableDescriptor"
         raise ValueError(msg)
@@ -134,9 +134,9 @@ def _coloured(stored: NDArray[Any], data: pydicom.Dataset) -> NDArray[np.uint8]:
     entries = entries or 1 << 16
     palette = apply_color_lut(np.arange(first, first + entries), data)[:, :3]
     if palette.dtype == np.uint8 and entries > 256:
-        msg = f"a palette of {entries} entries of 8 bits is not known"
+        msg = f"a palette of {entries} entries of 8 bits is not supported"
         raise ValueError(msg)
-    if bits > 8 and palette.max() > 255:  # else 8 bits in the room of 16, as some write them
+    if bits > 8 and palette.max() > 255:  # else 8 bits stored in 16, as some writers do
         palette = palette >> 8
     colours: NDArray[np.uint8] = palette.astype(np.uint8)[np.clip(stored.astype(np.int32) - first, 0, entries - 1)]
     return colours
@@ -177,7 +177,7 @@ def _narrow(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _inverted(voxels: NDArray[Any], header: DicomHeader, rescale: Rescale) -> NDArray[Any]:
-    """MONOCHROME1 stores bright as low: mirrored in the range of its bits, so that bright is high as elsewhere."""
+    """Mirror MONOCHROME1, which stores bright as low, in the range of its bits."""
     bits = header.pixels.bits_stored
     low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if header.pixels.is_signed else (0, (1 << bits) - 1)
     ends = (low + high) * rescale.slope + 2 * rescale.intercept
@@ -187,7 +187,7 @@ def _inverted(voxels: NDArray[Any], header: DicomHeader, rescale: Rescale) -> ND
 
 
 def _facts(headers: Sequence[DicomHeader]) -> dict[str, Any]:
-    """What is kept: identifiers of series and coordinate system, and what was done. No name, date or free text."""
+    """Attributes to keep: UIDs of series and coordinate system, and steps applied; no name, date or free text."""
     first = headers[0]
     facts: dict[str, Any] = {
         "dicom_series_uid": first.series_uid or None,

@@ -1,4 +1,4 @@
 """Files to arrays: NIfTI, pictures, numpy and HDF5, masks and shapes.
 
-One reader for each kind of file enters here; what belongs to one dataset is a recipe or a layout.
+One reader per kind of file; rules of a dataset belong in its recipe or layout.
 """

@@ -1,4 +1,4 @@
-"""Arrays in `.npz`, `.npy`, `.h5` and `.mat` files, read by name; no code in them is ever run."""
+"""Read arrays by name from `.npz`, `.npy`, `.h5` and `.mat` files, without running code in them."""
 
 import ast
 import io
@@ -28,7 +28,7 @@ _UNREADABLE = (
     TypeError,
     IndexError,
     KeyError,
-    RuntimeError,  # a password that is asked for, a compression that is not known
+    RuntimeError,  # a password is needed, or the compression is unknown
     MemoryError,
     MatReadError,
     zipfile.BadZipFile,
@@ -36,14 +36,15 @@ _UNREADABLE = (
     pickle.UnpicklingError,
     UnicodeDecodeError,
 )
-_MATLAB_BYTES = 8  # of a number, at most
+_MAX_MATLAB_BYTES = 8
+"""Bytes per number."""
 _PLAIN_PICKLE = {
     ("numpy._core.multiarray", "_reconstruct"),
     ("numpy._core.multiarray", "scalar"),
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
 }
-"""What a pickled dictionary of numbers and texts needs, and nothing that could act."""
+"""Globals that a pickled dictionary of numbers and texts needs; none of them runs code of the file."""
 
 
 def read_array(path: Path, key: str) -> NDArray[Any]:
@@ -52,19 +53,18 @@ def read_array(path: Path, key: str) -> NDArray[Any]:
     Raises:
         UnreadableFileError: If the file is missing, truncated, of another kind, or has no such array; lists its arrays.
     """
-    with _readable(path):
-        array = _read(path, key)
+    array = find_array(path, key)
     if array is None:
-        msg = f"{path} has no array {key!r}; it has: {', '.join(array_names(path)) or 'none'}"
+        msg = f"{path} has no array {key!r}; its arrays are: {', '.join(array_names(path)) or 'none'}"
         raise UnreadableFileError(msg)
     if array.dtype.kind not in "biuf":
-        msg = f"{path}: array {key!r} is of type {array.dtype}; numbers are expected"
+        msg = f"{path}: array {key!r} has the type {array.dtype}; numbers are expected"
         raise UnreadableFileError(msg)
     return array
 
 
 def find_array(path: Path, key: str) -> NDArray[Any] | None:
-    """The array of this name, or None where the file has none.
+    """The array of this name, or None if the file has none.
 
     Raises:
         UnreadableFileError: If the file cannot be read.
@@ -95,12 +95,12 @@ def array_names(path: Path) -> list[str]:
 
 
 def read_texts(path: Path, key: str) -> dict[str, Any] | None:
-    """A dictionary of texts and numbers that an `.npz` holds as a pickled object or as JSON; None where it has none.
+    """A dictionary of texts and numbers in an `.npz`, pickled or as JSON; None if the file has none.
 
-    Only plain containers, texts and numbers are unpickled: a pickle that names anything else is refused.
+    Only plain containers, texts and numbers are unpickled; a pickle that names anything else is refused.
 
     Raises:
-        UnreadableFileError: If the file cannot be read, or the object is no such dictionary.
+        UnreadableFileError: If the file cannot be read, or the object is not such a dictionary.
     """
     with _readable(path), open_source(path) as file, zipfile.ZipFile(file) as archive:
         if f"{key}.npy" not in archive.namelist():
@@ -132,13 +132,18 @@ def _read(path: Path, key: str) -> NDArray[Any] | None:
 
 
 def _read_numpy(path: Path, file: IO[bytes]) -> NDArray[Any]:
-    """An array in numpy's own format, once its header promises no more than fits."""
-    version = np.lib.format.read_magic(file)
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read_header(file)
+    """An array in numpy's own format, if the size in its header is within the limit."""
+    shape, dtype = _numpy_header(file)
     require_fitting(str(path), math.prod(shape) * dtype.itemsize)
     file.seek(0)
     return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _numpy_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    version = np.lib.format.read_magic(file)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read_header(file)
+    return shape, dtype
 
 
 def _read_dataset(path: Path, content: h5py.File, key: str) -> NDArray[Any] | None:
@@ -149,7 +154,7 @@ def _read_dataset(path: Path, content: h5py.File, key: str) -> NDArray[Any] | No
 
 
 def _read_matlab(path: Path, file: IO[bytes], key: str) -> NDArray[Any] | None:
-    """MATLAB 5 by scipy; MATLAB 7.3 files are HDF5 with the axes the other way round."""
+    """Read MATLAB 5 by scipy; MATLAB 7.3 files are HDF5 with reversed axes."""
     if file.read(8) == b"MATLAB 7":
         file.seek(0)
         with h5py.File(file, "r") as groups:
@@ -157,7 +162,7 @@ def _read_matlab(path: Path, file: IO[bytes], key: str) -> NDArray[Any] | None:
             return None if found is None else found.T
     file.seek(0)
     content: Any = io.BytesIO(file.read())
-    declared = [math.prod(shape) * _MATLAB_BYTES for name, shape, _ in scipy.io.whosmat(content) if name == key]
+    declared = [math.prod(shape) * _MAX_MATLAB_BYTES for name, shape, _ in scipy.io.whosmat(content) if name == key]
     require_fitting(str(path), max(declared, default=0))
     content.seek(0)
     arrays = scipy.io.loadmat(content, variable_names=[key])
@@ -184,20 +189,18 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Refuses every global but the few that rebuild an array of plain objects."""
+    """Refuses every global except the few that rebuild an array of plain objects."""
 
     def find_class(self, module: str, name: str) -> Any:
         module = module.replace("numpy.core", "numpy._core")  # written by numpy 1
         if (module, name) not in _PLAIN_PICKLE:
-            msg = f"pickled object asks for {module}.{name}; only texts and numbers are read"
+            msg = f"pickled object needs {module}.{name}; only texts and numbers are read"
             raise pickle.UnpicklingError(msg)
         return super().find_class(module, name)
 
 
 def _read_object(member: IO[bytes]) -> Any:
-    version = np.lib.format.read_magic(member)
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    _, _, dtype = read_header(member)
+    _, dtype = _numpy_header(member)
     if dtype.hasobject:
         value = _PlainUnpickler(member).load()
         return value.item() if isinstance(value, np.ndarray) else value

@@ -1,7 +1,7 @@
-"""One PNG, JPEG, TIFF, BMP, GIF or PNM (also gzipped) read whole, as its pixels are stored.
+"""Read a PNG, JPEG, TIFF, BMP, GIF or PNM (also gzipped) with its pixels as stored.
 
-EXIF orientation is not applied and resolution tags are ignored: image and mask share the stored grid, and no number of
-a camera is taken for millimetres. Alpha is dropped, a palette becomes RGB in images and stays an index in label masks.
+EXIF orientation is not applied and resolution tags are ignored: image and mask share the stored grid, and values of a
+camera are not millimetres. Alpha is dropped, a palette becomes RGB in images and stays an index in label masks.
 """
 
 import struct
@@ -39,7 +39,7 @@ class Pixels:
 
     Attributes:
         voxels: Shape (1, y, x), or (3, 1, y, x) for colour; uint8, uint16 or float32.
-        attributes: What was not taken over (JSON values): mode, dropped alpha, EXIF orientation.
+        attributes: Properties of the file that the voxels lack (JSON values): mode, dropped alpha, EXIF orientation.
     """
 
     voxels: NDArray[Any]
@@ -55,8 +55,8 @@ def read_image(path: Path) -> Pixels:
     """Read an image; grey and 1-bit become (1, y, x), everything else RGB.
 
     Raises:
-        CaseDataError: If the file is missing, truncated or no image, holds several frames, or is of a mode without
-            meaning as grey or RGB; names file, value and remedy.
+        CaseDataError: If the file is missing, truncated or not an image, holds several frames, or has a mode that is
+            neither grey nor RGB; names file, value and remedy.
     """
     image = _load(path)
     attributes: dict[str, Any] = {"pixel_mode": image.mode}
@@ -95,7 +95,7 @@ def read_binary_mask(path: Path, *, threshold: int | None = None) -> NDArray[np.
 
     Args:
         path: The mask.
-        threshold: Grey values above it are the structure; None accepts 0, 1 and 255 alone.
+        threshold: Grey values above it are the structure; None accepts only 0, 1 and 255.
 
     Raises:
         CaseDataError: As `read_image`, and if the mask is coloured or not binary.
@@ -110,7 +110,7 @@ def read_binary_mask(path: Path, *, threshold: int | None = None) -> NDArray[np.
     if stray.size:
         found = np.unique(stray)
         msg = (
-            f"{path} is not binary: {stray.size} pixels with {found.size} values besides 0, 1 and 255, the first "
+            f"{path} is not binary: {stray.size} pixels with {found.size} values other than 0, 1 and 255, the first "
             f"{found[0]}; give label_values or mask_threshold in the recipe, or save it as 0 and 255"
         )
         raise NotBinaryError(msg)
@@ -118,7 +118,7 @@ def read_binary_mask(path: Path, *, threshold: int | None = None) -> NDArray[np.
 
 
 def read_colours(path: Path) -> NDArray[np.uint8]:
-    """Read a mask whose colours mean structures, shape (1, y, x, 3); alpha is dropped, a palette is resolved.
+    """Read a mask with one colour per structure, shape (1, y, x, 3); alpha is dropped, a palette is resolved.
 
     Raises:
         CaseDataError: As `read_image`.
@@ -132,7 +132,7 @@ def read_colours(path: Path) -> NDArray[np.uint8]:
 
 def _load(path: Path) -> Image.Image:
     try:
-        with open_source(path) as file, Image.open(file) as image:  # closes the file: what was loaded stays
+        with open_source(path) as file, Image.open(file) as image:  # closes the file; loaded pixels remain
             frames = getattr(image, "n_frames", 1)
             image.load()
     except _UNREADABLE as error:

@@ -1,4 +1,4 @@
-"""The reference of one rater for one 2D image: binary masks, outlines, label values, colours, instance arrays."""
+"""Read the reference of one rater for a 2D image: binary masks, outlines, label values, colours, instance arrays."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +24,8 @@ class ImageReferences:
     """Reads references by the rules of one recipe.
 
     Attributes:
-        recipe: What the structures are.
-        parameters: How they are drawn.
+        recipe: Names the structures.
+        parameters: Describe the drawing of structures in the files.
     """
 
     recipe: Recipe
@@ -35,8 +35,8 @@ class ImageReferences:
         """The label map of one rater.
 
         Raises:
-            CaseDataError: If the file is unreadable, of another size than its image, or holds what the recipe does not
-                allow; names files and values.
+            CaseDataError: If the file is unreadable, differs in size from its image, or holds values that the recipe
+                does not allow; names files and values.
         """
         if path.name.lower().endswith(ARRAY_SUFFIXES):
             return self._from_arrays(path, image, geometry, rater)
@@ -103,7 +103,7 @@ class ImageReferences:
                 check_same_size((1, *array.shape), geometry, path, image)
         with naming(path):
             if self.parameters.type_key and types is None:
-                msg = f"has no array {self.parameters.type_key!r}; it holds the type of each pixel, export it again"
+                msg = f"has no array {self.parameters.type_key!r} with the type of each pixel; export it again"
                 raise LabelValueError(msg)
             return self._instances(
                 as_unsigned(values[None]), None if types is None else as_unsigned(types[None]), geometry, rater
@@ -112,7 +112,7 @@ class ImageReferences:
     def _instances(
         self, values: NDArray[Any], types: NDArray[Any] | None, geometry: VolumeGeometry, rater: str
     ) -> LabelMap:
-        """Every value an instance, renumbered 1..n; of all structures that its commonest type belongs to."""
+        """One instance per value, renumbered 1..n, of all structures that its most frequent type belongs to."""
         present, flat = np.unique(values, return_inverse=True)
         numbered = compact(flat.reshape(values.shape) + int(present[0] != 0))
         count = int(numbered.max(initial=0))
@@ -120,7 +120,7 @@ class ImageReferences:
             structure = self.recipe.structures[0].name
             entries = [LabelEntry(value, structure, value) for value in range(1, count + 1)]
         else:
-            entries = self._typed_entries(_commonest(numbered, types, count))
+            entries = self._typed_entries(_most_frequent(numbered, types, count))
         return LabelMap(numbered, geometry, tuple(entries), rater)
 
     def _typed_entries(self, type_of: list[int]) -> list[LabelEntry]:
@@ -137,7 +137,7 @@ class ImageReferences:
 
 
 def check_same_size(mask_shape: tuple[int, ...], geometry: VolumeGeometry, mask: Path, image: Path) -> None:
-    """Refuse a mask of another size.
+    """Require that a mask has the size of its image.
 
     Raises:
         ShapeMismatchError: Names both files and sizes.
@@ -145,12 +145,12 @@ def check_same_size(mask_shape: tuple[int, ...], geometry: VolumeGeometry, mask:
     if mask_shape != geometry.shape_zyx:
         _, height, width = geometry.shape_zyx
         own = " x ".join(str(size) for size in reversed(mask_shape[1:]))
-        msg = f"{mask} has {own} pixels, its image {image} {width} x {height}; find the mask of this image"
+        msg = f"{mask} has {own} pixels, its image {image} has {width} x {height}; find the mask of this image"
         raise ShapeMismatchError(msg)
 
 
-def _commonest(numbered: NDArray[Any], types: NDArray[Any], count: int) -> list[int]:
-    """Commonest type above 0 among the pixels of instance 1..n; 0 where none of them has one."""
+def _most_frequent(numbered: NDArray[Any], types: NDArray[Any], count: int) -> list[int]:
+    """Most frequent type above 0 among the pixels of instance 1..n; 0 if none of them has one."""
     kinds = int(types.max(initial=0)) + 1
     votes = np.bincount(numbered.ravel().astype(np.int64) * kinds + types.ravel(), minlength=(count + 1) * kinds)
     table = votes.reshape(count + 1, kinds)[1:]

@@ -1,5 +1,6 @@
-"""From what was drawn to what is meant: filled outlines, components as instances, instances that overlap."""
+"""Fill outlines, split components into instances, and merge overlapping instances."""
 
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,18 +13,18 @@ from medsam3_core.errors import CaseDataError, LabelValueError
 from storage.sources.listing.parameters import FillRule
 
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
-_LARGEST_LABEL = 65_535
-_WORST_FIT = 0.05
-"""Largest mean distance from a fitted ellipse, as a share of its radius in that direction."""
+_MAX_LABEL = 65_535
+_MAX_FIT_ERROR = 0.05
+"""Mean distance from a fitted ellipse, as a share of its radius in that direction."""
 
 Mask = NDArray[np.bool_]
 
 
 def fill_outline(outline: Mask, rule: FillRule) -> Mask:
-    """The area that an outline of shape (1, y, x) encloses, the outline itself included.
+    """The area that an outline of shape (1, y, x) encloses, including the outline.
 
     An outline that encloses nothing (cut by the edge of the image, or with a gap) is completed by the ellipse that fits
-    it, where the rule says that it is one.
+    it, if the rule is `ellipse`.
 
     Raises:
         CaseDataError: If the outline is not closed and the rule is `outline`, or no ellipse fits it.
@@ -40,7 +41,7 @@ def fill_outline(outline: Mask, rule: FillRule) -> Mask:
 
 
 def component_labels(labels: NDArray[Any], entries: list[LabelEntry]) -> tuple[NDArray[Any], list[LabelEntry]]:
-    """Every connected component (8 neighbours) of every structure as an instance of its own, numbered row by row.
+    """One instance per connected component (8 neighbours) of every structure, numbered row by row.
 
     Args:
         labels: Label map of one slice, shape (1, y, x).
@@ -49,12 +50,12 @@ def component_labels(labels: NDArray[Any], entries: list[LabelEntry]) -> tuple[N
     Raises:
         LabelValueError: If there are more instances than a label map can hold.
     """
-    meanings: dict[int, list[str]] = {}
+    meanings: dict[int, list[str]] = defaultdict(list)
     for entry in entries:
-        meanings.setdefault(entry.value, []).append(entry.structure)
+        meanings[entry.value].append(entry.structure)
     numbered = np.zeros(labels.shape, dtype=np.int64)
     found: list[LabelEntry] = []
-    counts: dict[str, int] = {}
+    counts = Counter[str]()
     total = 0
     for value, structures in sorted(meanings.items()):
         components, count = ndimage.label(labels[0] == value, structure=_EIGHT_NEIGHBOURS)
@@ -62,7 +63,7 @@ def component_labels(labels: NDArray[Any], entries: list[LabelEntry]) -> tuple[N
         numbered[0][inside] = components[inside] + total
         for component in range(total + 1, total + count + 1):
             for structure in structures:
-                counts[structure] = counts.get(structure, 0) + 1
+                counts[structure] += 1
                 found.append(LabelEntry(component, structure, counts[structure]))
         total += count
     return compact(numbered), found
@@ -75,8 +76,8 @@ def compact(labels: NDArray[Any]) -> NDArray[Any]:
         LabelValueError: If a label is above 65,535.
     """
     largest = int(labels.max(initial=0))
-    if largest > _LARGEST_LABEL:
-        msg = f"{largest} instances in one image; at most {_LARGEST_LABEL} are stored, cut the image into tiles"
+    if largest > _MAX_LABEL:
+        msg = f"{largest} instances in one image; at most {_MAX_LABEL} are stored, cut the image into tiles"
         raise LabelValueError(msg)
     return labels.astype(np.uint8 if largest <= 255 else np.uint16)
 
@@ -91,14 +92,14 @@ def _fitted_ellipse(outline: Mask) -> Mask:
     grid_y, grid_x = np.indices(outline.shape, dtype=np.float64)
     inside = _conic_value(conic, (grid_x - centre[0]) / scale, (grid_y - centre[1]) / scale) <= 0
     error = np.abs(_conic_value(conic, x, y)).mean() / 2  # near the conic, value = 2 x (radius - own radius) / radius
-    if not error <= _WORST_FIT or not inside.any():
+    if not error <= _MAX_FIT_ERROR or not inside.any():
         msg = f"the outline of {len(rows)} pixels is not closed and no ellipse fits it; correct the annotation"
         raise CaseDataError(msg)
     return inside
 
 
 def _ellipse_conic(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Coefficients of ax2 + bxy + cy2 + dx + ey + f, negative inside, scaled so that its centre has the value -1.
+    """Coefficients of ax2 + bxy + cy2 + dx + ey + f, negative inside, scaled to the value -1 at the centre.
 
     The direct fit of Halir and Flusser (1998): of all conics with 4ac - b2 = 1 the one with the least algebraic error.
     """
@@ -134,8 +135,8 @@ def overlay_instances(
 ) -> tuple[NDArray[Any], tuple[LabelEntry, ...], int]:
     """One label map of instances of several structures.
 
-    Within a structure a pixel belongs to the smallest instance that covers it (small ones lie on large ones); pixels of
-    several structures get a value of their own that means both.
+    Within a structure a pixel belongs to the smallest instance that covers it; pixels of several structures get a
+    separate value that means all of them.
 
     Args:
         shape_zyx: One slice: (1, y, x).

@@ -1,4 +1,4 @@
-"""One image that a person gives: PNG, JPEG, TIFF, BMP or a volume such as NIfTI, as slices that a segmenter can see."""
+"""A single input image: PNG, JPEG, TIFF, BMP or a volume such as NIfTI, as RGB slices for a segmenter."""
 
 import math
 import re
@@ -18,8 +18,8 @@ from storage.sources.formats.pixels import read_image
 from storage.sources.formats.volumes.registry import VOLUME_SUFFIXES, is_volume, read_volume, slice_size
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-MOST_PIXELS = 64 * 1024 * 1024
-"""Largest picture that is decoded; the limit of the segmenters."""
+MAX_PIXELS = 64 * 1024 * 1024
+"""Pixels of a slice that is decoded; the limit of the segmenters."""
 
 _UNKNOWN_SCALE = "percentile:0.5,99.5"
 
@@ -31,9 +31,9 @@ class InputImage:
     Attributes:
         path: Its file.
         voxels: Shape (z, y, x), or (3, z, y, x) for colour.
-        geometry: Where the voxels are.
+        geometry: Position of the voxels.
         affine: 4 x 4 for index order (x, y, z), exactly as the header of a volume gives it; None for pictures.
-        window: Intensity policy: `identity` for 8 bits, percentiles of the volume for everything else.
+        window: Intensity policy: `identity` for 8 bits, otherwise percentiles of the volume.
         unit: Unit of the affine.
     """
 
@@ -63,10 +63,10 @@ class InputImage:
         return as_rgb(to_uint8(self.voxels[..., z, :, :], self._ranges[name]))
 
     def require_slice(self, z: int | None) -> int:
-        """The slice that is meant; that of an image with one slice need not be named.
+        """The slice z, or the only slice of an image if z is None.
 
         Raises:
-            UsageError: If a volume comes without a slice, or has no such slice.
+            UsageError: If z is None for an image with several slices, or is out of range.
         """
         if z is None and self.depth == 1:
             return 0
@@ -74,24 +74,26 @@ class InputImage:
             msg = f"{self.path} has {self.depth} slices; name one with --slice, 0..{self.depth - 1}"
             raise UsageError(msg)
         if not 0 <= z < self.depth:
-            msg = f"slice {z} is outside {self.path}, which has the slices 0..{self.depth - 1}"
+            msg = f"{self.path} has no slice {z}; choose one of 0..{self.depth - 1}"
             raise UsageError(msg)
         return z
 
 
 def read_input_image(path: Path) -> InputImage:
-    """Read an image of a known kind.
+    """Read an image or volume by the suffix of its file.
 
     Raises:
-        UsageError: If there is no such file, or its kind is not known.
+        UsageError: If the file does not exist, or its suffix is unknown.
         CaseDataError: If it is damaged, or too large to segment in one piece.
     """
+    known = " ".join((*PICTURES, *VOLUME_SUFFIXES))
     if not path.is_file():
-        msg = f"no image at {path}; give a file that ends in {_listed()}"
+        msg = f"no image at {path}; give a file that ends in {known}"
         raise UsageError(msg)
     name = path.name.lower()
     if is_volume(name):
-        _require_slices_fit(path)
+        if (size := slice_size(path)) is not None:  # otherwise the reader reports the fault
+            _require_size(path, size)
         volume = read_volume(path)
         return InputImage(path, volume.voxels, volume.geometry, volume.affine, _window(volume.voxels), volume.unit)
     if name.endswith(PICTURES):
@@ -99,7 +101,7 @@ def read_input_image(path: Path) -> InputImage:
         pixels = read_image(path)
         geometry = VolumeGeometry.pixel_grid(pixels.shape_zyx)
         return InputImage(path, pixels.voxels, geometry, None, _window(pixels.voxels))
-    msg = f"cannot read {path.name}: its kind is not known; give a file that ends in {_listed()}"
+    msg = f"cannot read {path.name}: unknown file type; give a file that ends in {known}"
     raise UsageError(msg)
 
 
@@ -108,32 +110,23 @@ def _window(voxels: NDArray[Any]) -> str:
 
 
 def _require_decodable(path: Path) -> None:
-    """Look at the header alone: a picture of 400 million pixels would take gigabytes to decode."""
+    """Check the size in the header: a picture of 400 million pixels would take gigabytes to decode."""
     try:
         with warnings.catch_warnings(), Image.open(path) as image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             _require_size(path, image.size)
     except Image.DecompressionBombError as error:
         pixels = next(iter(re.findall(r"\d+", str(error))), "too many")
-        raise _too_large(path, f"{pixels} pixels are") from error
-    except (OSError, ValueError, SyntaxError):  # the reader says what is wrong with it
+        raise _too_large(path, pixels) from error
+    except (OSError, ValueError, SyntaxError):  # the reader reports the fault
         return
 
 
-def _require_slices_fit(path: Path) -> None:
-    if (size := slice_size(path)) is not None:  # else the reader says what is wrong with it
-        _require_size(path, size)
-
-
 def _require_size(path: Path, size_xy: tuple[int, int]) -> None:
-    if math.prod(size_xy) > MOST_PIXELS:
-        raise _too_large(path, f"{size_xy[0]} x {size_xy[1]} pixels are")
+    if math.prod(size_xy) > MAX_PIXELS:
+        raise _too_large(path, f"{size_xy[0]} x {size_xy[1]}")
 
 
-def _too_large(path: Path, shape: str) -> CaseDataError:
-    msg = f"{path}: {shape} over the limit of {MOST_PIXELS} pixels a slice; cut it into pieces or shrink it"
+def _too_large(path: Path, size: str) -> CaseDataError:
+    msg = f"{path}: {size} pixels are over the limit of {MAX_PIXELS} pixels a slice; cut it into pieces or shrink it"
     return CaseDataError(msg)
-
-
-def _listed() -> str:
-    return " ".join((*PICTURES, *VOLUME_SUFFIXES))

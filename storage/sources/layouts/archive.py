@@ -1,11 +1,11 @@
-"""Layout `archive`: a tree of anything that is known - DICOM under any names, volumes, images - in one walk.
+"""Layout `archive`: a tree of DICOM (under any file names), volumes and images, listed in one walk.
 
-Every DICOM series is a case, every volume, every image; what cannot be one is listed as rejected with its reason.
-Label maps (DICOM segmentations, volumes named like label maps) become references of the image whose grid they lie
-on. Paths that name a patient are shown without the name.
+Every DICOM series, volume and image is a case; unusable files are listed as rejected with their reason. Label maps
+(DICOM segmentations, volumes named like label maps) become references of the image with the same grid. Paths that name
+a patient are shown without the name.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,12 @@ from medsam3_core.cases.series_geometry import SeriesFault, SeriesRejectedError
 from medsam3_core.cases.structures import LabelMap, Structure
 from medsam3_core.errors import CaseDataError, UsageError
 from storage.sources.dicom.segmentations import read_segmentation
-from storage.sources.dicom.series import DicomSeries
 from storage.sources.dicom.volumes import read_dicom_case
 from storage.sources.formats.label_maps import as_label_map
 from storage.sources.formats.pixels import read_image
-from storage.sources.formats.references import ImageReferences
 from storage.sources.formats.volumes.registry import VOLUME_SUFFIXES, is_volume, read_volume
 from storage.sources.layouts.archive_listing import ArchiveListing, holds_dicom, list_archive
-from storage.sources.layouts.archive_references import LabelFile
-from storage.sources.layouts.image_pairs import pixel_geometry
+from storage.sources.layouts.image_pairs import image_case
 from storage.sources.layouts.nifti_pairs import volume_case
 from storage.sources.listing.cases import FoundCase, to_case_sources
 from storage.sources.listing.files import naming, seen_once, without_suffix
@@ -35,7 +32,7 @@ from storage.sources.listing.parameters import ArchiveParameters, ImagePairParam
 from storage.store.pseudonyms import Pseudonyms, load_key
 
 _VOLUME = "nifti"
-"""Kind of a case of any volume format; fingerprints of sources hold the word."""
+"""Kind of a case of any volume format; fingerprints of sources contain this word."""
 _FOREGROUND = Structure("foreground", "foreground")
 
 
@@ -45,7 +42,7 @@ class Archive:
     name = "archive"
 
     def recognise(self, source: Path) -> Recipe | None:
-        """A recipe for a tree with DICOM in it; other trees are left to the layouts that know them better.
+        """A recipe for a tree that holds DICOM; None for other trees, which other layouts describe better.
 
         Raises:
             UsageError: If a `labels.json` lies in the source and is broken.
@@ -53,7 +50,7 @@ class Archive:
         return self._recipe(source, _listed(source)) if holds_dicom(source) else None
 
     def recipe_of(self, source: Path) -> Recipe | None:
-        """A recipe for any tree with something readable in it; None without."""
+        """A recipe for any tree that holds a readable file, else None."""
         listing = _listed(source)
         is_empty = not (listing.series or listing.volumes or listing.images)
         return None if is_empty else self._recipe(source, listing)
@@ -65,10 +62,10 @@ class Archive:
         if not any(item.image for item in found):
             msg = f"{source} holds no DICOM, volume or image file; give the folder that holds the archive"
             raise UsageError(msg)
-        return to_case_sources(_told_apart(found), recipe)
+        return to_case_sources(_with_distinct_keys(found), recipe)
 
     def read_case(self, source: Path, case: CaseSource, recipe: Recipe) -> CaseVolume:
-        """Image and references, put on the grid of the image; messages do not name the patient."""
+        """Image and references on the grid of the image; messages do not name the patient."""
         try:
             return self._read(source, case, recipe)
         except CaseDataError as error:
@@ -77,7 +74,10 @@ class Archive:
     def _read(self, source: Path, case: CaseSource, recipe: Recipe) -> CaseVolume:
         kind = case.extra["kind"]
         if kind == "image":
-            return _read_image_case(source, case, recipe)
+            labels = parameters_of(recipe, ArchiveParameters)
+            parameters = ImagePairParameters(image="(?P<key>.+)", **labels.model_dump())
+            pixels = read_image(source / case.image[0])
+            return image_case(pixels, source, case, recipe, parameters, case.references)
         if kind == _VOLUME:
             image = read_volume(source / case.image[0])
             volume = volume_case(source / case.image[0], image, (), recipe)
@@ -115,52 +115,40 @@ def _listed(source: Path) -> ArchiveListing:
 
 
 def without_names(text: str, case: CaseSource) -> str:
-    """A message with the parts of paths that name the patient replaced by what is shown for them."""
-    for part, shown in case.extra.get("hidden", ()):
-        text = text.replace(part, shown)
-    return text
+    """A message in which the parts of paths that name the patient are replaced by pseudonyms."""
+    return _hide(text, case.extra.get("hidden", ()))
 
 
 def _dicom_cases(listing: ArchiveListing) -> Iterator[FoundCase]:
     for one in listing.series:
-        first = one.headers[0]
         hidden = sorted({pair for header in one.headers for pair in header.hidden}, key=lambda pair: -len(pair[0]))
-        extra: dict[str, Any] = {"kind": "dicom", "hidden": [list(pair) for pair in hidden]}
-        found = FoundCase(
+        patients = {header.patient for header in one.headers if header.patient}
+        yield FoundCase(
             one.key,
             tuple(header.file for header in one.headers),
             _raters(listing.labels_of.get(one.key, ())),
-            reject_reason=one.reason,
-            patient=_patient(one),
-            extra=extra,
+            reject_reason=one.reason and _hide(one.reason, hidden),
+            patient=patients.pop() if len(patients) == 1 else None,
+            extra=_extra("dicom", one.headers[0].file, hidden),
         )
-        shown = {"shown": _hide(first.file, hidden)}
-        reason = None if one.reason is None else _hide(one.reason, hidden)
-        yield replace(found, reject_reason=reason, extra=extra | shown)
 
 
-def _told_apart(found: Sequence[FoundCase]) -> Iterator[FoundCase]:
-    """Of `a.nii.gz`, `a.png` and `a.jpg` beside each other the first is the case `a`, the others keep their suffix."""
+def _with_distinct_keys(found: Sequence[FoundCase]) -> Iterator[FoundCase]:
+    """Of `a.nii.gz`, `a.png` and `a.jpg` in one folder the first is the case `a`, the others keep their suffix."""
     taken: set[str] = set()
     for item in sorted(found, key=lambda item: (item.key, item.origin)):
         yield item if item.key not in taken else replace(item, key=item.extra["shown"])
         taken.add(item.key)
 
 
-def _patient(series: DicomSeries) -> str | None:
-    """The pseudonym that all files agree on; files of several patients in one series are nobody's."""
-    patients = {header.patient for header in series.headers if header.patient}
-    return patients.pop() if len(patients) == 1 else None
-
-
-def _raters(listed: Sequence[LabelFile]) -> dict[str, tuple[str, ...]]:
-    """One rater per label file: `reference` where there is one, else by the names of the files."""
-    if len(listed) == 1:
-        return {"reference": (listed[0].file,)}
+def _raters(files: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """One rater per label file: `reference` for a single file, else the names of the files."""
+    if len(files) == 1:
+        return {"reference": (files[0],)}
     names: dict[str, tuple[str, ...]] = {}
-    for item in listed:
-        name = structure_slug(without_suffix(item.file.rsplit("/", 1)[-1], VOLUME_SUFFIXES))
-        names[name if name not in names else f"{name}-{len(names) + 1}"] = (item.file,)
+    for file in files:
+        name = structure_slug(without_suffix(file.rsplit("/", 1)[-1], VOLUME_SUFFIXES))
+        names[name if name not in names else f"{name}-{len(names) + 1}"] = (file,)
     return names
 
 
@@ -169,23 +157,23 @@ def _other_cases(listing: ArchiveListing) -> Iterator[FoundCase]:
         for item in cases:
             hidden = [pair for pair in listing.hidden if any(pair[0] in name.split("/") for name in item.image)]
             key = "/".join(dict(hidden).get(part, part) for part in item.key.split("/"))
-            extra = {"kind": kind, "hidden": [list(pair) for pair in hidden], "shown": _hide(item.origin, hidden)}
             reason = item.reject_reason and _hide(item.reject_reason, hidden)
-            yield replace(item, key=key, extra=dict(item.extra) | extra, reject_reason=reason)
+            yield replace(item, key=key, extra=_extra(kind, item.origin, hidden), reject_reason=reason)
 
 
 def _foreign(listing: ArchiveListing) -> Iterator[FoundCase]:
     for file in listing.foreign:
-        hidden = [pair for pair in listing.hidden if pair[0] in file.split("/")]
-        shown = _hide(file, hidden)
-        reason = SeriesRejectedError.of(
-            SeriesFault.NOT_DICOM, f"{shown} is neither DICOM nor of another known kind; remove it or repair it"
-        )
-        extra = {"kind": "dicom", "hidden": [list(pair) for pair in hidden], "shown": shown}
-        yield FoundCase(shown, (file,), reject_reason=str(reason), extra=extra)
+        extra = _extra("dicom", file, [pair for pair in listing.hidden if pair[0] in file.split("/")])
+        msg = f"{extra['shown']} is neither DICOM nor another known file type; remove or repair it"
+        reason = str(SeriesRejectedError.of(SeriesFault.NOT_DICOM, msg))
+        yield FoundCase(extra["shown"], (file,), reject_reason=reason, extra=extra)
 
 
-def _hide(text: str, hidden: list[tuple[str, str]]) -> str:
+def _extra(kind: str, origin: str, hidden: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    return {"kind": kind, "hidden": [list(pair) for pair in hidden], "shown": _hide(origin, hidden)}
+
+
+def _hide(text: str, hidden: Iterable[Sequence[str]]) -> str:
     for part, shown in hidden:
         text = text.replace(part, shown)
     return text
@@ -198,16 +186,3 @@ def _read_reference(path: Path, volume: CaseVolume, recipe: Recipe, rater: str) 
     with naming(path):
         values = place_on(stored.voxels, stored.geometry, volume.geometry)
         return as_label_map(values, volume.geometry, recipe, parameters_of(recipe, ArchiveParameters), rater)
-
-
-def _read_image_case(source: Path, case: CaseSource, recipe: Recipe) -> CaseVolume:
-    path = source / case.image[0]
-    pixels = read_image(path)
-    geometry = pixel_geometry(pixels, case)
-    labels = parameters_of(recipe, ArchiveParameters)
-    reader = ImageReferences(recipe, ImagePairParameters(image="(?P<key>.+)", **labels.model_dump()))
-    references = tuple(
-        reader.read(source / files[0], path, geometry, rater) for rater, files in case.references.items()
-    )
-    with naming(path):
-        return CaseVolume(pixels.voxels, geometry, references, recipe.modality, attributes=pixels.attributes)

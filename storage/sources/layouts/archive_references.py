@@ -1,9 +1,8 @@
-"""Which label map belongs to which image of an archive: by what it refers to, else by the grid that it lies on."""
+"""Match label maps of an archive with images: by their references to series, else by their grid."""
 
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from posixpath import dirname
 
@@ -18,44 +17,34 @@ _LABEL_NAME = re.compile(rf"(?:^|.*[ ._-])(?:{_WORDS})", re.IGNORECASE)
 _LABEL_FOLDER = re.compile(rf"(?:{_WORDS}|labels(?:Tr|Ts))", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class LabelFile:
-    """A label map of one case; path relative to the source."""
+def match_references(
+    root: Path, series: Sequence[DicomSeries], segmentations: Sequence[SegmentationHeader], volumes: Sequence[str]
+) -> tuple[dict[str, tuple[str, ...]], set[str]]:
+    """Key of a series to its files of label maps, and the volumes among them.
 
-    file: str
+    A segmentation belongs to the series that it refers to by series or by instances, or to the only series with its
+    coordinate system. A volume of labels belongs to the one series with its grid in its folder or below, or below the
+    parent folder. If there is only one series there, it belongs to that series, and reading it reports the fault.
+    """
+    usable = [one for one in series if one.geometry is not None]
+    matched: dict[str, list[str]] = defaultdict(list)
+    for header in segmentations:
+        for one in _referred(header, usable):
+            matched[one.key].append(header.file)
+    taken: set[str] = set()
+    for name in filter(_looks_like_labels, volumes):
+        if owner := _on_the_grid_of(root, name, usable):
+            matched[owner.key].append(name)
+            taken.add(name)
+    return {key: tuple(sorted(files)) for key, files in matched.items()}, taken
 
 
-def looks_like_labels(name: str) -> bool:
-    """Whether a volume is named like a label map: the end of its own name, or a folder above it."""
+def _looks_like_labels(name: str) -> bool:
+    """True if a volume is named like a label map: by the end of its own name, or by a folder above it."""
     *folders, file = name.split("/")
     if _LABEL_NAME.fullmatch(without_suffix(file, VOLUME_SUFFIXES)):
         return True
     return any(_LABEL_FOLDER.fullmatch(folder) for folder in folders)
-
-
-def match_references(
-    root: Path, series: Sequence[DicomSeries], segmentations: Sequence[SegmentationHeader], volumes: Sequence[str]
-) -> tuple[dict[str, tuple[LabelFile, ...]], set[str]]:
-    """Key of a series to its label maps, and the volumes that were taken.
-
-    A segmentation belongs to the series that it refers to, by series, by instances, or by the coordinate system where
-    only one series has it. A volume of labels belongs to the one series at or below its folder, or below the folder
-    above, that has its grid; where there is only one series it is that one, and reading it will say what is wrong.
-    """
-    usable = [one for one in series if one.geometry is not None]
-    matched: dict[str, list[LabelFile]] = defaultdict(list)
-    for header in segmentations:
-        for one in _referred(header, usable):
-            matched[one.key].append(LabelFile(header.file))
-    taken: set[str] = set()
-    for name in volumes:
-        if not looks_like_labels(name):
-            continue
-        one_or_none = _on_the_grid_of(root, name, usable)
-        if one_or_none is not None:
-            matched[one_or_none.key].append(LabelFile(name))
-            taken.add(name)
-    return {key: tuple(sorted(files, key=lambda item: item.file)) for key, files in matched.items()}, taken
 
 
 def _referred(header: SegmentationHeader, series: Sequence[DicomSeries]) -> list[DicomSeries]:

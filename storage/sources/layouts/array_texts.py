@@ -1,4 +1,4 @@
-"""Texts that array files carry for their own label values, and the structures that they name together."""
+"""Texts that array files store for their label values, and the structures that all files name."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -14,16 +14,16 @@ from storage.sources.listing.labels import structure_slug
 from storage.sources.listing.parameters import ArrayParameters
 
 INSTANCE_LABEL = "instance_label"
-_LONGEST_NAME = 60
+_MAX_NAME = 60
 
 
 @dataclass(frozen=True, slots=True)
 class CaseTexts:
-    """What one file says about its label values.
+    """Texts of the label values of one file.
 
     Attributes:
-        texts: Label value to what it means.
-        are_instances: Whether all values are instances of the structure of the first text.
+        texts: Label value to its text.
+        are_instances: True if all values are instances of the structure of the first text.
     """
 
     texts: Mapping[int, str]
@@ -41,16 +41,16 @@ class CaseTexts:
         structure_of = {_plain(text): name for name, texts in texts_of.items() for text in texts}
         unknown = [text for text in self.texts.values() if _plain(text) not in structure_of]
         if unknown:
-            msg = f"the text {unknown[0]!r} means no structure of the recipe; add it to texts"
+            msg = f"the text {unknown[0]!r} names no structure of the recipe; add it to texts"
             raise LabelValueError(msg)
         return {value: structure_of[_plain(text)] for value, text in self.texts.items()}
 
 
 def read_case_texts(path: Path, key: str) -> CaseTexts | None:
-    """Texts of one file; None where it has none.
+    """Texts of one file; None if it has none.
 
     Raises:
-        CaseDataError: If they are of another form than `{"1": text, ..., "instance_label": 0}`; names the file.
+        CaseDataError: If they do not have the form `{"1": text, ..., "instance_label": 0}`; names the file.
     """
     content = read_texts(path, key)
     if content is None:
@@ -71,10 +71,10 @@ def find_structures(source: Path, files: Iterable[str], parameters: ArrayParamet
     """Structures that the texts of all files name, in order of name.
 
     Texts that a `*class*.json` beside the data (`{dataset: {value: [texts]}}`) lists together mean one structure, named
-    by the first of them; any other text is a structure of its own. Files that cannot be read are left to `read_case`.
+    by the first of them; any other text is a separate structure. Skips unreadable files, which `read_case` reports.
 
     Raises:
-        UsageError: If no file carries a text.
+        UsageError: If no file has a text.
     """
     first_text = _texts_of_classes(source)
     found: dict[str, tuple[list[str], bool]] = {}
@@ -89,7 +89,7 @@ def find_structures(source: Path, files: Iterable[str], parameters: ArrayParamet
             listed = known if _plain(text) in {_plain(item) for item in known} else [*known, text]
             found[structure] = (listed, instances or bool(texts and texts.are_instances))
     if not found:
-        msg = f"no file in {source} carries {parameters.texts_key!r}; name structures and label_values in a recipe"
+        msg = f"no file in {source} has {parameters.texts_key!r}; name structures and label_values in a recipe"
         raise UsageError(msg)
     return tuple(
         Structure(name, texts[0], tuple(texts[1:]), instances=instances)
@@ -116,7 +116,7 @@ def _texts_of_classes(source: Path) -> dict[str, str]:
 
 
 def _name_of(text: str) -> str:
-    return structure_slug(text.lower())[:_LONGEST_NAME].strip("_.+-") or "structure"
+    return structure_slug(text.lower())[:_MAX_NAME].strip("_.+-") or "structure"
 
 
 def _plain(text: str) -> str:

@@ -33,7 +33,7 @@ class Arrays:
     name = "arrays"
 
     def recognise(self, source: Path) -> Recipe | None:
-        """The first built-in recipe that explains the files, and names the label values of a sample of them."""
+        """The first built-in recipe that explains the files and names the label values of a sample of them."""
         files = visible_files(source, ARRAY_SUFFIXES)
         explaining = [
             recipe
@@ -46,7 +46,7 @@ class Arrays:
         return self.complete(source, explaining[0]) if explaining else None
 
     def complete(self, source: Path, recipe: Recipe) -> Recipe:
-        """The recipe with the structures that the texts of the files name, where it has none of its own."""
+        """The recipe, with the structures that the texts of the files name if it has none."""
         parameters = parameters_of(recipe, ArrayParameters)
         if recipe.structures or parameters.texts_key is None:
             return recipe
@@ -61,7 +61,7 @@ class Arrays:
         return to_case_sources(with_splits_and_patients(source, found, parameters), recipe)
 
     def read_case(self, source: Path, case: CaseSource, recipe: Recipe) -> CaseVolume:
-        """Image, spacing where the file gives it, and one label map per rater."""
+        """Image, spacing if the file gives it, and one label map per rater."""
         parameters = parameters_of(recipe, ArrayParameters)
         path = source / case.image[0]
         raters = raters_in_order(parameters, case.references) if parameters.references else list(case.references)
@@ -92,7 +92,7 @@ def _found(source: Path, recipe: Recipe, parameters: ArrayParameters) -> list[Fo
 
 
 def _has_arrays(recipe: Recipe, source: Path) -> bool:
-    """Whether the first readable file of a sample has the arrays that the recipe asks for."""
+    """True if the first readable file of a sample has the arrays that the recipe needs."""
     parameters = parameters_of(recipe, ArrayParameters)
     for name in _files(source, recipe, parameters)[:_SAMPLED_FILES]:
         try:
@@ -103,7 +103,7 @@ def _has_arrays(recipe: Recipe, source: Path) -> bool:
 
 
 def _names_values(recipe: Recipe, source: Path) -> bool:
-    """Whether the recipe names every label value in a sample of the files; True where a file cannot be read."""
+    """True if the recipe names every label value in a sample of the files; unreadable files are skipped."""
     parameters = parameters_of(recipe, ArrayParameters)
     known = {value for values in structure_values(recipe, parameters).values() for value in values}
     known |= {0, *parameters.ignored_values}
@@ -171,6 +171,6 @@ def _label_map(
 
 
 def _modality(path: Path, recipe: Recipe) -> str:
-    """That of the recipe, or where it mixes several, the first part of the file name (`CT_AbdomenAtlas_0001.npz`)."""
+    """Modality of the recipe, or if that is `mixed`, the first part of the file name (`CT_AbdomenAtlas_0001.npz`)."""
     first = path.name.partition("_")[0]
     return first if recipe.modality == "mixed" and first in _MODALITIES else recipe.modality

@@ -1,6 +1,6 @@
 """Layout `bids`: a BIDS dataset whose derivatives hold discrete segmentations (`_dseg.nii.gz`) with their label table.
 
-Raters are the pipelines that drew the segmentations (the folders of `derivatives/`), with their `desc` where a pipeline
+Raters are the pipelines that made the segmentations (the folders of `derivatives/`), with their `desc` if a pipeline
 has several.
 """
 
@@ -12,9 +12,9 @@ from medsam3_core.cases.findings import FindingKind
 from medsam3_core.cases.recipes import Recipe
 from medsam3_core.cases.structures import Structure
 from medsam3_core.errors import UsageError
-from storage.sources.formats.volumes.registry import VOLUME_SUFFIXES, read_volume
+from storage.sources.formats.volumes.registry import VOLUME_SUFFIXES
 from storage.sources.layouts.bids_names import BidsFile, label_table_for, parse_bids, subject_splits
-from storage.sources.layouts.nifti_pairs import read_volume_reference, volume_case
+from storage.sources.layouts.nifti_pairs import read_volume_case
 from storage.sources.listing.cases import FoundCase, to_case_sources
 from storage.sources.listing.files import visible_files
 from storage.sources.listing.guesses import normal_modality, window_for
@@ -22,7 +22,6 @@ from storage.sources.listing.labels import read_index, structure_slug
 from storage.sources.listing.pairing import require_cases
 from storage.sources.listing.parameters import BidsParameters, parameters_of
 
-DESCRIPTION = "dataset_description.json"
 _REFERENCE = "dseg"
 
 
@@ -32,7 +31,7 @@ class Bids:
     name = "bids"
 
     def recognise(self, source: Path) -> Recipe | None:
-        """A recipe from the label tables, where there is a `_dseg` file with a BIDS name.
+        """A recipe from the label tables, if there is a `_dseg` file with a BIDS name.
 
         Raises:
             UsageError: If the description or a label table is broken.
@@ -40,14 +39,15 @@ class Bids:
         files = _files(source)
         if not any(item.suffix == _REFERENCE for item in files):
             return None
-        has_description = (source / DESCRIPTION).is_file()
-        description = read_index(source / DESCRIPTION) if has_description else {}
+        path = source / "dataset_description.json"
+        description = read_index(path) if path.is_file() else {}
+        modality = _modality(files)
         recipe = Recipe(
             name=structure_slug(str(description.get("Name", source.resolve().name))),
             layout=self.name,
             structures=(),
-            modality=_modality(files),
-            window=window_for(_modality(files)),
+            modality=modality,
+            window=window_for(modality),
             licence=str(description.get("License", "unknown")),
             citation=str(description.get("HowToAcknowledge", description.get("DatasetDOI", ""))),
             traps=("Derived from the label tables; texts are the names of the labels.",),
@@ -76,7 +76,7 @@ class Bids:
         return replace(recipe, structures=structures, parameters={**recipe.parameters, "label_values": found})
 
     def list_cases(self, source: Path, recipe: Recipe) -> list[CaseSource]:
-        """One case per image that a `_dseg` belongs to; a `_dseg` without image is listed as rejected."""
+        """One case per image with a `_dseg`; a `_dseg` without image is listed as rejected."""
         parameters = parameters_of(recipe, BidsParameters)
         files = _files(source)
         images = [item for item in files if item.suffix in parameters.suffixes]
@@ -91,7 +91,7 @@ class Bids:
                 (image.path,) if image else (),
                 {},
                 splits.get(reference.subject),
-                None if image else f"{reference.path}: no image of {reference.subject} belongs to it; add the image",
+                None if image else f"{reference.path}: no image of {reference.subject} matches it; add the image",
                 reference.subject,
                 reject_kind=FindingKind.MISSING_IMAGE,
             )
@@ -106,15 +106,9 @@ class Bids:
     def read_case(self, source: Path, case: CaseSource, recipe: Recipe) -> CaseVolume:
         """Image and one label map per rater, in the order of the recipe, others by name."""
         parameters = parameters_of(recipe, BidsParameters)
-        path = source / case.image[0]
-        image = read_volume(path)
         order = {rater: number for number, rater in enumerate(parameters.raters)}
         raters = sorted(case.references, key=lambda rater: (order.get(rater, len(order)), rater))
-        references = tuple(
-            read_volume_reference(source / case.references[rater][0], image, recipe, parameters, rater)
-            for rater in raters
-        )
-        return volume_case(path, image, references, recipe)
+        return read_volume_case(source / case.image[0], source, case, recipe, parameters, raters)
 
 
 def _files(source: Path) -> list[BidsFile]:
@@ -123,22 +117,20 @@ def _files(source: Path) -> list[BidsFile]:
 
 
 def _image_of(reference: BidsFile, images: list[BidsFile], parameters: BidsParameters) -> BidsFile | None:
-    """The image with the same subject, session and acquisition, in the same space, of the most preferred suffix."""
+    """The image with the same subject, session and acquisition, in the same space, with the preferred suffix."""
     fitting = [item for item in images if item.fits(reference)]
-    order = {suffix: number for number, suffix in enumerate(parameters.suffixes)}
-    wanted = reference.entities.get("space", "")
-    if wanted in order:
-        fitting = [item for item in fitting if item.suffix == wanted] or fitting
-    return min(fitting, key=lambda item: (order[item.suffix], item.is_derived, item.path), default=None)
+    space = reference.entities.get("space", "")
+    fitting = [item for item in fitting if item.suffix == space] or fitting
+    order = parameters.suffixes.index
+    return min(fitting, key=lambda item: (order(item.suffix), item.is_derived, item.path), default=None)
 
 
 def _without_segmentation(
     images: list[BidsFile], segmented: set[str], parameters: BidsParameters, splits: dict[str, str]
 ) -> list[FoundCase]:
-    """The preferred image of each subject that nobody segmented, rejected."""
-    order = {suffix: number for number, suffix in enumerate(parameters.suffixes)}
+    """The preferred image of each subject without segmentation, rejected."""
     first: dict[str, BidsFile] = {}
-    for item in sorted(images, key=lambda item: (order[item.suffix], item.path)):
+    for item in sorted(images, key=lambda item: (parameters.suffixes.index(item.suffix), item.path)):
         if item.subject not in segmented and not item.is_derived:
             first.setdefault(item.subject, item)
     return [
@@ -155,11 +147,11 @@ def _without_segmentation(
 
 
 def _rater(reference: BidsFile, references: list[BidsFile]) -> str:
-    """The pipeline, or pipeline and `desc` where one pipeline segmented a subject in several ways."""
+    """The pipeline, with its `desc` if the segmentations of the pipeline have several."""
     pipeline = reference.pipeline or "raw"
-    ways = {item.entities.get("desc", "") for item in references if (item.pipeline or "raw") == pipeline}
+    descriptions = {item.entities.get("desc", "") for item in references if (item.pipeline or "raw") == pipeline}
     desc = reference.entities.get("desc", "")
-    return f"{pipeline}-{desc}" if len(ways) > 1 and desc else pipeline
+    return f"{pipeline}-{desc}" if len(descriptions) > 1 and desc else pipeline
 
 
 def _with_one_file_per_rater(item: FoundCase) -> FoundCase:

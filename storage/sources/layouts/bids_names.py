@@ -1,4 +1,4 @@
-"""File names of BIDS: entities and suffix, which image a segmentation belongs to, and which label table applies."""
+"""File names of BIDS: entities and suffix, and the image and label table of a segmentation."""
 
 import csv
 import io
@@ -23,7 +23,7 @@ class BidsFile:
         path: Relative to the dataset.
         entities: Key to label in the order of the name, such as `sub` to `01`.
         suffix: Last part of the name, such as `T1w`.
-        pipeline: Folder of `derivatives/` that it lies in; None for raw data.
+        pipeline: Its folder in `derivatives/`; None for raw data.
     """
 
     path: str
@@ -38,20 +38,20 @@ class BidsFile:
 
     @property
     def is_derived(self) -> bool:
-        """Whether a pipeline made it."""
+        """True if a pipeline made it."""
         return self.pipeline is not None
 
     @property
     def key(self) -> str:
-        """The file name without its extension; for derived files with the pipeline in front."""
+        """File name without its extension; the pipeline precedes it for derived files."""
         stem = without_suffix(PurePosixPath(self.path).name, VOLUME_SUFFIXES)
         return f"{self.pipeline}/{stem}" if self.pipeline else stem
 
     def fits(self, segmentation: "BidsFile") -> bool:
-        """Whether a segmentation can belong to this image.
+        """True if a segmentation can belong to this image.
 
-        The entities of the acquisition are those of the segmentation as far as it names them, and a segmentation in a
-        standard space needs an image in that space.
+        The entities of the acquisition that the segmentation names are equal, and a segmentation in a standard space
+        needs an image in that space.
         """
         own = {key: value for key, value in self.entities.items() if key not in _OF_DERIVATIVES}
         other = {key: value for key, value in segmentation.entities.items() if key not in _OF_DERIVATIVES}
@@ -65,7 +65,7 @@ class BidsFile:
 
 
 def parse_bids(path: str) -> BidsFile | None:
-    """A path as a BIDS file; None if its name is not one of a subject."""
+    """A path as a BIDS file; None if its name has no subject."""
     pure = PurePosixPath(path)
     parts = without_suffix(pure.name, VOLUME_SUFFIXES).split("_")
     matches = [_ENTITY.fullmatch(part) for part in parts[:-1]]
@@ -81,7 +81,7 @@ def parse_bids(path: str) -> BidsFile | None:
 
 
 def label_table_for(source: Path, segmentation: BidsFile) -> dict[int, str]:
-    """Label value to name from the `_dseg.tsv` that applies: the nearest one, going up, whose entities all agree.
+    """Label value to name from the nearest `_dseg.tsv`, in the folder or above, whose entities all agree.
 
     Raises:
         UsageError: If none applies, or it lacks the columns `index` and `name`; names the file.
@@ -92,7 +92,7 @@ def label_table_for(source: Path, segmentation: BidsFile) -> dict[int, str]:
         if fitting:
             return _read_table(max(fitting, key=lambda path: path.name.count("-")))
         if folder == source or source not in folder.parents:
-            msg = f"{source / segmentation.path} has no _dseg.tsv beside or above it that names its values; add one"
+            msg = f"{source / segmentation.path} has no _dseg.tsv in its folder or above that names its values; add one"
             raise UsageError(msg)
         folder = folder.parent
 
@@ -102,10 +102,9 @@ def subject_splits(source: Path) -> dict[str, str]:
     path = source / "participants.tsv"
     if not path.is_file():
         return {}
-    rows = _rows(path)
     return {
         row["participant_id"]: row["split"].strip()
-        for row in rows
+        for row in _rows(path)
         if row.get("participant_id") and (row.get("split") or "n/a").strip() != "n/a"
     }
 
@@ -119,13 +118,13 @@ def _applies(name: str, segmentation: BidsFile) -> bool:
 def _read_table(path: Path) -> dict[int, str]:
     rows = _rows(path)
     if not rows or not {"index", "name"} <= rows[0].keys():
-        msg = f"{path} lacks the columns index and name; it has: {', '.join(rows[0]) if rows else 'none'}"
+        msg = f"{path} needs the columns index and name; its columns are: {', '.join(rows[0]) if rows else 'none'}"
         raise UsageError(msg)
     table: dict[int, str] = {}
     for row in rows:
         index, name = (row["index"] or "").strip(), (row["name"] or "").strip()
         if not index.isdecimal() or not name:
-            msg = f"{path} holds the row {index!r}, {name!r}; index must be a whole number >= 0 and name not empty"
+            msg = f"{path} has the row {index!r}, {name!r}; index must be an integer >= 0 and name must not be empty"
             raise UsageError(msg)
         if int(index) > 0:
             table[int(index)] = name

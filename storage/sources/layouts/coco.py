@@ -13,13 +13,11 @@ from pycocotools import mask as coco_mask
 
 from medsam3_core.cases.cases import CaseSource, CaseVolume
 from medsam3_core.cases.findings import FindingKind
-from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.cases.recipes import Recipe
 from medsam3_core.cases.structures import LabelMap, Structure
 from medsam3_core.errors import CaseDataError, ShapeMismatchError, UsageError
-from storage.sources.formats.pixels import read_image
 from storage.sources.formats.shapes import overlay_instances
-from storage.sources.layouts.image_pairs import check_window
+from storage.sources.layouts.image_pairs import read_for_recipe
 from storage.sources.listing.cases import FoundCase, to_case_sources
 from storage.sources.listing.files import IMAGE_SUFFIXES, naming, visible_files, without_suffix
 from storage.sources.listing.guesses import pair_recipe
@@ -29,7 +27,7 @@ from storage.sources.listing.parameters import CocoParameters, parameters_of
 
 _RATER = "reference"
 _SPLIT = re.compile(r"(?:^|[/_.-])(train|val|valid|test)(?:\d{4})?(?=[/_.-])", re.IGNORECASE)
-_LARGEST_INDEX = 2 * 1024**3
+_MAX_INDEX_BYTES = 2 * 1024**3
 
 
 class Coco:
@@ -38,15 +36,15 @@ class Coco:
     name = "coco"
 
     def recognise(self, source: Path) -> Recipe | None:
-        """A recipe from the categories of the annotation files; None where no JSON file has COCO's three lists."""
+        """A recipe from the categories of the annotation files; None if no JSON file has COCO's three lists."""
         if not _annotation_files(source, CocoParameters()) or not visible_files(source, IMAGE_SUFFIXES):
             return None
-        recipe = pair_recipe(self.name, source, {}, modality="unknown", window="identity", fallback=())
+        recipe = pair_recipe(self.name, source, {}, window="identity")
         traps = ("Derived from the categories; texts are their names. Instances of a category may overlap.",)
         return self.complete(source, replace(recipe, structures=(), parameters={}, traps=traps, negatives=True))
 
     def complete(self, source: Path, recipe: Recipe) -> Recipe:
-        """The recipe with one structure per category that occurs in the files."""
+        """The recipe, with one structure per category of the files if it has none."""
         if recipe.structures:
             return recipe
         parameters = parameters_of(recipe, CocoParameters)
@@ -66,7 +64,7 @@ class Coco:
         return replace(recipe, structures=structures, parameters={**recipe.parameters, "categories": categories})
 
     def list_cases(self, source: Path, recipe: Recipe) -> list[CaseSource]:
-        """One case per image that an annotation file lists; its split is the one that its file or folder names."""
+        """One case per image that an annotation file lists, with the split that its file or folder names."""
         parameters = parameters_of(recipe, CocoParameters)
         files = visible_files(source, IMAGE_SUFFIXES)
         structure_of = {name: slug for slug, names in parameters.categories.items() for name in names}
@@ -80,15 +78,13 @@ class Coco:
         """Image and its instances; crowds are left out and counted.
 
         Raises:
-            CaseDataError: If the image is unreadable or of another size than the file says, or a polygon is broken.
+            CaseDataError: If the image is unreadable or differs in size from its entry, or a polygon is broken.
         """
         path = source / case.image[0]
-        pixels = read_image(path)
-        check_window(pixels, recipe, path)
-        geometry = VolumeGeometry.pixel_grid(pixels.shape_zyx)
+        pixels, geometry = read_for_recipe(path, recipe)
         _, height, width = geometry.shape_zyx
-        if [height, width] != list(case.extra["size"]):
-            stated_height, stated_width = case.extra["size"]
+        stated_height, stated_width = case.extra["size"]
+        if (height, width) != (stated_height, stated_width):
             msg = (
                 f"{path} has {width} x {height} pixels, its annotations are for {stated_width} x {stated_height}; "
                 "find the image that was annotated"
@@ -116,7 +112,7 @@ def _annotation_files(source: Path, parameters: CocoParameters) -> list[tuple[st
     found = []
     for name in visible_files(source, (".json",)):
         path = source / name
-        if pattern.fullmatch(name) and path.stat().st_size <= _LARGEST_INDEX and _looks_like_coco(path):
+        if pattern.fullmatch(name) and path.stat().st_size <= _MAX_INDEX_BYTES and _looks_like_coco(path):
             content = read_index(path)
             if all(isinstance(content.get(key), list) for key in ("images", "annotations", "categories")):
                 found.append((name, content))
@@ -124,7 +120,7 @@ def _annotation_files(source: Path, parameters: CocoParameters) -> list[tuple[st
 
 
 def _looks_like_coco(path: Path) -> bool:
-    """Whether the three lists are named in the text, without parsing a file that is something else."""
+    """True if the text names the three lists, to avoid parsing other JSON files."""
     text = path.read_bytes()
     return all(f'"{key}"'.encode() in text for key in ("images", "annotations", "categories"))
 
@@ -157,17 +153,15 @@ def _listed(path: str, index: dict[str, Any], files: list[str], structure_of: di
         elif image.get("id") in unknown:
             reason = f"{path}: image {name!r} has the category {unknown[image['id']]!r} without a structure; name it"
         stem = without_suffix(PurePosixPath(name).as_posix(), IMAGE_SUFFIXES)
-        extra = {
-            "size": [image.get("height"), image.get("width")],
-            "annotations": by_image.get(image.get("id"), []),
-        }
-        files_of = (candidates[0],) if candidates else ()
+        size = [image.get("height"), image.get("width")]
+        extra = {"size": size, "annotations": by_image.get(image.get("id"), [])}
         key = f"{split}/{stem}" if split else stem
-        yield FoundCase(key, files_of, {_RATER: (path,)}, split, reason, None, extra, FindingKind.MISSING_IMAGE)
+        image_files, references = tuple(candidates[:1]), {_RATER: (path,)}
+        yield FoundCase(key, image_files, references, split, reason, None, extra, FindingKind.MISSING_IMAGE)
 
 
 class _ImageFinder:
-    """Finds the file of an image entry: as named from the source, beside the JSON file, else by its last part."""
+    """Finds the file of an image entry: relative to the source, relative to the JSON file, else by its file name."""
 
     def __init__(self, index_path: str, files: Iterable[str]) -> None:
         self._folder = PurePosixPath(index_path).parent
@@ -177,7 +171,7 @@ class _ImageFinder:
             self._by_name[name.rpartition("/")[2]].append(name)
 
     def find(self, name: str, split: str | None) -> list[str]:
-        """Files that the entry can mean; those in a folder of its split first."""
+        """Files that match the entry; the one in a folder of its split, if there is one."""
         for candidate in (PurePosixPath(name).as_posix(), (self._folder / name).as_posix()):
             if candidate in self._files:
                 return [candidate]
@@ -190,7 +184,7 @@ def _drawn(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:
     """Mask (1, y, x) of polygons or run lengths.
 
     Raises:
-        CaseDataError: If it is neither, or marks no pixel.
+        CaseDataError: If it is neither, or covers no pixel.
     """
     try:
         if isinstance(segmentation, list):
@@ -201,10 +195,10 @@ def _drawn(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:
         else:
             runs = {"size": segmentation["size"], "counts": segmentation["counts"].encode()}
         mask = coco_mask.decode(runs).astype(bool)
-    except Exception as error:  # pycocotools raises bare Exception on input that it does not know
-        msg = f"segmentation {str(segmentation)[:60]} is no polygon and no run length ({error}); correct it"
+    except Exception as error:  # pycocotools raises bare Exception on unknown input
+        msg = f"segmentation {str(segmentation)[:60]} is neither polygon nor run length ({error}); correct it"
         raise CaseDataError(msg) from error
     if mask.shape != (height, width) or not mask.any():
-        msg = f"segmentation {str(segmentation)[:60]} marks no pixel of the image; correct or remove it"
+        msg = f"segmentation {str(segmentation)[:60]} covers no pixel of the image; correct or remove it"
         raise CaseDataError(msg)
     return np.ascontiguousarray(mask)[None]

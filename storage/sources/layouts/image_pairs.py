@@ -1,5 +1,6 @@
 """Layout `image-pairs`: 2D images and masks, paired by two folders or by an ending. A case is a volume of one slice."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -49,8 +50,9 @@ class ImagePairs:
         if patterns is None:
             return None
         window = "minmax" if _is_deep(source / images[0]) else "identity"
-        structure = Structure("foreground", "foreground")
-        return pair_recipe(self.name, source, patterns, modality="unknown", window=window, fallback=(structure,))
+        return pair_recipe(
+            self.name, source, patterns, window=window, fallback=(Structure("foreground", "foreground"),)
+        )
 
     def list_cases(self, source: Path, recipe: Recipe) -> list[CaseSource]:
         """One case per image; see `pair_files` for what is rejected.
@@ -71,42 +73,48 @@ class ImagePairs:
         """
         parameters = parameters_of(recipe, ImagePairParameters)
         path = source / case.image[0]
-        pixels = read_image(path)
-        check_window(pixels, recipe, path)
-        geometry = pixel_geometry(pixels, case)
-        reader = ImageReferences(recipe, parameters)
-        references = tuple(
-            reader.read(source / case.references[rater][0], path, geometry, rater)
-            for rater in raters_in_order(parameters, case.references)
-        )
-        with naming(path):
-            return CaseVolume(pixels.voxels, geometry, references, recipe.modality, attributes=pixels.attributes)
+        pixels, _ = read_for_recipe(path, recipe)
+        return image_case(pixels, source, case, recipe, parameters, raters_in_order(parameters, case.references))
 
 
-def pixel_geometry(pixels: Pixels, case: CaseSource) -> VolumeGeometry:
-    """The grid of an image: in millimetres where the recipe knows the size of its pixels, else in pixels."""
-    size = case.extra.get("pixel_size_mm")
-    if size is None:
-        return VolumeGeometry.pixel_grid(pixels.shape_zyx)
-    y, x = size
-    return VolumeGeometry.from_nifti(pixels.shape_zyx, np.diag([x, y, 1.0, 1.0]))
-
-
-def check_window(pixels: Pixels, recipe: Recipe, path: Path) -> None:
-    """Refuse an image of more than 8 bits under a policy that would clip it.
+def image_case(
+    pixels: Pixels,
+    source: Path,
+    case: CaseSource,
+    recipe: Recipe,
+    parameters: ImagePairParameters,
+    raters: Iterable[str],
+) -> CaseVolume:
+    """The case of an image, in millimetres if the size of its pixels is known, with one label map per rater.
 
     Raises:
-        CaseDataError: If the policy is `identity` and pixels exceed 255; names file, value and remedy.
+        CaseDataError: As `ImageReferences.read`, or if the image holds NaN or infinite values; names the file.
     """
-    if pixels.voxels.dtype == np.uint8 or recipe.window != "identity":
-        return
-    if (largest := float(pixels.voxels.max(initial=0))) > 255:
+    path, geometry = source / case.image[0], VolumeGeometry.pixel_grid(pixels.shape_zyx)
+    if (size := case.extra.get("pixel_size_mm")) is not None:
+        geometry = VolumeGeometry.from_nifti(pixels.shape_zyx, np.diag([size[1], size[0], 1.0, 1.0]))
+    reader = ImageReferences(recipe, parameters)
+    references = tuple(reader.read(source / case.references[rater][0], path, geometry, rater) for rater in raters)
+    with naming(path):
+        return CaseVolume(pixels.voxels, geometry, references, recipe.modality, attributes=pixels.attributes)
+
+
+def read_for_recipe(path: Path, recipe: Recipe) -> tuple[Pixels, VolumeGeometry]:
+    """Read an image whose values the window of the recipe does not clip, and its grid in pixels.
+
+    Raises:
+        CaseDataError: If the window is `identity` and pixels exceed 255, or as `read_image`; names file, value and
+            remedy.
+    """
+    pixels = read_image(path)
+    if recipe.window == "identity" and (largest := float(pixels.voxels.max(initial=0))) > 255:
         msg = f"{path} holds values up to {largest:g}, but recipe {recipe.name!r} has the window identity; use minmax"
         raise CaseDataError(msg)
+    return pixels, VolumeGeometry.pixel_grid(pixels.shape_zyx)
 
 
 def _is_deep(path: Path) -> bool:
-    """Whether an image has more than 8 bits a channel, by its header; False for files that cannot be opened."""
+    """True if an image has more than 8 bits a channel, by its header; False for files that cannot be opened."""
     try:
         with open_source(path) as file, Image.open(file) as image:
             return image.mode.startswith(_DEEP_MODES)

@@ -14,9 +14,9 @@ from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.cases.recipes import Recipe
 from medsam3_core.cases.structures import LabelEntry, LabelMap, Structure
 from medsam3_core.errors import CaseDataError
-from storage.sources.formats.pixels import read_binary_mask, read_image
+from storage.sources.formats.pixels import read_binary_mask
 from storage.sources.formats.references import check_same_size
-from storage.sources.layouts.image_pairs import check_window
+from storage.sources.layouts.image_pairs import read_for_recipe
 from storage.sources.listing.cases import FoundCase, to_case_sources
 from storage.sources.listing.files import IMAGE_SUFFIXES, naming, visible_files
 from storage.sources.listing.guesses import pair_recipe
@@ -44,29 +44,31 @@ class InstanceMasks:
         if 2 * len(usable) <= len(found):
             return None
         for recipe in builtin_recipes().values():
-            if recipe.layout == self.name and 2 * len(_find(source, _parameters(recipe))) > len(found):
-                return recipe
-        return _generic_recipe(source)
+            if recipe.layout == self.name:
+                explained = _find(source, parameters_of(recipe, InstanceMaskParameters))
+                if 2 * len(explained) > len(found):
+                    return recipe
+        derived = pair_recipe(self.name, source, {}, window="identity", fallback=(Structure("object", "object"),))
+        structure = replace(derived.structures[0], instances=True)
+        return replace(derived, structures=(structure,), parameters={})
 
     def list_cases(self, source: Path, recipe: Recipe) -> list[CaseSource]:
         """One case per folder that holds a folder of images; a folder without folder of masks is rejected."""
-        parameters = _parameters(recipe)
+        parameters = parameters_of(recipe, InstanceMaskParameters)
         expected = f"folders CASE/{parameters.image_folder}/IMAGE and CASE/{parameters.mask_folder}/*"
         return to_case_sources(require_cases(_find(source, parameters), source, expected), recipe)
 
     def read_case(self, source: Path, case: CaseSource, recipe: Recipe) -> CaseVolume:
         """Image and one label value per mask file, in order of file name.
 
-        A pixel in several masks goes to the first of them; `overlapping_pixels` in the attributes counts these. An
+        A pixel of several masks belongs to the first of them; `overlapping_pixels` in the attributes counts these. An
         empty folder of masks is a case without instances.
 
         Raises:
-            CaseDataError: If a file is unreadable, of another size, not binary, empty, or hidden by earlier masks.
+            CaseDataError: If a file is unreadable, of another size, not binary, empty, or covered by earlier masks.
         """
         path = source / case.image[0]
-        pixels = read_image(path)
-        check_window(pixels, recipe, path)
-        geometry = VolumeGeometry.pixel_grid(pixels.shape_zyx)
+        pixels, geometry = read_for_recipe(path, recipe)
         files = [source / name for name in case.references.get(_RATER, ())]
         labels, overlapping = _merge(files, geometry, path)
         structure = recipe.structures[0].name
@@ -78,25 +80,8 @@ class InstanceMasks:
 
 
 def _is_split(key: str) -> bool:
-    """Whether a folder is named like a split: `train/images` and `train/masks` hold many cases, not one."""
+    """True if a folder is named like a split: `train/images` and `train/masks` hold many cases."""
     return key.rpartition("/")[2].lower() in _SPLIT_FOLDERS
-
-
-def _generic_recipe(source: Path) -> Recipe:
-    """A recipe of one structure that comes in instances; `labels.json` beside the data may name it."""
-    recipe = pair_recipe(
-        InstanceMasks.name,
-        source,
-        {},
-        modality="unknown",
-        window="identity",
-        fallback=(Structure("object", "object"),),
-    )
-    return replace(recipe, structures=(replace(recipe.structures[0], instances=True),), parameters={})
-
-
-def _parameters(recipe: Recipe) -> InstanceMaskParameters:
-    return parameters_of(recipe, InstanceMaskParameters)
 
 
 def _merge(files: list[Path], geometry: VolumeGeometry, image: Path) -> tuple[NDArray[np.uint16], int]:
@@ -108,7 +93,7 @@ def _merge(files: list[Path], geometry: VolumeGeometry, image: Path) -> tuple[ND
         check_same_size(instance.shape, geometry, path, image)
         free = instance & (labels == 0)
         if not free.any():
-            state = "lies wholly under earlier masks" if instance.any() else "marks no pixel"
+            state = "is covered by earlier masks" if instance.any() else "marks no pixel"
             msg = f"{path} {state}; correct it or delete the file"
             raise CaseDataError(msg)
         overlapping += int(instance.sum() - free.sum())

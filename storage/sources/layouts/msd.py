@@ -1,7 +1,7 @@
 """Layout `msd`: a `dataset.json` of the Medical Segmentation Decathlon or of nnU-Net (raw) with volumes or images.
 
 Labelled cases are listed: those of `training`, and those in `imagesTs` that have a file in `labelsTs`. Published test
-images without labels are no cases of a cohort that is scored.
+images without labels are left out, because they cannot be scored.
 """
 
 from collections.abc import Iterator
@@ -11,15 +11,14 @@ from typing import Any
 
 from medsam3_core.cases.cases import CaseSource, CaseVolume
 from medsam3_core.cases.findings import FindingKind
-from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.cases.recipes import Recipe
 from medsam3_core.errors import CaseDataError, UsageError
 from storage.sources.formats.label_maps import as_label_map
-from storage.sources.formats.pixels import read_image, read_label_values
+from storage.sources.formats.pixels import read_label_values
 from storage.sources.formats.references import check_same_size
-from storage.sources.formats.volumes.registry import VOLUME_SUFFIXES, read_volume
-from storage.sources.layouts.image_pairs import check_window
-from storage.sources.layouts.nifti_pairs import read_volume_reference, volume_case
+from storage.sources.formats.volumes.registry import VOLUME_SUFFIXES
+from storage.sources.layouts.image_pairs import read_for_recipe
+from storage.sources.layouts.nifti_pairs import read_volume_case
 from storage.sources.listing.cases import FoundCase, to_case_sources
 from storage.sources.listing.files import IMAGE_SUFFIXES, naming, visible_files, without_suffix
 from storage.sources.listing.guesses import normal_modality, window_for
@@ -42,10 +41,10 @@ class Msd:
     beside = (INDEX_FILE,)
 
     def recognise(self, source: Path) -> Recipe | None:
-        """The built-in recipe for the name in `dataset.json`, else one derived from it; None without labels in it.
+        """The built-in recipe for the name in `dataset.json`, else one derived from it; None if it has no labels.
 
         Raises:
-            UsageError: If there is a `dataset.json` and it is broken: no other layout is tried in its place.
+            UsageError: If a `dataset.json` exists and is broken; no other layout is tried instead.
         """
         path = source / INDEX_FILE
         if not path.is_file():
@@ -58,20 +57,20 @@ class Msd:
         for recipe in builtin_recipes().values():
             if recipe.layout == self.name and recipe.parameters.get("dataset_name") == name:
                 return recipe
-        names = channel_names(index)
+        names = _channel_names(index)
         modality = normal_modality(names[0] if names else "unknown")
         channel = {"channel": names[0] or 0} if len(names) > 1 else {}
         traps = [f"Derived from {INDEX_FILE}; texts are the names of the labels."]
         if len(names) > 1:
             traps.append(
-                f"Of the channels {', '.join(names)} the first is read; choose another with channel in a recipe."
+                f"The first of the channels {', '.join(names)} is read; choose another with channel in a recipe."
             )
         return Recipe(
             name=structure_slug(name),
             layout=self.name,
             structures=labels.structures,
             modality=modality,
-            window=_window(index, modality),
+            window=window_for(modality) if index.get("file_ending", ".nii.gz") in VOLUME_SUFFIXES else "identity",
             parameters={**labels.parameters(), **channel},
             licence=str(index.get("licence", index.get("license", "unknown"))),
             citation=str(index.get("reference", "")),
@@ -80,20 +79,22 @@ class Msd:
         )
 
     def list_cases(self, source: Path, recipe: Recipe) -> list[CaseSource]:
-        """All labelled cases; the own split is `train` and `test` where `labelsTs` exists, else None.
+        """All labelled cases; the split is `train` or `test` if `labelsTs` exists, else None.
 
         Raises:
-            UsageError: If `dataset.json` is missing or broken, is for another dataset than the recipe, or names files
-                of a format that is not read.
+            UsageError: If `dataset.json` is missing or broken, is for another dataset than the recipe, or has an
+                unsupported `file_ending`.
         """
         index = read_index(source / INDEX_FILE)
         expected = parameters_of(recipe, MsdParameters).dataset_name
         if expected is not None and index.get("name") != expected:
-            msg = f"{source / INDEX_FILE} is of {index.get('name')!r}, recipe {recipe.name!r} is for {expected!r}"
+            msg = (
+                f"{source / INDEX_FILE} has the name {index.get('name')!r}, recipe {recipe.name!r} is for {expected!r}"
+            )
             raise UsageError(f"{msg}; choose --reader msd")
         ending = index.get("file_ending", ".nii.gz")
         if ending not in _ENDINGS:
-            msg = f"{source / INDEX_FILE} has the file_ending {ending!r}; only {', '.join(_ENDINGS)} are read"
+            msg = f"{source / INDEX_FILE} has the file_ending {ending!r}; supported are {', '.join(_ENDINGS)}"
             raise UsageError(msg)
         if index.get("training"):
             found = [*_named_cases(source, index), *_cases_in_folders(source, only="test")]
@@ -109,15 +110,10 @@ class Msd:
         path, channel = _channel_file(source, case, _channel_number(source, parameters.channel))
         if path.name.lower().endswith(IMAGE_SUFFIXES):
             return _image_case(source, path, case, recipe, parameters)
-        image = read_volume(path, channel=channel)
-        references = tuple(
-            read_volume_reference(source / files[0], image, recipe, parameters, rater)
-            for rater, files in case.references.items()
-        )
-        return volume_case(path, image, references, recipe)
+        return read_volume_case(path, source, case, recipe, parameters, case.references, channel)
 
 
-def channel_names(index: dict[str, Any]) -> list[str]:
+def _channel_names(index: dict[str, Any]) -> list[str]:
     """Names of the channels in order, from `channel_names` (nnU-Net) or `modality` (Decathlon, nnU-Net v1)."""
     channels = index.get("channel_names", index.get("modality", {}))
     if isinstance(channels, list):
@@ -128,28 +124,19 @@ def channel_names(index: dict[str, Any]) -> list[str]:
     return [numbered[number] for number in sorted(numbered)]
 
 
-def _window(index: dict[str, Any], modality: str) -> str:
-    if index.get("file_ending", ".nii.gz") in VOLUME_SUFFIXES:
-        return window_for(modality)
-    return "identity"
-
-
 def _channel_number(source: Path, channel: int | str | None) -> int | None:
-    """The number of a channel that is named."""
     if not isinstance(channel, str):
         return channel
-    names = channel_names(read_index(source / INDEX_FILE))
+    names = _channel_names(read_index(source / INDEX_FILE))
     if channel not in names:
-        msg = f"{source / INDEX_FILE} has no channel {channel!r}; it has: {', '.join(names) or 'none'}"
+        msg = f"{source / INDEX_FILE} has no channel {channel!r}; its channels are: {', '.join(names) or 'none'}"
         raise UsageError(msg)
     return names.index(channel)
 
 
 def _image_case(source: Path, path: Path, case: CaseSource, recipe: Recipe, parameters: MsdParameters) -> CaseVolume:
     """A 2D case of nnU-Net: PNG, BMP or TIFF."""
-    pixels = read_image(path)
-    check_window(pixels, recipe, path)
-    geometry = VolumeGeometry.pixel_grid(pixels.shape_zyx)
+    pixels, geometry = read_for_recipe(path, recipe)
     references = []
     for rater, files in case.references.items():
         mask = source / files[0]
@@ -161,7 +148,7 @@ def _image_case(source: Path, path: Path, case: CaseSource, recipe: Recipe, para
 
 
 def _channel_file(source: Path, case: CaseSource, channel: int | None) -> tuple[Path, int | None]:
-    """The file to read and the channel inside it."""
+    """The file to read and the channel in it."""
     if len(case.image) == 1:
         return source / case.image[0], channel
     if channel is None or channel >= len(case.image):
@@ -174,7 +161,7 @@ def _channel_file(source: Path, case: CaseSource, channel: int | None) -> tuple[
 
 
 def _named_cases(source: Path, index: dict[str, Any]) -> Iterator[FoundCase]:
-    """Cases of the `training` list; files that it names and that are missing reject their case."""
+    """Cases of the `training` list; a missing file rejects its case."""
     path = source / INDEX_FILE
     entries = index["training"]
     if not isinstance(entries, list):
@@ -190,7 +177,7 @@ def _named_cases(source: Path, index: dict[str, Any]) -> Iterator[FoundCase]:
         stem = without_suffix(image, _ENDINGS)
         images = (image,) if image in present else channels.get(stem, ())
         missing = [name for name, there in ((image, bool(images)), (label, label in present)) if not there]
-        reason = f"{source / missing[0]} is missing but named by {INDEX_FILE}; restore it" if missing else None
+        reason = f"{source / missing[0]} is listed in {INDEX_FILE} but missing; restore it" if missing else None
         kind = FindingKind.MISSING_IMAGE if image in missing else FindingKind.MISSING_REFERENCE
         yield FoundCase(
             PurePosixPath(stem).name, images or (image,), {_RATER: (label,)}, "train", reason, reject_kind=kind
@@ -198,7 +185,7 @@ def _named_cases(source: Path, index: dict[str, Any]) -> Iterator[FoundCase]:
 
 
 def _cases_in_folders(source: Path, only: str | None = None) -> Iterator[FoundCase]:
-    """Cases of `imagesTr`, and of `imagesTs` as far as `labelsTs` has their label."""
+    """Cases of `imagesTr`, and those of `imagesTs` that have a label in `labelsTs`."""
     present = visible_files(source, _ENDINGS)
     labels = {without_suffix(name, _ENDINGS): name for name in present if name.startswith("labels")}
     for stem, images in _channels_by_stem(present).items():
@@ -214,7 +201,7 @@ def _cases_in_folders(source: Path, only: str | None = None) -> Iterator[FoundCa
 
 
 def _channels_by_stem(files: list[str]) -> dict[str, tuple[str, ...]]:
-    """Image stem without the `_0000` of nnU-Net to its channel files in order."""
+    """Channel files in order, by image stem without the `_0000` of nnU-Net."""
     channels: dict[str, list[str]] = {}
     for name in files:
         if name.startswith("images"):

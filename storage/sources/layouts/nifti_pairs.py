@@ -1,5 +1,6 @@
-"""Layout `nifti-pairs`: volumes and label maps (NIfTI and its like), paired by two folders or by an ending."""
+"""Layout `nifti-pairs`: volumes and label maps of any volume format, paired by two folders or by an ending."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from medsam3_core.cases.cases import CaseSource, CaseVolume
@@ -35,7 +36,7 @@ class NiftiPairs:
         patterns = guess_patterns(files, suffixes_in(files))
         if patterns is None:
             return None
-        return pair_recipe(self.name, source, patterns, modality="unknown", window=None, fallback=())
+        return pair_recipe(self.name, source, patterns)
 
     def list_cases(self, source: Path, recipe: Recipe) -> list[CaseSource]:
         """One case per image; see `pair_files` for what is rejected."""
@@ -47,16 +48,33 @@ class NiftiPairs:
     def read_case(self, source: Path, case: CaseSource, recipe: Recipe) -> CaseVolume:
         """Image and one label map per rater, primary rater first."""
         parameters = parameters_of(recipe, NiftiPairParameters)
-        image = read_volume(source / case.image[0], channel=parameters.channel)
-        references = tuple(
-            read_volume_reference(source / case.references[rater][0], image, recipe, parameters, rater)
-            for rater in raters_in_order(parameters, case.references)
-        )
-        return volume_case(source / case.image[0], image, references, recipe)
+        raters = raters_in_order(parameters, case.references)
+        return read_volume_case(source / case.image[0], source, case, recipe, parameters, raters, parameters.channel)
+
+
+def read_volume_case(
+    path: Path,
+    source: Path,
+    case: CaseSource,
+    recipe: Recipe,
+    parameters: LabelParameters,
+    raters: Iterable[str],
+    channel: int | None = None,
+) -> CaseVolume:
+    """The volume at `path` with one label map per rater, in this order.
+
+    Raises:
+        CaseDataError: If a file is unreadable, a label map has another grid than its image, or values are invalid.
+    """
+    image = read_volume(path, channel=channel)
+    references = tuple(
+        _read_reference(source / case.references[rater][0], image, recipe, parameters, rater) for rater in raters
+    )
+    return volume_case(path, image, references, recipe)
 
 
 def volume_case(path: Path, image: Volume, references: tuple[LabelMap, ...], recipe: Recipe) -> CaseVolume:
-    """A case around a volume, read from `path`.
+    """The case of a volume read from `path`.
 
     Raises:
         CaseDataError: If the image holds NaN or infinite voxels; names the file.
@@ -67,20 +85,13 @@ def volume_case(path: Path, image: Volume, references: tuple[LabelMap, ...], rec
         )
 
 
-def read_volume_reference(
-    path: Path, image: Volume, recipe: Recipe, parameters: LabelParameters, rater: str
-) -> LabelMap:
-    """The label map of one rater.
-
-    Raises:
-        CaseDataError: If it is unreadable, lies elsewhere than its image, or has values that are no labels.
-    """
+def _read_reference(path: Path, image: Volume, recipe: Recipe, parameters: LabelParameters, rater: str) -> LabelMap:
     reference = read_volume(path)
     if not reference.geometry.matches(image.geometry):
-        what, found, expected = "affine", reference.affine.tolist(), image.affine.tolist()
+        name, found, expected = "affine", reference.affine.tolist(), image.affine.tolist()
         if reference.geometry.shape_zyx != image.geometry.shape_zyx:
-            what, found, expected = "shape (z, y, x)", reference.geometry.shape_zyx, image.geometry.shape_zyx
-        msg = f"{path} has the {what} {found}, its image {expected}; resample it onto the image"
+            name, found, expected = "shape (z, y, x)", reference.geometry.shape_zyx, image.geometry.shape_zyx
+        msg = f"{path} has the {name} {found}, its image {expected}; resample it onto the image"
         raise ShapeMismatchError(msg)
     with naming(path):
         return as_label_map(reference.voxels, image.geometry, recipe, parameters, rater)

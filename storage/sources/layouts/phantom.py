@@ -1,4 +1,4 @@
-"""Layout `phantom`: cases drawn on the fly; the source is a text such as `phantom:ct,cases=12,seed=0,size=12x96x96`."""
+"""Layout `phantom`: generated cases; the source is a text such as `phantom:ct,cases=12,seed=0,size=12x96x96`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +20,10 @@ class PhantomSource:
     """A parsed source text.
 
     Attributes:
-        kind: What is drawn.
-        cases: How many; the last quarter, at least one of several, is the split `test`.
-        seed: Which dataset; those of different seeds share no case.
-        shape_zyx: Voxels, or None for the kind's default.
+        kind: Kind of phantom.
+        cases: Number of cases; the last quarter, at least one of several, is the split `test`.
+        seed: Seed of the dataset; datasets of different seeds share no case.
+        shape_zyx: Size in voxels, or None for the default of the kind.
     """
 
     kind: PhantomKind
@@ -36,7 +36,7 @@ class PhantomSource:
         """Read `phantom:KIND[,cases=N][,seed=S][,size=ZxYxX]`; images may give `size=YxX`.
 
         Raises:
-            UsageError: If the kind or an option does not exist or a value is out of range; lists what exists.
+            UsageError: If the kind or an option does not exist or a value is out of range; lists the valid ones.
         """
         kind_text, *options = text.removeprefix(PREFIX).split(",")
         try:
@@ -58,21 +58,17 @@ class PhantomSource:
             raise UsageError(msg)
         return cls(kind, cases, seed, shape)
 
-    def case_seed(self, index: int) -> int:
-        """Seed of one case of this dataset."""
-        return self.seed * _SEEDS_PER_DATASET + index
-
     def split(self, index: int) -> str:
         """`test` for the last quarter (at least one of two or more), else `train`."""
         return "test" if index >= self.cases - max(self.cases // 4, int(self.cases > 1)) else "train"
 
     def key(self, index: int) -> str:
-        """Name of one case; the same in the source text and in written files."""
+        """Name of one case, also in files of written phantoms."""
         return f"{self.kind}_{index:03d}"
 
     def draw(self, index: int) -> CaseVolume:
-        """One case."""
-        return phantom_case(self.kind, self.case_seed(index), shape_zyx=self.shape_zyx)
+        """Image and references of one case."""
+        return phantom_case(self.kind, self.seed * _SEEDS_PER_DATASET + index, shape_zyx=self.shape_zyx)
 
 
 class Phantom:
@@ -81,7 +77,7 @@ class Phantom:
     name = "phantom"
 
     def recognise(self, source: Path) -> Recipe | None:
-        """The recipe of the kind, None for sources that are no phantom."""
+        """The recipe of the kind; None for other sources."""
         if not str(source).startswith(PREFIX):
             return None
         try:
@@ -90,7 +86,7 @@ class Phantom:
             return None
 
     def list_cases(self, source: Path, recipe: Recipe) -> list[CaseSource]:
-        """Cases `KIND_000`, `KIND_001`, ..., each a patient of its own."""
+        """Cases `KIND_000`, `KIND_001`, ..., each of a separate patient."""
         phantoms = _parse_for(source, recipe)
         return [
             CaseSource(phantoms.key(i), phantoms.key(i), phantoms.split(i), (), extra={"index": i})
@@ -98,14 +94,14 @@ class Phantom:
         ]
 
     def read_case(self, source: Path, case: CaseSource, recipe: Recipe) -> CaseVolume:
-        """Draw the case."""
+        """Generate the case."""
         return _parse_for(source, recipe).draw(int(case.extra["index"]))
 
 
 def _parse_for(source: Path, recipe: Recipe) -> PhantomSource:
     phantoms = PhantomSource.parse(str(source))
     if recipe.name != phantom_recipe(phantoms.kind).name:
-        msg = f"source {str(source)!r} does not fit the reader {recipe.name!r}; use the reader phantom"
+        msg = f"source {str(source)!r} does not match the reader {recipe.name!r}; use the reader phantom"
         raise UsageError(msg)
     return phantoms
 

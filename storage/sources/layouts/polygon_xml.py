@@ -1,4 +1,4 @@
-"""Layout `polygon-xml`: images with outlines in one XML file per patient, as the original DDTI release has them."""
+"""Layout `polygon-xml`: images with outlines in one XML file per patient, as in the original DDTI release."""
 
 import json
 import re
@@ -12,13 +12,11 @@ from PIL import Image, ImageDraw
 
 from medsam3_core.cases.cases import CaseSource, CaseVolume
 from medsam3_core.cases.findings import FindingKind
-from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.cases.recipes import Recipe
 from medsam3_core.cases.structures import LabelMap
 from medsam3_core.errors import CaseDataError, UnreadableFileError
-from storage.sources.formats.pixels import read_image
 from storage.sources.formats.shapes import overlay_instances
-from storage.sources.layouts.image_pairs import check_window
+from storage.sources.layouts.image_pairs import read_for_recipe
 from storage.sources.listing.cases import FoundCase, to_case_sources
 from storage.sources.listing.files import IMAGE_SUFFIXES, naming, open_source, visible_files
 from storage.sources.listing.pairing import require_cases
@@ -26,7 +24,7 @@ from storage.sources.listing.parameters import PolygonXmlParameters, parameters_
 from storage.sources.listing.recipes import builtin_recipes
 
 _RATER = "reference"
-_MOST_BYTES = 64 * 1024**2
+_MAX_BYTES = 64 * 1024**2
 
 
 class PolygonXml:
@@ -57,9 +55,7 @@ class PolygonXml:
             CaseDataError: If a file is unreadable or an outline has fewer than three points.
         """
         path, xml = source / case.image[0], source / case.references[_RATER][0]
-        pixels = read_image(path)
-        check_window(pixels, recipe, path)
-        geometry = VolumeGeometry.pixel_grid(pixels.shape_zyx)
+        pixels, geometry = read_for_recipe(path, recipe)
         structure = recipe.structures[0].name
         with naming(xml):
             outlines = _outlines(xml, case.extra["image"])
@@ -83,7 +79,7 @@ def _found(source: Path, parameters: PolygonXmlParameters) -> list[FoundCase]:
             own = files.get(match.group("patient"), [])
             patient, reason = match.group("patient"), None
             if len(own) != 1:
-                reason = f"{name}: {len(own)} files hold outlines of patient {patient!r}; one is expected"
+                reason = f"{name}: {len(own)} files with outlines of patient {patient!r}; one is expected"
             references = {_RATER: (own[0],)} if own else {}
             extra = {"image": match.group("image")}
             key, kind = match.group("key"), FindingKind.MISSING_REFERENCE
@@ -95,13 +91,13 @@ def _outlines(path: Path, image: str) -> list[list[tuple[float, float]]]:
     """Points (x, y) of every outline of one image.
 
     Raises:
-        CaseDataError: If the file is no XML, or an outline is no list of at least three points.
+        CaseDataError: If the file is not XML, or an outline is not a list of at least three points.
     """
     try:
         with open_source(path) as file:
-            text = file.read(_MOST_BYTES)
+            text = file.read(_MAX_BYTES)
         if b"<!ENTITY" in text or b"<!DOCTYPE" in text:
-            msg = "declares entities, which are not read"
+            msg = "declares entities, which are not supported; remove them"
             raise CaseDataError(msg)
         marks = ElementTree.fromstring(text).iter("mark")
     except (OSError, ElementTree.ParseError) as error:
@@ -119,7 +115,7 @@ def _shapes(drawn: str) -> list[Any]:
     try:
         shapes = json.loads(drawn)
     except ValueError as error:
-        msg = f"outline {drawn[:60]!r} is no JSON ({error}); correct it"
+        msg = f"outline {drawn[:60]!r} is not valid JSON ({error}); correct it"
         raise CaseDataError(msg) from error
     return shapes if isinstance(shapes, list) else [shapes]
 
@@ -142,6 +138,6 @@ def _filled(outline: list[tuple[float, float]], shape_zyx: tuple[int, int, int])
     ImageDraw.Draw(canvas).polygon(outline, fill=1, outline=1)
     mask = np.asarray(canvas, dtype=bool)[None]
     if not mask.any():
-        msg = f"an outline from {outline[0]} marks no pixel of the image; correct it"
+        msg = f"the outline that starts at {outline[0]} covers no pixel of the image; correct it"
         raise CaseDataError(msg)
     return mask

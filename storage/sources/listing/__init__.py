@@ -1,4 +1,4 @@
 """Parts that every layout needs to list its cases: recipes and their parameters, files, tables, labels, pairing.
 
-No pixels are read here, and no layout is known by name.
+Reads no pixels and knows no layout by name.
 """

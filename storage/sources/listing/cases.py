@@ -1,4 +1,4 @@
-"""From what a layout found to the list of cases: ids, doubled ids, patients and splits."""
+"""Turn the findings of a layout into a list of cases: ids, duplicate ids, patients and splits."""
 
 import hashlib
 import re
@@ -13,17 +13,17 @@ from medsam3_core.cases.recipes import Recipe, SplitRule
 
 @dataclass(frozen=True, slots=True)
 class FoundCase:
-    """A case as its files tell it.
+    """A case as found in the files of a source.
 
     Attributes:
-        key: What identifies it in the source, such as its path without folder of the layout and extension.
+        key: Identifies it in the source, such as its path without folder of the layout and extension.
         image: Image files relative to the source; empty if only a reference was found.
         references: Rater to reference files.
         split: The layout's own split, or None.
+        reject_reason: Reason why it cannot be used, or None.
         patient: Patient as the source names it, or None.
-        extra: What else the layout needs to read it, JSON values only.
-        reject_kind: What kind of trouble a reject_reason is.
-        reject_reason: Why it cannot be used, or None.
+        extra: Further values that the layout needs to read it, JSON values only.
+        reject_kind: Kind of finding behind the reject_reason.
     """
 
     key: str
@@ -37,7 +37,7 @@ class FoundCase:
 
     @property
     def origin(self) -> str:
-        """The file that stands for the case in messages."""
+        """File that names the case in messages."""
         files = self.image or tuple(name for names in self.references.values() for name in names)
         return files[0] if files else self.key
 
@@ -46,7 +46,7 @@ def to_case_sources(found: Iterable[FoundCase], recipe: Recipe) -> list[CaseSour
     """Cases in sorted order of case_id.
 
     Of cases with the same id the first in order of path is kept; the others are listed as rejected, under the id with
-    six hash characters of their path. A key without the patient that `patient_pattern` promises is rejected.
+    six hash characters of their path. A key without the patient that `patient_pattern` asks for is rejected.
     """
     first_with_id: dict[str, FoundCase] = {}
     taken: set[str] = set()
@@ -60,17 +60,14 @@ def to_case_sources(found: Iterable[FoundCase], recipe: Recipe) -> list[CaseSour
             item = replace(item, reject_reason=reason, reject_kind=FindingKind.DOUBLED_ID)
         taken.add(case_id)
         cases.append(_case_source(item, case_id, recipe))
-    split = _with_splits(cases, recipe.split)
-    seen = (
-        [replace(case, seen_by=tuple(recipe.seen_by(case.split))) for case in split]
-        if recipe.trained_weights
-        else split
-    )
-    return sorted(seen, key=lambda case: case.case_id)
+    cases = _with_splits(cases, recipe.split)
+    if recipe.trained_weights:
+        cases = [replace(case, seen_by=tuple(recipe.seen_by(case.split))) for case in cases]
+    return sorted(cases, key=lambda case: case.case_id)
 
 
 def _free_id(case_id: str, origin: str, taken: set[str]) -> str:
-    """The id with six hash characters of the path; of the path and a count where an index names one file many times."""
+    """Id with six hash characters of the path, or of path and count if an index names one file many times."""
     candidate, count = case_id, 1
     while candidate == case_id or candidate in taken:
         path = origin if count == 1 else f"{origin}#{count}"
@@ -87,8 +84,8 @@ def _case_source(item: FoundCase, case_id: str, recipe: Recipe) -> CaseSource:
             patient_id = match.group(1)
         else:
             reason = reason or (
-                f"{item.origin}: key {item.key!r} names no patient by the pattern {recipe.patient_pattern!r}; rename "
-                "the file or correct patient_pattern in the recipe"
+                f"{item.origin}: no patient found in key {item.key!r} by the pattern {recipe.patient_pattern!r}; "
+                "rename the file or correct patient_pattern in the recipe"
             )
     return CaseSource(
         case_id,

@@ -1,4 +1,4 @@
-"""What lies in a source folder, as relative paths in sorted order."""
+"""Files of a source, as relative paths in sorted order."""
 
 import gzip
 import hashlib
@@ -6,7 +6,7 @@ import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 class SourceFile:
     """A regular file of a source: path relative to it, with `/`; size in bytes; time of its last change in ns.
 
-    Of an object the last number is made of its ETag, which tells more than a time in whole seconds.
+    For objects `changed_ns` is derived from the ETag, because their times have a resolution of one second.
     """
 
     name: str
@@ -36,11 +36,11 @@ class SourceFile:
 
 
 def walk_files(source: Path) -> Iterator[SourceFile]:
-    """Every visible regular file below `source`, folder by folder, in no order that means something.
+    """Every visible regular file below `source`, folder by folder, in unspecified order.
 
-    Hidden files and folders and what systems leave behind (`.DS_Store`, `._a.png`, `Thumbs.db`) are left out, as are
-    pipes, sockets and devices, which would block who opens them. Linked folders are followed, but every real folder is
-    walked once, so that links in a circle end.
+    Skips hidden files and folders, files of operating systems (`.DS_Store`, `._a.png`, `Thumbs.db`), and pipes, sockets
+    and devices, which would block on opening. Follows linked folders, but walks every real folder once, so that
+    circular links end.
     """
     if is_remote(source):
         yield from _listed_objects(source).values()
@@ -62,14 +62,12 @@ def walk_files(source: Path) -> Iterator[SourceFile]:
             name = f"{folder}/{entry.name}" if folder else entry.name
             if not is_visible(entry.name):
                 continue
-            try:
+            with suppress(OSError):
                 if entry.is_dir():
                     (links if entry.is_symlink() else subfolders).append(name)
                 elif entry.is_file():
                     found = entry.stat()
                     yield SourceFile(name, found.st_size, found.st_mtime_ns)
-            except OSError:
-                continue
         waiting += reversed(subfolders)
 
 
@@ -80,19 +78,19 @@ def visible_files(source: Path, suffixes: tuple[str, ...]) -> list[str]:
 
 _Seen = TypeVar("_Seen")
 Listings = dict[tuple[str, Path], Any]
-"""What was seen of sources, by the kind of look and the folder."""
+"""Cached listings by kind of listing and folder."""
 _listings: ContextVar[Listings | None] = ContextVar("listings", default=None)
 
 
 @contextmanager
 def listed_once(known: Listings | None = None) -> Iterator[Listings]:
-    """Within this block a source is looked through once: many layouts look before one takes it, and that one lists it.
+    """Within this block each listing of a source is made once, although many layouts ask for it.
 
     Args:
-        known: What an earlier block has seen, which holds in this one too; None for that of the block around, if any.
+        known: Listings of an earlier block, reused in this one; None: those of the enclosing block, if any.
 
     Yields:
-        What is seen in this block.
+        The listings made in this block.
     """
     around = _listings.get()
     if known is None and around is not None:
@@ -107,7 +105,7 @@ def listed_once(known: Listings | None = None) -> Iterator[Listings]:
 
 
 def seen_once(kind: str, source: Path, look: Callable[[], _Seen]) -> _Seen:
-    """The answer of a look at a source, which within `listed_once` is taken once."""
+    """The result of `look`, made once per source within `listed_once`."""
     known = _listings.get()
     if known is None:
         return look()
@@ -127,17 +125,14 @@ def _objects_below(source: Path) -> Mapping[str, SourceFile]:
     for key, facts in file_system(source).find(base, detail=True).items():
         name = key.removeprefix(f"{base}/")
         if all(is_visible(part) for part in name.split("/")) and not key.endswith("/"):
-            found[name] = SourceFile(name, facts["size"], _stamp(facts))
+            version = f"{facts.get('ETag', '')} {facts.get('LastModified', '')}"
+            stamp = int(hashlib.sha256(version.encode()).hexdigest()[:12], 16)
+            found[name] = SourceFile(name, facts["size"], stamp)
     return found
 
 
-def _stamp(facts: Mapping[str, Any]) -> int:
-    text = f"{facts.get('ETag', '')} {facts.get('LastModified', '')}"
-    return int(hashlib.sha256(text.encode()).hexdigest()[:12], 16)
-
-
 def stamps_of(source: Path, names: Iterable[str]) -> list[tuple[str, int, int]]:
-    """Name, size and time of change of some files of a source; -1 and -1 for those that are not there."""
+    """Name, size and time of change of some files of a source; -1 and -1 for missing files."""
     if is_remote(source):
         objects = _listed_objects(source)
         found = [(name, objects.get(name)) for name in names]
@@ -153,7 +148,7 @@ def stamps_of(source: Path, names: Iterable[str]) -> list[tuple[str, int, int]]:
 
 
 def read_range(path: Path, start: int, length: int) -> tuple[bytes, int]:
-    """Some bytes of a file, fewer where it ends before, and the size of the whole file."""
+    """Bytes of a file from `start`, fewer if it ends before, and the size of the whole file."""
     if is_remote(path):
         return read_object_range(path, start, length)
     with path.open("rb") as handle:
@@ -163,13 +158,13 @@ def read_range(path: Path, start: int, length: int) -> tuple[bytes, int]:
 
 
 def without_companions(files: list[str], companions: tuple[str, ...]) -> list[str]:
-    """Files that no pattern of a recipe's companions matches whole (case ignored)."""
+    """Files whose whole path matches no pattern of a recipe's companions (case ignored)."""
     patterns = [re.compile(pattern, re.IGNORECASE) for pattern in companions]
     return [name for name in files if not any(pattern.fullmatch(name) for pattern in patterns)]
 
 
 def without_suffix(name: str, suffixes: tuple[str, ...]) -> str:
-    """A file name or path without its suffix; unchanged if it ends in none of them."""
+    """A file name or path without the first suffix that matches; unchanged if none does."""
     for suffix in suffixes:
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
@@ -178,16 +173,16 @@ def without_suffix(name: str, suffixes: tuple[str, ...]) -> str:
 
 @contextmanager
 def naming(*culprits: Path | str) -> Iterator[None]:
-    """Put the names of the files at hand in front of every `CaseDataError` that is raised inside."""
+    """Prefix every `CaseDataError` raised inside with the names of the files at hand."""
     try:
         yield
     except CaseDataError as error:
-        msg = f"{', '.join(str(culprit) for culprit in culprits)}: {error}"
+        msg = f"{', '.join(map(str, culprits))}: {error}"
         raise type(error)(msg) from error
 
 
 def open_source(path: Path) -> IO[bytes]:
-    """A source file for reading; `.gz` is unpacked on the way.
+    """Open a source file for reading; `.gz` is decompressed.
 
     Raises:
         OSError: If it cannot be opened.
@@ -198,5 +193,5 @@ def open_source(path: Path) -> IO[bytes]:
 
 
 def is_visible(name: str) -> bool:
-    """Whether a file or folder is one that people put there, by its name."""
+    """True if the name of a file or folder is neither hidden nor one that operating systems create."""
     return not name.startswith(".") and name.lower() not in _SYSTEM_FILES

@@ -1,4 +1,4 @@
-"""Recipes for sources that nobody wrote a recipe for, from what lies beside the data."""
+"""Recipes derived from the files of a source that has none."""
 
 from pathlib import Path
 
@@ -27,9 +27,8 @@ def pair_recipe(
     source: Path,
     patterns: dict[str, object],
     *,
-    modality: str,
-    window: str | None,
-    fallback: tuple[Structure, ...],
+    window: str | None = None,
+    fallback: tuple[Structure, ...] = (),
 ) -> Recipe:
     """Recipe for pairs of files with guessed patterns.
 
@@ -39,14 +38,13 @@ def pair_recipe(
         layout: Name of the layout engine.
         source: The folder.
         patterns: `image` and `references` as `guess_patterns` gives them.
-        modality: Modality unless `labels.json` names one.
         window: Intensity policy; None: by modality.
         fallback: Structures without `labels.json`.
 
     Raises:
         UsageError: If `labels.json` exists and is broken or names no structure.
     """
-    table, label_file = LabelTable(fallback), source / LABEL_FILE
+    table, label_file, modality = LabelTable(fallback), source / LABEL_FILE, "unknown"
     if label_file.is_file():
         table = read_label_table(label_file)
         if fallback and not table.structures:

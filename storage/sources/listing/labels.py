@@ -1,4 +1,4 @@
-"""Label tables beside the data (`dataset.json`, `labels.json`): which value of a label map means which structure."""
+"""Label tables beside the data (`dataset.json`, `labels.json`), which name the values of label maps."""
 
 import json
 import re
@@ -12,10 +12,10 @@ from medsam3_core.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class LabelTable:
-    """What a label table says.
+    """Content of a label table.
 
     Attributes:
-        structures: In rising order of their first value; names slugged, texts from the names as written.
+        structures: In ascending order of their first value; names slugged, texts from the names as written.
         label_values: Structure to its values.
         ignored_values: Values named `ignore`.
     """
@@ -25,12 +25,12 @@ class LabelTable:
     ignored_values: list[int] = field(default_factory=list)
 
     def parameters(self) -> dict[str, object]:
-        """The part of a recipe's parameters that this table fills."""
+        """Parameters of a recipe that this table fills."""
         return {"label_values": self.label_values, "ignored_values": self.ignored_values}
 
 
 def read_index(path: Path) -> dict[str, Any]:
-    """A JSON object.
+    """Read a JSON object.
 
     Raises:
         UsageError: If the file is missing, broken or holds something else; names it.
@@ -63,12 +63,12 @@ def read_label_table(path: Path) -> LabelTable:
 
 
 def parse_labels(labels: object, texts: dict[str, str], path: Path) -> LabelTable:
-    """Both syntaxes in use: `{"1": "liver"}` and `{"liver": 1, "tumour core": [2, 3], "ignore": 4}`.
+    """Parse both syntaxes in use: `{"1": "liver"}` and `{"liver": 1, "tumour core": [2, 3], "ignore": 4}`.
 
-    Value 0 is background whatever its name.
+    Value 0 is background regardless of its name.
 
     Raises:
-        UsageError: If an entry is of neither form, a value is negative, or two names become one; names the file.
+        UsageError: If an entry has neither form, a value is negative, or two names become one; names the file.
     """
     if not isinstance(labels, dict):
         msg = f"{path}: labels must map values to names or names to values, got {labels!r}"
@@ -82,7 +82,7 @@ def parse_labels(labels: object, texts: dict[str, str], path: Path) -> LabelTabl
     named.sort(key=lambda item: min(item[1]))
     slugs = [structure_slug(name) for name, _ in named]
     if doubled := sorted({slug for slug in slugs if slugs.count(slug) > 1}):
-        msg = f"{path}: several labels become the structure {doubled[0]!r}; rename one of them"
+        msg = f"{path}: several labels map to the structure {doubled[0]!r}; rename one of them"
         raise UsageError(msg)
     structures = tuple(
         Structure(slug, texts.get(slug, name.replace("_", " ").lower()))
@@ -92,7 +92,7 @@ def parse_labels(labels: object, texts: dict[str, str], path: Path) -> LabelTabl
 
 
 def structure_slug(name: str) -> str:
-    """A label's name as the name of a structure; unchanged if it is one already."""
+    """Name of a structure for the name of a label; unchanged if it is already valid."""
     return re.sub(r"[^A-Za-z0-9_.+-]+", "_", name.strip()).strip("_.+-") or "structure"
 
 

@@ -1,4 +1,4 @@
-"""What a layout engine does: recognise a source folder, list its cases cheaply, read one case whole."""
+"""Interface of a layout engine: recognise a source folder, list its cases cheaply, read one case."""
 
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -8,19 +8,22 @@ from medsam3_core.cases.recipes import Recipe
 
 
 class Layout(Protocol):
-    """A file layout. Listing touches names and headers only; reading is called on workers, one case at a time."""
+    """A file layout. Listing touches names and headers only; reading is called on workers, one case at a time.
+
+    A layout with an attribute `beside` names files of the source that it reads for every case, where they exist.
+    """
 
     name: str
 
     def recognise(self, source: Path) -> Recipe | None:
-        """The recipe for this source if it is of this layout, else None; must be quick and never raise on odd files."""
+        """The recipe for this source if it has this layout, else None; must be quick and never raise on odd files."""
         ...
 
     def list_cases(self, source: Path, recipe: Recipe) -> list[CaseSource]:
         """All cases in sorted order of case_id, unusable ones with a `reject_reason`.
 
         Raises:
-            UsageError: If the folder holds no case at all or its index file is broken; names file and remedy.
+            UsageError: If the folder holds no case or its index file is broken; names file and remedy.
         """
         ...
 
@@ -38,9 +41,9 @@ class NamesStructures(Protocol):
     """A layout whose data name their structures."""
 
     def complete(self, source: Path, recipe: Recipe) -> Recipe:
-        """The recipe with the structures of this source, where it leaves them out.
+        """The recipe, with the structures of this source if it has none.
 
         Raises:
-            UsageError: If the source names none; names folder and remedy.
+            UsageError: If the source names no structure; names folder and remedy.
         """
         ...

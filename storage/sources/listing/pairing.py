@@ -1,4 +1,4 @@
-"""Images and their references found by path patterns, and the patterns guessed where no recipe gives them."""
+"""Pair images with references by path patterns; guess the patterns if no recipe gives them."""
 
 import re
 from collections import defaultdict
@@ -21,10 +21,10 @@ _Key = tuple[str | None, str]
 
 
 def pair_files(files: Iterable[str], parameters: PairParameters) -> list[FoundCase]:
-    """Match every path against the patterns; one case per image, and one per reference that has no image.
+    """Match every path against the patterns; one case per image, and one per reference without image.
 
-    A file that matches the pattern of a rater is never taken for an image. Rejected with a reason: an image without
-    reference of the primary rater or with several of one rater, and a reference without image.
+    A file that matches the pattern of a rater is never an image. Rejected with a reason: an image without reference of
+    the primary rater or with several of one rater, and a reference without image.
     """
     image_pattern = re.compile(parameters.image, re.IGNORECASE)
     raters = [(item.rater, re.compile(item.pattern, re.IGNORECASE)) for item in parameters.references]
@@ -44,7 +44,7 @@ def pair_files(files: Iterable[str], parameters: PairParameters) -> list[FoundCa
 
 
 def raters_in_order(parameters: PairParameters, raters: Iterable[str]) -> list[str]:
-    """Raters in the order of the recipe, primary first, as far as the case has them."""
+    """Raters of a case in the order of the recipe, primary first."""
     present = set(raters)
     return [item.rater for item in parameters.references if item.rater in present]
 
@@ -53,9 +53,9 @@ def guess_patterns(files: list[str], suffixes: tuple[str, ...]) -> dict[str, obj
     """Parameters for a source without recipe: the known rule that pairs the most images.
 
     Rules: two folders (`images/` and `masks/`, with or without split folders above or below), masks named like their
-    image or with an ending (`_mask`, `-seg`, ...), or both in one folder told apart by that ending. Where nothing looks
-    like a reference, all files are images without reference. None if there is no file, or if some look like references
-    but no rule explains them.
+    image or with an ending (`_mask`, `-seg`, ...), or both in one folder and distinguished by that ending. If no file
+    looks like a reference, all files are images without reference. None if there is no file, or if some look like
+    references but no rule explains them.
     """
     best: tuple[int, dict[str, object]] | None = None
     for image, reference in _rules(suffixes):
@@ -129,10 +129,10 @@ def _orphan(key: _Key, references: dict[str, list[str]]) -> FoundCase:
 
 
 def require_cases(found: list[FoundCase], source: object, expected: str) -> list[FoundCase]:
-    """The cases themselves.
+    """The same cases, if any has an image.
 
     Raises:
-        UsageError: If none of them has an image; names the folder and what was expected in it.
+        UsageError: If none has an image; names the folder and the expected files.
     """
     if not any(item.image for item in found):
         msg = f"{source} holds no case; expected {expected}"

@@ -1,30 +1,51 @@
-"""What each layout engine can be told in the `parameters` of a recipe, validated when the recipe is loaded."""
+"""The `parameters` that a recipe can give to each layout engine, validated when the recipe is loaded."""
 
+import re
 from enum import StrEnum
 from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from medsam3_core.cases.recipes import Recipe
 from medsam3_core.errors import UsageError
-from storage.sources.listing.patterns import PathPattern, Pattern
 
+
+def _compiles(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        msg = f"{pattern!r} is not a valid regular expression: {error}"
+        raise ValueError(msg) from None
+    return pattern
+
+
+def _has_key(pattern: str) -> str:
+    if "key" not in re.compile(pattern).groupindex:
+        msg = f"{pattern!r} needs a group (?P<key>...): the part that an image and its reference have in common"
+        raise ValueError(msg)
+    return pattern
+
+
+Pattern = Annotated[str, AfterValidator(_compiles)]
+"""Regular expression."""
+PathPattern = Annotated[Pattern, AfterValidator(_has_key)]
+"""Regular expression that must match a whole path relative to the source (`/` between folders, case ignored)."""
 LabelValue = Annotated[int, Field(gt=0)]
 
 
 class Parameters(BaseModel):
-    """No key that nobody reads, no change after loading."""
+    """Parameters of one layout: unknown keys are refused, values are fixed after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class KeyedTable(Parameters):
-    """A CSV or TSV file beside the data that says something about each case.
+    """A CSV or TSV file beside the data with one value per case.
 
     Attributes:
-        file: Regular expression that its path must match whole.
+        file: Regular expression that its whole path must match.
         key: Column that names the case: the last part of its key, or a file name with that stem.
-        value: Column with what is said.
+        value: Column with the value.
     """
 
     file: Pattern
@@ -33,11 +54,11 @@ class KeyedTable(Parameters):
 
 
 class RaterPattern(Parameters):
-    """Where the references of one rater lie.
+    """Location of the references of one rater.
 
     Attributes:
-        rater: Who drew them.
-        pattern: Path pattern with the group `key`, equal to that of the image (and `split`, where the image has it).
+        rater: Name of the rater.
+        pattern: Path pattern with the group `key`, equal to that of the image (and `split`, if the image has it).
     """
 
     rater: str = Field(default="reference", min_length=1)
@@ -45,7 +66,7 @@ class RaterPattern(Parameters):
 
 
 class LabelParameters(Parameters):
-    """How values of a label map become structures.
+    """Mapping of label values to structures.
 
     Attributes:
         label_values: Structure to its values; empty: the structures of the recipe have the values 1..n in their order.
@@ -78,11 +99,11 @@ class PairParameters(LabelParameters):
 
 
 class FileParameters(PairParameters):
-    """Pairs of files, with what other files beside the data say about them.
+    """Pairs of files, with splits and patients from other files beside the data.
 
     Attributes:
         split_file: Regular expression for the path of a JSON file that maps splits to lists of keys.
-        patient_table: Table that names the patient (or video sequence) of each case; used where the file exists.
+        patient_table: Table that names the patient (or video sequence) of each case; used if the file exists.
     """
 
     split_file: Pattern | None = None
@@ -94,7 +115,7 @@ class _FindsStructures(Parameters):
 
 
 class InstanceRule(StrEnum):
-    """Where the instances of a 2D reference come from."""
+    """Source of the instances of a 2D reference."""
 
     NONE = "none"
     COMPONENTS = "components"
@@ -102,7 +123,7 @@ class InstanceRule(StrEnum):
 
 
 class FillRule(StrEnum):
-    """What a drawn mask means: an area, a closed outline, or the outline of an ellipse that may leave the image."""
+    """Meaning of a drawn mask: an area, a closed outline, or the outline of an ellipse that may leave the image."""
 
     NONE = "none"
     OUTLINE = "outline"
@@ -115,12 +136,12 @@ class ImagePairParameters(FileParameters):
     Attributes:
         mask_threshold: Grey values above it are the structure; for masks saved as JPEG. None: masks must be binary.
         label_colours: Structure to its colours (`#rrggbb`) in coloured masks; black is background.
-        fill: What the drawn mask means.
+        fill: Meaning of the drawn mask.
         instances: `components` makes each connected component (8 neighbours) an instance, `values` each value.
         instance_key: Array with one value per instance in `.mat`, `.npz` or `.h5` references.
-        type_key: Array of the same shape with the label value of each pixel; an instance is of its commonest one.
-        pixel_size_mm: Size of a pixel along y and x where all images have the same; None: unknown.
-        pixel_size_table: Table with the size of a (square) pixel in mm; every image must stand in it.
+        type_key: Array of the same shape with the label value of each pixel; an instance has its most frequent one.
+        pixel_size_mm: Size of a pixel along y and x if all images have the same; None: unknown.
+        pixel_size_table: Table with the size of a (square) pixel in mm; every image must be listed in it.
     """
 
     mask_threshold: Annotated[int, Field(ge=0)] | None = None
@@ -144,13 +165,13 @@ class ArrayParameters(FileParameters, _FindsStructures):
     """Images and label maps as named arrays in `.npz` or `.h5` files, one file per slice or volume.
 
     Attributes:
-        image_key: Array with the image: (y, x), (z, y, x), or with colours last where the label map is (y, x).
-        reference_key: Array with the label map; in the image's own file where `references` is empty.
+        image_key: Array with the image: (y, x), (z, y, x), or with colours last if the label map is (y, x).
+        reference_key: Array with the label map; in the file of the image if `references` is empty.
         spacing_key: Array with the three spacings in mm; files without it are in pixels.
         spacing_order: Axes of the spacings.
-        texts_key: Dictionary of label value to text that names the structures of each file by itself;
-            `instance_label` in it says whether the values are instances of structure 1.
-        texts: Structure to the texts that mean it; found in the data where the recipe leaves the structures out.
+        texts_key: Dictionary of label value to text that names the structures of its file; `instance_label` in it is 1
+            if the values are instances of structure 1.
+        texts: Structure to the texts that mean it; found in the data if the recipe has no structures.
     """
 
     image_key: str = "image"
@@ -189,8 +210,8 @@ class CocoParameters(_FindsStructures):
     """Images with instances in a COCO JSON file.
 
     Attributes:
-        annotations: Regular expression that paths of annotation files must match whole.
-        categories: Structure to the names of its categories; found in the files where the recipe has no structures.
+        annotations: Regular expression that whole paths of annotation files must match.
+        categories: Structure to the names of its categories; found in the files if the recipe has no structures.
     """
 
     annotations: Pattern = r".*\.json"
@@ -201,7 +222,7 @@ class NiftiPairParameters(FileParameters):
     """Pairs of volumes (NIfTI and its like).
 
     Attributes:
-        channel: Which volume of a 4D image to take, counted from 0; None: 4D is rejected.
+        channel: Volume of a 4D image to read, counted from 0; None: 4D is rejected.
     """
 
     channel: Annotated[int, Field(ge=0)] | None = None
@@ -212,8 +233,8 @@ class MsdParameters(LabelParameters, _FindsStructures):
 
     Attributes:
         dataset_name: `name` in the dataset.json that this recipe is for; None: any.
-        channel: Which channel to take, by number from 0 or by its name in the dataset.json; None: images with several
-            are rejected.
+        channel: Channel to read, by number from 0 or by its name in the dataset.json; None: images with several are
+            rejected.
     """
 
     dataset_name: str | None = None
@@ -226,7 +247,7 @@ class InstanceMaskParameters(Parameters):
     Attributes:
         image_folder: Name of the folder with the image.
         mask_folder: Name of the folder with the masks.
-        key_pattern: Regular expression that the path of a case folder must match whole; None: any.
+        key_pattern: Regular expression that the whole path of a case folder must match; None: any.
     """
 
     image_folder: str = "images"
@@ -235,11 +256,11 @@ class InstanceMaskParameters(Parameters):
 
 
 class ArchiveParameters(LabelParameters, _FindsStructures):
-    """Trees of anything that is known: DICOM, volumes, images; the label values are for label maps that are volumes."""
+    """Trees of DICOM, volumes and images; the label values are for label maps that are volumes."""
 
 
 class PhantomParameters(Parameters):
-    """Phantoms take everything from SOURCE."""
+    """No parameters: SOURCE describes the phantoms."""
 
 
 PARAMETERS: dict[str, type[BaseModel]] = {
@@ -273,10 +294,10 @@ def parameters_of(recipe: Recipe, model: type[_Model]) -> _Model:
 
 
 def explain(error: ValidationError) -> str:
-    """One line per wrong key: where it stands, what is wrong and what was found."""
+    """Every wrong key with its place, the fault and the value found, separated by semicolons."""
     lines = []
     for item in error.errors(include_url=False):
-        place = ".".join(str(part) for part in item["loc"]) or "the whole file"
+        place = ".".join(map(str, item["loc"])) or "the whole file"
         if item["type"] == "extra_forbidden":
             lines.append(f"unknown key {place!r}; remove it or correct its spelling")
         elif item["type"] == "missing":
@@ -287,5 +308,5 @@ def explain(error: ValidationError) -> str:
 
 
 def names_its_structures(parameters: BaseModel) -> bool:
-    """Whether the layout finds the structures in the data, so that a recipe may leave them out."""
+    """True if the layout finds the structures in the data, so that a recipe may omit them."""
     return isinstance(parameters, _FindsStructures)

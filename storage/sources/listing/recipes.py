@@ -13,10 +13,10 @@ from medsam3_core.cases.structures import Structure
 from medsam3_core.errors import UsageError
 from medsam3_core.phantoms import PhantomKind, phantom_recipe
 from medsam3_core.public_weights import PUBLIC_WEIGHTS
-from storage.sources.listing.parameters import PARAMETERS, LabelParameters, explain, names_its_structures
+from storage.sources.listing.parameters import PARAMETERS, LabelParameters, Pattern, explain, names_its_structures
 
 _BUILTIN_FOLDER = Path(__file__).parents[1] / "recipes"
-"""A folder for each kind of picture; a recipe is named like its file, whatever the folder."""
+"""One folder per kind of image; a recipe has the name of its file."""
 
 Text = Annotated[str, Field(min_length=1)]
 
@@ -37,12 +37,7 @@ class _StructureSection(_Section):
 
 class _SplitSection(_Section):
     test_last: int = Field(default=0, ge=0)
-    test_pattern: str | None = None
-
-    @field_validator("test_pattern")
-    @classmethod
-    def _compiles(cls, pattern: str | None) -> str | None:
-        return _checked_pattern(pattern)
+    test_pattern: Pattern | None = None
 
 
 class _TrainedSection(_Section):
@@ -61,15 +56,15 @@ class _RecipeFile(_Section):
     structures: list[_StructureSection]
     parameters: dict[str, Any] = {}
     split: _SplitSection = _SplitSection()
-    patient_pattern: str | None = None
+    patient_pattern: Pattern | None = None
     licence: Text = "unknown"
     citation: str = ""
     homepage: str = ""
     traps: list[Text] = []
     uncertain: list[Text] = []
     trained_weights: list[_TrainedSection] = []
-    signature: str | None = None
-    companions: list[Text] = []
+    signature: Pattern | None = None
+    companions: list[Annotated[Pattern, Field(min_length=1)]] = []
     published_cases: dict[str, int] = {}
     negatives: bool = False
 
@@ -77,33 +72,23 @@ class _RecipeFile(_Section):
     @classmethod
     def _exists(cls, layout: str) -> str:
         if layout not in PARAMETERS:
-            msg = f"no such layout; choose one of {', '.join(sorted(PARAMETERS))}"
+            msg = f"unknown layout; choose one of {', '.join(sorted(PARAMETERS))}"
             raise ValueError(msg)
         return layout
-
-    @field_validator("signature")
-    @classmethod
-    def _signature_compiles(cls, pattern: str | None) -> str | None:
-        return _checked_pattern(pattern)
-
-    @field_validator("companions")
-    @classmethod
-    def _companions_compile(cls, patterns: list[str]) -> list[str]:
-        return [pattern for pattern in patterns if _checked_pattern(pattern) is not None]
 
     @field_validator("trained_weights")
     @classmethod
     def _are_public(cls, items: list[_TrainedSection]) -> list[_TrainedSection]:
         for item in items:
             if item.weights not in PUBLIC_WEIGHTS:
-                msg = f"no such public weights {item.weights!r}; known: {', '.join(PUBLIC_WEIGHTS)}"
+                msg = f"unknown public weights {item.weights!r}; choose one of {', '.join(PUBLIC_WEIGHTS)}"
                 raise ValueError(msg)
         return items
 
     @field_validator("patient_pattern")
     @classmethod
-    def _compiles(cls, pattern: str | None) -> str | None:
-        if _checked_pattern(pattern) is not None and re.compile(pattern or "").groups < 1:
+    def _has_group(cls, pattern: str | None) -> str | None:
+        if pattern is not None and re.compile(pattern).groups < 1:
             msg = "needs a group ( ): the part of the key that names the patient"
             raise ValueError(msg)
         return pattern
@@ -113,7 +98,7 @@ def load_recipe(path: Path) -> Recipe:
     """Read and check a recipe file.
 
     Raises:
-        UsageError: If the file is missing, is no YAML, has unknown, missing or wrong keys, or contradicts itself;
+        UsageError: If the file is missing, is not YAML, has unknown, missing or wrong keys, or contradicts itself;
             names the file, the key and the remedy.
     """
     try:
@@ -126,11 +111,8 @@ def load_recipe(path: Path) -> Recipe:
         raise UsageError(msg)
     try:
         return _to_recipe(_RecipeFile.model_validate(content))
-    except ValidationError as error:
-        msg = f"recipe {path}: {explain(error)}"
-        raise UsageError(msg) from None
-    except UsageError as error:
-        msg = f"recipe {path}: {error}"
+    except (ValidationError, UsageError) as error:
+        msg = f"recipe {path}: {explain(error) if isinstance(error, ValidationError) else error}"
         raise UsageError(msg) from None
 
 
@@ -167,17 +149,8 @@ def _check_parameters(recipe: Recipe) -> None:
         msg = f"parameters of layout {recipe.layout!r}: {explain(error)}"
         raise UsageError(msg) from None
     if not recipe.structures and not names_its_structures(parameters):
-        msg = f"structures are missing; the layout {recipe.layout!r} does not find them in the data, name at least one"
+        msg = f"structures are missing; layout {recipe.layout!r} does not find them in the data, name at least one"
         raise UsageError(msg)
     if isinstance(parameters, LabelParameters) and recipe.structures:
         for name in parameters.label_values:
             recipe.structure(name)
-
-
-def _checked_pattern(pattern: str | None) -> str | None:
-    try:
-        re.compile(pattern or "")
-    except re.error as error:
-        msg = f"is no regular expression: {error}"
-        raise ValueError(msg) from None
-    return pattern

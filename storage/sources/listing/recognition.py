@@ -1,4 +1,4 @@
-"""Which built-in recipes explain the files of a source."""
+"""Find the built-in recipes that explain the files of a source."""
 
 import re
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ _SAMPLE = 500
 def explaining_recipes(layout: str, files: list[str], folder: str) -> Iterator[Recipe]:
     """Built-in recipes of a layout with file patterns that explain a source, in order of name.
 
-    A recipe does where more than half of the files belong to its cases, at least one case is whole, and its signature,
-    if it has one, is found in a path.
+    A recipe explains a source if more than half of the files belong to its cases, at least one case is complete, and
+    its signature, if it has one, occurs in a path.
 
     Args:
         layout: Name of the layout.
         files: Paths relative to the source.
-        folder: Name of the source folder; stands in front of every path where signatures are looked for.
+        folder: Name of the source folder; signatures are searched in paths that start with it.
     """
     for recipe in builtin_recipes().values():
         if recipe.layout == layout and files and _explains(recipe, files, folder):

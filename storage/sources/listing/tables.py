@@ -1,4 +1,4 @@
-"""What other files beside the data say about its cases: splits, patients, pixel sizes."""
+"""Splits, patients and pixel sizes from tables beside the data."""
 
 import csv
 import io
@@ -19,7 +19,7 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".txt")
 def with_splits_and_patients(source: Path, found: list[FoundCase], parameters: FileParameters) -> list[FoundCase]:
     """Cases with the split and the patient that files beside the data give them.
 
-    A case that a split file leaves out keeps its own split.
+    A case that the split file does not list keeps its own split.
 
     Raises:
         UsageError: If such a file exists and is broken; names it.
@@ -47,16 +47,16 @@ def with_pixel_sizes(source: Path, found: list[FoundCase], parameters: ImagePair
         return found
     sizes = read_keyed_table(source, table)
     if not sizes:
-        msg = f"{source} has no file that matches {table.file!r}, which holds the pixel sizes; put it beside the images"
+        msg = f"{source} has no table of pixel sizes that matches {table.file!r}; put it beside the images"
         raise UsageError(msg)
     return [_with_size(item, _look_up(sizes, item.key), table) for item in found]
 
 
 def read_keyed_table(source: Path, table: KeyedTable) -> dict[str, str]:
-    """Key (a stem) to value over all files that match; empty if none does.
+    """Key (a stem) to value from all files that match; empty if none does.
 
     Raises:
-        UsageError: If a file lacks a column or cannot be read; names it and the columns it has.
+        UsageError: If a file lacks a column or cannot be read; names the file and its columns.
     """
     values: dict[str, str] = {}
     for name in _matching(source, table.file, TABLE_SUFFIXES):
@@ -65,7 +65,7 @@ def read_keyed_table(source: Path, table: KeyedTable) -> dict[str, str]:
         columns = {column.strip().lower(): column for column in reader.fieldnames or ()}
         missing = [column for column in (table.key, table.value) if column.lower() not in columns]
         if missing:
-            msg = f"{source / name} has no column {missing[0]!r}; it has: {', '.join(columns) or 'none'}"
+            msg = f"{source / name} has no column {missing[0]!r}; its columns are: {', '.join(columns) or 'none'}"
             raise UsageError(msg)
         key, value = columns[table.key.lower()], columns[table.value.lower()]
         values |= {
@@ -82,7 +82,7 @@ def _with_size(item: FoundCase, size: str | None, table: KeyedTable) -> FoundCas
     except ValueError:
         millimetres = float("nan")
     if not 0 < millimetres < float("inf"):
-        reason = f"{item.image[0]}: no pixel size in the column {table.value!r} (found {size!r}); add it to the table"
+        reason = f"{item.image[0]}: no pixel size in column {table.value!r} (found {size!r}); add it to the table"
         return replace(item, reject_reason=item.reject_reason or reason)
     return replace(item, extra={**item.extra, "pixel_size_mm": [millimetres, millimetres]})
 
@@ -93,7 +93,7 @@ def _read_splits(source: Path, pattern: str) -> dict[str, str]:
         try:
             content = json.loads(_read_text(source / name))
         except ValueError as error:
-            msg = f"{source / name} is no JSON: {error}; repair or remove it"
+            msg = f"{source / name} is not valid JSON: {error}; repair or remove it"
             raise UsageError(msg) from None
         if not isinstance(content, dict) or not all(isinstance(keys, list) for keys in content.values()):
             msg = f"{source / name} must map splits to lists of keys"
@@ -103,7 +103,7 @@ def _read_splits(source: Path, pattern: str) -> dict[str, str]:
 
 
 def _look_up(values: Mapping[str, str], key: str) -> str | None:
-    """By the last part of a key; numbers are equal whatever their leading zeros."""
+    """Value for the last part of a key; leading zeros of numbers are ignored."""
     stem = key.rpartition("/")[2]
     return values.get(stem, values.get(_plain(stem)))
 

@@ -1,4 +1,4 @@
-"""Segment a source in this process: the same units of work, without Prefect or Dask."""
+"""Segment a source in this process by the same units of work, without Prefect or Dask."""
 
 import uuid
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from tasks.stream.work import run_batch
 
 
 class ProcessDiedError(Exception):
-    """What ends a release in the middle."""
+    """Ends a release in the middle."""
 
 
 def segment_here(

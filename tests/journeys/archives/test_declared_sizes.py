@@ -1,4 +1,4 @@
-"""Headers that promise more than any machine has: refused before anybody makes room for it."""
+"""Headers that declare more than the memory of any machine are refused before memory is allocated."""
 
 import struct
 import tracemalloc

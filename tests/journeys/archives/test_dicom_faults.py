@@ -1,4 +1,4 @@
-"""What an archive can be spoilt with: each fault is rejected under its own name, and nothing is read wrongly."""
+"""Faults of archives: each is rejected under its own name, and no voxel is read wrongly."""
 
 import re
 from collections.abc import Callable

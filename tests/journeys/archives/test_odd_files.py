@@ -1,4 +1,4 @@
-"""Files that say what makes no sense: each rejects its own series by name, and the listing goes on."""
+"""Files with invalid values: each rejects its own series by name, and the listing continues."""
 
 import tracemalloc
 from pathlib import Path
@@ -14,7 +14,7 @@ from storage.store.pseudonyms import Pseudonyms
 from tests.journeys.archives.test_dicom_faults import listed, only_reason
 from tests.journeys.archives.written_dicom import ct_slices, enhanced_ct, save
 
-NOBODY = Pseudonyms(b"")
+WITHOUT_KEY = Pseudonyms(b"")
 NUMBER = b"77667766"
 """Found once in a file."""
 
@@ -46,7 +46,7 @@ def spoilt_enhanced_ct() -> FileDataset:
 @pytest.mark.parametrize(
     ("placeholder", "value", "found"),
     [
-        (NUMBER, b"inf", "odd/IM0000 has the SeriesNumber 'inf', which means nothing"),
+        (NUMBER, b"inf", "odd/IM0000 has the invalid SeriesNumber 'inf'"),
         (b"777.125", b"up", "could not convert string to float: 'up'"),
         (b"3.625", b"flat", "could not convert string to float: 'flat'"),
     ],
@@ -73,8 +73,8 @@ def with_one_pixel_spacing(data: FileDataset) -> None:
 @pytest.mark.parametrize(
     ("spoil", "found"),
     [
-        (with_a_position_of_two_numbers, "frame 2: ImagePositionPatient [1.0, 2.0], where 3 numbers are expected"),
-        (with_one_pixel_spacing, "frame 1: PixelSpacing 0.8, where 2 numbers are expected"),
+        (with_a_position_of_two_numbers, "frame 2: ImagePositionPatient [1.0, 2.0]; 3 numbers are expected"),
+        (with_one_pixel_spacing, "frame 1: PixelSpacing 0.8; 2 numbers are expected"),
     ],
 )
 def test_frames_of_too_few_numbers_are_rejected_alone(tmp_path: Path, spoil: Any, found: str) -> None:
@@ -83,7 +83,7 @@ def test_frames_of_too_few_numbers_are_rejected_alone(tmp_path: Path, spoil: Any
     save(tmp_path / "a" / "odd", [data])
     good, odd = reasons_beside_a_good_series(tmp_path / "a")
     assert good is None
-    assert odd.startswith("odd-header: odd/IM0000 has frames that do not say where they lie")
+    assert odd.startswith("odd-header: odd/IM0000 has frames without a valid position")
     assert found in odd
 
 
@@ -103,7 +103,7 @@ def test_a_big_endian_slice_that_makes_no_sense_rejects_its_own_series(tmp_path:
     replant(files[0], NUMBER, b"inf")
     good, odd = reasons_beside_a_good_series(tmp_path / "a")
     assert good is None
-    assert odd.startswith("odd-header: odd/IM0000 has the SeriesNumber 'inf'")
+    assert odd.startswith("odd-header: odd/IM0000 has the invalid SeriesNumber 'inf'")
 
 
 @pytest.mark.parametrize("keyword", ["NumberOfFrames", "RescaleSlope", "RescaleIntercept"])
@@ -115,7 +115,7 @@ def test_a_slice_with_letters_where_a_number_counts_rejects_its_series(
     setattr(slices[2], keyword, NUMBER.decode())
     files = save(tmp_path / "a", slices)
     replant(files[2], NUMBER, value)
-    assert only_reason(tmp_path / "a").startswith(f"odd-header: IM0002 has the {keyword} {value.decode()!r}")
+    assert only_reason(tmp_path / "a").startswith(f"odd-header: IM0002 has the invalid {keyword} {value.decode()!r}")
 
 
 @pytest.mark.parametrize("keyword", ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"])
@@ -145,7 +145,7 @@ def test_a_file_that_moves_while_it_is_listed_is_a_fault_of_its_own(tmp_path: Pa
     (data,) = ct_slices(1, ImageComments="x" * 10_000)
     data.add_new("ContainerDescription", "UT", "y" * 20_000)  # more than the first look at a file reads
     save(tmp_path, [data])
-    header = read_header(_FolderThatEmpties(tmp_path), "IM0000", NOBODY)
+    header = read_header(_FolderThatEmpties(tmp_path), "IM0000", WITHOUT_KEY)
     assert header is not None
     assert (str(header.fault), header.detail) == ("truncated-file", "IM0000: No such file or directory; copy it again")
 
@@ -180,10 +180,10 @@ def test_a_file_that_ends_inside_a_sequence_rejects_its_series(tmp_path: Path) -
     files = save(tmp_path / "a", [with_a_sequence(data) for data in ct_slices(4)])
     content = files[3].read_bytes()
     files[3].write_bytes(content[: content.index(b"liver" * 6, 2000) + 7])
-    header = read_header(tmp_path / "a", "IM0003", NOBODY)
+    header = read_header(tmp_path / "a", "IM0003", WITHOUT_KEY)
     assert header is not None
     assert (str(header.fault), header.detail) == ("truncated-file", "IM0003 ends inside its header; copy it again")
-    assert header.sop_class == CTImageStorage  # what stands before the cut is kept
+    assert header.sop_class == CTImageStorage  # values before the cut are kept
 
 
 @pytest.mark.parametrize("private_bytes", [100, 40_000, 300_000, 3_000_000])
@@ -204,7 +204,7 @@ def test_a_length_that_is_not_true_is_refused_without_room_for_it(tmp_path: Path
     length = b"UN\0\0" + len(NUMBER).to_bytes(4, "little") + NUMBER
     replant(file, length, b"UN\0\0" + (0xFFFFFFF0).to_bytes(4, "little") + NUMBER)
     tracemalloc.start()
-    header = read_header(tmp_path, "IM0000", NOBODY)
+    header = read_header(tmp_path, "IM0000", WITHOUT_KEY)
     assert tracemalloc.get_traced_memory()[1] < 50_000_000
     tracemalloc.stop()
     assert header is not None
@@ -216,6 +216,6 @@ def test_sequences_inside_sequences_without_end_are_a_fault_of_their_own(tmp_pat
     start = b"\x08\x00\x40\x11SQ\0\0\xff\xff\xff\xff"
     opened = start + b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
     replant(file, start, opened * 5000 + start)
-    header = read_header(tmp_path, "IM0000", NOBODY)
+    header = read_header(tmp_path, "IM0000", WITHOUT_KEY)
     assert header is not None
     assert header.fault is not None

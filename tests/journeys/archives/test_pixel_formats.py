@@ -1,4 +1,4 @@
-"""How pixels are stored: palettes, and slices of one series that are stored in different ways."""
+"""Pixel formats: palettes, and slices of one series with different formats."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What lies in `--out`: the files of one run, whoever wrote there before and wherever a process died."""
+"""Content of `--out`: the files of one run, regardless of earlier writers and of interruptions."""
 
 import csv
 import json

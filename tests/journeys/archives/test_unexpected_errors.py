@@ -1,4 +1,4 @@
-"""Whatever one case does while it is read or written, it is rejected with its reason and the others are ingested."""
+"""A case that fails while it is read or written is rejected with its reason, and the others are ingested."""
 
 import copy
 import zipfile

@@ -1,4 +1,4 @@
-"""Small DICOM series, written with pydicom: a CT of known voxels at known places, ready to be spoilt."""
+"""Small DICOM series, written with pydicom: a CT of known voxels at known places, to which tests add faults."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -79,9 +79,9 @@ def test_compressed_voxels_are_read_to_their_checksum(tmp_path: Path) -> None:
     [
         ({"TransformMatrix": "1 0 0 1 0 0 0 0 1"}, "affine is singular"),
         ({"ElementSpacing": "0 1 1"}, "affine is singular"),
-        ({"Offset": "nan 0 0"}, "has Offset nan 0 0, which are no numbers; correct it"),
+        ({"Offset": "nan 0 0"}, "has Offset nan 0 0, which are not finite numbers; correct it"),
         ({"ElementToIntensityFunctionSlope": 2}, "has ElementToIntensityFunctionSlope 2, .* apply it to the voxels"),
-        ({"DistanceUnits": "inch"}, "has DistanceUnits 'inch', known are mm, um, m"),
+        ({"DistanceUnits": "inch"}, "has DistanceUnits 'inch', not one of mm, um, m"),
         ({"ElementDataFile": "a.raw"}, "keeps its voxels in 'a.raw'; write it as one .mha file"),
         ({"DimSize": "30000 30000 30000"}, r"declares 54000\.00 GB of voxels"),
         ({"DimSize": "5 4 30"}, r"cannot be read as MetaImage \(File cannot be read"),

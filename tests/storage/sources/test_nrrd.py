@@ -81,7 +81,7 @@ def test_compressed_voxels_are_read_to_their_checksum(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "sizes", "reason"),
     [
-        (("space: scanner-xyz", PLACED), "5 4 3", "lies in the space 'scanner-xyz', where left and right are not"),
+        (("space: scanner-xyz", PLACED), "5 4 3", "has the space 'scanner-xyz', which does not define left and right"),
         ((LPS, PLACED, 'space units: "inch" "inch" "inch"'), "5 4 3", "has the units inch; give all of its axes in mm"),
         ((LPS, PLACED, 'space units: "mm" "mm" "um"'), "5 4 3", "has the units mm, um; give all of its axes in mm"),
         ((LPS, PLACED, "data file: a.raw"), "5 4 3", "keeps its voxels in 'a.raw'; write it as one .nrrd file"),

@@ -46,7 +46,7 @@ def test_wrong_phantom_text_lists_what_exists(source, message):
 
 def test_phantom_of_another_kind_than_the_reader_is_refused():
     layout, recipe = find_reader("phantom:ct", "phantom-mr")
-    with pytest.raises(UsageError, match="source 'phantom:ct' does not fit the reader 'phantom-mr'"):
+    with pytest.raises(UsageError, match="source 'phantom:ct' does not match the reader 'phantom-mr'"):
         layout.list_cases(Path("phantom:ct"), recipe)
 
 
@@ -94,15 +94,15 @@ def test_missing_empty_and_file_sources_are_named(tmp_path):
 
 def test_folder_without_images_is_of_no_known_layout(tmp_path):
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(UsageError, match=r"is of no known layout \(tried phantom, msd, .*Readers: auto, phantom, msd"):
+    with pytest.raises(UsageError, match=r"matches no known layout \(tried phantom, .*Readers: auto, phantom, msd"):
         find_reader(str(tmp_path))
-    with pytest.raises(UsageError, match=r"is of no known layout \(tried msd\)"):
+    with pytest.raises(UsageError, match=r"matches no known layout \(tried msd\)"):
         find_reader(str(tmp_path), "msd")
 
 
 def test_references_alone_are_not_taken_for_images(tmp_path):
     write_png(tmp_path / "reference.png", np.zeros((1, 4, 4), np.uint8))
-    with pytest.raises(UsageError, match="is of no known layout"):
+    with pytest.raises(UsageError, match="matches no known layout"):
         find_reader(str(tmp_path))
 
 

@@ -153,7 +153,7 @@ def test_system_files_are_no_cases(tmp_path):
 
 def test_mask_of_another_size_is_refused_with_both_sizes(tmp_path):
     pair(tmp_path, mask=SQUARE[:, :5])
-    with pytest.raises(CaseDataError, match=r"masks/a.png has 5 x 6 pixels, its image .*images/a.png 8 x 6; find"):
+    with pytest.raises(CaseDataError, match=r"masks/a.png has 5 x 6 pixels, its image .*images/a.png has 8 x 6; find"):
         read(tmp_path)
 
 
@@ -210,7 +210,9 @@ def test_label_values_name_the_structures(tmp_path):
 
 def test_label_value_without_name_is_refused(tmp_path):
     pair(tmp_path, mask=SQUARE)
-    with pytest.raises(CaseDataError, match=r"a.png: label value 255 has no name .*named are: 1 lesion\); name it in"):
+    with pytest.raises(
+        CaseDataError, match=r"a.png: label value 255 has no name .*named values: 1 lesion\); name it in"
+    ):
         read(tmp_path, with_parameters(label_values={"lesion": [1]}))
 
 
@@ -288,7 +290,7 @@ def test_patients_decide_the_split_and_unknown_patients_are_refused(tmp_path):
         "p3_a": "train",
     }
     assert found["p1_b"].patient_id == "p1"
-    assert "key 'odd' names no patient by the pattern" in found["odd"].reject_reason
+    assert "no patient found in key 'odd' by the pattern" in found["odd"].reject_reason
 
 
 def vars_of(recipe):
@@ -334,7 +336,7 @@ def test_overlap_goes_to_the_first_mask_and_is_counted(tmp_path):
     ("second", "message"),
     [
         (SQUARE * 0, "b.png marks no pixel; correct it"),
-        (SQUARE, "b.png lies wholly under earlier masks"),
+        (SQUARE, "b.png is covered by earlier masks"),
         (SQUARE // 2, "b.png is not binary"),
         (SQUARE[:3], r"b.png has 8 x 3 pixels, its image .* 8 x 6"),
     ],

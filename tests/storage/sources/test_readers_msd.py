@@ -115,7 +115,7 @@ def test_missing_file_rejects_its_case_alone(tmp_path, missing):
     write_dataset(tmp_path, decathlon(), **{missing: ("a",)})
     first, second = listed(tmp_path)
     assert first.reject_reason is None
-    assert f"{missing}Tr/b.nii.gz is missing but named by dataset.json; restore it" in second.reject_reason
+    assert f"{missing}Tr/b.nii.gz is listed in dataset.json but missing; restore it" in second.reject_reason
 
 
 def test_missing_label_in_a_folder_dataset_rejects_its_case(tmp_path):
@@ -136,7 +136,7 @@ def test_case_named_three_times_is_kept_once(tmp_path):
         (decathlon(labels={"1": 2.5}), "label '1': 2.5 is neither"),
         (decathlon(training=[{"image": "x"}]), "entry {'image': 'x'} of training needs an image and a label"),
         (decathlon(training={"a": 1}), "training must be a list, got dict"),
-        (nnunet(file_ending=".vtk"), r"file_ending '.vtk'; only .*.nii.gz, .nii, .*.png, .bmp, .tif"),
+        (nnunet(file_ending=".vtk"), r"file_ending '.vtk'; supported are .*.nii.gz, .nii, .*.png, .bmp, .tif"),
     ],
 )
 def test_broken_index_is_named(tmp_path, index, message):
@@ -161,7 +161,9 @@ def test_index_without_files_is_no_cohort(tmp_path):
 def test_recipe_of_another_dataset_is_refused(tmp_path):
     write_dataset(tmp_path, decathlon())
     layout, recipe = find_reader(str(tmp_path), "msd_hippocampus")
-    with pytest.raises(UsageError, match="is of 'Organs', recipe 'msd_hippocampus' is for 'Hippocampus'; choose"):
+    with pytest.raises(
+        UsageError, match="has the name 'Organs', recipe 'msd_hippocampus' is for 'Hippocampus'; choose"
+    ):
         layout.list_cases(tmp_path, recipe)
 
 

@@ -170,13 +170,17 @@ def test_label_map_at_another_place_is_refused(tmp_path):
 
 def test_label_value_without_name_is_refused(tmp_path):
     pair(tmp_path, labels=LABELS + (IMAGE == 0).astype(np.uint8) * 7)
-    with pytest.raises(CaseDataError, match=r"a.nii.gz: label value 7 has no name \(1 such values; named are: 1 liver"):
+    with pytest.raises(
+        CaseDataError, match=r"a.nii.gz: label value 7 has no name \(1 such values; named values: 1 liver"
+    ):
         read(tmp_path)
 
 
 def test_without_any_names_the_remedy_is_labels_json(tmp_path):
     pair(tmp_path, names=None)
-    with pytest.raises(CaseDataError, match=r"label value 1 has no name .*named are: none\); name it in labels.json"):
+    with pytest.raises(
+        CaseDataError, match=r"label value 1 has no name .*named values: none\); name it in labels.json"
+    ):
         read(tmp_path)
 
 
@@ -184,7 +188,7 @@ def test_whole_float_labels_are_accepted_and_fractions_refused(tmp_path):
     pair(tmp_path, labels=LABELS.astype(np.float32))
     assert read(tmp_path).references[0].voxels.dtype == np.uint8
     pair(tmp_path, labels=LABELS.astype(np.float32) / 2)
-    with pytest.raises(CaseDataError, match=r"a.nii.gz: label value 0.5 is no whole number .* nearest neighbour"):
+    with pytest.raises(CaseDataError, match=r"a.nii.gz: label value 0.5 is not an integer .* nearest neighbour"):
         read(tmp_path)
 
 
@@ -197,7 +201,7 @@ def test_negative_labels_are_refused(tmp_path):
 def test_colour_voxels_are_refused(tmp_path):
     rgb = np.zeros((5, 4, 3), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
     nib.save(nib.Nifti1Image(rgb, AFFINE), tmp_path / "a.nii")
-    with pytest.raises(CaseDataError, match=r"a.nii: voxels are of type .*; a scalar number per voxel is expected"):
+    with pytest.raises(CaseDataError, match=r"a.nii: voxels have the type .*; a scalar number per voxel is expected"):
         read_nifti(tmp_path / "a.nii")
 
 
@@ -208,7 +212,7 @@ def test_colour_voxels_are_refused(tmp_path):
         ("[1]", "labels.json holds a JSON list"),
         ('{"labels": [1]}', "labels must map values to names or names to values"),
         ('{"labels": {"liver": -1}}', "label 'liver': -1 is neither"),
-        ('{"labels": {"a b": 1, "a_b": 2}}', "several labels become the structure 'a_b'"),
+        ('{"labels": {"a b": 1, "a_b": 2}}', "several labels map to the structure 'a_b'"),
         ('{"labels": {"a": 1}, "texts": [2]}', "texts must map structures to their text"),
     ],
 )

@@ -1,4 +1,4 @@
-"""One contract for every volume format: what is read wherever a NIfTI file is, and what is refused everywhere."""
+"""One contract for every volume format: read wherever NIfTI is read, and refused alike."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Volume formats: one module each, which says what its files are called, what reads them and what they can carry.
+"""Volume formats: one module per format with its suffixes, its reader and the properties it can store.
 
-A module with a `FORMAT` is registered by lying here.
+Every module here with a `FORMAT` is registered.
 """

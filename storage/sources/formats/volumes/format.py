@@ -1,4 +1,4 @@
-"""A volume format, the volume that its reader gives, and the rules that all readers keep."""
+"""A volume format, the volume that its reader returns, and rules common to all readers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,14 +25,14 @@ class Carries(StrEnum):
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """Voxels of a file and where they lie.
+    """Voxels of a file and their position.
 
     Attributes:
         voxels: Shape (z, y, x), native byte order.
-        geometry: Where they are, in millimetres.
+        geometry: Their position, in millimetres.
         affine: 4 x 4 for index order (x, y, z), to RAS+, exactly as the header gives it.
-        attributes: Facts of the header (JSON values).
-        unit: Unit of the affine; millimetres where the header gives none, by custom.
+        attributes: Fields of the header (JSON values).
+        unit: Unit of the affine; by convention millimetres if the header gives none.
     """
 
     voxels: NDArray[Any]
@@ -47,11 +47,11 @@ class VolumeFormat:
     """A kind of file that holds one volume, for images and for label maps.
 
     Attributes:
-        name: Name for people.
-        suffixes: Ends of file names, in lower case; an end of another one comes after it.
-        read: Reads a file, or one channel of it. Raises CaseDataError for what is damaged or no scalar volume.
-        size_xy: Width and height of a slice by the header alone; None where it cannot be read.
-        geometry: Shape and position by the first bytes of a file; None where they do not give three dimensions.
+        name: Name in messages and docs.
+        suffixes: Endings of file names, in lower case; the longer one first if one is an ending of another.
+        read: Reads a file, or one channel of it. Raises CaseDataError for damaged files and voxels that are not scalar.
+        size_xy: Width and height of a slice from the header; None if it cannot be read.
+        geometry: Shape and position from the first bytes of a file; None if they do not give three dimensions.
         carries: Properties that files of this format can store.
     """
 
@@ -64,7 +64,7 @@ class VolumeFormat:
 
 
 def unreadable(path: Path, name: str, error: Exception) -> UnreadableFileError:
-    """The error of a file that a library refuses, in one line."""
+    """Error of one line for a file that a library refuses."""
     reason = " ".join(str(error).split()) or type(error).__name__
     return UnreadableFileError(
         f"{path} cannot be read as {name} ({reason}); it may be truncated, copy or export it again"
@@ -72,13 +72,13 @@ def unreadable(path: Path, name: str, error: Exception) -> UnreadableFileError:
 
 
 def as_numbers(stored: NDArray[Any]) -> NDArray[Any]:
-    """Native byte order, and float32 instead of float64 where that loses nothing.
+    """Numbers in native byte order, as float32 instead of float64 if that loses nothing.
 
     Raises:
-        CaseDataError: If voxels are no scalar numbers.
+        CaseDataError: If voxels are not scalar numbers.
     """
     if stored.dtype.kind not in "biuf":
-        msg = f"voxels are of type {stored.dtype}; a scalar number per voxel is expected, convert the file"
+        msg = f"voxels have the type {stored.dtype}; a scalar number per voxel is expected, convert the file"
         raise CaseDataError(msg)
     if stored.dtype.kind == "b":
         return stored.astype(np.uint8)
@@ -93,7 +93,7 @@ def three_dimensional(voxels: NDArray[Any], channel: int | None) -> NDArray[Any]
     """Voxels (x, y, z) of an array with 2 to 4 dimensions; the fourth holds channels.
 
     Raises:
-        CaseDataError: If there are several channels and none of them is chosen.
+        CaseDataError: If there are several channels and none is chosen.
     """
     shape = voxels.shape
     while voxels.ndim > 3 and voxels.shape[-1] == 1:

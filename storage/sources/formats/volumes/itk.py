@@ -1,7 +1,6 @@
-"""What formats that SimpleITK reads have in common: LPS becomes RAS+, components and a fourth axis are channels.
+"""Common parts of formats that SimpleITK reads: LPS becomes RAS+, components and a fourth axis are channels.
 
-SimpleITK is strict about voxels that are missing and silent about much else; what it passes over is for the format to
-refuse, by the text of its header.
+SimpleITK refuses missing voxels but ignores many other faults; each format refuses those by the text of its header.
 """
 
 import math
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813 - its own custom
+import SimpleITK as sitk  # noqa: N813 - its own convention
 from numpy.typing import NDArray
 
 from medsam3_core.cases.geometry import AffineUnit, VolumeGeometry
@@ -30,7 +29,7 @@ def header_bytes(path: Path, name: str) -> bytes:
     """The first bytes of a file, which hold its header.
 
     Raises:
-        UnreadableFileError: If there is no such file, or it cannot be read.
+        UnreadableFileError: If the file does not exist or cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -55,12 +54,11 @@ def read_itk(
         name: Name of the format, for messages.
         image_io: Reader of SimpleITK, such as `MetaImageIO`.
         channel: Component of a vector, or volume of a fourth axis; None: the file must have a single one.
-        unit: Unit of the header; SimpleITK knows none.
-        attributes: Facts of the header (JSON values) that the format knows itself.
+        unit: Unit in the header, which SimpleITK does not read.
+        attributes: Further fields of the header (JSON values).
 
     Raises:
-        CaseDataError: If the file is damaged, declares too much, has several channels and none is chosen, or a
-            singular affine.
+        CaseDataError: If the file is damaged, too large, has several channels and none is chosen, or a singular affine.
     """
     try:
         reader = _information(path, image_io)
@@ -86,7 +84,7 @@ def read_itk(
 
 
 def itk_size_xy(path: Path, image_io: str) -> tuple[int, int] | None:
-    """Width and height of a slice by the header alone; None where SimpleITK cannot read it."""
+    """Width and height of a slice from the header; None if SimpleITK cannot read it."""
     try:
         width, height, *_ = _information(path, image_io).GetSize()
     except (RuntimeError, ValueError):
@@ -95,7 +93,7 @@ def itk_size_xy(path: Path, image_io: str) -> tuple[int, int] | None:
 
 
 def itk_geometry(first: bytes, suffix: str, image_io: str) -> VolumeGeometry | None:
-    """Shape and position by the first bytes of a file; None if they hold no header of three dimensions."""
+    """Shape and position from the first bytes of a file; None if they hold no header of three dimensions."""
     with tempfile.TemporaryDirectory(prefix="medsam3-header-") as folder:
         path = Path(folder) / f"header{suffix}"
         path.write_bytes(first)
@@ -108,11 +106,11 @@ def itk_geometry(first: bytes, suffix: str, image_io: str) -> VolumeGeometry | N
 
 
 def check_compressed(path: Path, start: int, window_bits: int = zlib.MAX_WBITS) -> None:
-    """Read compressed voxels to their checksum, which SimpleITK does not look at.
+    """Read compressed voxels to their checksum, which SimpleITK does not check.
 
     Args:
         path: The file.
-        start: Where its voxels start.
+        start: Offset of its voxels.
         window_bits: As `zlib` takes them: `16 + zlib.MAX_WBITS` for gzip.
 
     Raises:
@@ -141,7 +139,7 @@ def _information(path: Path, image_io: str) -> sitk.ImageFileReader:
 
 
 def _affine(reader: sitk.ImageFileReader) -> NDArray[np.float64]:
-    """For index order (x, y, z), to RAS+; the third axis of a 2D image is its normal, one unit long."""
+    """Affine for index order (x, y, z), to RAS+; the third axis of a 2D image is its normal, one unit long."""
     dimensions = reader.GetDimension()
     axes = min(dimensions, 3)
     direction = np.asarray(reader.GetDirection()).reshape(dimensions, dimensions)[:axes, :axes]
@@ -153,13 +151,13 @@ def _affine(reader: sitk.ImageFileReader) -> NDArray[np.float64]:
 
 
 def _channels_last(stored: NDArray[Any], reader: sitk.ImageFileReader) -> NDArray[Any]:
-    """From ([t,] [z,] y, x [, component]) to (x, y, z [, t] [, component])."""
+    """Reorder ([t,] [z,] y, x [, component]) to (x, y, z [, t] [, component])."""
     is_vector = stored.ndim > reader.GetDimension()
     ordered = (np.moveaxis(stored, -1, 0) if is_vector else stored).T
     return ordered[:, :, None] if reader.GetDimension() == 2 else ordered
 
 
 def _in_short(error: RuntimeError) -> ValueError:
-    """The last part of a message, without places in source files and memory."""
+    """The last part of a message of SimpleITK, without source locations and addresses."""
     reason = str(error).rpartition("ERROR: ")[2].partition("\nReason:")[0]
     return ValueError(re.sub(r"^\w+\(0x[0-9a-f]+\): ", "", reason))

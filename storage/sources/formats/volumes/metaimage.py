@@ -1,13 +1,13 @@
 """MetaImage (`.mha`): text header and voxels in one file.
 
-SimpleITK passes over scale factors, units, numbers that are none and compressed voxels that are damaged; they are
-refused here.
+SimpleITK ignores scale factors, units, invalid numbers and damaged compressed voxels; they are refused here.
 """
 
 import math
+from functools import partial
 from pathlib import Path
 
-from medsam3_core.cases.geometry import AffineUnit, VolumeGeometry
+from medsam3_core.cases.geometry import AffineUnit
 from medsam3_core.errors import CaseDataError
 from storage.sources.formats.volumes.format import Carries, Volume, VolumeFormat
 from storage.sources.formats.volumes.itk import check_compressed, header_bytes, itk_geometry, itk_size_xy, read_itk
@@ -30,7 +30,7 @@ def _read(path: Path, channel: int | None) -> Volume:
 
 
 def _header(first: bytes) -> tuple[dict[str, str], int]:
-    """Keys with their values, and where the voxels start."""
+    """Keys with their values, and the offset of the voxels."""
     found: dict[str, str] = {}
     offset = 0
     while (end := first.find(b"\n", offset)) >= 0 and "ElementDataFile" not in found:
@@ -41,27 +41,27 @@ def _header(first: bytes) -> tuple[dict[str, str], int]:
 
 
 def _checked(header: dict[str, str]) -> AffineUnit:
-    """The unit of a header that SimpleITK understands whole."""
+    """Unit of a header, if SimpleITK applies all of it."""
     if (data := header.get("ElementDataFile", "LOCAL")).upper() != "LOCAL":
         msg = f"keeps its voxels in {data!r}; write it as one .mha file"
         raise CaseDataError(msg)
     for key, neutral in _UNSCALED.items():
         if key in header and _numbers(header[key]) != [neutral]:
-            msg = f"has {key} {header[key]}, which its readers pass over; apply it to the voxels and write them again"
+            msg = f"has {key} {header[key]}, which its readers ignore; apply it to the voxels and write them again"
             raise CaseDataError(msg)
     for key in _PLACES:
         if not all(map(math.isfinite, _numbers(header.get(key, "")))):
-            msg = f"has {key} {header[key]}, which are no numbers; correct it or export it again"
+            msg = f"has {key} {header[key]}, which are not finite numbers; correct it or export it again"
             raise CaseDataError(msg)
     unit = header.get("DistanceUnits", "mm")
     if unit not in _UNITS:
-        msg = f"has DistanceUnits {unit!r}, known are {', '.join(_UNITS)}; convert its spacing and offset to mm"
+        msg = f"has DistanceUnits {unit!r}, not one of {', '.join(_UNITS)}; convert its spacing and offset to mm"
         raise CaseDataError(msg)
     return _UNITS[unit]
 
 
 def _numbers(text: str) -> list[float]:
-    """NaN for what is no number."""
+    """Numbers of a text, NaN for other words."""
     found = []
     for part in text.split():
         try:
@@ -71,19 +71,11 @@ def _numbers(text: str) -> list[float]:
     return found
 
 
-def _size_xy(path: Path) -> tuple[int, int] | None:
-    return itk_size_xy(path, _IO)
-
-
-def _geometry(first: bytes) -> VolumeGeometry | None:
-    return itk_geometry(first, _SUFFIX, _IO)
-
-
 FORMAT = VolumeFormat(
     _NAME,
     (_SUFFIX,),
     _read,
-    _size_xy,
-    _geometry,
+    partial(itk_size_xy, image_io=_IO),
+    partial(itk_geometry, suffix=_SUFFIX, image_io=_IO),
     frozenset({Carries.AFFINE, Carries.UNIT, Carries.SEVERAL_VOLUMES, Carries.CHECKSUM}),
 )

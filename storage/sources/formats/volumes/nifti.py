@@ -1,7 +1,7 @@
-"""NIfTI: voxels in (z, y, x) file order, the exact affine, and what the header says.
+"""NIfTI: voxels in (z, y, x) file order, the exact affine, and fields of the header.
 
-The voxels are those of the file with `scl_slope` and `scl_inter` applied, never reoriented. Where the header gives
-metres or micrometres, the geometry is in millimetres while the affine stays as stored.
+The voxels are those of the file with `scl_slope` and `scl_inter` applied, never reoriented. If the header gives metres
+or micrometres, the geometry is in millimetres while the affine stays as stored.
 """
 
 import math
@@ -42,7 +42,7 @@ _UNREADABLE = (
     zlib.error,
     struct.error,
 )
-"""What nibabel raises for files that are damaged or no NIfTI."""
+"""Errors of nibabel for files that are damaged or not NIfTI."""
 _HEADER_BYTES = 348
 
 
@@ -50,8 +50,8 @@ def read_nifti(path: Path, channel: int | None = None) -> Volume:
     """Read a 2D or 3D file, or one channel of a 4D file; a 4D file with a single volume counts as 3D.
 
     Raises:
-        CaseDataError: If the file is missing, truncated or no NIfTI, has no numbers as voxels, has several channels
-            and none is chosen, or a singular affine; names file, value and remedy.
+        CaseDataError: If the file is missing, truncated or not NIfTI, has voxels that are not numbers, has several
+            channels and none is chosen, or a singular affine; names file, value and remedy.
     """
     try:
         image: Any = nib.load(path, mmap=False)  # type: ignore[call-arg, unused-ignore]
@@ -74,7 +74,7 @@ def _size_xy(path: Path) -> tuple[int, int] | None:
 
 
 def _geometry(first: bytes) -> VolumeGeometry | None:
-    """Of a NIfTI-1 header, compressed or not."""
+    """Geometry of a NIfTI-1 header, compressed or not."""
     try:
         if first[:2] == b"\x1f\x8b":
             first = zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(first, _HEADER_BYTES)
@@ -87,7 +87,7 @@ def _geometry(first: bytes) -> VolumeGeometry | None:
 
 
 def _length_unit(header: Any) -> AffineUnit:
-    """Unit of the header; files without a known one are in millimetres by custom."""
+    """Unit in the header; by convention millimetres if it is unknown."""
     try:
         return AffineUnit(header.get_xyzt_units()[0])
     except (AttributeError, KeyError, ValueError):

@@ -1,13 +1,14 @@
 """NRRD (`.nrrd`): text header and voxels in one file.
 
-SimpleITK takes every space that is none of the anatomical ones for left-posterior-superior, and passes over units. Of
-a file that names no space that is an assumption, kept in its attributes; other spaces are refused.
+SimpleITK reads every space other than the anatomical ones as left-posterior-superior, and ignores units. If a file
+names no space, that assumption is kept in its attributes; other spaces are refused.
 """
 
 import zlib
+from functools import partial
 from pathlib import Path
 
-from medsam3_core.cases.geometry import AffineUnit, VolumeGeometry
+from medsam3_core.cases.geometry import AffineUnit
 from medsam3_core.errors import CaseDataError
 from storage.sources.formats.volumes.format import Carries, Volume, VolumeFormat
 from storage.sources.formats.volumes.itk import check_compressed, header_bytes, itk_geometry, itk_size_xy, read_itk
@@ -31,7 +32,7 @@ def _read(path: Path, channel: int | None) -> Volume:
 
 
 def _fields(first: bytes) -> tuple[dict[str, str], int]:
-    """Fields of the header, names in lower case, and where the voxels start: after the first empty line."""
+    """Fields of the header, names in lower case, and the offset of the voxels: after the first empty line."""
     found: dict[str, str] = {}
     offset = 0
     for line in first.splitlines(keepends=True):
@@ -45,14 +46,14 @@ def _fields(first: bytes) -> tuple[dict[str, str], int]:
 
 
 def _checked(fields: dict[str, str]) -> AffineUnit:
-    """The unit of a header that SimpleITK understands whole."""
+    """Unit of a header, if SimpleITK applies all of it."""
     if data := fields.get("data file", fields.get("datafile")):
         msg = f"keeps its voxels in {data!r}; write it as one .nrrd file"
         raise CaseDataError(msg)
     space = fields.get("space")
     if space is not None and space.lower() not in map(str.lower, _SPACES):
         known = ", ".join(_SPACES[:3])
-        msg = f"lies in the space {space!r}, where left and right are not known; give it one of {known}"
+        msg = f"has the space {space!r}, which does not define left and right; give it one of {known}"
         raise CaseDataError(msg)
     named = {unit.strip() for unit in fields.get("space units", fields.get("units", "")).split('"')}
     units = named - {""} or {""}
@@ -62,19 +63,11 @@ def _checked(fields: dict[str, str]) -> AffineUnit:
     return _UNITS[units.pop()]
 
 
-def _size_xy(path: Path) -> tuple[int, int] | None:
-    return itk_size_xy(path, _IO)
-
-
-def _geometry(first: bytes) -> VolumeGeometry | None:
-    return itk_geometry(first, _SUFFIX, _IO)
-
-
 FORMAT = VolumeFormat(
     _NAME,
     (_SUFFIX,),
     _read,
-    _size_xy,
-    _geometry,
+    partial(itk_size_xy, image_io=_IO),
+    partial(itk_geometry, suffix=_SUFFIX, image_io=_IO),
     frozenset({Carries.AFFINE, Carries.UNIT, Carries.SEVERAL_VOLUMES, Carries.CHECKSUM}),
 )

@@ -1,4 +1,4 @@
-"""All volume formats, found by their modules, and what is asked of a file whatever its format is."""
+"""All volume formats, found by their modules, and functions that read a file of any of them."""
 
 import importlib
 import pkgutil
@@ -25,12 +25,12 @@ VOLUME_SUFFIXES = tuple(suffix for known in VOLUME_FORMATS for suffix in known.s
 
 
 def is_volume(name: str) -> bool:
-    """Whether a file is named like a volume."""
+    """True if the file name ends like that of a volume."""
     return name.lower().endswith(VOLUME_SUFFIXES)
 
 
 def suffixes_in(files: Iterable[str]) -> tuple[str, ...]:
-    """Suffixes of the formats that occur among files: patterns that are made of them stay what they are."""
+    """Suffixes of the formats that occur among files, so that patterns made of them do not change with new formats."""
     named = [name.lower() for name in files]
     present = (known for known in VOLUME_FORMATS if any(name.endswith(known.suffixes) for name in named))
     return tuple(suffix for known in present for suffix in known.suffixes)
@@ -40,18 +40,18 @@ def read_volume(path: Path, *, channel: int | None = None) -> Volume:
     """Read a file by the format of its name; `channel` chooses one of several volumes.
 
     Raises:
-        CaseDataError: If the file is missing, damaged or holds no scalar volume, or several and none is chosen.
+        CaseDataError: If the file is missing or damaged, its voxels are not scalar, or no channel of several is chosen.
     """
     return _format_of(path).read(path, channel)
 
 
 def slice_size(path: Path) -> tuple[int, int] | None:
-    """Width and height of a slice by the header alone; None where it cannot be read."""
+    """Width and height of a slice from the header; None if it cannot be read."""
     return _format_of(path).size_xy(path)
 
 
 def volume_geometry(path: Path) -> VolumeGeometry | None:
-    """Shape and position by the first bytes of a file; None if they do not give three dimensions."""
+    """Shape and position from the first bytes of a file; None if they do not give three dimensions."""
     try:
         first, _ = read_range(path, 0, _FIRST_BYTES)
     except OSError:

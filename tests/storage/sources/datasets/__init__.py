@@ -1,1 +1,1 @@
-"""The datasets of the field, drawn small and written in their published layouts."""
+"""Small copies of public datasets, written in their published layouts."""

@@ -61,7 +61,7 @@ def test_a_recipe_that_notes_unknown_weights_is_refused(tmp_path) -> None:
     content["trained_weights"] = [{"weights": "medsam9", "evidence": "a paper"}]
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(content))
-    with pytest.raises(UsageError, match="no such public weights 'medsam9'; known: sam3, medical-sam3"):
+    with pytest.raises(UsageError, match="unknown public weights 'medsam9'; choose one of sam3, medical-sam3"):
         load_recipe(path)
 
 

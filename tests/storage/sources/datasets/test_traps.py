@@ -119,7 +119,7 @@ def test_a_mat_without_the_named_maps_lists_what_it_has(tmp_path) -> None:
     folder = published_2d.consep(tmp_path / "consep").folder
     published_2d.write_mat(folder / "Train/Labels/train_1.mat", {"ann": np.zeros((40, 56, 2))})
     (finding,) = checked(folder).findings
-    assert "train_1.mat has no array 'inst_map'; it has: ann" in finding.message
+    assert "train_1.mat has no array 'inst_map'; its arrays are: ann" in finding.message
 
 
 def test_an_rgb_mask_is_read_when_grey_and_refused_when_coloured(tmp_path) -> None:
@@ -182,7 +182,7 @@ def test_a_label_map_with_interpolated_values_is_refused(tmp_path) -> None:
     published_3d.write_nifti(path, values)
     (finding,) = checked(folder).findings
     assert finding.kind is FindingKind.LABEL_VALUE
-    with pytest.raises(LabelValueError, match=r"label0001.nii.gz: label value 2.5 is no whole number .* interpolated"):
+    with pytest.raises(LabelValueError, match=r"label0001.nii.gz: label value 2.5 is not an integer .* interpolated"):
         read(folder, "0001")
 
 
@@ -246,9 +246,9 @@ def test_pixel_sizes_that_are_missing_are_named(tmp_path) -> None:
     table = folder / "training_set_pixel_size_and_HC.csv"
     table.write_text("\n".join(table.read_text().splitlines()[:-1]))
     (finding,) = checked(folder).findings
-    assert "001_2HC.png: no pixel size in the column 'pixel size(mm)'" in finding.message
+    assert "001_2HC.png: no pixel size in column 'pixel size(mm)'" in finding.message
     table.unlink()
-    with pytest.raises(Exception, match="which holds the pixel sizes; put it beside the images"):
+    with pytest.raises(Exception, match=r"has no table of pixel sizes that matches .*; put it beside the images"):
         checked(folder, "hc18")
 
 
