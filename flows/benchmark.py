@@ -1,4 +1,4 @@
-"""The flow that benchmarks: cohorts x weights x prompt policies, computing only what is not there yet."""
+"""Flow `benchmark`: cohorts x weights x prompt policies; only missing and stale results are computed."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -33,15 +33,15 @@ SHARD_CASES = 5000
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkSummary:
-    """How a benchmark ended.
+    """Outcome of a benchmark; a result is one case in one run.
 
     Attributes:
-        run_ids: Runs that were asked for.
-        refused: Combinations that no segmenter takes.
-        computed: Case and run pairs segmented by this attempt, by status.
-        fresh: Case and run pairs that were done already.
+        run_ids: Requested runs.
+        refused: Reasons for skipped combinations of weights and prompts.
+        computed: Results of this attempt by status.
+        fresh: Results that were up to date already.
         peak_rss_bytes: Highest resident memory of a worker.
-        stream_seconds: Wall time of the streams alone: neither start-up nor publication.
+        stream_seconds: Wall time of the streams, without start-up and publication.
     """
 
     run_ids: tuple[str, ...]
@@ -53,7 +53,7 @@ class BenchmarkSummary:
 
     @property
     def unscored(self) -> int:
-        """Case and run pairs of this attempt that ended without a score."""
+        """Number of results of this attempt without a score."""
         return sum(count for status, count in self.computed.items() if status not in ("scored", "rescored"))
 
 
@@ -61,13 +61,13 @@ class BenchmarkSummary:
 def benchmark_cohorts(
     request: BenchmarkRequest = ALL_THAT_IS_STALE, store: str = "", cluster: str = CLUSTER, cache_encodings: str = ""
 ) -> BenchmarkSummary:
-    """Segment and score every case that has no fresh score yet, for every combination that is asked for.
+    """Segment and score every case without an up-to-date score, for every requested combination.
 
-    Cohorts, weights or prompts that are left out are taken from the benchmarks that were asked for before: with none
-    of the three, everything that is stale is computed.
+    Cohorts, weights or prompts that are left out are taken from earlier benchmarks. Without any of the three,
+    everything stale is computed.
 
     Args:
-        request: What is wanted; what is left out is taken from earlier benchmarks.
+        request: Cohorts, weights, prompts and settings; what is left out is taken from earlier benchmarks.
         store: Folder of the store; empty for `$MEDSAM3_STORE`.
         cluster: Cluster by name.
         cache_encodings: Size of the cache of slice encodings in the store, such as `20GB`; empty for none.
@@ -80,11 +80,11 @@ def benchmark_cohorts(
 def compute_plan(
     store: StoreLayout, planned: PlannedBenchmark, cluster: str, cache_encodings: str = ""
 ) -> BenchmarkSummary:
-    """Compute what a plan says, inside a flow.
+    """Compute a plan, inside a flow.
 
     Args:
         store: The store.
-        planned: What is to compute.
+        planned: The plan, and the token of its writer locks.
         cluster: Cluster by name.
         cache_encodings: Size of the cache of slice encodings; empty for none.
     """
@@ -119,7 +119,7 @@ def _compute(
     cache = CacheSettings(store.encodings(), parse_size(cache_encodings)) if cache_encodings else None
     if cache is not None:
         prepare_cache(cache)
-    note(f"{sum(len(group.pending) for group in groups)} cases to do; asking for workers")
+    note(f"{sum(len(group.pending) for group in groups)} cases pending; asking for workers")
     settings = named_cluster(cluster, store.root)
     with dask_workers(settings, [group.weights for group in groups]) as workers, workers.on_store(store):
         note(f"workers are ready: {workers.slots} batches at a time")
@@ -134,7 +134,7 @@ def _compute(
 
 
 def shards_of(cases: Sequence[PlannedCase]) -> list[Sequence[PlannedCase]]:
-    """Shards of at most `SHARD_CASES` cases: one Prefect task each, never one per case."""
+    """Shards of at most `SHARD_CASES` cases, one Prefect task each."""
     return [cases[start : start + SHARD_CASES] for start in range(0, len(cases), SHARD_CASES)]
 
 
@@ -142,7 +142,7 @@ def shards_of(cases: Sequence[PlannedCase]) -> list[Sequence[PlannedCase]]:
 def segment_shard(
     store: StoreLayout, group: WorkGroup, cases: Sequence[PlannedCase], workers: Workers, token: str
 ) -> StreamCounts:
-    """One bounded stream of batches over the workers; each batch commits its own rows."""
+    """Segment and score cases in one bounded stream of batches over the workers; each batch commits its own rows."""
     work = SegmentBatch(
         store,
         group.cohort.recipe,

@@ -1,4 +1,4 @@
-"""The flow that takes a source dataset into the store."""
+"""Flow `ingest`: converts a source dataset into a cohort of the store."""
 
 from dataclasses import dataclass
 
@@ -21,13 +21,13 @@ from tasks.stream.stream import StreamCounts
 
 @dataclass(frozen=True, slots=True)
 class IngestSummary:
-    """How an ingest ended.
+    """Outcome of an ingest.
 
     Attributes:
-        cohort: Cohort.
+        cohort: Name of the cohort.
         accepted: Cases accepted by this ingest.
         rejected: Cases rejected by this ingest.
-        unchanged: Cases that were in the store already, with the same source files.
+        unchanged: Cases already in the store with the same source files.
     """
 
     cohort: str
@@ -38,10 +38,10 @@ class IngestSummary:
 
 @flow(name="ingest", flow_run_name="ingest-{request.cohort}")
 def ingest_cohort(request: IngestRequest, store: str = "", cluster: str = CLUSTER) -> IngestSummary:
-    """Convert a source dataset to OME-Zarr, case by case, and record what was accepted and what was not.
+    """Convert a source dataset to OME-Zarr and record every case as accepted or rejected.
 
     Args:
-        request: Which cases of which source become which cohort.
+        request: Source, cohort and limits.
         store: Folder of the store; empty for `$MEDSAM3_STORE`.
         cluster: Cluster by name.
     """
@@ -59,7 +59,7 @@ def ingest_cohort(request: IngestRequest, store: str = "", cluster: str = CLUSTE
 
 @task(name="convert-cases", task_run_name="convert-cases", cache_policy=NO_CACHE)
 def convert_cases(plan: IngestPlan, store: StoreLayout, workers: Workers) -> StreamCounts:
-    """One bounded stream of batches over the workers."""
+    """Convert the pending cases in one bounded stream of batches over the workers."""
     work = IngestBatch(store, plan.cohort.name, plan.cohort.recipe, plan.source_root, plan.with_references)
     cases = [
         PendingCase(source, fingerprint, plan.standing.get(source.case_id, "")) for source, fingerprint in plan.pending

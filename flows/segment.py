@@ -1,4 +1,4 @@
-"""The flow that segments a source without any reference: register, segment, release."""
+"""Flow `segment`: ingests a source without references, segments every case, writes the segmentations."""
 
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -34,9 +34,10 @@ from tasks.stream.stream import StreamCounts
 
 @dataclass(frozen=True, slots=True)
 class SegmentSummary:
-    """How it ended: cohort, run, and how many cases ended how.
+    """Cohort, run and number of cases by status.
 
-    `segmented` means released too, `empty` that nothing was found and the form has no file that says so.
+    `segmented` cases have their file in the output folder. `empty`: nothing was found, and the format has no file for
+    that.
     """
 
     cohort: str
@@ -45,7 +46,7 @@ class SegmentSummary:
 
     @property
     def unfinished(self) -> int:
-        """Cases that should have a released segmentation and have none."""
+        """Number of cases that should have a released segmentation and have none."""
         return sum(count for status, count in self.counts.items() if status not in ("segmented", "empty"))
 
 
@@ -53,11 +54,11 @@ class SegmentSummary:
 def segment_source(
     request: SegmentRequest, release: ReleaseRequest, store: str = "", cluster: str = CLUSTER
 ) -> SegmentSummary:
-    """Segment every case of a source and release what was drawn; what is done already is not done again.
+    """Segment every case of a source and write the segmentations; finished cases are skipped.
 
     Args:
-        request: What is segmented, and how.
-        release: Where the segmentations go, and in which format.
+        request: Source, weights, prompts and settings.
+        release: Output folder and format.
         store: Folder of the store; empty for `$MEDSAM3_STORE`.
         cluster: Cluster by name.
     """
@@ -101,7 +102,7 @@ def _segment(store: StoreLayout, group: WorkGroup, workers: Workers, token: str)
 def export_cases(
     store: StoreLayout, run: Run, ingest: IngestPlan, release: ReleaseRequest, claim: str, workers: Workers
 ) -> StreamCounts:
-    """One bounded stream of batches over the workers."""
+    """Write the segmentations in one bounded stream of batches over the workers."""
     form = format_named(release.form, ExportCommand.SEGMENT)
     left = unreleased(store, run, form.name, claim)
     if not left:

@@ -1,11 +1,12 @@
-"""Cases of every flow: one bounded stream of batches over the workers, with a bar, and a line for every crash."""
+"""One bounded stream of batches over the workers, for the cases of every flow; shows progress and crashes."""
 
 import uuid
 from collections.abc import Sequence
+from contextlib import closing
 
 from flows.clusters.clusters import Workers
 from flows.messages.console import say
-from flows.messages.progress import reporting
+from flows.messages.progress import ProgressReporter
 from storage.store.layout import StoreLayout
 from tasks.stream.breadcrumbs import BreadcrumbFolder, HasCaseId
 from tasks.stream.sizing import BatchSizer
@@ -26,20 +27,20 @@ def stream_cases(
     """Run all cases; each is done or recorded as crashed when this returns.
 
     Args:
-        title: Text of the bar.
-        store: Store, which holds the breadcrumbs.
-        work: The work on a batch.
-        cases: Units of work in order.
-        workers: Workers that do it.
-        target_seconds: About how long a batch takes.
-        resources: Dask resources that a batch asks for.
+        title: Title of the progress bar.
+        store: Store that holds the breadcrumbs.
+        work: Work on one batch.
+        cases: Units of work, in order.
+        workers: The cluster.
+        target_seconds: Desired duration of a batch.
+        resources: Dask resources that a batch requires.
 
     Raises:
         BatchBreakerError: If whole batches keep failing.
-        ClusterLostError: If the scheduler is gone for good.
+        ClusterLostError: If the scheduler does not come back.
         StoreError: If the store cannot be written.
     """
-    with reporting(title, len(cases)) as reporter:
+    with closing(ProgressReporter(title, len(cases))) as reporter:
         return run_stream(
             workers.client,
             work,

@@ -1,4 +1,4 @@
-"""The flow that trains weights: ingest what is missing, learn, register."""
+"""Flow `train`: ingests missing cohorts, trains, registers the weights."""
 
 import os
 from pathlib import Path
@@ -24,15 +24,15 @@ if TYPE_CHECKING:  # it imports torch
 
 @flow(name="train", flow_run_name="train-{config}")
 def train_flow(config: str, store: str = "", cluster: str = CLUSTER) -> dict[str, Any]:
-    """Train what a configuration asks for; started again, it goes on where it stopped.
+    """Train by a configuration; started again, it resumes from its last checkpoint.
 
     Args:
-        config: Configuration file, or the name of one that comes with the product.
+        config: Configuration file, or the name of a shipped one.
         store: Folder of the store; empty for `$MEDSAM3_STORE`.
-        cluster: Cluster by name, for cohorts that are ingested first.
+        cluster: Cluster by name, to ingest missing cohorts.
     """
     require_extra(Extra.TRAIN, "the flow train", "accelerate", "peft")
-    # Both import torch, which who deploys all flows can do without.
+    # Both import torch, which deploying the flows does not need.
     from storage.training.configs import find_training_config, read_training_config
     from tasks.train import processes
 
@@ -42,11 +42,11 @@ def train_flow(config: str, store: str = "", cluster: str = CLUSTER) -> dict[str
         if cohort.source is not None and not is_ingested(layout, cohort.cohort):
             if processes() > 1:
                 msg = (
-                    f"cohort {cohort.cohort} is not, or not all, in the store: ingest it before "
-                    f"{processes()} processes train on it"
+                    f"cohort {cohort.cohort} is not completely ingested; ingest it before {processes()} processes "
+                    "train on it"
                 )
                 raise UsageError(msg)
-            say(f"cohort {cohort.cohort} is not, or not all, in the store yet; ingesting {cohort.source}")
+            say(f"cohort {cohort.cohort} is not completely ingested; ingesting {cohort.source}")
             ingest_cohort(IngestRequest(cohort.source, cohort.cohort), str(layout.root), cluster)
     return _train(layout, plan)
 
@@ -59,18 +59,18 @@ def _train(store: StoreLayout, plan: "TrainingPlan") -> dict[str, Any]:
 
 
 def _say_progress(entry: dict[str, Any]) -> None:
-    """One line per entry of the log: losses while it learns, scores where it was validated."""
+    """Print one line per log entry: losses, or scores of a validation."""
     step = f"step {entry['step']}/{entry['steps']}"
-    numbers = {name.removeprefix("eval_"): value for name, value in entry.items() if name not in _UNSAID}
+    numbers = {name.removeprefix("eval_"): value for name, value in entry.items() if name not in _HIDDEN}
     shown = "  ".join(f"{name} {float(value):.3g}" for name, value in numbers.items())
     say(f"{step}  {'validation  ' if 'eval_dice' in entry else ''}{shown}")
 
 
-_UNSAID = frozenset({"step", "steps", "epoch", "total_flos", "grad_norm"})
+_HIDDEN = frozenset({"step", "steps", "epoch", "total_flos", "grad_norm"})
 
 
 def describe(record: dict[str, Any]) -> list[str]:
-    """What a person wants to know at the end."""
+    """Result of a training in three lines: weights, folder, data."""
     best = "not validated" if record["best"] is None else f"validation Dice {record['best']:.3f}"
     return [
         f"weights {record['weights']}@{record['version']}  sha256 {record['sha256'][:12]}  {best}",
@@ -80,10 +80,10 @@ def describe(record: dict[str, Any]) -> list[str]:
 
 
 def _forget_hooks_of_prefect() -> None:
-    """In a forked child: do not wait for Prefect's services at the end; they live in the parent.
+    """Remove Prefect's exit hooks in a forked child; the services that they drain live in the parent.
 
-    Prefect 3 resets its services in a child, but not the exit hooks that drain them, and these then fail: processes
-    that read training slices would end with code 1, and training with them.
+    Prefect 3 resets its services in a child but not these hooks, which then fail: processes that read training slices
+    would exit with code 1, and the training with them.
     """
     forget_thread_exit_hooks("prefect")
 

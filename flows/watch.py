@@ -1,4 +1,4 @@
-"""The flow that follows registered weights: a new file or commit is registered, examined and told to the server."""
+"""Flow `watch-weights`: registers new files or commits of known weights, checks and announces them."""
 
 import time
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from flows.messages.console import tell
 from flows.service.checks import failed_checks
 from flows.service.deployed import store_of
 from flows.service.events import ALERT, CHANGED, NoServerError, send_event
-from flows.service.notifications import notify
+from flows.service.notifications import notify_and_log
 from flows.settings.settings import Settings, read_settings
 from medsam3_core.errors import UsageError
 from storage.store.layout import StoreLayout
@@ -23,36 +23,36 @@ from storage.weights.weights import Weights
 
 @dataclass(frozen=True, slots=True)
 class WatchSummary:
-    """What one pass over all watched weights found.
+    """Result of one pass over all watched weights.
 
     Attributes:
-        looked: Names looked at.
+        checked: Number of watched names.
         registered: New versions as `NAME@N`.
-        waiting: Names whose files are still being written.
-        troubled: Names whose files are gone or cannot be loaded.
+        waiting: Names of weights whose files are still being written.
+        failed: Names of weights whose files are missing or cannot be loaded.
     """
 
-    looked: int
+    checked: int
     registered: tuple[str, ...]
     waiting: tuple[str, ...]
-    troubled: tuple[str, ...]
+    failed: tuple[str, ...]
 
     def __str__(self) -> str:
-        parts = [f"{self.looked} weights looked at, {len(self.registered)} changed"]
+        parts = [f"{self.checked} weights checked, {len(self.registered)} changed"]
         parts += [f"registered {', '.join(self.registered)}"] if self.registered else []
         parts += [f"still being written: {', '.join(self.waiting)}"] if self.waiting else []
-        parts += [f"in trouble: {', '.join(self.troubled)}"] if self.troubled else []
+        parts += [f"missing or not loadable: {', '.join(self.failed)}"] if self.failed else []
         return "; ".join(parts)
 
 
 @flow(name="watch-weights", flow_run_name="watch-weights")
 def watch_weights(store: str = "", once: bool = True, announce: bool = True) -> State[WatchSummary]:
-    """Follow registered weights: register what is new, run the doctor on it, and send the event that starts benchmarks.
+    """Watch registered weights: register new versions, run the doctor, send the event that starts benchmarks.
 
     Args:
         store: Folder of the store; empty for `$MEDSAM3_STORE`.
-        once: One look at all weights rather than a look every `watch.every_seconds` of the settings.
-        announce: Whether a server listens; without, versions are registered and told later.
+        once: Check all weights once instead of every `watch.every_seconds` of the settings.
+        announce: Send events to the Prefect server; otherwise versions are registered and announced later.
     """
     layout = store_of(store)
     settings = read_settings(layout.root)
@@ -63,18 +63,18 @@ def watch_weights(store: str = "", once: bool = True, announce: bool = True) -> 
                 break
             time.sleep(settings.watch.every_seconds)
             settings = read_settings(layout.root)
-    return (Failed if summary.troubled else Completed)(message=str(summary), data=summary)
+    return (Failed if summary.failed else Completed)(message=str(summary), data=summary)
 
 
 def watch_pass(store: StoreLayout, settings: Settings, *, announce: bool) -> WatchSummary:
-    """Look once at all watched weights; what happens to one of them does not keep the others waiting.
+    """Check all watched weights once; a problem with one does not delay the others.
 
     Raises:
         UsageError: If the settings name weights that are not registered.
         StoreError: If the store cannot be read.
     """
     seen = read_seen(store)
-    registered, waiting, troubled = [], [], []
+    registered, waiting, failed = [], [], []
     watched = list(_watched(store, settings))
     for latest in watched:
         known = seen.get(latest.name) or Seen(announced=latest.version)
@@ -82,7 +82,7 @@ def watch_pass(store: StoreLayout, settings: Settings, *, announce: bool) -> Wat
         seen[latest.name] = look.seen
         write_seen(store, seen)
         if look.sight in (Sight.GONE, Sight.UNLOADABLE):
-            troubled.append(latest.name)
+            failed.append(latest.name)
             _alert(settings, look, announce=announce)
         elif look.message:
             tell(look.message)
@@ -93,7 +93,7 @@ def watch_pass(store: StoreLayout, settings: Settings, *, announce: bool) -> Wat
         if look.latest.version > look.seen.announced and _announced(store, look, announce=announce):
             seen[latest.name] = replace(look.seen, announced=look.latest.version)
             write_seen(store, seen)
-    return WatchSummary(len(watched), tuple(registered), tuple(waiting), tuple(troubled))
+    return WatchSummary(len(watched), tuple(registered), tuple(waiting), tuple(failed))
 
 
 def _watched(store: StoreLayout, settings: Settings) -> Iterator[Weights]:
@@ -106,11 +106,11 @@ def _watched(store: StoreLayout, settings: Settings) -> Iterator[Weights]:
 
 
 def _announced(store: StoreLayout, look: Look, *, announce: bool) -> bool:
-    """Run the doctor and send the event; False where no server took it, so that the next pass tries again."""
+    """Run the doctor and send the event; False if no server accepted it, so that the next pass retries."""
     latest = look.latest
     if not announce:
         tell(
-            f"nobody listens (no PREFECT_API_URL): bring benchmarks up to date with: "
+            "no Prefect server is configured (PREFECT_API_URL); update the benchmarks with: "
             f"medsam3 benchmark --weights {latest.name}"
         )
         return False
@@ -137,14 +137,13 @@ def _announced(store: StoreLayout, look: Look, *, announce: bool) -> bool:
 
 
 def _alert(settings: Settings, look: Look, *, announce: bool) -> None:
-    """Tell people that files cannot be taken; once, until something about them changes."""
+    """Notify people about missing or unloadable files; once, until the files change."""
     if not look.message:
         return
     tell(look.message, alarming=True)
     name = look.latest.name
     message = {"kind": "alert", "weights": name, "problem": str(look.sight), "text": look.message}
-    for trouble in notify(settings.notify, message):
-        tell(trouble, alarming=True)
+    notify_and_log(settings.notify, message)
     if announce:
         try:
             send_event(ALERT, name, message)

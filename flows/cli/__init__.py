@@ -1,7 +1,4 @@
-"""The command line `medsam3`: `entry` holds the group, `commands` declares, the other rooms do the work.
-
-What a flow or a server needs does not enter: it lies beside this room.
-"""
+"""The command line `medsam3`: `entry` holds the group, `commands` declares, the other folders do the work."""
 
 from flows.cli.entry import main
 

@@ -1,4 +1,4 @@
-"""The command line `medsam3`: the group of all commands; what is heavy, a command imports when it is called.
+"""The command line `medsam3`: the group of all commands, which import heavy modules only when called.
 
 Exit codes: 0 done, 1 done but some cases failed, 2 wrong usage or input, 3 regression found, 130 interrupted.
 """
@@ -9,8 +9,7 @@ import sys
 import click
 
 from flows.cli.commands.answers import RESULT_COMMANDS
-from flows.cli.commands.benchmark import benchmark
-from flows.cli.commands.demo import demo
+from flows.cli.commands.benchmark import benchmark, demo
 from flows.cli.commands.ingest import ingest
 from flows.cli.commands.predict import predict, segment
 from flows.cli.commands.train import train
@@ -27,25 +26,18 @@ prepare_environment()
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="medsam3")
 def cli() -> None:
-    """Segment and benchmark medical images with SAM3 and Medical-SAM3, by the cohort."""
+    """Segment and benchmark cohorts of medical images with SAM3 and Medical-SAM3."""
 
 
-cli.add_command(demo)
-cli.add_command(doctor)
-cli.add_command(ingest)
-cli.add_command(benchmark)
-cli.add_command(predict)
-cli.add_command(segment)
-cli.add_command(weights)
-cli.add_command(train)
-cli.add_command(watch)
-cli.add_command(prune)
-for command in RESULT_COMMANDS:
+for command in (
+    *(demo, doctor, ingest, benchmark, predict, segment, weights, train, watch, prune),
+    *RESULT_COMMANDS,
+):
     cli.add_command(command)
 
 
 def main() -> None:
-    """Run the command line; every error of ours is one line on stderr, never a traceback."""
+    """Run the command line; our own errors are one line on stderr, without a traceback."""
     _leave(_run())
 
 
@@ -55,7 +47,7 @@ def _run() -> int:
     except SystemExit as leaving:
         code = leaving.code
     except (click.exceptions.Abort, KeyboardInterrupt):
-        return _say("interrupted; all that is finished is kept, run the same command again to go on", INTERRUPTED)
+        return _say("interrupted; finished results are kept, run the same command again to continue", INTERRUPTED)
     except click.ClickException as error:
         error.show()
         return WRONG_USAGE
@@ -72,8 +64,8 @@ def _say(message: str, code: int) -> int:
 def _leave(code: int) -> None:
     """End the process after its exit handlers, without tearing the interpreter down.
 
-    Dask and Prefect keep daemon threads; while they live, DuckDB's bindings print a hundred lines about leaked objects
-    at interpreter shutdown, and the shutdown itself takes seconds.
+    Dask and Prefect keep daemon threads. With them, interpreter shutdown takes seconds, and DuckDB's bindings print a
+    hundred lines about leaked objects.
     """
     run_exit_functions()  # stops Prefect's own server, closes clusters, flushes logs
     sys.stdout.flush()

@@ -1,1 +1,1 @@
-"""Dask clusters by name: built, checked, kept and closed. `dask.distributed` clusters enter here alone."""
+"""Dask clusters: started or joined, checked, watched and closed."""

@@ -1,4 +1,4 @@
-"""Dask clusters for the length of a block: started or joined, proved fit, warmed, and ended in order."""
+"""Dask clusters as context managers: started or joined, checked, warmed up and closed."""
 
 import importlib
 import os
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from distributed import Client, WorkerPlugin
@@ -32,29 +32,29 @@ class Workers:
     """A running cluster.
 
     Attributes:
-        client: Client that is not Dask's default one.
-        slots: Batches that can run at a time.
-        threads_per_worker: Threads that the numerics of one worker may use.
-        resources: Dask resources that a batch asks for.
-        wait_seconds: How long a scheduler that was restarted may wait for its first worker.
-        local: Whether the workers run on this machine.
-        plugins: What has been registered, by name.
+        client: Client; not Dask's default one.
+        slots: Number of batches that can run at a time.
+        threads_per_worker: Threads for the numerics of one worker.
+        resources: Dask resources that a batch requires.
+        wait_seconds: Time limit for the first worker after a restart of the scheduler.
+        local: True if the workers run on this machine.
+        plugins: Registered plugins by name.
     """
 
     client: Client
     slots: int
     threads_per_worker: int
-    resources: dict[str, float] | None = None
-    wait_seconds: float = 300.0
-    local: bool = True
-    plugins: dict[str, WorkerPlugin] = field(default_factory=dict)
+    resources: dict[str, float] | None
+    wait_seconds: float
+    local: bool
+    plugins: dict[str, WorkerPlugin]
 
     def register(self, plugin: WorkerPlugin) -> None:
-        """Prepare all workers, those that join later too; another plugin of the same name is replaced.
+        """Register a plugin on all present and future workers; it replaces a plugin of the same name.
 
         Raises:
-            Medsam3Error: What a worker says, if it is one of ours.
-            WorkerCheckError: If a worker cannot be prepared for another reason; with its words.
+            Medsam3Error: Raised by the plugin in a worker.
+            WorkerCheckError: If the plugin fails with another error; quotes it.
         """
         try:
             self.client.register_plugin(plugin)
@@ -66,8 +66,8 @@ class Workers:
         self.plugins[plugin.name] = plugin
 
     def prepare_again(self, client: Client) -> None:
-        """Prepare the workers of a scheduler that was restarted and knows nothing any more."""
-        say("the Dask scheduler was restarted; its workers are prepared again")
+        """Register all plugins again after a restart of the scheduler."""
+        say("the Dask scheduler was restarted; preparing its workers again")
         allow_failures(client, 0)
         client.wait_for_workers(1, timeout=self.wait_seconds)
         for plugin in self.plugins.values():
@@ -75,10 +75,10 @@ class Workers:
 
     @contextmanager
     def on_store(self, store: StoreLayout) -> Iterator[None]:
-        """Workers of other machines are held to see this store while the block runs.
+        """Require that workers on other machines see this store while the block runs.
 
         Raises:
-            WorkerCheckError: If one does not; names it.
+            WorkerCheckError: If a worker does not; names it.
         """
         if self.local:
             yield
@@ -94,10 +94,10 @@ _early: ContextVar["Future[Workers] | None"] = ContextVar("early workers", defau
 
 @contextmanager
 def workers_starting(settings: ClusterSettings, weights: Sequence[Weights]) -> Iterator[None]:
-    """Start a cluster in the background for the flow that is called in this block, which will find it ready.
+    """Start a cluster in the background for the flow that is called in this block.
 
-    Prefect's own server needs seconds to start, and so do workers that import torch: side by side they take as long
-    as the slower of the two. Inside another such block its workers are used.
+    Prefect's server and workers that import torch both need seconds to start; this runs the two in parallel. A nested
+    block uses the workers of the outer one.
     """
     if _early.get() is not None:
         yield
@@ -120,7 +120,7 @@ def _start_warm(stack: ExitStack, settings: ClusterSettings, weights: list[Weigh
 
 @contextmanager
 def dask_workers(settings: ClusterSettings, weights: Sequence[Weights]) -> Iterator[Workers]:
-    """Workers for the length of a block: those that `workers_starting` began, else new ones."""
+    """Workers for the length of a block: those started by `workers_starting`, else new ones."""
     early = _early.get()
     if early is not None:
         yield early.result()
@@ -131,15 +131,15 @@ def dask_workers(settings: ClusterSettings, weights: Sequence[Weights]) -> Itera
 
 @contextmanager
 def _fresh_workers(settings: ClusterSettings, weights: Sequence[Weights]) -> Iterator[Workers]:
-    """Start (or join) a cluster for the length of a block.
+    """Start or join a cluster for the length of a block.
 
     Args:
-        settings: Which cluster.
-        weights: What the workers will hold, to choose how many fit into memory.
+        settings: The cluster.
+        weights: Weights that the workers will hold; their size limits how many fit into memory.
 
     Raises:
-        UsageError: If the cluster needs something that is not installed, or no worker answers.
-        WorkerCheckError: If scheduler or workers are not like this driver.
+        UsageError: If the cluster needs something that is not installed, or no worker connects.
+        WorkerCheckError: If code or packages of scheduler or workers differ from this driver's.
     """
     with ExitStack() as stack:
         if settings.kind is ClusterKind.ADDRESS:
@@ -172,13 +172,13 @@ def _prepared(client: Client, settings: ClusterSettings, where: str) -> Workers:
         client.wait_for_workers(1, timeout=settings.wait_seconds)
     except TimeoutError as error:
         command = f"dask worker {where} --nthreads 1"
-        msg = f"no worker came to {where} within {settings.wait_seconds:g} s; start some with: {command}"
+        msg = f"no worker connected to {where} within {settings.wait_seconds:g} s; start some with: {command}"
         raise UsageError(msg) from error
     local = settings.kind in _OF_THIS_MACHINE
     plugins: list[WorkerPlugin] = [QuietEnd()] if local else [check_versions(client, where)]
     if local:
         client.register_plugin(plugins[0])
-    for module in ("tasks.ingest", "tasks.segment"):  # seconds that the first batch would pay
+    for module in ("tasks.ingest", "tasks.segment"):  # else the first batch would wait for it
         client.run(_import, module)
     resources = {**({"GPU": 1.0} if settings.kind is ClusterKind.GPU else {}), **settings.resources}
     _require_resources(client, resources, where)
@@ -196,14 +196,14 @@ def _prepared(client: Client, settings: ClusterSettings, where: str) -> Workers:
 
 @contextmanager
 def _started(settings: ClusterSettings, weights: Sequence[Weights]) -> Iterator[Any]:
-    """A cluster of our own; a worker that is killed while it starts takes the whole start with it, so try again."""
+    """Start a cluster; a worker killed during the start fails all of it, so try again."""
     for attempt in range(1, _STARTS + 1):
         try:
             cluster = make_cluster(settings, weights)
             break
         except RuntimeError as error:
             if attempt == _STARTS:
-                msg = f"workers do not start ({error}); look at the memory of this machine, or use --cluster threads"
+                msg = f"workers do not start ({error}); check the free memory of this machine, or use --cluster threads"
                 raise UsageError(msg) from error
     with cluster:
         yield cluster
@@ -218,7 +218,7 @@ def _require_resources(client: Client, resources: dict[str, float], where: str) 
 
 
 def _threads_per_worker(client: Client) -> int:
-    """Threads for the numerics of one batch: the cores of the fullest host, shared by the batches that run on it."""
+    """Threads for the numerics of one batch: the cores of the busiest host, divided by its batches."""
     cores: dict[str, int] = client.run(_cores)
     workers = client.scheduler_info(n_workers=-1)["workers"]
     batches = Counter[str]()
@@ -228,7 +228,7 @@ def _threads_per_worker(client: Client) -> int:
 
 
 def _import(module: str) -> None:
-    """Import a module in a worker; the module itself, as an answer, would be imported by the driver too."""
+    """Import a module in a worker; returning it would make the driver import it too."""
     importlib.import_module(module)
 
 

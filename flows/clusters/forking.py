@@ -1,12 +1,12 @@
-"""Local worker processes are forked from one process that has imported everything, instead of importing it each.
+"""Fork local worker processes from one process that has imported everything.
 
-torch and transformers take 5 seconds of CPU to import, in every worker, and again when one is replaced. Python's
-forkserver imports them once, in a process that starts no thread of ours and reads no case, while the driver imports
-Prefect and waits for its server; workers then start within a fraction of a second and share the memory of the imports.
+torch and transformers take 5 seconds of CPU to import, in every worker and in every replacement. Python's forkserver
+imports them once, while the driver imports Prefect and waits for its server. Workers then start within a fraction of a
+second and share the memory of the imports.
 
-CUDA does not survive a fork once it is initialised, and an import may do that: where there is an accelerator, and on
-other systems than Linux, workers are spawned and import for themselves. Dask's own variable
-`DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD=spawn` asks for that everywhere.
+CUDA does not survive a fork once it is initialised, and an import may initialise it. On machines with an accelerator,
+and on systems other than Linux, workers are therefore spawned. Dask's variable
+`DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD=spawn` has the same effect everywhere.
 """
 
 import multiprocessing
@@ -22,36 +22,32 @@ from flows.settings.clusters import ClusterKind, ClusterSettings
 from storage.weights.weights import Weights
 
 _WORK, _MODEL = "flows.clusters.forked_imports", "storage.weights.checkpoints"
-_CHOSEN_BY_THE_USER = "DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD"
+_METHOD_VARIABLE = "DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD"
 _ACCELERATORS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg")
-# A socket lies below it, whose whole path may have 107 bytes.
-_LONGEST_TEMPORARY = 70
-# What Dask sets before it spawns a worker, because libraries read it while they are loaded.
-_NUMERICS = {
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-}
+# The path of a socket below it may have 107 bytes.
+_MAX_TEMPORARY_FOLDER = 70
+# Set by Dask before it spawns a worker; libraries read them while they are loaded.
+_NUMERICS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 def forks(settings: ClusterSettings) -> bool:
-    """Whether the workers of a cluster are forked."""
+    """True if the workers of a cluster are forked."""
     return (
         settings.kind is ClusterKind.LOCAL
         and sys.platform == "linux"
-        and _CHOSEN_BY_THE_USER not in os.environ
+        and _METHOD_VARIABLE not in os.environ
         and not any(Path(device).exists() for device in _ACCELERATORS)
-        and len(os.fsencode(tempfile.gettempdir())) <= _LONGEST_TEMPORARY
+        and len(os.fsencode(tempfile.gettempdir())) <= _MAX_TEMPORARY_FOLDER
     )
 
 
 def begin_forking(settings: ClusterSettings, weights: Sequence[Weights], *, model: bool = False) -> None:
-    """Start the process that workers are forked from, if they are; it imports in the background. Once is enough.
+    """Start the process from which workers are forked, if they are; it imports in the background.
 
     Args:
-        settings: Which cluster will be started.
-        weights: What the workers will hold: tensors need torch.
-        model: Whether they will hold tensors that are not known yet.
+        settings: The cluster to be started.
+        weights: Weights that the workers will hold; tensors need torch.
+        model: True if the workers will hold tensors that are not in `weights`.
     """
     if not forks(settings):
         return
@@ -63,7 +59,7 @@ def begin_forking(settings: ClusterSettings, weights: Sequence[Weights], *, mode
 
 @contextmanager
 def _environment(defaults: Mapping[str, str]) -> Iterator[None]:
-    """Variables that are not set already, for processes that are started in this block."""
+    """Set variables that are unset, for processes started in this block."""
     added = {name: value for name, value in defaults.items() if name not in os.environ}
     os.environ.update(added)
     try:

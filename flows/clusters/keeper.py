@@ -1,8 +1,8 @@
-"""Replaces workers of our own cluster that are gone for good.
+"""Replace lost workers of our own cluster.
 
-Dask's nanny restarts a worker that dies. But a cluster drops a nanny whose worker has not come back 15 seconds after
-it was lost (it died again while it started, or the machine is busy), and nobody opens another: with all of them gone
-the batches would wait for ever. A thread looks after them and opens new ones under the same names.
+Dask's nanny restarts a worker that dies. But a cluster drops a nanny whose worker does not come back in time (it died
+again while it started, or the machine is busy) and opens no other: without workers the batches would wait for ever. A
+thread opens new ones under the same names.
 """
 
 import logging
@@ -14,14 +14,14 @@ from distributed import SpecCluster, Status
 
 logger = logging.getLogger(__name__)
 
-_LOOK_EVERY_SECONDS = 2.0
-_REPLACING_SECONDS = 120.0
+_CHECK_INTERVAL_SECONDS = 2.0
+_REPLACE_TIMEOUT_SECONDS = 120.0
 _GONE = (Status.closed, Status.failed, Status.stopped)
 
 
 @contextmanager
 def keeping_workers(cluster: SpecCluster) -> Iterator[None]:
-    """Look after the workers of this cluster while the block runs."""
+    """Replace lost workers of this cluster while the block runs."""
     stop = threading.Event()
     keeper = threading.Thread(target=_keep, args=(cluster, stop), name="worker-keeper", daemon=True)
     keeper.start()
@@ -33,17 +33,17 @@ def keeping_workers(cluster: SpecCluster) -> Iterator[None]:
 
 
 def _keep(cluster: SpecCluster, stop: threading.Event) -> None:
-    while not stop.wait(_LOOK_EVERY_SECONDS):
+    while not stop.wait(_CHECK_INTERVAL_SECONDS):
         gone = [name for name, worker in list(cluster.workers.items()) if worker.status in _GONE]
         if not gone and len(cluster.workers) >= len(cluster.worker_spec):
             continue
         try:
-            cluster.sync(_open_again, cluster, gone, callback_timeout=_REPLACING_SECONDS)
-        except Exception as error:  # noqa: BLE001 - whatever kept the new one from starting: the next look tries again
+            cluster.sync(_open_again, cluster, gone, callback_timeout=_REPLACE_TIMEOUT_SECONDS)
+        except Exception as error:  # noqa: BLE001 - the next check tries again
             logger.info("a worker could not be replaced: %s", error)
 
 
 async def _open_again(cluster: SpecCluster, gone: list[object]) -> None:
     for name in gone:
         cluster.workers.pop(name, None)
-    await cluster  # opens what its specification has and `workers` lacks
+    await cluster  # opens all workers of its specification that are missing

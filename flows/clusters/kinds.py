@@ -1,4 +1,4 @@
-"""One way per kind to bring workers into being. Packages that a kind needs are imported by that kind alone."""
+"""Start a cluster of each kind. Optional packages are imported only by the kind that needs them."""
 
 import importlib
 import os
@@ -20,19 +20,19 @@ _BYTES_PER_PARAMETER = 6
 _WORKER_BASE_BYTES = 1_500_000_000
 _LOOPBACK = "127.0.0.1"
 _METHOD = "distributed.worker.multiprocessing-method"
-# None would serve it on port 8787 of every interface; a free loopback port without pages serves nobody.
+# None would open port 8787 on every interface; this is a free loopback port without pages.
 _NO_DASHBOARD = f"{_LOOPBACK}:0"
 
 
 def make_cluster(settings: ClusterSettings, weights: Sequence[Weights]) -> Any:
-    """A running cluster of our own.
+    """Start a cluster.
 
     Args:
-        settings: Which; not of the kind `address`.
-        weights: What the workers will hold, to choose how many fit into memory.
+        settings: The cluster; not of kind `address`.
+        weights: Weights that the workers will hold; their size limits how many fit into memory.
 
     Raises:
-        UsageError: If the kind needs a package or a device that is not there.
+        UsageError: If the kind needs a missing package or device.
     """
     if settings.kind is ClusterKind.GPU:
         return gpu_cluster(settings)
@@ -51,7 +51,7 @@ def make_cluster(settings: ClusterSettings, weights: Sequence[Weights]) -> Any:
         n_workers=count,
         threads_per_worker=1,
         processes=True,
-        env=dict(os.environ),  # a forked worker has the environment of the process that it was forked from
+        env=dict(os.environ),  # a forked worker has the environment of its parent
         memory_limit=settings.memory_limit,
         host=_LOOPBACK,
         dashboard_address=_NO_DASHBOARD,
@@ -61,23 +61,23 @@ def make_cluster(settings: ClusterSettings, weights: Sequence[Weights]) -> Any:
 
 
 def gpu_cluster(settings: ClusterSettings) -> SpecCluster:
-    """One worker process per GPU, which sees that GPU alone; needs no package beyond Dask.
+    """One worker process per GPU, which sees only that GPU; needs no package beyond Dask.
 
     Raises:
-        UsageError: If there is no GPU and none is named.
+        UsageError: If this machine has no GPU and the settings name none.
     """
     devices = settings.devices or _visible_gpus()
     devices = devices[: settings.workers] if settings.workers else devices
     if not devices:
-        msg = "cluster 'gpu' needs an NVIDIA GPU and this machine shows none (nvidia-smi -L); use --cluster local"
+        msg = "cluster 'gpu' needs an NVIDIA GPU and this machine has none (nvidia-smi -L); use --cluster local"
         raise UsageError(msg)
-    limit = settings.memory_limit if settings.memory_limit != "auto" else str(1.0 / len(devices))
+    limit = settings.memory_limit if settings.memory_limit != "auto" else 1.0 / len(devices)
     workers = {
         f"gpu-{device}": {
             "cls": Nanny,
             "options": {
                 "nthreads": 1,
-                "memory_limit": limit if settings.memory_limit != "auto" else float(limit),
+                "memory_limit": limit,
                 "host": _LOOPBACK,
                 "dashboard": False,
                 "resources": {"GPU": 1.0, **settings.resources},
@@ -92,7 +92,7 @@ def gpu_cluster(settings: ClusterSettings) -> SpecCluster:
 
 
 def slurm_cluster(settings: ClusterSettings) -> Any:
-    """Jobs of a Slurm queue, each with one worker; the scheduler runs in this process.
+    """Slurm jobs with one worker each; the scheduler runs in this process.
 
     Raises:
         UsageError: If dask-jobqueue is not installed.
@@ -108,7 +108,7 @@ def slurm_cluster(settings: ClusterSettings) -> Any:
         queue=slurm.queue or None,
         account=slurm.account or None,
         walltime=slurm.walltime,
-        cores=1,  # threads of the worker: one batch at a time; the numerics inside it use all cores of the job
+        cores=1,  # one batch at a time, whose numerics use all cores of the job
         processes=1,
         job_cpu=slurm.cores,
         memory=settings.memory_limit if settings.memory_limit != "auto" else f"{8 * slurm.cores}GB",
@@ -118,18 +118,18 @@ def slurm_cluster(settings: ClusterSettings) -> Any:
         interface=slurm.interface or None,
         log_directory=slurm.log_directory or None,
         job_name="medsam3",
-        n_workers=0,  # asked for once the scheduler stands
+        n_workers=0,  # requested by `scale`
         scheduler_options={"dashboard": False, "dashboard_address": _NO_DASHBOARD},
     )
 
 
 def workers_wanted(settings: ClusterSettings, now: int) -> int:
-    """How many workers there may be at a time: batches for so many are kept ready."""
+    """Maximum number of workers at a time, for which batches are kept ready."""
     return settings.adaptive.maximum if settings.adaptive else max(now, settings.workers, 1)
 
 
 def scale(cluster: Any, settings: ClusterSettings) -> None:
-    """Ask for the workers of a cluster whose number changes, or that starts empty."""
+    """Request the workers of an adaptive cluster, or of one that starts empty."""
     if settings.adaptive:
         cluster.adapt(minimum=settings.adaptive.minimum, maximum=settings.adaptive.maximum, wait_count=10)
     elif settings.kind is ClusterKind.SLURM:
@@ -146,7 +146,7 @@ def _visible_gpus() -> tuple[int, ...]:
 
 
 def worker_count(settings: ClusterSettings, weights: Sequence[Weights]) -> int:
-    """How many batches a cluster of this machine will run at a time; 1 where only its scheduler knows."""
+    """Number of batches that a cluster will run at a time; 1 if only its scheduler knows."""
     if settings.kind in (ClusterKind.LOCAL, ClusterKind.THREADS):
         return workers_wanted(settings, settings.workers or _fitting_workers(os.cpu_count() or 1, weights))
     return max(1, settings.workers, len(settings.devices))

@@ -1,4 +1,4 @@
-"""How workers of this machine end: in order, when the driver says so, and without a word."""
+"""Quiet end of local workers: when the driver ends them, and without messages."""
 
 import atexit
 import logging
@@ -14,17 +14,17 @@ _ENDING = (Status.closing, Status.closed)
 
 
 class QuietEnd(WorkerPlugin):
-    """Ctrl-C reaches the whole process group: workers leave it to the driver, which ends them in order and quietly.
+    """Makes workers ignore Ctrl-C, which reaches the whole process group; the driver ends them in order.
 
-    A worker that ends while its thread is busy would print a hundred lines about objects that DuckDB's bindings leak:
-    its process ends without tearing the interpreter down. One that ends while a heartbeat is on its way closes the
-    connection under it and would print the traceback of that.
+    A worker that ends while its thread is busy would print a hundred lines about objects leaked by DuckDB's bindings:
+    its process exits without tearing the interpreter down. A worker that ends during a heartbeat would print a
+    traceback about its own connection: such errors are filtered.
     """
 
     name = "medsam3-quiet-end"
 
     def setup(self, worker: Worker) -> None:
-        """Called in the main thread of the worker's process, also after a restart."""
+        """Set up the worker; called in the main thread of its process, also after a restart."""
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             if multiprocessing.parent_process() is not None:
@@ -33,13 +33,13 @@ class QuietEnd(WorkerPlugin):
 
 
 class OwnEnd(logging.Filter):
-    """Leaves out connections that a worker closed by ending itself; those that break while it works are told."""
+    """Hides errors of connections that a worker closed by ending; those that break during work are logged."""
 
     def __init__(self, worker: Worker) -> None:
         super().__init__()
         self._worker = worker
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether a line of the log is news."""
+        """False for a connection that the ending worker closed."""
         error = record.exc_info[1] if record.exc_info else None
         return not (isinstance(error, CommClosedError) and self._worker.status in _ENDING)

@@ -1,6 +1,6 @@
-"""What is proved before the first batch: every worker runs our code as it is here, sees the store, holds the weights.
+"""Checks before the first batch: every worker runs the driver's code and sees the store.
 
-The checks are worker plugins, so workers that join later (adaptive scaling, a restart) are held to them too.
+The checks are worker plugins, so they also run on workers that join later (adaptive scaling, a restart).
 """
 
 import hashlib
@@ -23,12 +23,12 @@ _SAME_ON_ALL = ("distributed", "numpy", "zarr", "pyarrow", "torch", "transformer
 
 
 class WorkerCheckError(UsageError):
-    """A worker cannot do what the run needs; nothing was computed."""
+    """A worker does not meet the requirements of the run; nothing was computed."""
 
 
 @cache
 def code_digest() -> str:
-    """Digest of our source files: editable installs have one version number and many states."""
+    """Digest of the source files; the version number does not change with edits of an editable install."""
     root = Path(__file__).parents[2]
     digest = hashlib.sha256()
     for package in _PACKAGES:
@@ -38,7 +38,7 @@ def code_digest() -> str:
 
 
 def versions_here() -> dict[str, str]:
-    """What must be the same on driver and workers."""
+    """Versions that must be equal on driver and workers."""
     found = {"python": platform.python_version().rpartition(".")[0], "medsam3 code": code_digest()[:12]}
     for package in _SAME_ON_ALL:
         try:
@@ -49,7 +49,7 @@ def versions_here() -> dict[str, str]:
 
 
 class SameVersions(WorkerPlugin):
-    """Refuses a worker whose code or packages differ from the driver's."""
+    """Rejects workers whose code or packages differ from the driver's."""
 
     name = "medsam3-same-versions"
 
@@ -57,7 +57,7 @@ class SameVersions(WorkerPlugin):
         self.expected = versions_here()
 
     def setup(self, worker: Worker) -> None:
-        """Compare.
+        """Compare the versions of this worker with the driver's.
 
         Raises:
             WorkerCheckError: Names the worker, every difference and the remedy.
@@ -77,7 +77,7 @@ class SameVersions(WorkerPlugin):
 
 
 class SeesStore(WorkerPlugin):
-    """Refuses a worker that does not find the store under the driver's path."""
+    """Rejects workers that do not find the store under the driver's path."""
 
     name = "medsam3-sees-store"
 
@@ -85,7 +85,7 @@ class SeesStore(WorkerPlugin):
         self.store, self.sign = store, sign
 
     def setup(self, worker: Worker) -> None:
-        """Look for the sign that the driver has put into the store.
+        """Look for the marker file that the driver wrote into the store.
 
         Raises:
             WorkerCheckError: Names worker and store.
@@ -93,16 +93,16 @@ class SeesStore(WorkerPlugin):
         if not self.store.sign(self.sign).exists():
             msg = (
                 f"worker {worker.address} on {platform.node()} does not see the store {self.store.root}; put it where "
-                "driver and workers find it under the same path, or on s3://"
+                "driver and workers have it under the same path, or on s3://"
             )
             raise WorkerCheckError(msg)
 
 
 def check_versions(client: Client, where: str) -> SameVersions:
-    """Prove that scheduler and all workers can import us and are like the driver; the plugin that says so.
+    """Check code and package versions of scheduler and workers; returns the registered plugin.
 
     Raises:
-        WorkerCheckError: If one cannot or is not; names it.
+        WorkerCheckError: If one differs or cannot import medsam3; names it.
     """
     plugin = SameVersions()
     try:
@@ -118,13 +118,13 @@ def check_versions(client: Client, where: str) -> SameVersions:
 
 @contextmanager
 def seeing_store(client: Client, store: StoreLayout) -> Iterator[SeesStore]:
-    """Prove that all workers see the store, those that join while the block runs too.
+    """Check that all workers see the store, also those that join while the block runs.
 
     Yields:
-        The plugin that says so.
+        The registered plugin.
 
     Raises:
-        WorkerCheckError: If one does not; names it.
+        WorkerCheckError: If a worker does not; names it.
     """
     plugin = SeesStore(store, f"sign-{os.getpid()}-{uuid.uuid4().hex[:8]}")
     sign = store.sign(plugin.sign)
@@ -140,9 +140,9 @@ def seeing_store(client: Client, store: StoreLayout) -> Iterator[SeesStore]:
 
 
 def allow_failures(client: Client, count: int) -> int:
-    """How often the scheduler runs a batch again after its worker died; the number that held before.
+    """Set how often the scheduler retries a batch after its worker died; returns the previous number.
 
-    We want 0: a dead worker is reported at once, and our stream alone decides what runs again.
+    With 0 a dead worker is reported at once, and our stream decides about retries.
     """
     before: int = client.run_on_scheduler(_set_allowed_failures, count)
     return before

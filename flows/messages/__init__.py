@@ -1,4 +1,1 @@
-"""Messages for people: lines on stderr and in the log of a flow run, progress, tables on stdout.
-
-The lowest room of `flows`: it decides nothing.
-"""
+"""Messages for people: lines on stderr and in the log of a flow run, progress, tables on stdout."""

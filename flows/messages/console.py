@@ -1,4 +1,4 @@
-"""Messages go to stderr, and to the log of the flow run where there is one; stdout carries results only."""
+"""Messages go to stderr and to the log of the flow run; stdout carries results only."""
 
 import logging
 from contextlib import suppress
@@ -9,19 +9,19 @@ console = Console(stderr=True)
 
 
 def say(text: str) -> None:
-    """One line for the person or the log."""
+    """Print one line to stderr."""
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def tell(text: str, *, alarming: bool = False) -> None:
-    """Say it, and log it with the flow run as information or, where somebody must act, as a warning."""
+    """Print one line to stderr and log it with the flow run, as a warning if somebody must act."""
     note(text, alarming=alarming)
     say(text)
 
 
 def note(text: str, *, alarming: bool = False) -> None:
-    """Log it with the flow run alone, for those who look at a run of last night."""
-    from prefect.exceptions import MissingContextError  # seconds that a command without a flow need not wait for
+    """Log one line with the flow run only."""
+    from prefect.exceptions import MissingContextError  # imported here: a command without a flow does not need Prefect
     from prefect.logging import get_run_logger
 
     with suppress(MissingContextError):

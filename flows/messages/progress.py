@@ -1,12 +1,10 @@
-"""Progress: a bar on a terminal, plain lines in a log, an artifact in Prefect that can never stall the work."""
+"""Progress: a bar on a terminal, plain lines in a log, an artifact in Prefect."""
 
 import contextvars
 import queue
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import cast
 from uuid import UUID
 
@@ -16,6 +14,7 @@ from prefect.exceptions import MissingContextError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flows.messages.console import console, say
+from flows.messages.formatting import format_counts
 from tasks.stream.stream import StreamCounts
 
 _LINE_EVERY_SECONDS = 10.0
@@ -23,7 +22,7 @@ _ARTIFACT_EVERY_SECONDS = 2.0
 
 
 class ProgressReporter:
-    """Shows the progress of one stream."""
+    """Shows the progress of one stream until it is closed."""
 
     def __init__(self, title: str, total: int) -> None:
         self._title, self._total = title, total
@@ -39,37 +38,23 @@ class ProgressReporter:
         self._artifact = _ArtifactThread(title)
 
     def update(self, counts: StreamCounts) -> None:
-        """Show how far it is; quick, and silent about servers that do not answer."""
+        """Show the counts; returns at once, also if the server does not answer."""
         if self._bar:
             self._bar.update(self._task, completed=counts.done)
         elif time.monotonic() - self._last_line >= _LINE_EVERY_SECONDS:
             self._last_line = time.monotonic()
-            say(f"{self._title}: {counts.done}/{self._total} {_statuses(counts)}")
+            say(f"{self._title}: {counts.done}/{self._total} {format_counts(counts.statuses)}")
         self._artifact.put(100.0 * counts.done / max(1, self._total))
 
     def close(self) -> None:
-        """Remove the bar and let the artifact thread go."""
+        """Remove the bar and end the artifact thread."""
         if self._bar:
             self._bar.stop()
         self._artifact.close()
 
 
-@contextmanager
-def reporting(title: str, total: int) -> Iterator[ProgressReporter]:
-    """A reporter for the length of a block."""
-    reporter = ProgressReporter(title, total)
-    try:
-        yield reporter
-    finally:
-        reporter.close()
-
-
-def _statuses(counts: StreamCounts) -> str:
-    return ", ".join(f"{count} {status}" for status, count in sorted(counts.statuses.items()))
-
-
 class _ArtifactThread:
-    """Updates a Prefect progress artifact from a side thread: a server that is down blocks nobody."""
+    """Updates a Prefect progress artifact from a side thread, so that a slow server never blocks the work."""
 
     def __init__(self, title: str) -> None:
         self._values: queue.SimpleQueue[float | None] = queue.SimpleQueue()
@@ -102,6 +87,6 @@ class _ArtifactThread:
                     artifact = cast("UUID", create_progress_artifact(value, key=key))
                 else:
                     update_progress_artifact(artifact, progress=value)
-            except Exception as error:  # noqa: BLE001 - the artifact is a courtesy; its loss is said once and work goes on
-                say(f"progress artifact {key!r} is off: {type(error).__name__}")
+            except Exception as error:  # noqa: BLE001 - work continues without the artifact
+                say(f"progress artifact {key!r} is disabled: {type(error).__name__}")
                 return

@@ -1,11 +1,11 @@
-"""Answers on stdout: a table fit to the terminal for people; csv, json or parquet for programs."""
+"""Tables on stdout: fitted to the terminal for people; csv, json or parquet for programs."""
 
 import io
 import json
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import date, datetime
 from enum import StrEnum
 from typing import Any
@@ -19,13 +19,13 @@ from rich.text import Text
 
 NULL = "NULL"
 _DIGITS = 4
-_LONGEST_CELL = 40
+_MAX_CELL_WIDTH = 40
 _PIPE_WIDTH = 120
 _PADDING = 2
 
 
 class TableFormat(StrEnum):
-    """How an answer is written."""
+    """Output format of a table."""
 
     TABLE = "table"
     CSV = "csv"
@@ -34,14 +34,14 @@ class TableFormat(StrEnum):
 
 
 def print_table(table: pa.Table, table_format: str = TableFormat.TABLE) -> None:
-    """Write an answer to stdout.
+    """Write a table to stdout.
 
-    `table` rounds to 4 digits, shows NULL as such and, where the columns do not fit side by side, puts one row under
-    the other. `csv` has a header, exact numbers and empty fields for NULL (an empty text is ""). `json` is a list of
+    `table` rounds to 4 digits, shows NULL as such and, if the columns do not fit side by side, prints one line per
+    column. `csv` has a header, exact numbers and empty fields for NULL (an empty text is ""). `json` is a list of
     objects with exact numbers. `parquet` is binary and keeps the types.
 
     Args:
-        table: The answer.
+        table: Rows to write.
         table_format: A value of `TableFormat`.
 
     Raises:
@@ -62,20 +62,29 @@ def print_table(table: pa.Table, table_format: str = TableFormat.TABLE) -> None:
 
 
 def stdout_console() -> Console:
-    """Console as wide as the terminal; 120 columns into a pipe or file unless COLUMNS says otherwise."""
+    """Console as wide as the terminal; 120 columns into a pipe or file unless COLUMNS is set."""
     wide = sys.stdout.isatty() or "COLUMNS" in os.environ
     return Console(file=sys.stdout, width=None if wide else _PIPE_WIDTH, highlight=False, markup=False)
 
 
+def plain_table(*columns: str, right: Collection[str] = (), fixed: Collection[str] = ()) -> Table:
+    """An empty table without a frame; columns in `right` are aligned right, and neither they nor `fixed` wrap."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    for name in columns:
+        no_wrap = name in right or name in fixed
+        table.add_column(name, justify="right" if name in right else "left", no_wrap=no_wrap, overflow="fold")
+    return table
+
+
 def to_csv(table: pa.Table) -> str:
-    """A header and one line per row; numbers as short as they read back equal."""
+    """A header and one line per row; numbers in their shortest exact form."""
     lines = [",".join(_csv_field(name) for name in table.column_names)]
     lines += [",".join(_csv_field(value) for value in row) for row in _rows(table)]
     return "\n".join(lines) + "\n"
 
 
 def to_json(table: pa.Table) -> str:
-    """A list with one object per row and line; times as ISO 8601. A column name that stands twice gets a number."""
+    """A list with one object per row and line; times as ISO 8601. Repeated column names are numbered."""
     names = _unique(table.column_names)
     lines = [
         json.dumps(dict(zip(names, map(_json_value, row), strict=True)), ensure_ascii=False) for row in _rows(table)
@@ -84,7 +93,7 @@ def to_json(table: pa.Table) -> str:
 
 
 def shown(value: Any) -> str:
-    """A cell as people read it."""
+    """Text of a cell in a table for people."""
     if value is None:
         return NULL
     if isinstance(value, float):
@@ -97,7 +106,7 @@ def shown(value: Any) -> str:
 def _print_for_people(table: pa.Table, console: Console) -> None:
     cells = [[shown(value) for value in row] for row in _rows(table)]
     widths = [
-        max([len(name), *(min(len(row[n]), _LONGEST_CELL) for row in cells)]) + _PADDING
+        max([len(name), *(min(len(row[n]), _MAX_CELL_WIDTH) for row in cells)]) + _PADDING
         for n, name in enumerate(table.column_names)
     ]
     if sum(widths) <= console.width:
@@ -132,7 +141,7 @@ def _rows(table: pa.Table) -> Iterator[tuple[Any, ...]]:
 
 
 def _csv_field(value: Any) -> str:
-    """RFC 4180: quoted where it holds a comma, quote or line break; NULL is nothing at all, an empty text is ""."""
+    """RFC 4180: quoted if it holds a comma, quote or line break; NULL is empty, an empty text is ""."""
     if value is None:
         return ""
     plain = _json_value(value)
@@ -142,7 +151,7 @@ def _csv_field(value: Any) -> str:
 
 
 def _json_value(value: Any) -> Any:
-    """The value in JSON's types; a number that JSON lacks (infinity) as text."""
+    """The value in JSON types; infinity and NaN as text."""
     match value:
         case None | bool() | int() | str():
             return value
@@ -167,12 +176,3 @@ def _unique(names: list[str]) -> list[str]:
         seen[name] = seen.get(name, 0) + 1
         unique.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
     return unique
-
-
-def in_units(size_bytes: int) -> str:
-    """A size as people read it, three digits at most before the unit."""
-    units = ("B", "KB", "MB", "GB", "TB")
-    size, unit = float(size_bytes), 0
-    while size >= 1000 and unit < len(units) - 1:
-        size, unit = size / 1000, unit + 1
-    return f"{size:.3g} {units[unit]}"

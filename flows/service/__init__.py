@@ -1,4 +1,1 @@
-"""Around the flows: Prefect server and sessions, deployments, events, notifications, dashboard process, checks.
-
-No flow enters; flows use this room.
-"""
+"""Services used by flows: Prefect server and sessions, deployments, events, notifications, dashboard, checks."""

@@ -1,4 +1,4 @@
-"""Automations that no deployment owns; `prefect deploy` makes them through a build step of prefect.yaml."""
+"""Automation for crashed flow runs; `prefect deploy` creates it through a build step of prefect.yaml."""
 
 import importlib.metadata
 from datetime import timedelta
@@ -11,25 +11,25 @@ from prefect.states import StateType
 
 ZOMBIES = "medsam3: flow runs without a heartbeat have crashed"
 SILENCE_SECONDS = 150
-"""Five heartbeats of 30 seconds, the least that Prefect takes; our environment asks for them, its default is 180."""
+"""Five heartbeats of 30 seconds, the shortest interval that Prefect allows (its default is 180)."""
 FLOWS = (
     *("ingest", "benchmark", "benchmark-on-new-weights", "segment", "segment-archive", "train"),
     *("maintenance", "watch-weights"),
 )
-"""Flows that are watched: others on the same server may beat more slowly."""
+"""Watched flows; others on the same server may have a longer heartbeat."""
 
 _HEARTBEAT = "prefect.flow-run.heartbeat"
 _ENDED = ("Completed", "Failed", "Cancelled", "Crashed")
 
 
 def prepare_deployment() -> dict[str, str]:
-    """Build step: make sure that the automation is there; the version of this package for the deployment."""
+    """Build step: create or update the automation; returns the package version for the deployment."""
     ensure_zombie_automation()
     return {"version": importlib.metadata.version("medsam3")}
 
 
 def ensure_zombie_automation() -> None:
-    """Make the automation that turns flow runs without a heartbeat into Crashed, or bring it up to date."""
+    """Create or update the automation that marks flow runs without a heartbeat as Crashed."""
     wanted = zombie_automation()
     with get_client(sync_client=True) as client:
         known = client.read_automations_by_name(ZOMBIES)
@@ -42,10 +42,10 @@ def ensure_zombie_automation() -> None:
 
 
 def zombie_automation() -> AutomationCore:
-    """A run that sent a heartbeat, and then neither another nor an end for long, has crashed."""
+    """Automation: a flow run whose heartbeat stops without a final state has crashed."""
     return AutomationCore(
         name=ZOMBIES,
-        description="A process that was killed cannot say so: its flow run would stay Running for ever.",
+        description="The flow run of a killed process would stay Running for ever.",
         trigger=EventTrigger(
             after={_HEARTBEAT},
             expect={_HEARTBEAT, *(f"prefect.flow-run.{state}" for state in _ENDED)},

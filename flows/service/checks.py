@@ -1,4 +1,4 @@
-"""Checks of an installation, each with the remedy where something is wrong."""
+"""Checks of an installation, each with a remedy if it fails."""
 
 import importlib.metadata
 import os
@@ -21,12 +21,12 @@ from storage.store.locations import is_remote
 from storage.weights.registry import registered_weights, require_unchanged
 
 _GIGABYTE = 1_000_000_000
-_FULL_SIZE_MEMORY = 6 * _GIGABYTE
-_LITTLE_DISK = 5 * _GIGABYTE
+_MIN_MEMORY = 6 * _GIGABYTE
+_MIN_DISK = 5 * _GIGABYTE
 
 
 class Grade(StrEnum):
-    """How a check ended: `failed` means that a benchmark would not work."""
+    """Result of a check; `failed` means that a benchmark would not work."""
 
     OK = "ok"
     WARNING = "warning"
@@ -35,7 +35,7 @@ class Grade(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line: what was checked, how it stands, and what to do about it (empty where nothing is)."""
+    """One line of the doctor: name of the check, grade, facts and remedy (empty if none is needed)."""
 
     name: str
     grade: Grade
@@ -47,23 +47,23 @@ Check = Callable[[Path], Iterator[Finding]]
 
 
 def findings_of(name: str, check: Check, store_root: Path) -> list[Finding]:
-    """What a check found; an error in it is a finding, not the end of the examination."""
+    """Findings of a check; an error in it becomes a finding."""
     try:
         return list(check(store_root))
     except Medsam3Error as error:
         return [Finding(name, Grade.FAILED, str(error))]
-    except Exception as error:  # noqa: BLE001 - whatever a broken installation raises must not hide the other checks
+    except Exception as error:  # noqa: BLE001 - one broken check must not hide the others
         return [Finding(name, Grade.FAILED, f"{type(error).__name__}: {error}", "reinstall medsam3 into a fresh venv")]
 
 
 def all_findings(store_root: Path) -> Iterator[Finding]:
-    """Findings of all checks, each check run when its findings are asked for."""
+    """Findings of all checks, in order; each check runs when its findings are read."""
     for name, check in CHECKS.items():
         yield from findings_of(name, check, store_root)
 
 
 def failed_checks(store_root: Path) -> list[Finding]:
-    """All findings that say that a benchmark would not work."""
+    """Findings with grade `failed`."""
     return [finding for finding in all_findings(store_root) if finding.grade is Grade.FAILED]
 
 
@@ -80,16 +80,15 @@ def check_device(store_root: Path) -> Iterator[Finding]:
         names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
         yield Finding("device", Grade.OK, f"{facts}; CUDA {torch.version.cuda}: {names}")
         return
-    slow = "no CUDA device: full-size SAM3 takes seconds per slice on a CPU"
-    yield Finding("device", Grade.OK, f"{facts}; {slow}")
+    yield Finding("device", Grade.OK, f"{facts}; no CUDA device: full-size SAM3 takes seconds per slice on a CPU")
 
 
 def check_memory(store_root: Path) -> Iterator[Finding]:
     """Memory for one worker with full-size weights."""
     free = psutil.virtual_memory().available
     facts = f"{free / _GIGABYTE:.1f} GB available"
-    if free < _FULL_SIZE_MEMORY:
-        needed = f"{_FULL_SIZE_MEMORY / _GIGABYTE:.0f} GB per worker"
+    if free < _MIN_MEMORY:
+        needed = f"{_MIN_MEMORY / _GIGABYTE:.0f} GB per worker"
         remedy = f"full-size SAM3 needs {needed}: close other programs or use --cluster local:1"
         yield Finding("memory", Grade.WARNING, facts, remedy)
     else:
@@ -110,14 +109,14 @@ def check_store(store_root: Path) -> Iterator[Finding]:
         next(parent for parent in (store_root, *store_root.resolve().parents) if parent.exists())
     ).free
     facts = f"{facts}, {free / _GIGABYTE:.1f} GB free"
-    if free < _LITTLE_DISK:
-        yield Finding("store", Grade.WARNING, facts, "free the disk or choose another --store")
+    if free < _MIN_DISK:
+        yield Finding("store", Grade.WARNING, facts, "free disk space or choose another --store")
     else:
         yield Finding("store", Grade.OK, facts)
 
 
 def check_versions(store_root: Path) -> Iterator[Finding]:
-    """Every package that we need in a version that we take."""
+    """Required packages within their version ranges."""
     wrong, checked = [], 0
     for text in importlib.metadata.requires("medsam3") or ():
         requirement = Requirement(text)
@@ -136,26 +135,28 @@ def check_versions(store_root: Path) -> Iterator[Finding]:
     named = ", ".join(
         f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers", "prefect", "dask")
     )
-    yield Finding("packages", Grade.OK, f"{checked} in their ranges; Python {platform.python_version()}, {named}")
+    yield Finding(
+        "packages", Grade.OK, f"{checked} within their version ranges; Python {platform.python_version()}, {named}"
+    )
 
 
 def check_parity(store_root: Path) -> Iterator[Finding]:
-    """Small seeded weights give the numbers that they gave when SAM3 was proved equal to the official code."""
+    """Outputs of small seeded weights equal those recorded when SAM3 was verified against the official code."""
     import transformers
 
     from medsam3_core.sam3.self_check import EXPECTED, drifted
 
     found = drifted()
     if found:
-        remedy = "install transformers in the version of constraints.txt; scores made with this one are not comparable"
-        facts = f"transformers {transformers.__version__} answers differently: {'; '.join(found)}"
+        remedy = "install the transformers version of constraints.txt; scores computed with this one are not comparable"
+        facts = f"transformers {transformers.__version__} gives different outputs: {'; '.join(found)}"
         yield Finding("SAM3", Grade.FAILED, facts, remedy)
     else:
-        yield Finding("SAM3", Grade.OK, f"{len(EXPECTED)} answers of seeded weights are as expected")
+        yield Finding("SAM3", Grade.OK, f"{len(EXPECTED)} outputs of seeded weights are as expected")
 
 
 def check_weights(store_root: Path) -> Iterator[Finding]:
-    """The newest version of each name is where it was, with the digest that it had; older ones may have made room."""
+    """Digest and location of registered weights; older versions may have been replaced."""
     registered = registered_weights(StoreLayout(store_root))
     newest = {item.name: item.version for item in sorted(registered, key=lambda item: item.version)}
     if not registered:
@@ -168,7 +169,7 @@ def check_weights(store_root: Path) -> Iterator[Finding]:
             if item.version == newest[item.name]:
                 yield Finding("weights", Grade.FAILED, str(error))
             else:
-                yield Finding("weights", Grade.OK, f"{named} has made room for a newer version; its scores stay")
+                yield Finding("weights", Grade.OK, f"{named} was replaced by a newer version; its scores are kept")
         else:
             yield Finding("weights", Grade.OK, f"{named} is unchanged at {item.path}")
 
@@ -184,12 +185,12 @@ def check_cluster(store_root: Path) -> Iterator[Finding]:
 
 
 def check_prefect(store_root: Path) -> Iterator[Finding]:
-    """The server that is configured answers; without one each command starts its own."""
+    """The configured Prefect server responds; without one each command starts its own."""
     from prefect.settings import PREFECT_API_URL
 
     url = PREFECT_API_URL.value()
     if not url:
-        yield Finding("Prefect", Grade.OK, "no PREFECT_API_URL: every command starts a server of its own")
+        yield Finding("Prefect", Grade.OK, "PREFECT_API_URL is not set: every command starts its own server")
         return
     try:
         with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=5):
@@ -200,7 +201,7 @@ def check_prefect(store_root: Path) -> Iterator[Finding]:
 
 
 def check_licences(store_root: Path) -> Iterator[Finding]:
-    """Under which licence the data of each cohort are used."""
+    """Data licence of each cohort."""
     store = StoreLayout(store_root)
     names = cohort_names(store)
     if not names:
@@ -208,7 +209,7 @@ def check_licences(store_root: Path) -> Iterator[Finding]:
     for name in names:
         licence = read_cohort(store, name).recipe.licence
         if licence == "unknown":
-            remedy = "find out before you publish: name it as `licence` in a recipe file and ingest with --recipe"
+            remedy = "clarify before publishing: set `licence` in a recipe file and ingest with --recipe"
             yield Finding("licences", Grade.WARNING, f"{name}: unknown", remedy)
         else:
             yield Finding("licences", Grade.OK, f"{name}: {licence}")

@@ -1,4 +1,4 @@
-"""Dashboard and report run as a process of their own: they read the store and know nothing of tasks and flows."""
+"""Run the dashboard and the report as separate processes."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ from storage.store.layout import existing_store
 
 
 def write_report(store: Path, target: Path) -> bool:
-    """Write the report of a store, quietly; whether that went well. Says so where its extra is not installed."""
+    """Write the report of a store; True if it was written. Warns if its extra is not installed."""
     if sentence := lacking(Extra.DASHBOARD, "the report", "plotly"):
         tell(sentence, alarming=True)
         return False
@@ -20,7 +20,7 @@ def write_report(store: Path, target: Path) -> bool:
 
 
 def run_dashboards(command: str, store: Path, *options: str) -> int:
-    """Run `python -m dashboards COMMAND` on a store; its exit code.
+    """Run `python -m dashboards COMMAND` on a store; returns its exit code.
 
     Raises:
         StoreError: If there is no store.
@@ -31,5 +31,5 @@ def run_dashboards(command: str, store: Path, *options: str) -> int:
         while True:
             try:
                 return process.wait()
-            except KeyboardInterrupt:  # the terminal sends it to both; the other process ends by itself
+            except KeyboardInterrupt:  # the terminal sends it to both processes
                 continue

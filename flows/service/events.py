@@ -1,4 +1,4 @@
-"""Events about weights: what the server's automations react to."""
+"""Events about weights, which trigger automations of the Prefect server."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 from prefect.client.orchestration import get_client
 from prefect.events import Event, Resource
+from prefect.settings import PREFECT_API_URL
 
 from medsam3_core.errors import Medsam3Error
 
@@ -14,21 +15,21 @@ ALERT = "medsam3.weights.alert"
 
 
 class NoServerError(Medsam3Error):
-    """The Prefect server that is configured does not answer."""
+    """The configured Prefect server does not respond."""
 
 
 def send_event(event: str, weights: str, payload: Mapping[str, Any]) -> None:
-    """Send an event about some weights, and return when the server has it.
+    """Send an event about some weights; returns when the server has accepted it.
 
-    Prefect's own `emit_event` hands it to a thread and forgets it; a lost event would be a benchmark that never runs.
+    Prefect's own `emit_event` sends it from a thread without confirmation; a lost event would mean a missing benchmark.
 
     Args:
         event: `CHANGED` or `ALERT`.
         weights: Name of the weights; the event's resource is `medsam3.weights.NAME`.
-        payload: What automations read.
+        payload: Data for automations.
 
     Raises:
-        NoServerError: If the server does not take it.
+        NoServerError: If the server does not accept it.
     """
     resource = Resource(
         {
@@ -42,11 +43,11 @@ def send_event(event: str, weights: str, payload: Mapping[str, Any]) -> None:
         with get_client(sync_client=True) as client:
             client.request("POST", "/events", json=[message]).raise_for_status()
     except httpx.HTTPError as error:
-        raise NoServerError(no_server_words(error)) from error
+        raise NoServerError(_no_server(error)) from error
 
 
 def require_server() -> None:
-    """Fail early and clearly where the configured server does not answer.
+    """Check that the configured server responds.
 
     Raises:
         NoServerError: If it does not.
@@ -54,14 +55,11 @@ def require_server() -> None:
     with get_client(sync_client=True) as client:
         error = client.api_healthcheck()
     if error is not None:
-        raise NoServerError(no_server_words(error))
+        raise NoServerError(_no_server(error))
 
 
-def no_server_words(error: Exception) -> str:
-    """What to do when the server is not there."""
-    from prefect.settings import PREFECT_API_URL
-
+def _no_server(error: Exception) -> str:
     return (
         f"no Prefect server answers at {PREFECT_API_URL.value()} ({error or type(error).__name__}); start it with "
-        "`make server` (or its service), or set PREFECT_API_URL to the one that runs"
+        "`make server` (or its service), or set PREFECT_API_URL to a running one"
     )

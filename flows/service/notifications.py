@@ -1,4 +1,4 @@
-"""Telling people outside: a command or a webhook from the settings, off by default."""
+"""Notifications by a command or a webhook from the settings; off by default."""
 
 import json
 import subprocess
@@ -7,17 +7,18 @@ import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
+from flows.messages.console import tell
 from flows.settings.settings import NotifySettings
 
 
 def notify(settings: NotifySettings, message: Mapping[str, Any]) -> list[str]:
     """Hand a message to the command and to the webhook that are set.
 
-    A hook that fails must never cost a benchmark: what went wrong is returned, not raised.
+    Failures are returned, not raised: a failing hook must not fail a benchmark.
 
     Args:
-        settings: Who is told.
-        message: JSON object; `kind` says what it is about, `text` is readable by people.
+        settings: Command and webhook.
+        message: JSON object; `kind` is the topic, `text` is for people.
 
     Returns:
         One sentence per hook that failed.
@@ -31,6 +32,12 @@ def notify(settings: NotifySettings, message: Mapping[str, Any]) -> list[str]:
     return troubles
 
 
+def notify_and_log(settings: NotifySettings, message: Mapping[str, Any]) -> None:
+    """Hand a message to the hooks that are set; log a warning for each that failed."""
+    for trouble in notify(settings, message):
+        tell(trouble, alarming=True)
+
+
 def _run(settings: NotifySettings, body: bytes) -> str:
     try:
         ended = subprocess.run(
@@ -41,7 +48,7 @@ def _run(settings: NotifySettings, body: bytes) -> str:
     except subprocess.TimeoutExpired:
         return f"did not end within {settings.timeout_seconds:g} s"
     if ended.returncode:
-        last = ended.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
+        last = ended.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
         return f"ended with code {ended.returncode}: {last[0]}"
     return ""
 

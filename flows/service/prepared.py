@@ -1,7 +1,7 @@
-"""What a command prepares before anything starts, and its flow goes on with: neither plans, lists or looks up twice.
+"""Hand the prepared work of a command to its flow, so that nothing is planned, listed or looked up twice.
 
-A command knows in this way that there is nothing to compute, or that a name is wrong, before a server or a worker
-starts. A flow that a deployment started prepares the same by itself.
+A command knows before a server or worker starts that there is nothing to compute or that a name is wrong. A flow of a
+deployment prepares the same itself.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ _handed: ContextVar[Mapping[Any, Any]] = ContextVar("prepared by the command")
 
 @contextmanager
 def handing(request: Any, prepared: Any) -> Iterator[None]:
-    """Hand what is prepared for a request to the flow that is called with it in this block."""
+    """Make `prepared` available to the flow called with `request` in this block."""
     token = _handed.set({**_handed.get({}), request: prepared})
     try:
         yield
@@ -31,13 +31,13 @@ def handing(request: Any, prepared: Any) -> Iterator[None]:
 
 
 def handed(request: Any) -> Any:
-    """What was prepared for a request; None where its flow must prepare it."""
+    """Prepared work for a request; None if the flow must prepare it."""
     return _handed.get({}).get(request)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PlannedBenchmark:
-    """What is to compute, and the token with which workers commit, see `storage.store.writers`."""
+    """Plan of a benchmark, and the token with which workers commit, see `storage.store.writers`."""
 
     plan: BenchmarkPlan
     token: str
@@ -45,11 +45,11 @@ class PlannedBenchmark:
 
 @contextmanager
 def planned_benchmark(store: StoreLayout, request: BenchmarkRequest) -> Iterator[PlannedBenchmark]:
-    """The plan of a request, with the writer locks of its runs held; handed to the flow that is called in this block.
+    """The plan of a request, holding the writer locks of its runs; available to the flow called in this block.
 
     Raises:
-        UsageError: If a name is wrong, nothing can be run, or something must not be sent to a language model.
-        StoreError: If another process writes one of the runs.
+        UsageError: If a name is wrong, nothing can be run, or data may not be sent to the language model.
+        StoreError: If another process is writing one of the runs.
     """
     if (known := handed(request)) is not None:
         yield known
@@ -61,7 +61,7 @@ def planned_benchmark(store: StoreLayout, request: BenchmarkRequest) -> Iterator
 
 @contextmanager
 def planned_requests(store: StoreLayout, requests: Sequence[BenchmarkRequest]) -> Iterator[PlannedBenchmark]:
-    """The plan of requests that leave nothing out, with the writer locks of its runs held."""
+    """The plan of complete requests, holding the writer locks of its runs."""
     runs = runs_of(store, requests)
     require_runs_allowed(store.root, runs)
     with writing(store, runs.run_ids) as token:

@@ -1,4 +1,4 @@
-"""What is prepared for `segment`: apart from `prepared`, because readers of sources take a second to import."""
+"""Prepare `segment`; separate from `prepared`, because readers of sources take a second to import."""
 
 from dataclasses import replace
 
@@ -12,10 +12,10 @@ from storage.store.locations import location
 
 
 def prepared_segment(store: StoreLayout, request: SegmentRequest, release: ReleaseRequest) -> SegmentRun:
-    """The run of a request and its source, both proved fit to start.
+    """Run and source of a request, checked before anything starts.
 
     Raises:
-        UsageError: If a name, file, setting or folder is wrong, or something must not be sent to a language model.
+        UsageError: If a name, file, setting or folder is wrong, or data may not be sent to the language model.
     """
     known: SegmentRun | None = handed((request, release))
     if known is not None:

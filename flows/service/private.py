@@ -1,10 +1,10 @@
-"""A Prefect server for one command, where none is configured: it outlives Ctrl-C and never outlives its command.
+"""Prefect server for one command, if none is configured: it survives Ctrl-C and ends with its command.
 
-Prefect can start such a server itself, but Ctrl-C reaches that one with the whole process group, so that the command
-cannot say that it was interrupted, and a command that is killed leaves it behind. This one runs in a session of its own
-and ends when the pipe to its command closes, however that happens.
+Prefect can start such a server itself. But Ctrl-C reaches that one too, so that the command cannot report its
+interruption, and a killed command leaves it behind. This one runs in its own session and ends when the pipe to its
+command closes.
 
-Run as a module it is that server: it prints its port, then serves until its standard input ends.
+`python -m flows.service.private` is the server: it prints its port, then serves until its standard input ends.
 """
 
 import atexit
@@ -29,7 +29,7 @@ class PrivateServerError(Medsam3Error):
 
 
 class PrivateServer:
-    """The server process, from the side of the command."""
+    """The server process, seen from the command."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -42,10 +42,10 @@ class PrivateServer:
         atexit.register(self.stop)
 
     def api_url(self) -> str:
-        """Where it serves, once it does.
+        """Wait until the server is ready; returns the URL of its API.
 
         Raises:
-            PrivateServerError: If it ends or stays silent while it starts.
+            PrivateServerError: If it exits or does not become ready.
         """
         alarm = threading.Timer(_START_SECONDS, self._process.kill)
         alarm.start()
@@ -56,14 +56,14 @@ class PrivateServer:
         if not port:
             self.stop()
             msg = (
-                f"the Prefect server of this command ended with code {self._process.wait()} while it started; its "
-                "messages stand above; see medsam3 doctor, or set PREFECT_API_URL to a server of your own"
+                f"the Prefect server of this command exited with code {self._process.wait()} during its start; see its "
+                "messages above, run medsam3 doctor, or set PREFECT_API_URL to a server of your own"
             )
             raise PrivateServerError(msg)
         return f"http://127.0.0.1:{port}/api"
 
     def stop(self) -> None:
-        """Close the pipe and wait for the end; a second call does nothing."""
+        """Close the pipe and wait for the server to exit; a second call does nothing."""
         _pipe(self._process.stdin).close()
         try:
             self._process.wait(timeout=2 * _END_SECONDS)
@@ -84,7 +84,7 @@ def serve() -> None:
 
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    listener.listen()  # who asks for its health waits from now on
+    listener.listen()  # from now on health requests wait instead of failing
     app = create_app(ephemeral=True, final=True)
     config = uvicorn.Config(app, log_level="error", lifespan="on", access_log=False, timeout_graceful_shutdown=3)
     server = uvicorn.Server(config)
@@ -97,7 +97,7 @@ def serve() -> None:
     def end_with_the_command() -> None:
         sys.stdin.buffer.read()
         server.should_exit = True
-        time.sleep(_END_SECONDS)  # a daemon thread: it dies earlier with a server that ends in order
+        time.sleep(_END_SECONDS)  # a daemon thread: it ends earlier if the server exits in order
         os.kill(os.getpid(), signal.SIGKILL)
 
     for duty in (announce, end_with_the_command):

@@ -1,8 +1,8 @@
 """`make server`: Prefect server, work pool, deployments and one worker, on loopback, until Ctrl-C.
 
-For one machine and for trying things out; docs/operations.md has the same parts as services. The parts run in process
-groups of their own, so that Ctrl-C reaches this process alone, which ends them in order: the worker and the flow runs
-that it started, then the server.
+For one machine and for trying things out; docs/operations.md has the same parts as services. Each part has its own
+process group, so that Ctrl-C reaches this process alone, which ends them in order: first the worker and its flow runs,
+then the server.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,25 +29,25 @@ POOL = "medsam3-pool"
 HOST = "127.0.0.1"
 HEARTBEAT_SECONDS = 30
 _START_SECONDS = 180.0
-_PATIENCE_SECONDS = 10.0
+_SIGNAL_SECONDS = 10.0
 _END_SECONDS = 60.0
 
 
 class ServerError(Medsam3Error):
-    """A part of the server did not start, or ended by itself."""
+    """A part of the server did not start, or exited."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerPlace:
-    """Where everything of one server is.
+    """Folders, port and limits of one server.
 
     Attributes:
-        home: Folder of Prefect's database and of the logs.
-        store: Store that flow runs work on unless their parameters name another.
+        home: Folder of Prefect's database and the logs.
+        store: Default store of flow runs.
         port: Port on loopback.
         checkout: Folder with `prefect.yaml`.
-        poll_seconds: How often the worker asks for flow runs.
-        flow_runs: How many flow runs the worker has in work at a time.
+        poll_seconds: Interval at which the worker asks for flow runs.
+        flow_runs: Maximum number of concurrent flow runs.
     """
 
     home: Path
@@ -59,23 +59,21 @@ class ServerPlace:
 
     @property
     def url(self) -> str:
-        """What `PREFECT_API_URL` must be."""
+        """Value for `PREFECT_API_URL`."""
         return f"http://{HOST}:{self.port}/api"
 
     def environment(self) -> dict[str, str]:
-        """For server, worker and flow runs; what the user has set is kept, except where it would contradict."""
+        """Environment of server, worker and flow runs; user settings are kept unless they conflict."""
         quiet = {
             "DO_NOT_TRACK": "1",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_LOGGING_LEVEL": "INFO",
             "DASK_LOGGING__DISTRIBUTED": "error",
-            # Half a year of flow runs is kept, then the server sweeps its own database.
+            # The server deletes flow runs older than half a year from its database.
             "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
             "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(180 * 24 * 3600),
         }
-        from storage.store.layout import (  # it brings fsspec, which this process never uses
-            STORE_VARIABLE,
-        )
+        from storage.store.layout import STORE_VARIABLE  # it imports fsspec, which this process never uses
 
         ours = {
             "PREFECT_HOME": str(self.home),
@@ -83,7 +81,7 @@ class ServerPlace:
             "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
             "PREFECT_WORKER_QUERY_SECONDS": f"{self.poll_seconds:g}",
-            # The environment of a single command switches these off; schedules and triggers live from them.
+            # The environment of a single command switches these off; schedules and triggers need them.
             "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "true",
             "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "true",
             "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "true",
@@ -93,7 +91,7 @@ class ServerPlace:
 
 
 class ServerParts:
-    """The running processes; ends them in order when left."""
+    """The running processes, ended in order on exit."""
 
     def __init__(self, place: ServerPlace) -> None:
         self._place, self._stack = place, ExitStack()
@@ -109,15 +107,15 @@ class ServerParts:
         self._stack.close()
 
     def start(self) -> None:
-        """Start all parts and wait until each is ready.
+        """Start all parts and wait until they are ready.
 
         Raises:
             ServerError: If one does not start; names its log.
-            UsageError: If the port is taken or `prefect.yaml` is not here.
+            UsageError: If the port is taken or `prefect.yaml` is missing.
         """
         place = self._place
         if not (place.checkout / "prefect.yaml").is_file():
-            msg = f"no prefect.yaml in {place.checkout}; run it in the checkout of medsam3"
+            msg = f"no prefect.yaml in {place.checkout}; run this in the checkout of medsam3"
             raise UsageError(msg)
         _require_free(place.port)
         for folder in (place.home, place.store):
@@ -132,15 +130,15 @@ class ServerParts:
         say(f"deployed all flows into {POOL}")
 
     def wait(self) -> None:
-        """Wait for a part to end by itself, which is none's business.
+        """Wait until a part exits, which none should.
 
         Raises:
-            ServerError: If one did; names its log.
+            ServerError: When one exits; names its log.
         """
         while True:
             for name, process in self._processes.items():
                 if process.poll() is not None:
-                    msg = f"the {name} ended by itself with code {process.returncode}; see {self._log(name)}"
+                    msg = f"the {name} exited with code {process.returncode}; see {self._log(name)}"
                     raise ServerError(msg)
             time.sleep(0.5)
 
@@ -162,13 +160,21 @@ class ServerParts:
         return process
 
     def _once(self, *words: str) -> None:
-        done = _prefect(self._place.environment(), self._place.checkout, words)
+        done = subprocess.run(
+            [sys.executable, "-m", "prefect", *words],
+            env=self._place.environment(),
+            cwd=self._place.checkout,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if done.returncode:
-            msg = f"prefect {' '.join(words)} ended with code {done.returncode}:\n{done.stdout}{done.stderr}"
+            msg = f"prefect {' '.join(words)} exited with code {done.returncode}:\n{done.stdout}{done.stderr}"
             raise ServerError(msg)
 
     def _wait_for(self, name: str, process: subprocess.Popen[bytes], url: str) -> None:
-        """Wait until a part has done what makes this address answer."""
+        """Wait until this address responds."""
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline:
             if process.poll() is not None:
@@ -182,7 +188,7 @@ class ServerParts:
 
 _WITH_DEFAULT_SIGNALS = """
 import signal, sys
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell that starts jobs in the background has it ignored
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # shells ignore it for background jobs
 signal.signal(signal.SIGINT, signal.default_int_handler)
 import runpy
 sys.argv = ["prefect", *sys.argv[1:]]
@@ -190,26 +196,14 @@ runpy.run_module("prefect", run_name="__main__", alter_sys=True)
 """
 
 
-def _prefect(environment: Mapping[str, str], folder: Path, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "prefect", *words],
-        env=dict(environment),
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask a part to end, then the flow runs that it waits for, then make it."""
+    """Interrupt a part, then terminate the flow runs that it waits for, then kill both."""
     if process.poll() is not None:
         return
     children = _descendants(process.pid)
     process.send_signal(signal.SIGINT)
     try:
-        process.wait(timeout=_PATIENCE_SECONDS)
+        process.wait(timeout=_SIGNAL_SECONDS)
     except subprocess.TimeoutExpired:
         children = _descendants(process.pid)
         for child in children:
@@ -217,7 +211,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
                 child.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(timeout=_END_SECONDS)
-    _, alive = psutil.wait_procs(children, timeout=_PATIENCE_SECONDS)
+    _, alive = psutil.wait_procs(children, timeout=_SIGNAL_SECONDS)
     for child in alive:
         with suppress(psutil.NoSuchProcess):
             child.kill()
@@ -235,20 +229,22 @@ def _descendants(pid: int) -> list[psutil.Process]:
 def _require_free(port: int) -> None:
     with socket.socket() as probe:
         if probe.connect_ex((HOST, port)) == 0:
-            msg = f"port {port} is taken: is the server running already? choose another with: make server PORT=4300"
+            msg = f"port {port} is taken; if no server is running there, choose another with: make server PORT=4300"
             raise UsageError(msg)
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run everything until Ctrl-C or SIGTERM; exit code 0 then, 1 if a part ended by itself, 2 for wrong usage."""
+    """Run everything until Ctrl-C or SIGTERM; exit code 0 then, 1 if a part exited, 2 for wrong usage."""
     from storage.store.layout import DEFAULT_STORE, STORE_VARIABLE
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=4200)
     parser.add_argument("--home", type=Path, default=Path(".prefect"), help="database and logs")
     parser.add_argument("--store", type=Path, default=Path(os.environ.get(STORE_VARIABLE, DEFAULT_STORE)))
-    parser.add_argument("--poll", type=float, default=2.0, help="seconds between two questions of the worker")
-    parser.add_argument("--flow-runs", type=int, default=4, help="flow runs in work at a time")
+    parser.add_argument(
+        "--poll", type=float, default=2.0, help="interval in seconds at which the worker asks for flow runs"
+    )
+    parser.add_argument("--flow-runs", type=int, default=4, help="maximum number of concurrent flow runs")
     asked = parser.parse_args(words)
     place = ServerPlace(
         asked.home.absolute(), asked.store.absolute(), asked.port, Path.cwd(), asked.poll, asked.flow_runs
@@ -263,17 +259,14 @@ def main(words: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("stopped")
         return 0
-    except UsageError as error:
+    except (UsageError, ServerError) as error:
         say(f"medsam3: {error}")
-        return 2
-    except ServerError as error:
-        say(f"medsam3: {error}")
-        return 1
+        return 2 if isinstance(error, UsageError) else 1
     return 0
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    signal.signal(number, signal.SIG_IGN)  # once is enough: what follows must come to its end
+    signal.signal(number, signal.SIG_IGN)  # a second signal must not interrupt the end
     raise KeyboardInterrupt
 
 

@@ -1,4 +1,4 @@
-"""The agent on the command line: which model decides, and whether it may be asked."""
+"""Settings of the agent: its language model, and the permission to send data there."""
 
 import os
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ from tasks.agent.endpoint import MODEL_VARIABLE, URL_VARIABLE, EndpointSettings,
 
 _KEY = "agent_model"
 _OF_DICOM = frozenset({"archive"})
-"""Layouts whose structures may be named by DICOM files."""
+"""Layouts whose structure names may come from DICOM files."""
 
 
 def endpoint_settings(store_root: Path | str) -> EndpointSettings:
-    """Where language models are: the environment first, then the settings file."""
+    """Endpoint of the language model: the environment first, then the settings file."""
     site = read_settings(store_root).agent
     return EndpointSettings(
         os.environ.get(URL_VARIABLE, site.url),
@@ -30,10 +30,10 @@ def endpoint_settings(store_root: Path | str) -> EndpointSettings:
 
 
 def with_site_model(store_root: Path | str, prompts: Sequence[str], settings: Sequence[str]) -> tuple[str, ...]:
-    """The settings, with the site's model where the agent is asked and none is named.
+    """The settings, with the site's model added if an agent prompt names none.
 
     Raises:
-        UsageError: If a setting is wrong, or what asks the model is not installed.
+        UsageError: If a setting is wrong, or the client of the model is not installed.
     """
     if not any(PromptPolicy.parse(text).kind is PromptKind.AGENT for text in prompts):
         return tuple(settings)
@@ -45,7 +45,7 @@ def with_site_model(store_root: Path | str, prompts: Sequence[str], settings: Se
 
 
 def require_run_allowed(store_root: Path | str, run: Run) -> None:
-    """Refuse what must not be sent for a run whose texts somebody typed.
+    """Check that the data of a run with typed texts may be sent to the language model.
 
     Raises:
         UsageError: See `tasks.agent.endpoint.require_allowed`.
@@ -55,7 +55,7 @@ def require_run_allowed(store_root: Path | str, run: Run) -> None:
 
 
 def require_runs_allowed(store_root: Path | str, runs: BenchmarkRuns) -> None:
-    """Refuse what must not be sent, before anything is computed.
+    """Check that the data of all runs may be sent to the language model.
 
     Raises:
         UsageError: See `tasks.agent.endpoint.require_allowed`.

@@ -1,26 +1,4 @@
-"""Clusters by name: the kinds that need no settings, and those that `medsam3.toml` describes.
-
-[clusters.workstation]
-kind = "local"
-workers = 4
-memory_limit = "8GB"
-
-[clusters.server]
-kind = "gpu"
-devices = [0, 1, 2, 3]
-
-[clusters.night]
-kind = "slurm"
-workers = 8
-adaptive = { minimum = 1, maximum = 16 }
-memory_limit = "32GB"
-resources = { GPU = 1 }
-slurm = { queue = "gpu", account = "radiology", walltime = "08:00:00", cores = 8, directives = ["--gres=gpu:1"] }
-
-[clusters.standing]
-kind = "address"
-address = "tcp://scheduler.example.org:8786"
-"""
+"""Clusters by name: kinds that need no settings, and those described in `medsam3.toml`; examples in docs/scale.md."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -38,7 +16,7 @@ _Positive = Annotated[int, Field(ge=1)]
 
 
 class ClusterKind(StrEnum):
-    """How workers come into being."""
+    """Kind of a cluster."""
 
     LOCAL = "local"
     THREADS = "threads"
@@ -49,11 +27,11 @@ class ClusterKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Adaptive:
-    """Workers come and go with the work.
+    """Bounds of a cluster that grows and shrinks with the work.
 
     Attributes:
-        minimum: Workers that are always there, at least 1.
-        maximum: Workers at most.
+        minimum: Minimum number of workers, at least 1.
+        maximum: Maximum number of workers.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -68,17 +46,17 @@ class Adaptive:
 
 @dataclass(frozen=True, slots=True)
 class SlurmSettings:
-    """What a job asks Slurm for.
+    """Options of a Slurm job.
 
     Attributes:
         queue: Partition.
-        account: Account; empty for the user's own.
-        walltime: Hours, minutes and seconds that a job may take.
-        cores: Cores per job; the numerics of its worker use them all.
+        account: Account; empty for the user's default.
+        walltime: Time limit of a job, `HH:MM:SS`.
+        cores: Cores per job; its worker uses them all.
         directives: Further `#SBATCH` lines, such as `--gres=gpu:1`.
-        prologue: Shell lines before the worker starts, such as `module load cuda`.
-        interface: Network interface that the nodes reach the scheduler by; empty for the default route.
-        log_directory: Folder of the jobs' output; empty for Slurm's own habit.
+        prologue: Shell lines run before the worker starts, such as `module load cuda`.
+        interface: Network interface by which the nodes reach the scheduler; empty for the default route.
+        log_directory: Folder of the jobs' output; empty for Slurm's default.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -94,19 +72,19 @@ class SlurmSettings:
 
 @dataclass(frozen=True, slots=True)
 class ClusterSettings:
-    """A named cluster.
+    """Description of a cluster.
 
     Attributes:
-        kind: How workers come into being.
-        workers: Workers (threads for `threads`, jobs for `slurm`); 0 chooses: by cores, memory and size of the weights,
-            by GPUs, else one.
-        memory_limit: Per worker, as Dask writes it (`4GB`), or `auto`. A worker above it is killed and replaced.
-        resources: Dask resources that every batch asks for, such as `{GPU = 1}`: workers must be started with them.
-        adaptive: Bounds between which the number of workers follows the work; None for a fixed number.
-        devices: GPUs of `gpu`; empty for all.
-        address: Scheduler of `address`.
-        wait_seconds: How long the first worker, or a scheduler that is restarted, may take.
-        slurm: For `slurm`.
+        kind: `local`, `threads`, `gpu`, `slurm` or `address`.
+        workers: Number of workers (threads for `threads`, jobs for `slurm`); 0 chooses it by cores, memory and size of
+            the weights, or by GPUs, else 1.
+        memory_limit: Memory per worker, such as `4GB`, or `auto`. A worker above it is killed and replaced.
+        resources: Dask resources that every batch requires, such as `{GPU = 1}`; workers must be started with them.
+        adaptive: Bounds of the number of workers if it follows the work; None for a fixed number.
+        devices: GPU indices of `gpu`; empty for all.
+        address: Scheduler of `address`, such as `tcp://HOST:8786`.
+        wait_seconds: Time limit for the first worker, also after a restart of the scheduler.
+        slurm: Options of `slurm`.
         name: Name in the settings file.
     """
 
@@ -123,25 +101,24 @@ class ClusterSettings:
     name: str = ""
 
     def __post_init__(self) -> None:
-        kind = ClusterKind(self.kind)
-        if contradictions := list(self._contradictions(kind)):
+        if contradictions := self._contradictions(ClusterKind(self.kind)):
             msg = "; ".join(contradictions)
             raise ValueError(msg)
 
     def _contradictions(self, kind: ClusterKind) -> list[str]:
         found = []
         if (kind is ClusterKind.ADDRESS) != bool(self.address):
-            found.append("address belongs to kind address, and to it alone")
+            found.append("kind address needs an address, and no other kind takes one")
         if self.address and "://" not in self.address:
-            found.append(f"address {self.address!r} has no protocol; write tcp://HOST:PORT")
+            found.append(f"address {self.address!r} has no protocol; use tcp://HOST:PORT")
         if self.slurm != SlurmSettings() and kind is not ClusterKind.SLURM:
-            found.append("a table slurm belongs to kind slurm")
+            found.append("slurm = {...} is for kind slurm only")
         if self.devices and kind is not ClusterKind.GPU:
-            found.append("devices belong to kind gpu")
+            found.append("devices are for kind gpu only")
         if self.adaptive and kind not in (ClusterKind.LOCAL, ClusterKind.SLURM):
-            found.append("adaptive belongs to kinds local and slurm; others have the workers that they have")
+            found.append("adaptive is for kinds local and slurm only")
         if self.adaptive and self.workers:
-            found.append("workers and adaptive contradict each other; give one")
+            found.append("workers and adaptive exclude each other; set one of them")
         return found
 
 
@@ -149,11 +126,11 @@ def parse_cluster(name: str, described: Mapping[str, Mapping[str, Any]] | None =
     """A cluster by name: one of the settings file, `local`, `local:4`, `threads`, `gpu`, or `tcp://SCHEDULER:PORT`.
 
     Args:
-        name: What stands behind `--cluster`.
-        described: The section `clusters` of the settings file.
+        name: Value of `--cluster`.
+        described: Section `clusters` of the settings file.
 
     Raises:
-        UsageError: If there is no such cluster (lists what exists) or its description is wrong.
+        UsageError: If there is no such cluster (lists the known ones) or its description is wrong.
     """
     described = described or {}
     if name in described:
@@ -167,8 +144,8 @@ def parse_cluster(name: str, described: Mapping[str, Mapping[str, Any]] | None =
         return ClusterSettings(ClusterKind.SLURM)
     known = ", ".join(sorted(described)) or "none"
     msg = (
-        f"unknown cluster {name!r}; choose local, local:WORKERS, threads, gpu, slurm, tcp://SCHEDULER:PORT, or one of "
-        f"the settings file medsam3.toml ({known}); for Kubernetes see {_KUBERNETES}"
+        f"unknown cluster {name!r}; choose local, local:WORKERS, threads, gpu, slurm, tcp://SCHEDULER:PORT, or one "
+        f"from the settings file medsam3.toml ({known}); for Kubernetes see {_KUBERNETES}"
     )
     raise UsageError(msg)
 

@@ -1,4 +1,4 @@
-"""Defaults that commands and flows share, and that nothing else may spell."""
+"""Defaults shared by commands and flows."""
 
 CLUSTER = "local"
 READER = "auto"

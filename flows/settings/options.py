@@ -1,4 +1,4 @@
-"""What all commands share: exit codes, the option `--store`, a help that keeps its examples readable."""
+"""Exit codes, options and classes shared by all commands."""
 
 import os
 from collections.abc import Callable
@@ -15,10 +15,10 @@ FAILED_CASES, WRONG_USAGE, REGRESSION, INTERRUPTED = 1, 2, 3, 130
 
 
 class CommandWithExamples(click.Command):
-    """A command that ends with the exit code that its body returns, and whose help keeps the layout of its examples."""
+    """A command that exits with the code returned by its body and shows its examples line by line."""
 
     def invoke(self, context: click.Context) -> NoReturn:
-        """Run the body."""
+        """Run the body and exit with its code."""
         context.exit(super().invoke(context))
 
     def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
@@ -31,59 +31,62 @@ class CommandWithExamples(click.Command):
 
 
 class LocationType(click.ParamType[Path]):
-    """A folder, or the path of an object store."""
+    """A folder, or a path in an object store."""
 
     name = "location"
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Path:
-        """A path that can be read and joined, wherever it lies."""
+        """Convert to a path, local or remote."""
         return location(value)
 
 
 class LateHelp(click.Option):
-    """An option whose help is made only when it is shown: what knows the words takes a second to import."""
+    """An option whose help is built only when it is shown, because its source takes a second to import."""
 
-    def __init__(self, *args: Any, words: Callable[[], str], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, make_help: Callable[[], str], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.words = words
+        self.make_help = make_help
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        """Declaration and help."""
-        self.help = self.words()
+        """Declaration and help of the option."""
+        self.help = self.make_help()
         return super().get_help_record(ctx)
 
 
 def formats_help(command: str, key: str = "name") -> str:
-    """Name (or another `key`) and description of each format that a command writes."""
+    """Name (or another `key`) and description of each format that `command` writes."""
     from storage.exports.registry import formats_of
 
     return "; ".join(f"{getattr(item, key)}: {item.help}" for item in formats_of(command)) + "."
 
 
 def threshold_help() -> str:
-    """The description of the inference setting."""
+    """Description of the inference setting `threshold`."""
     from medsam3_core.settings.described import option_help
     from medsam3_core.settings.inference import InferenceSettings
 
     return option_help(InferenceSettings, "threshold")
 
 
-reader_option = click.option("--reader", default=READER, show_default=True, help="Recipe or layout by name.")
+reader_option = click.option("--reader", default=READER, show_default=True, help="Name of a recipe or layout.")
 prompt_option = click.option(
-    "--prompt", default=PROMPT, show_default=True, help="text, or agent: --text is a request in your words."
+    "--prompt",
+    default=PROMPT,
+    show_default=True,
+    help="Prompt policy: text, or agent (--text is a request in plain words).",
 )
 settings_option = click.option(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Inference setting; repeat for several."
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Inference setting; repeatable."
 )
 
 
-def cluster_option(words: str = "Cluster by name.") -> Callable[[click.decorators.FC], click.decorators.FC]:
-    """`--cluster NAME`, the same everywhere."""
-    return click.option("--cluster", default=CLUSTER, show_default=True, help=words)
+def cluster_option(text: str = "Cluster by name.") -> Callable[[click.decorators.FC], click.decorators.FC]:
+    """The option `--cluster NAME`."""
+    return click.option("--cluster", default=CLUSTER, show_default=True, help=text)
 
 
 def store_option(command: click.decorators.FC) -> click.decorators.FC:
-    """`--store DIR`, the same everywhere."""
+    """The option `--store DIR`."""
     return click.option(
         "--store",
         type=LocationType(),
@@ -93,10 +96,10 @@ def store_option(command: click.decorators.FC) -> click.decorators.FC:
 
 
 def store_to_read(root: Path) -> StoreLayout:
-    """The store at `root`; says which runs are in no view.
+    """Open the store at `root` for reading; warn about broken runs, which no view shows.
 
     Raises:
-        StoreError: If there is none; says how to make one.
+        StoreError: If there is none; names the command that creates one.
     """
     from flows.messages.console import say
     from storage.store.runs import broken_runs

@@ -1,38 +1,7 @@
-"""The settings file of a site, `medsam3.toml`: what differs from place to place and is no property of one command.
+"""Settings file of a site, `medsam3.toml`; docs/operations.md has an example.
 
-    [clusters.big]                    # clusters by name, see flows.settings.clusters
-    kind = "address"
-
-    [watch]                           # medsam3 watch
-    weights = ["sam3"]                # default: all registered weights
-    every_seconds = 30
-    quiet_seconds = 5                 # a file that changed less long ago is still being written
-
-    [compare]                         # when is a triggered benchmark a regression?
-    metrics = ["dice", "nsd"]
-    margins = { dice = 0.01 }
-
-    [notify]                          # off unless one is given
-    command = ["/usr/local/bin/tell-the-team"]
-    webhook = "https://chat.example.org/hooks/abc"
-
-    [agent]                           # language models for the policy agent; none is asked without a url
-    url = "http://127.0.0.1:11434/v1"
-    model = "qwen3"                   # default of agent_model; without it the rules answer
-    prices = { "big-model" = { tokens_in = 2.5, tokens_out = 10.0 } }   # money per million tokens
-
-    [archive]                         # what the deployment segment-archive does every night
-    source = "/data/pacs"
-    weights = "medsam3"
-    texts = ["liver", "spleen"]
-    out = "/data/masks"
-    form = "dicom-seg"
-
-    [maintenance]
-    encodings = "20GB"                # size to which the cache of slice encodings is trimmed
-
-The file is the one that `MEDSAM3_SETTINGS` names, else `medsam3.toml` beside the store (of an object
-store: in the working folder); without it all is default.
+The file named by `MEDSAM3_SETTINGS`, else `medsam3.toml` beside the store (for an object store: in the working folder).
+Without a file all settings have their defaults.
 """
 
 import os
@@ -59,7 +28,7 @@ _ENDPOINT = EndpointSettings()
 
 
 def _of_segment(form: str) -> str:
-    """The name of a format that `medsam3 segment` writes; empty stays empty."""
+    """Check the name of a format that `medsam3 segment` writes; empty stays empty."""
     from storage.exports.registry import ExportCommand, format_named
 
     return format_named(form, ExportCommand.SEGMENT).name if form else ""
@@ -67,12 +36,12 @@ def _of_segment(form: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class WatchSettings:
-    """What `medsam3 watch` looks at.
+    """Settings of `medsam3 watch`.
 
     Attributes:
-        weights: Weights by name; empty for all that are registered.
-        every_seconds: Pause between two looks.
-        quiet_seconds: How long a file must not have changed before it counts as written.
+        weights: Names of watched weights; empty for all registered ones.
+        every_seconds: Interval between checks.
+        quiet_seconds: Time without changes after which a file counts as completely written.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -83,11 +52,11 @@ class WatchSettings:
 
 @dataclass(frozen=True, slots=True)
 class CompareSettings:
-    """What makes a regression of new weights.
+    """Comparison of new weights with the previous version.
 
     Attributes:
-        metrics: Columns of `scores` that are compared.
-        margins: Per metric, how much worse the mean may get.
+        metrics: Compared columns of `scores`.
+        margins: Tolerated decline of the mean, by metric.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -97,12 +66,12 @@ class CompareSettings:
 
 @dataclass(frozen=True, slots=True)
 class NotifySettings:
-    """Who is told about the end of a triggered benchmark and about alerts; nobody by default.
+    """Notifications about triggered benchmarks and alerts; off by default.
 
     Attributes:
-        command: Program and arguments; gets the message as JSON on stdin.
-        webhook: URL that the message is posted to as JSON; empty for none.
-        timeout_seconds: How long either may take.
+        command: Program and arguments; receives the message as JSON on stdin.
+        webhook: URL to which the message is posted as JSON; empty for none.
+        timeout_seconds: Time limit of either.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -113,14 +82,14 @@ class NotifySettings:
 
 @dataclass(frozen=True, slots=True)
 class ArchiveSettings:
-    """What the deployment `segment-archive` does every night; nothing by default.
+    """Archive that the deployment `segment-archive` segments every night; none by default.
 
     Attributes:
         source: Folder of the archive.
         weights: `NAME` or `NAME@N`.
-        texts: What to look for.
-        out: Folder for the segmentations.
-        form: How they are written, as in `medsam3 segment --format`; empty for `nifti`.
+        texts: Structures to segment.
+        out: Output folder.
+        form: Output format, as in `medsam3 segment --format`; empty for `nifti`.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -131,19 +100,19 @@ class ArchiveSettings:
     form: Annotated[str, AfterValidator(_of_segment)] = ""
 
     def completed(self, known: Self) -> Self:
-        """These settings, with what they leave out taken from others."""
+        """These settings, with empty fields taken from `known`."""
         given = {item.name: value for item in fields(self) if (value := getattr(self, item.name))}
         return replace(known, **given)
 
 
 @dataclass(frozen=True, slots=True)
 class MaintenanceSettings:
-    """What `medsam3 prune` and the deployment `maintenance` leave.
+    """Limits for `medsam3 prune` and the deployment `maintenance`.
 
     Attributes:
         encodings: Size to which the cache of slice encodings is trimmed, such as `20GB`; empty leaves it.
-        leftover_hours: Age from which a scratch file counts as a killed process's; longer than any file takes to write.
-        files_per_run: Number of score files of one run above which they are compacted.
+        leftover_hours: Age from which a scratch file counts as a leftover; longer than any file takes to write.
+        files_per_run: Number of score files above which those of a run are compacted.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -154,16 +123,16 @@ class MaintenanceSettings:
 
 @dataclass(frozen=True, slots=True)
 class AgentSite:
-    """Where the policy `agent` may ask a language model; `MEDSAM3_AGENT_URL` and `MEDSAM3_AGENT_MODEL` win.
+    """Language model of the policy `agent`; `MEDSAM3_AGENT_URL` and `MEDSAM3_AGENT_MODEL` override it.
 
     Attributes:
         url: Base URL of an OpenAI-compatible endpoint; empty for none.
-        model: Default of the setting `agent_model`; empty for the rules.
-        key_variable: Environment variable that holds the key.
-        timeout_seconds: How long one answer may take.
-        tries: How often is asked before a case counts as failed.
-        backoff_seconds: Pause before the second try; it doubles.
-        prices: Money per million tokens, by model.
+        model: Default of the setting `agent_model`; empty for the built-in rules.
+        key_variable: Environment variable that holds the API key.
+        timeout_seconds: Time limit of one reply.
+        tries: Attempts before a case counts as failed.
+        backoff_seconds: Pause before the second attempt; doubles with each.
+        prices: Price per million tokens, by model.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -178,7 +147,7 @@ class AgentSite:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All sections; a section that the file lacks has its defaults."""
+    """All sections of the file; an absent section has its defaults."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     clusters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -191,7 +160,7 @@ class Settings:
 
 
 def settings_file(store_root: Path | str) -> Path:
-    """Where the settings of a store are, whether the file exists or not."""
+    """Path of the settings file of a store, existing or not."""
     named = os.environ.get(VARIABLE)
     if named:
         return Path(named)
@@ -200,16 +169,16 @@ def settings_file(store_root: Path | str) -> Path:
 
 
 def read_settings(store_root: Path | str) -> Settings:
-    """The settings that hold for a store.
+    """Read the settings of a store.
 
     Raises:
-        UsageError: If the file is named but absent, is not TOML, or has a key or value that nobody reads; names both.
+        UsageError: If the file is named but absent, is not TOML, or has an unknown key or wrong value; names both.
     """
     path = settings_file(store_root)
     if not path.exists():
         if VARIABLE not in os.environ:
             return Settings()
-        msg = f"{VARIABLE} names {path}, which does not exist; write it or unset the variable"
+        msg = f"{VARIABLE} names {path}, which does not exist; create it or unset the variable"
         raise UsageError(msg)
     try:
         return TypeAdapter(Settings).validate_python(tomllib.loads(path.read_text(encoding="utf-8")))
@@ -223,5 +192,5 @@ def read_settings(store_root: Path | str) -> Settings:
 
 
 def named_cluster(name: str, store_root: Path | str) -> ClusterSettings:
-    """A cluster by name, as `parse_cluster` and the settings file of this store have it."""
+    """A cluster by name, see `parse_cluster`, with the settings file of this store."""
     return parse_cluster(name, read_settings(store_root).clusters)

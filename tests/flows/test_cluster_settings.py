@@ -77,15 +77,15 @@ def test_an_unknown_cluster_lists_what_exists(name: str) -> None:
         ({"kind": "moon"}, r"clusters\.x\.kind: .*'local', 'threads'"),
         ({"kind": "local", "workforce": 3}, r"clusters\.x\.workforce: Unexpected"),
         ({"kind": "local", "memory_limit": "lots"}, r"clusters\.x\.memory_limit: "),
-        ({"kind": "address"}, "address belongs to kind address"),
-        ({"kind": "address", "address": "host:8786"}, "has no protocol; write tcp://HOST:PORT"),
-        ({"kind": "local", "slurm": {"queue": "gpu"}}, "a table slurm belongs to kind slurm"),
+        ({"kind": "address"}, "kind address needs an address"),
+        ({"kind": "address", "address": "host:8786"}, "has no protocol; use tcp://HOST:PORT"),
+        ({"kind": "local", "slurm": {"queue": "gpu"}}, r"slurm = \{\.\.\.\} is for kind slurm only"),
         (
             {"kind": "kubernetes", "workers": 4},
             "kind kubernetes was removed; apply the manifest of docs.operations",
         ),
-        ({"kind": "gpu", "adaptive": {"maximum": 3}}, "adaptive belongs to kinds local and slurm"),
-        ({"kind": "local", "workers": 2, "adaptive": {"maximum": 3}}, "workers and adaptive contradict"),
+        ({"kind": "gpu", "adaptive": {"maximum": 3}}, "adaptive is for kinds local and slurm only"),
+        ({"kind": "local", "workers": 2, "adaptive": {"maximum": 3}}, "workers and adaptive exclude each other"),
         ({"kind": "local", "adaptive": {"minimum": 3, "maximum": 2}}, "adaptive maximum 2 is below its minimum 3"),
         ({"kind": "slurm", "slurm": {"walltime": "long"}}, r"clusters\.x\.slurm\.walltime"),
     ],
@@ -139,7 +139,7 @@ def test_the_kubernetes_manifest_of_the_page_starts_scheduler_and_workers_that_i
 
 def test_gpu_without_a_gpu_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UsageError, match=r"needs an NVIDIA GPU and this machine shows none \(nvidia-smi -L\)"):
+    with pytest.raises(UsageError, match=r"needs an NVIDIA GPU and this machine has none \(nvidia-smi -L\)"):
         gpu_cluster(parse_cluster("gpu"))
 
 

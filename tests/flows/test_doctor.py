@@ -72,7 +72,7 @@ def test_a_transformers_that_drifted_fails(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(self_check, "measured", lambda: self_check.EXPECTED | {"text": (0.0, 0.0, 0.0, 0.0)})
     (finding,) = findings_of("SAM3", CHECKS["SAM3"], tmp_path)
     assert finding.grade is Grade.FAILED
-    assert "answers differently: text:" in finding.facts
+    assert "gives different outputs: text:" in finding.facts
 
 
 def test_weights_that_vanished_or_changed_fail(store: StoreLayout, tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def test_a_slice_of_a_volume_becomes_a_label_map_with_the_affine_of_the_input(
     assert (labels == 1).sum() == 16 * 24
     assert (labels[3, 6:30, 4:20] == 1).all()
     assert (labels == 2).sum() == 10 * 6
-    assert "slice 3 alone is segmented, the others stay 0: baseline:box has neither a tracker nor" in done.err
+    assert "segmenting only slice 3, the other slices stay 0: baseline:box has neither a tracker nor" in done.err
     assert "window percentile:0.5,99.5" in done.err
 
 
@@ -210,7 +210,7 @@ def test_a_volume_is_followed_with_the_tracker_from_the_slice_that_is_prompted(
 ) -> None:
     out = tmp_path / "all.nii.gz"
     done = medsam3("predict", volume, "--weights", LAYOUTS["released"], "--slice", 2, *words, *FP32, "--out", out)
-    assert "followed through all 5 slices by the tracker" in done.err
+    assert "the tracker follows the objects through all 5 slices" in done.err
     labels = np.asarray(nib.load(out).dataobj)
     assert labels.any(axis=(0, 1)).sum() > 1
     np.testing.assert_array_equal(nib.load(out).affine, nib.load(volume).affine)
@@ -222,13 +222,13 @@ def test_without_tracker_a_volume_is_followed_by_detection_and_that_is_said(
     """All slices are alike, so that what is found on one is found on its neighbours, under the same number."""
     words = ("predict", volume, "--weights", "tiny-untrained", "--text", "liver", "--slice", 2, "--threshold", "0.2")
     done = medsam3(*words, "--out", tmp_path / "all.nii.gz")
-    assert "has no tracker, so what is drawn there is followed through 5 slices by detection" in done.err
+    assert "has no tracker, so objects are detected on each of 5 slices" in done.err
     assert "note: slices=key without tracker: per-slice detection linked by overlap" in done.err
     labels = np.asarray(nib.load(tmp_path / "all.nii.gz").dataobj)
     assert labels.any()
     assert all(np.array_equal(labels[..., z], labels[..., 2]) for z in range(5))
     done = medsam3(*words, "--slice-only", "--out", tmp_path / "one.nii.gz")
-    assert "slice 2 alone is segmented, the others stay 0: as asked" in done.err
+    assert "segmenting only slice 2, the other slices stay 0: --slice-only is set" in done.err
     alone = np.asarray(nib.load(tmp_path / "one.nii.gz").dataobj)
     assert np.flatnonzero(alone.any(axis=(0, 1))).tolist() == [2]
 
@@ -236,7 +236,7 @@ def test_without_tracker_a_volume_is_followed_by_detection_and_that_is_said(
 def test_a_text_without_slice_is_asked_on_all_slices(medsam3: Medsam3, volume: Path, tmp_path: Path) -> None:
     words = ("--weights", "tiny-untrained", "--text", "liver", "--out", tmp_path / "all.nii.gz", *FP32)
     done = medsam3("predict", volume, *words)
-    assert "asking on all 5 slices; objects are linked by overlap" in done.err
+    assert "prompting all 5 slices; objects are linked by overlap" in done.err
     labels = np.asarray(nib.load(tmp_path / "all.nii.gz").dataobj)
     assert np.flatnonzero(labels.any(axis=(0, 1))).tolist() == [0, 1, 2, 3, 4]
 
@@ -347,14 +347,14 @@ def test_a_file_of_a_volume_asks_on_the_slices_that_it_names(medsam3: Medsam3, v
     file = written(tmp_path / "boxes.csv", *({"case_id": "volume", "slice": z, **box} for z in (1, 3)))
     words = ("predict", volume, "--weights", "baseline:box", "--prompts", file)
     done = medsam3(*words, "--out", tmp_path / "labels.nii.gz")
-    assert "slices 1, 3 alone are segmented, the others stay 0: a structure is prompted on several" in done.err
+    assert "segmenting only slices 1, 3, the other slices stay 0: a structure with prompts on several" in done.err
     labels = np.asarray(nib.load(tmp_path / "labels.nii.gz").dataobj)
     assert np.flatnonzero(labels.any(axis=(0, 1))).tolist() == [1, 3]
     assert (labels > 0).sum() == 2 * 16 * 24
-    assert "holds one; name it with --slice" in medsam3(*words, "--out", tmp_path / "a.npz", code=2).err
+    assert "holds one; choose it with --slice" in medsam3(*words, "--out", tmp_path / "a.npz", code=2).err
     medsam3(*words, "--slice", 3, "--out", tmp_path / "a.npz")
     assert arrays(tmp_path / "a.npz")["masks"].sum() == 16 * 24
-    assert "asks nothing on slice 2; it has prompts on: 1, 3" in medsam3(
+    assert "has no prompts on slice 2; it has prompts on: 1, 3" in medsam3(
         *words, "--slice", 2, "--out", tmp_path / "a.npz", code=2
     ).err  # fmt: skip
 
@@ -366,7 +366,7 @@ def test_structures_of_a_file_that_stand_on_one_slice_each_are_followed_from_the
     words = ("predict", volume, "--weights", "tiny-untrained", "--threshold", "0.2")
     file = written(tmp_path / "texts.csv", *rows)
     done = medsam3(*words, "--prompts", file, "--out", tmp_path / "all.nii.gz")
-    assert "slices 1, 3 are prompted; tiny-untrained has no tracker, so what is drawn there is followed" in done.err
+    assert "prompting slices 1, 3; tiny-untrained has no tracker, so objects are detected" in done.err
     labels = np.asarray(nib.load(tmp_path / "all.nii.gz").dataobj)
     assert labels[..., 1].any()
     assert labels[..., 3].any()

@@ -5,8 +5,8 @@ import pytest
 from rich.console import Console
 
 from flows.cli.answers.status import run_status
-from flows.cli.upkeep.weights import print_weights, taken
-from flows.messages.tables import in_units
+from flows.cli.upkeep.weights import accepted_prompts, print_weights
+from flows.messages.formatting import format_size
 from medsam3_core.capabilities import Capabilities
 from medsam3_core.errors import StoreError
 from storage.store.atomic import TEMPORARY_PREFIX
@@ -42,7 +42,7 @@ def test_planned_is_scored_and_failed_and_pending(store: StoreLayout) -> None:
     (run,) = read_status(store).runs
     assert (run.planned, run.scored, run.failed, run.pending) == (6, 3, 2, 1)
     text = printed(store.root)
-    assert "Pending cases are computed by running the same medsam3 benchmark again." in text
+    assert "To compute pending cases, run the same medsam3 benchmark again." in text
     assert 'medsam3 sql "SELECT * FROM failures"' in text
 
 
@@ -83,7 +83,7 @@ def test_a_store_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     ("size", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1 KB"), (12_345_678, "12.3 MB"), (5e15, "5e+03 TB")]
 )
 def test_sizes_are_read_by_people(size: int, text: str) -> None:
-    assert in_units(size) == text
+    assert format_size(size) == text
 
 
 def test_weights_say_what_they_take(store: StoreLayout) -> None:
@@ -91,4 +91,4 @@ def test_weights_say_what_they_take(store: StoreLayout) -> None:
     print_weights([find_weights(store, "baseline:box")], Console(file=text, width=100))
     assert "baseline:box@1" in text.getvalue()
     assert max(map(len, text.getvalue().splitlines())) <= 100
-    assert taken(Capabilities(text=True, box=True, interactive=True)) == ["text", "box", "points", "mask"]
+    assert accepted_prompts(Capabilities(text=True, box=True, interactive=True)) == ["text", "box", "points", "mask"]

@@ -114,7 +114,7 @@ def test_leaderboard_fits_100_columns_and_shows_its_denominators(store):
 
 def test_notes_explain_the_marks_that_are_used(store):
     notes = " ".join(leaderboard_notes(leaderboard_rows(store)))
-    for text in ("privileged", "dice0 is the Dice with each failed case counted as 0", "not been tried", "Untrained"):
+    for text in ("privileged", "dice0 is the mean Dice with failed cases counted as 0", "are pending", "Untrained"):
         assert text in notes
     plain = leaderboard_rows(store)[0] | {"privileged": False, "failed": 0, "pending": 0, "in_training": 0}
     assert len(leaderboard_notes([plain | {"weights": "net"}])) == 1

@@ -1,1 +1,1 @@
-"""Commands that read a store and answer: status, sql, export, comparison, leaderboard. Nothing here writes to it."""
+"""Bodies of commands that read a store: status, sql, export, comparison, leaderboard."""

@@ -1,34 +1,28 @@
-"""What `medsam3 compare` prints: a verdict in words, one table per cohort, prompts and metric, and the worst cases."""
+"""`medsam3 compare`: a verdict, one table per cohort, prompt and metric, and the worst cases."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from flows.messages.tables import stdout_console
+from flows.messages.formatting import format_number
+from flows.messages.tables import plain_table, stdout_console
 from flows.settings.options import REGRESSION, store_to_read
 from medsam3_core.errors import UsageError
 from medsam3_core.prompts.policies import short_prompt
-from storage.comparisons.comparison import (
-    Comparison,
-    ComparisonRequest,
-    StructureComparison,
-    Verdict,
-    compare_weights,
-)
+from storage.comparisons.comparison import Comparison, ComparisonRequest, StructureComparison, Verdict, compare_weights
 from storage.comparisons.words import comparison_notes, comparison_sentences, has_several_raters
 
 _STYLES = {Verdict.WORSE: "bold red", Verdict.BETTER: "green", Verdict.WITHIN_MARGIN: "yellow"}
 
 
 def parse_margins(assignments: Sequence[str]) -> dict[str, float]:
-    """Read `METRIC=F`; which metrics exist is checked by the request.
+    """Parse `METRIC=NUMBER` assignments; the request checks the names of the metrics.
 
     Raises:
-        UsageError: If one is not written so, or a metric is given twice.
+        UsageError: If one has another form, or a metric is given twice.
     """
     margins: dict[str, float] = {}
     for assignment in assignments:
@@ -46,19 +40,14 @@ def parse_margins(assignments: Sequence[str]) -> dict[str, float]:
 
 
 def run_compare(root: Path, request: ComparisonRequest, *, fail_on_regression: bool) -> int:
-    """Print the answer; exit code 0, or 3 if a regression was found and fails."""
+    """Print the comparison; exit code 0, or 3 for a regression if `fail_on_regression`."""
     comparison = compare_weights(store_to_read(root), request)
-    print_comparison(comparison)
+    stdout_console().print(render_comparison(comparison))
     return REGRESSION if fail_on_regression and comparison.regressions else 0
 
 
-def print_comparison(comparison: Comparison, console: Console | None = None) -> None:
-    """Print the answer, readable in 100 columns."""
-    (console or stdout_console()).print(render_comparison(comparison))
-
-
 def render_comparison(comparison: Comparison) -> RenderableType:
-    """Verdict, tables, worst cases and notes."""
+    """Verdict, tables, worst cases and notes, readable in 100 columns."""
     parts: list[RenderableType] = [Text(line, style="bold") for line in comparison_sentences(comparison)]
     blocks: dict[tuple[str, ...], list[StructureComparison]] = {}
     for item in comparison.structures:
@@ -66,7 +55,7 @@ def render_comparison(comparison: Comparison) -> RenderableType:
     for rows in blocks.values():
         parts += [Text(), Text(_title(rows[0])), _block(rows)]
     if len(comparison.worst):
-        parts += [Text(), Text(f"Cases that lost most, by {comparison.request.metrics[0]}"), _worst(comparison)]
+        parts += [Text(), Text(f"Cases with the largest loss in {comparison.request.metrics[0]}"), _worst(comparison)]
     return Group(*parts, *(Text(note, style="dim") for note in comparison_notes(comparison)))
 
 
@@ -77,20 +66,13 @@ def _title(item: StructureComparison) -> str:
     return f"{item.cohort}, {item.prompt}{settings}{rater}: {item.metric}{unit}"
 
 
-def _table(*columns: tuple[str, str]) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-    for name, side in columns:
-        table.add_column(name, justify="right" if side == "right" else "left", no_wrap=side == "right", overflow="fold")
-    return table
-
-
 def _block(rows: Sequence[StructureComparison]) -> Table:
     numbers = ("patients", "BASE", "NEW", "difference [95 %]", "p Holm", "effect", "w/t/l")
-    table = _table(("structure", "left"), *((name, "right") for name in numbers), ("NEW is", "left"))
+    table = plain_table("structure", *numbers, "NEW is", right=numbers)
     for item in rows:
         found = item.numbers
-        cells = [item.structure, str(found.patients), _number(found.base_mean), _number(found.new_mean)]
-        cells += [_difference(item), _p(item), _number(found.rank_biserial, "+.2f")]
+        cells = [item.structure, str(found.patients), format_number(found.base_mean), format_number(found.new_mean)]
+        cells += [_difference(item), _p(item), format_number(found.rank_biserial, "+.2f")]
         cells += [f"{found.wins}/{found.ties}/{found.losses}"]
         table.add_row(*(Text(cell) for cell in cells), Text(str(item.verdict), style=_STYLES.get(item.verdict, "")))
     return table
@@ -98,17 +80,16 @@ def _block(rows: Sequence[StructureComparison]) -> Table:
 
 def _worst(comparison: Comparison) -> Table:
     several_raters = has_several_raters(comparison)
-    table = _table(
-        ("case", "left"), ("cohort", "left"), ("structure", "left"), *([("rater", "left")] if several_raters else []),
-        ("BASE", "right"), ("NEW", "right"),
-        ("difference", "right"), ("prompt", "left"),
-    )  # fmt: skip
+    numbers = ("BASE", "NEW", "difference")
+    rater = ("rater",) if several_raters else ()
+    table = plain_table("case", "cohort", "structure", *rater, *numbers, "prompt", right=numbers)
     for row in comparison.worst.to_dict("records"):
         status = "" if row["new_status"] == "scored" else f" ({row['new_status']})"
         table.add_row(
             Text(row["case_id"]), Text(row["cohort"]), Text(row["structure"]),
-            *([Text(str(row["rater"]))] if several_raters else []), _number(row["base"]),
-            Text(_number(row["new"]) + status), _number(row["difference"], "+.3f"), Text(short_prompt(row["prompt"])),
+            *([Text(str(row["rater"]))] if several_raters else []), format_number(row["base"]),
+            Text(format_number(row["new"]) + status), format_number(row["difference"], "+.3f"),
+            Text(short_prompt(row["prompt"])),
         )  # fmt: skip
     return table
 
@@ -126,7 +107,3 @@ def _p(item: StructureComparison) -> str:
     if item.adjusted_p is None:
         return "-"
     return "<0.001" if item.adjusted_p < 0.001 else f"{item.adjusted_p:.3f}"
-
-
-def _number(value: float | None, form: str = ".3f") -> str:
-    return "-" if value is None else format(value, form)

@@ -1,4 +1,4 @@
-"""`medsam3 export`: predictions of a run as files."""
+"""`medsam3 export`: write predictions of a run as files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,5 +13,5 @@ def run_export(root: Path, run_id: str, form: str, case_ids: Sequence[str], out:
     for path, contested in export_run(existing_store(root), run_id, form, tuple(case_ids), out):
         print(path)  # noqa: T201 - the answer
         if contested:
-            say(f"{path.name}: {contested} voxels were claimed by two structures and went to the higher confidence")
+            say(f"{path.name}: {contested} voxels of two structures went to the higher confidence")
     return 0

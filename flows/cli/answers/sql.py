@@ -1,4 +1,4 @@
-"""`medsam3 sql`: one question to the catalog."""
+"""`medsam3 sql`: query the catalog."""
 
 from pathlib import Path
 
@@ -8,6 +8,6 @@ from storage.catalog.guard import run_sql
 
 
 def run_query(root: Path, query: str, form: str) -> int:
-    """Answer one SELECT and print it in a form that `print_table` takes; exit code 0."""
+    """Run one SELECT and print its rows in a `TableFormat`; exit code 0."""
     print_table(run_sql(store_to_read(root), query), form)
     return 0

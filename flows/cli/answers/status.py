@@ -1,13 +1,13 @@
-"""What `medsam3 status` says: cohorts, runs, disk."""
+"""`medsam3 status`: cohorts, runs, disk usage."""
 
 from pathlib import Path
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from flows.messages.tables import in_units, stdout_console
+from flows.messages.formatting import format_size
+from flows.messages.tables import plain_table, stdout_console
 from flows.settings.options import store_to_read
 from medsam3_core.prompts.policies import short_prompt
 from storage.catalog.queries.status import RunStatus
@@ -15,29 +15,29 @@ from storage.upkeep.status import CohortStatus, StoreStatus, read_status
 
 
 def run_status(store_root: Path, console: Console | None = None) -> int:
-    """Print what the store holds; exit code 0."""
+    """Print the status of the store; exit code 0."""
     store = store_to_read(store_root)
     (console or stdout_console()).print(render_status(store_root, read_status(store)))
     return 0
 
 
 def render_status(root: Path, status: StoreStatus) -> RenderableType:
-    """Two tables and a line about the disk, readable in 100 columns."""
+    """Two tables, disk usage and notes, readable in 100 columns."""
     parts: list[RenderableType] = [_cohort_table(status.cohorts)]
     parts.append(_run_table(status.runs) if status.runs else Text("No run yet: medsam3 benchmark"))
-    parts.append(Text(f"{root}: {status.files} files, {in_units(status.size_bytes)}"))
+    parts.append(Text(f"{root}: {status.files} files, {format_size(status.size_bytes)}"))
     if status.leftovers:
         what = "1 unfinished file" if status.leftovers == 1 else f"{status.leftovers} unfinished files"
-        parts.append(Text(f"{what} of a killed or running process; medsam3 prune removes those of killed ones"))
+        parts.append(Text(f"{what} of a killed or running process; medsam3 prune removes those of killed processes"))
     if any(run.pending for run in status.runs):
-        parts.append(Text("Pending cases are computed by running the same medsam3 benchmark again."))
+        parts.append(Text("To compute pending cases, run the same medsam3 benchmark again."))
     if any(run.failed for run in status.runs) or any(cohort.rejected for cohort in status.cohorts):
-        parts.append(Text('Why cases failed: medsam3 sql "SELECT * FROM failures"'))
+        parts.append(Text('Reasons of failures: medsam3 sql "SELECT * FROM failures"'))
     return Group(*parts)
 
 
 def _cohort_table(cohorts: tuple[CohortStatus, ...]) -> Table:
-    table = _table("cohort", "splits", "licence", numbers=("accepted", "rejected"))
+    table = plain_table("cohort", "splits", "licence", "accepted", "rejected", right=("accepted", "rejected"))
     for cohort in cohorts:
         splits = ", ".join(f"{name or 'no split'} {count}" for name, count in cohort.splits.items())
         cells = (cohort.name, splits, cohort.licence, str(cohort.accepted), str(cohort.rejected))
@@ -46,10 +46,9 @@ def _cohort_table(cohorts: tuple[CohortStatus, ...]) -> Table:
 
 
 def _run_table(runs: tuple[RunStatus, ...]) -> Table:
-    table = _table(
-        "run", "cohort", "weights", "prompt and settings", numbers=("planned", "scored", "failed", "pending")
-    )
-    table.add_column("last (UTC)", no_wrap=True)
+    texts = ("run", "cohort", "weights", "prompt and settings")
+    numbers = ("planned", "scored", "failed", "pending")
+    table = plain_table(*texts, *numbers, "last (UTC)", right=numbers, fixed=("run", "last (UTC)"))
     for run in runs:
         weights = run.weights if run.weights_version == 1 else f"{run.weights}@{run.weights_version}"
         asked = short_prompt(run.prompt) if run.settings == "default" else f"{short_prompt(run.prompt)} {run.settings}"
@@ -57,13 +56,4 @@ def _run_table(runs: tuple[RunStatus, ...]) -> Table:
         last = run.last_activity.strftime("%m-%d %H:%M") if run.last_activity else ""
         cells = (run.run_id, run.cohort, weights, asked, *map(str, counts), last)
         table.add_row(*(Text(cell) for cell in cells))
-    return table
-
-
-def _table(*texts: str, numbers: tuple[str, ...]) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-    for name in texts:
-        table.add_column(name, overflow="fold", no_wrap=name == "run")
-    for name in numbers:
-        table.add_column(name, justify="right", no_wrap=True)
     return table

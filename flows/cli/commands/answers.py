@@ -1,4 +1,4 @@
-"""The commands that read what is in the store: status, sql, export, compare, report, dashboard."""
+"""Commands that read a store: status, sql, export, compare, report, dashboard, replay, clusters."""
 
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from medsam3_core.settings.extras import Extra, require_extra
 @click.command(cls=CommandWithExamples, epilog="medsam3 status\nmedsam3 status --store /data/store")
 @store_option
 def status(store: Path) -> int:
-    """What the store holds: cohorts, runs, what is done, pending and failed."""
+    """Show cohorts, runs and their pending and failed cases."""
     from flows.cli.answers.status import run_status
 
     return run_status(store)
@@ -30,10 +30,10 @@ def status(store: Path) -> int:
 )
 @store_option
 def sql(query: str, form: str, store: Path) -> int:
-    """Answer one SELECT over the views of the store.
+    """Run one SELECT over the views of the store.
 
-    Used most: leaderboard, scores, failures, cases, history, and compare('BASE', 'NEW'). docs/reference/catalog.md
-    lists all views with their columns.
+    Common views: leaderboard, scores, failures, cases, history, and compare('BASE', 'NEW'). docs/reference/catalog.md
+    lists all views and columns.
     """
     from flows.cli.answers.sql import run_query
 
@@ -46,12 +46,12 @@ def sql(query: str, form: str, store: Path) -> int:
     medsam3 export 1f0c2d3e4a5b --format png --case Image_01L""",
 )
 @click.argument("run_id")
-@click.option("--format", "form", cls=LateHelp, words=partial(formats_help, "export"), required=True)
-@click.option("--case", "case_ids", multiple=True, help="Case; repeat for several.  [default: all]")
+@click.option("--format", "form", cls=LateHelp, make_help=partial(formats_help, "export"), required=True)
+@click.option("--case", "case_ids", multiple=True, help="Case ID; repeatable.  [default: all]")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("export"), show_default=True)
 @store_option
 def export(run_id: str, form: str, case_ids: tuple[str, ...], out: Path, store: Path) -> int:
-    """Write the predictions of a run as files for other tools, or as pictures."""
+    """Write the predictions of a run as files for other tools, or as images."""
     from flows.cli.answers.export import run_export
 
     return run_export(store, run_id, form, case_ids, out)
@@ -65,13 +65,13 @@ def export(run_id: str, form: str, case_ids: tuple[str, ...], out: Path, store: 
 )
 @click.argument("base")
 @click.argument("new")
-@click.option("--cohort", "cohorts", multiple=True, help="Cohort; repeat for several.  [default: all in common]")
-@click.option("--split", help="Cases of this split.  [default: all]")
+@click.option("--cohort", "cohorts", multiple=True, help="Cohort; repeatable.  [default: all in common]")
+@click.option("--split", help="Only cases of this split.  [default: all]")
+@click.option("--metric", "metrics", multiple=True, default=METRICS, show_default=True, help="Metric; repeatable.")
 @click.option(
-    "--metric", "metrics", multiple=True, default=METRICS, show_default=True, help="Metric; repeat for several."
+    "--margin", "margins", multiple=True, metavar="METRIC=F", help="Tolerated decline of a metric; repeatable."
 )
-@click.option("--margin", "margins", multiple=True, metavar="METRIC=F", help="How much worse is tolerated; repeatable.")
-@click.option("--fail-on-regression", is_flag=True, help="Exit with 3 where NEW is worse by more than the margin.")
+@click.option("--fail-on-regression", is_flag=True, help="Exit with code 3 if NEW is worse by more than the margin.")
 @store_option
 def compare(
     base: str,
@@ -83,9 +83,9 @@ def compare(
     fail_on_regression: bool,
     store: Path,
 ) -> int:
-    """Is NEW better than BASE? Paired by case, structure and prompt, tested by patient.
+    """Compare weights NEW with weights BASE, paired by case, structure and prompt, tested by patient.
 
-    BASE and NEW are weights, NAME or NAME@N.
+    BASE and NEW are NAME or NAME@N.
     """
     from flows.cli.answers.compare import parse_margins, run_compare
     from storage.comparisons.comparison import ComparisonRequest
@@ -98,7 +98,7 @@ def compare(
 @click.option("--out", type=click.Path(path_type=Path), default=Path("report.html"), show_default=True)
 @store_option
 def report(out: Path, store: Path) -> int:
-    """Write one self-contained HTML page of all results, to read offline and to mail."""
+    """Write one self-contained HTML page with all results, for offline reading."""
     from flows.service.dashboard import run_dashboards
 
     require_extra(Extra.DASHBOARD, "medsam3 report", "plotly")
@@ -109,7 +109,7 @@ def report(out: Path, store: Path) -> int:
 @click.option("--port", type=click.IntRange(1024, 65535), default=8501, show_default=True)
 @store_option
 def dashboard(port: int, store: Path) -> int:
-    """Serve the dashboard on this machine alone (127.0.0.1) until Ctrl+C."""
+    """Serve the dashboard on this machine only (127.0.0.1) until Ctrl+C."""
     from flows.service.dashboard import run_dashboards
 
     require_extra(Extra.DASHBOARD, "medsam3 dashboard", "plotly", "streamlit")
@@ -118,23 +118,20 @@ def dashboard(port: int, store: Path) -> int:
 
 @click.command(cls=CommandWithExamples, epilog="medsam3 replay 3f2a9c017b5e\nmedsam3 replay 3f2a9c017b5e --case ct_004")
 @click.argument("run")
-@click.option("--case", "cases", multiple=True, help="Case; repeat for several.  [default: all]")
+@click.option("--case", "cases", multiple=True, help="Case ID; repeatable.  [default: all]")
 @store_option
 def replay(run: str, cases: tuple[str, ...], store: Path) -> int:
-    """Repeat a RUN of the agent from its trace, asking nobody, and compare the masks; exits with 1 if one differs."""
+    """Replay an agent RUN from its trace, offline, and compare the masks; exits with 1 if one differs."""
     from flows.cli.work.agent import run_replay
 
     return run_replay(store, run, cases)
 
 
-@click.command(
-    cls=CommandWithExamples,
-    epilog="medsam3 clusters\nmedsam3 clusters night > job.sh",
-)
+@click.command(cls=CommandWithExamples, epilog="medsam3 clusters\nmedsam3 clusters night > job.sh")
 @click.argument("name", required=False)
 @store_option
 def clusters(name: str | None, store: Path) -> int:
-    """List what --cluster takes, or print what NAME would submit: a job script."""
+    """List the values of --cluster, or print the job script of the cluster NAME."""
     from flows.cli.upkeep.clusters import run_clusters
 
     return run_clusters(store, name)

@@ -1,4 +1,4 @@
-"""The command that scores: benchmark, or with --plan what it would compute."""
+"""Commands that score: benchmark and demo."""
 
 from pathlib import Path
 
@@ -16,23 +16,25 @@ from flows.settings.options import CommandWithExamples, cluster_option, settings
     medsam3 benchmark --cohort chase --weights sam3 --prompt text --plan
     medsam3 benchmark --plan""",
 )
-@click.option("--cohort", "cohorts", multiple=True, help="Cohort; repeat for several.")
-@click.option("--weights", "names", multiple=True, help="NAME or NAME@N; repeat for several.")
-@click.option("--prompt", "prompts", multiple=True, help="Policy, such as text or box:jitter=0.1.")
-@click.option("--split", help="Split, or all.  [default: test where the cohort has one, else all]")
-@click.option("--structure", "structures", multiple=True, help="Structure; repeat for several.  [default: all]")
+@click.option("--cohort", "cohorts", multiple=True, help="Cohort; repeatable.")
+@click.option("--weights", "names", multiple=True, help="NAME or NAME@N; repeatable.")
+@click.option("--prompt", "prompts", multiple=True, help="Prompt policy, such as text or box:jitter=0.1; repeatable.")
+@click.option("--split", help="Split, or all.  [default: test if the cohort has one, else all]")
+@click.option("--structure", "structures", multiple=True, help="Structure; repeatable.  [default: all]")
 @settings_option
 @click.option("--preset", metavar="NAME", help="Prompts and settings of a published protocol: medical-sam3-v1.")
 @cluster_option()
-@click.option("--limit", type=click.IntRange(min=1), help="At most so many cases per cohort.")
+@click.option("--limit", type=click.IntRange(min=1), help="Maximum number of cases per cohort.")
 @click.option(
     "--cache-encodings",
     metavar="SIZE",
     default="",
-    help="Keep encodings of slices in the store, such as 20GB: later benchmarks with other prompts skip the encoder.",
+    help="Cache slice encodings in the store, up to SIZE such as 20GB; benchmarks with other prompts reuse them.",
 )
-@click.option("--retry", is_flag=True, help="Try rejected, failed and crashed cases again.")
-@click.option("--plan", "plan_only", is_flag=True, help="Say what would be computed, and how long it takes, and stop.")
+@click.option("--retry", is_flag=True, help="Retry rejected, failed and crashed cases.")
+@click.option(
+    "--plan", "plan_only", is_flag=True, help="Print what would be computed and the expected time, then stop."
+)
 @store_option
 def benchmark(
     cohorts: tuple[str, ...],
@@ -49,10 +51,10 @@ def benchmark(
     plan_only: bool,
     store: Path,
 ) -> int:
-    """Segment and score cohorts; only what is not in the store yet is computed.
+    """Segment and score cohorts; only missing and stale results are computed.
 
-    What is left out of --cohort, --weights and --prompt is taken from what was benchmarked before: without any of them
-    everything is brought up to date that newer weights, new cases or a new protocol have made stale.
+    Options left out of --cohort, --weights and --prompt are taken from earlier benchmarks. Without any of the three,
+    all results are updated that are stale because of newer weights, new cases or a new protocol.
     """
     from flows.cli.work.benchmark import run_benchmark, show_plan
     from medsam3_core.settings.presets import apply_preset
@@ -64,3 +66,15 @@ def benchmark(
     if plan_only:
         return show_plan(store, request, cluster)
     return run_benchmark(store, request, cluster=cluster, cache_encodings=cache_encodings)
+
+
+@click.command(cls=CommandWithExamples, epilog="medsam3 demo\nmedsam3 demo --store /data/demo-store")
+@click.option("--store", type=click.Path(path_type=Path), default=Path(".store-demo"), show_default=True)
+@click.option(
+    "--cases", type=click.IntRange(min=4), default=10, show_default=True, help="Number of phantom cases per cohort."
+)
+def demo(store: Path, cases: int) -> int:
+    """Run ingest, benchmark and leaderboard on built-in phantoms and small weights."""
+    from flows.cli.work.demo import run_demo
+
+    return run_demo(store, cases)

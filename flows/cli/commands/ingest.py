@@ -19,11 +19,13 @@ from flows.settings.options import CommandWithExamples, cluster_option, reader_o
 @click.option("--cohort", help="Name of the cohort in the store.")
 @reader_option
 @click.option("--recipe", type=click.Path(path_type=Path), help="Recipe file (YAML).")
-@click.option("--split", help="Split of all cases, against the recipe's own rule.")
-@click.option("--limit", type=click.IntRange(min=1), help="At most so many cases.")
+@click.option("--split", help="Split of all cases, overriding the recipe.")
+@click.option("--limit", type=click.IntRange(min=1), help="Maximum number of cases.")
 @cluster_option()
-@click.option("--check", is_flag=True, help="Read everything, write nothing, say what is wrong or suspicious.")
-@click.option("--format", "output", type=click.Choice(["table", "json"]), help="Answer of --check.  [default: table]")
+@click.option("--check", is_flag=True, help="Read every case, write nothing, report problems.")
+@click.option(
+    "--format", "output", type=click.Choice(["table", "json"]), help="Output format of --check.  [default: table]"
+)
 @store_option
 def ingest(
     source: str,
@@ -39,10 +41,10 @@ def ingest(
 ) -> int:
     """Convert SOURCE to OME-Zarr and record every case as accepted or rejected with its reason.
 
-    SOURCE is a folder, or a phantom: ct, mr, fundus, nuclei, ultrasound, endoscopy, dermoscopy, xray or shapes,
-    written phantom:KIND.
+    SOURCE is a folder or phantom:KIND, where KIND is ct, mr, fundus, nuclei, ultrasound, endoscopy, dermoscopy, xray
+    or shapes.
 
-    --check exits with 1 if it finds anything, and looks for the same images in the cohorts of the store.
+    --check also looks for duplicate images in the cohorts of the store. It exits with 1 if it finds anything.
     """
     if not check and (cohort is None or output is not None):
         msg = "--cohort is missing" if cohort is None else "--format is for --check"

@@ -1,7 +1,8 @@
-"""The commands that draw where there is no reference: predict one image, segment an archive."""
+"""Commands without references: predict one image, segment an archive."""
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -31,63 +32,45 @@ from flows.settings.options import (
     medsam3 predict ct.nii.gz --weights sam3 --replay kidneys.nii.gz.trace.parquet --out again.nii.gz""",
 )
 @click.argument("image", type=click.Path(path_type=Path))
-@click.option("--weights", "name", required=True, metavar="NAME|PATH", help="NAME, NAME@N, a checkpoint or hf://...")
-@click.option("--text", "texts", multiple=True, help="What to look for; repeat for several.")
+@click.option("--weights", required=True, metavar="NAME|PATH", help="NAME, NAME@N, a checkpoint or hf://...")
+@click.option("--text", "texts", multiple=True, help="Text prompt; repeatable.")
 @click.option(
-    "--box", "boxes", multiple=True, metavar="X0,Y0,X1,Y1[,-]", help="Example in pixels; - a counter-example."
+    "--box", "boxes", multiple=True, metavar="X0,Y0,X1,Y1[,-]", help="Box in pixels; with - a counter-example."
 )
-@click.option("--point", "points", multiple=True, metavar="X,Y[,+|-]", help="Point inside (+) or outside (-).")
 @click.option(
-    "--mask", "masks", multiple=True, type=click.Path(path_type=Path), help="Drawn mask of one object, as a file."
+    "--point", "points", multiple=True, metavar="X,Y[,+|-]", help="Point inside (+) or outside (-) the object."
 )
+@click.option("--mask", "masks", multiple=True, type=click.Path(path_type=Path), help="File with a mask of one object.")
 @click.option("--prompts", type=click.Path(path_type=Path), metavar="FILE", help="Prompts as CSV, Parquet or JSON.")
 @prompt_option
-@click.option("--replay", type=click.Path(path_type=Path), help="Answer from this trace of the agent, asking nobody.")
-@click.option("--slice", "z", type=int, help="Slice of a volume, from 0.")
-@click.option("--slice-only", "alone", is_flag=True, help="Leave the other slices of a volume alone.")
-@click.option("--threshold", cls=LateHelp, words=threshold_help, type=float)
+@click.option("--replay", type=click.Path(path_type=Path), help="Replay this trace of the agent, offline.")
+@click.option("--slice", type=int, help="Slice of a volume, from 0.")
+@click.option("--slice-only", "alone", is_flag=True, help="Segment only this slice of a volume.")
+@click.option("--threshold", cls=LateHelp, make_help=threshold_help, type=float)
 @settings_option
 @click.option(
     "--out",
     cls=LateHelp,
-    words=partial(formats_help, "predict", "suffix"),
+    make_help=partial(formats_help, "predict", "suffix"),
     type=click.Path(path_type=Path),
     required=True,
     metavar="FILE",
 )
 @store_option
-def predict(
-    image: Path,
-    name: str,
-    texts: tuple[str, ...],
-    boxes: tuple[str, ...],
-    points: tuple[str, ...],
-    masks: tuple[Path, ...],
-    prompts: Path | None,
-    prompt: str,
-    replay: Path | None,
-    z: int | None,
-    alone: bool,
-    threshold: float | None,
-    settings: tuple[str, ...],
-    out: Path,
-    store: Path,
-) -> int:
+def predict(store: Path, **options: Any) -> int:
     """Segment one image (PNG, JPEG, TIFF or a volume such as NIfTI) and write every instance.
 
-    Boxes show examples of what to find; with --set mode=interactive each box is one object to draw. All points are one
-    object, together with at most one box and one mask; a prompts file holds any number of objects, each with an
-    instance number of its own, on one slice or several. Of a volume, a text without --slice is asked on all slices;
-    what is drawn on --slice is followed through the others, by the tracker if the weights have one, else by detection
-    linked by overlap.
+    A box shows an example of the objects to find; with --set mode=interactive each box is one object to segment. All
+    points describe one object, together with at most one box and one mask. A prompts file holds any number of objects
+    on one or several slices.
+
+    In a volume, a text without --slice prompts all slices. Objects segmented on --slice are followed through the other
+    slices, by the tracker if the weights have one, else by detection linked by overlap.
     """
     from flows.cli.work.predict import run_predict
     from flows.cli.work.predict_request import PredictOptions
 
-    options = PredictOptions(
-        image, name, texts, boxes, points, masks, prompts, prompt, replay, z, alone, threshold, settings, out
-    )
-    return run_predict(store, options)
+    return run_predict(store, PredictOptions(**options))
 
 
 @click.command(
@@ -98,19 +81,19 @@ def predict(
 )
 @click.argument("source")
 @click.option("--weights", "name", required=True, metavar="NAME", help="NAME or NAME@N.")
-@click.option("--text", "texts", multiple=True, help="Structure to look for; repeat for several.")
+@click.option("--text", "texts", multiple=True, help="Structure to segment; repeatable.")
 @prompt_option
 @click.option("--prompts", type=click.Path(path_type=Path), metavar="FILE", help="Prompts as CSV, Parquet or JSON.")
-@click.option("--out", type=LocationType(), required=True, help="Folder for the segmentations, or s3://.")
+@click.option("--out", type=LocationType(), required=True, help="Output folder, or s3://bucket/prefix.")
 @click.option(
-    "--format", "form", cls=LateHelp, words=partial(formats_help, "segment"), default=FORMAT, show_default=True
+    "--format", "form", cls=LateHelp, make_help=partial(formats_help, "segment"), default=FORMAT, show_default=True
 )
 @reader_option
 @settings_option
 @cluster_option()
-@click.option("--limit", type=click.IntRange(min=1), help="At most so many cases.")
-@click.option("--retry", is_flag=True, help="Try rejected, failed and crashed cases, and damaged predictions, again.")
-@click.option("--anonymous", is_flag=True, help="Leave patients' names, numbers and birth dates out of DICOM.")
+@click.option("--limit", type=click.IntRange(min=1), help="Maximum number of cases.")
+@click.option("--retry", is_flag=True, help="Retry rejected, failed and crashed cases and damaged predictions.")
+@click.option("--anonymous", is_flag=True, help="Omit patient names, IDs and birth dates from DICOM.")
 @store_option
 def segment(
     source: str,
@@ -128,10 +111,10 @@ def segment(
     anonymous: bool,
     store: Path,
 ) -> int:
-    """Segment every case of SOURCE, without references, and release what was proved to be written right.
+    """Segment every case of SOURCE, without references, and write verified segmentations.
 
-    SOURCE is an archive of DICOM, NIfTI and image files. The folder gets one file per case, manifest.csv with the end
-    of every case, and measurements.parquet. Running it again goes on where it stopped.
+    SOURCE is an archive of DICOM, NIfTI and image files. The output folder receives one file per case, manifest.csv
+    with the status of every case, and measurements.parquet. Running the command again continues where it stopped.
     """
     from flows.cli.work.segment import run_segment
     from storage.exports.segment_plan import ReleaseRequest, SegmentRequest

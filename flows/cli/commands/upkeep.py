@@ -1,4 +1,4 @@
-"""The commands that look after an installation and a store: doctor, watch, prune."""
+"""Commands that maintain an installation and a store: doctor, watch, prune."""
 
 from pathlib import Path
 
@@ -11,21 +11,21 @@ from flows.settings.options import CommandWithExamples, store_option
 @click.command(cls=CommandWithExamples, epilog="medsam3 doctor\nmedsam3 doctor --store /data/store")
 @store_option
 def doctor(store: Path) -> int:
-    """Check device, model path, cluster, Prefect, disk and the licences of the data."""
+    """Check device, packages, SAM3, weights, cluster, Prefect, disk and data licences."""
     from flows.cli.upkeep.doctor import run_doctor
 
     return run_doctor(store)
 
 
 @click.command(cls=CommandWithExamples, epilog="medsam3 watch --once\nmedsam3 watch --store /data/store")
-@click.option("--once", is_flag=True, help="Look once and stop, for cron.")
+@click.option("--once", is_flag=True, help="Check once and stop, for cron.")
 @store_option
 def watch(once: bool, store: Path) -> int:
-    """Follow registered weights: a new file or commit becomes a version, and starts the benchmarks that depend on it.
+    """Watch registered weights: a new file or commit becomes a version and starts the benchmarks that depend on it.
 
-    Files that are still being written are left alone. What cannot be loaded, or is gone, is told once and changes
-    nothing. Benchmarks are started by the Prefect server that PREFECT_API_URL names (make server). Which weights are
-    watched, how often, and who is told stands in medsam3.toml. Exit code 1: files are gone or cannot be loaded.
+    Files that are still being written are skipped. Missing or unloadable files are reported once and change nothing.
+    The Prefect server at PREFECT_API_URL starts the benchmarks (make server). medsam3.toml configures the watched
+    weights, the interval and the notifications. Exit code 1: files are missing or cannot be loaded.
     """
     from flows.cli.upkeep.watch import run_watch
 
@@ -38,20 +38,20 @@ def watch(once: bool, store: Path) -> int:
     medsam3 prune --dry-run
     medsam3 prune --encodings 20GB --older-than 0.1""",
 )
-@click.option("--encodings", metavar="SIZE", help="Trim the cache of slice encodings to it.  [default: settings]")
+@click.option("--encodings", metavar="SIZE", help="Trim the cache of slice encodings to SIZE.  [default: settings]")
 @click.option(
     "--older-than",
     metavar="HOURS",
     type=click.FloatRange(min=0),
-    help="Scratch files of this age are leftovers; 0 only while nothing runs.  "
+    help="Age of scratch files that are removed; use 0 only while nothing runs.  "
     f"[default: settings, else {LEFTOVER_HOURS:g}]",
 )
-@click.option("--dry-run", is_flag=True, help="Say what would go and keep it.")
+@click.option("--dry-run", is_flag=True, help="Report what would be removed, and remove nothing.")
 @store_option
 def prune(encodings: str | None, older_than: float | None, dry_run: bool, store: Path) -> int:
-    """Remove what nobody needs: leftovers of killed processes, replaced score files, encodings beyond a size.
+    """Remove leftovers of killed processes, replaced score files and encodings beyond a size.
 
-    No score, prediction, prompt or volume is touched.
+    Scores, predictions, prompts and volumes are kept.
     """
     from flows.cli.upkeep.prune import run_prune
 

@@ -1,4 +1,4 @@
-"""The commands `medsam3 weights ...`."""
+"""Commands of `medsam3 weights`."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from flows.settings.options import CommandWithExamples, store_option
 
 @click.group()
 def weights() -> None:
-    """Weights by name: what they are, what they can take, whether they load."""
+    """List, register and check weights."""
 
 
 @weights.command("list", cls=CommandWithExamples, epilog="medsam3 weights list")
@@ -30,11 +30,11 @@ def weights_list(store: Path) -> int:
 )
 @click.argument("name")
 @click.argument("path")
-@click.option("--base", metavar="NAME|PATH", help="What a LoRA adapter was trained on.  [default: what it says]")
-@click.option("--licence", default="", help="Licence note, kept in the registry.  [default: as the folder says]")
+@click.option("--base", metavar="NAME|PATH", help="Base weights of a LoRA adapter.  [default: from the adapter]")
+@click.option("--licence", default="", help="Licence note, kept in the registry.  [default: from the folder]")
 @store_option
 def weights_add(name: str, path: str, base: str | None, licence: str, store: Path) -> int:
-    """Register weights: every tensor must match the architecture, every value must be finite.
+    """Register weights; every tensor must match the architecture, and every value must be finite.
 
     PATH is a checkpoint file, a Hugging Face folder, a LoRA adapter, or hf://owner/name[@revision][/file].
     """
@@ -47,10 +47,10 @@ def weights_add(name: str, path: str, base: str | None, licence: str, store: Pat
     "check", cls=CommandWithExamples, epilog="medsam3 weights check sam3\nmedsam3 weights check checkpoints/sam3.pt"
 )
 @click.argument("name_or_path")
-@click.option("--base", metavar="NAME|PATH", help="What a LoRA adapter was trained on.  [default: what it says]")
+@click.option("--base", metavar="NAME|PATH", help="Base weights of a LoRA adapter.  [default: from the adapter]")
 @store_option
 def weights_check(name_or_path: str, base: str | None, store: Path) -> int:
-    """Read weights, match every tensor, look at every value and compare the digest with the registry."""
+    """Check every tensor and value of weights, and compare their digest with the registry."""
     from flows.cli.upkeep.weights import run_weights_check
 
     return run_weights_check(store, name_or_path, base)

@@ -1,1 +1,1 @@
-"""Commands that look after an installation: doctor, weights, watch, prune, clusters. No case is computed here."""
+"""Bodies of commands that maintain an installation: doctor, weights, watch, prune, clusters."""

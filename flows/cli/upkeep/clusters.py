@@ -1,4 +1,4 @@
-"""What `medsam3 clusters` says: which names there are, and what a name would submit."""
+"""`medsam3 clusters`: list clusters, or print the job script of one."""
 
 from pathlib import Path
 
@@ -8,19 +8,18 @@ from flows.settings.settings import read_settings, settings_file
 
 
 def run_clusters(root: Path, name: str | None) -> int:
-    """Print which clusters there are, or what one would submit; exit code 0."""
+    """Print the known clusters, or the job script of one; exit code 0."""
     print(submission(name, root) if name else "\n".join(cluster_lines(root)))  # noqa: T201 - the answer
     return 0
 
 
 def cluster_lines(store_root: Path) -> list[str]:
-    """One line per cluster that `--cluster` takes."""
+    """One line per value of `--cluster`."""
     described = read_settings(store_root).clusters
     built_in = ("local", "local:WORKERS", "threads", "gpu", "slurm", "tcp://SCHEDULER:PORT")
     lines = [f"{name:<24} built in" for name in built_in if name not in described]
-    for name in described:
-        lines.append(f"{name:<24} {parse_cluster(name, described).kind}, from {settings_file(store_root)}")
-    return lines
+    file = settings_file(store_root)
+    return lines + [f"{name:<24} {parse_cluster(name, described).kind}, from {file}" for name in described]
 
 
 def submission(name: str, store_root: Path) -> str:

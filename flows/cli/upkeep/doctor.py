@@ -1,4 +1,4 @@
-"""`medsam3 doctor`: one line per check, with the remedy where something is wrong."""
+"""`medsam3 doctor`: one line per check, with a remedy if needed."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ _STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red"}
 
 
 def run_doctor(store_root: Path) -> int:
-    """Run all checks and print a line for each; exit code 0, or 1 if one failed."""
+    """Run all checks and print their findings; exit code 0, or 1 if one failed."""
     console = stdout_console()
     failed = 0
     for finding in all_findings(store_root):

@@ -1,4 +1,4 @@
-"""The agent on the command line: one image by request, and the repetition of a run from its trace."""
+"""The agent on the command line: segment one image by request, replay a run from its trace."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,28 +25,28 @@ from tasks.agent.endpoint import require_allowed
 
 
 def is_agent(prompt: str) -> bool:
-    """Whether a policy is the agent's; `text` is what `predict` does by itself.
+    """True if a policy is the agent's, False if it is `text`.
 
     Raises:
         UsageError: If it is another policy, which needs a reference.
     """
     kind = PromptPolicy.parse(prompt).kind
     if kind not in (PromptKind.AGENT, PromptKind.TEXT):
-        msg = f"predict takes the policies text and agent, not {prompt!r}: the others are made from a reference"
+        msg = f"predict supports the policies text and agent, not {prompt!r}: other policies need a reference"
         raise UsageError(msg)
     return kind is PromptKind.AGENT
 
 
 def predict_by_request(store: StoreLayout, options: PredictOptions) -> None:
-    """Answer the requests and write the file.
+    """Segment the image by requests to the agent and write the file.
 
     Raises:
-        click.UsageError: If options are given that the agent does not take.
+        click.UsageError: If options are given that the agent does not accept.
     """
     from tasks.predict.agent import AgentPredictRequest, predict_by_agent
 
     if options.boxes or options.points or options.masks or options.prompts or options.alone:
-        msg = "the agent takes requests by --text alone, no --box, --point, --mask, --prompts or --slice-only"
+        msg = "the agent accepts requests by --text only; omit --box, --point, --mask, --prompts and --slice-only"
         raise click.UsageError(msg)
     policy = options.prompt if is_agent(options.prompt) else str(PromptKind.AGENT)
     events = None if options.replay is None else tuple(read_trace_file(options.replay))
@@ -70,18 +70,18 @@ def predict_by_request(store: StoreLayout, options: PredictOptions) -> None:
 
 
 def _requests(options: PredictOptions, events: Sequence[TraceEvent] | None) -> tuple[str, ...]:
-    """What is asked for, each once; of a trace what it asked for.
+    """Distinct requests, given by --text or recorded in the trace.
 
     Raises:
-        UsageError: If it is nothing, or a request is empty or too long.
+        UsageError: If there is none, one is empty or too long, or they differ from the trace.
     """
     recorded = () if events is None else tuple(requests_of(events).values())
     asked = tuple(dict.fromkeys(clean_request(text) for text in options.texts or recorded))
     if not asked:
-        msg = "the agent is asked for nothing; give at least one --text with the request"
+        msg = "no request for the agent; give at least one --text"
         raise UsageError(msg)
     if recorded and asked != recorded:
-        msg = f"the trace answers {', '.join(map(repr, recorded))}; leave --text out, or ask without --replay"
+        msg = f"the trace was recorded for {', '.join(map(repr, recorded))}; omit --text, or run without --replay"
         raise UsageError(msg)
     return asked
 
@@ -89,20 +89,20 @@ def _requests(options: PredictOptions, events: Sequence[TraceEvent] | None) -> t
 def _settings(
     store: StoreLayout, options: PredictOptions, policy: str, events: Sequence[TraceEvent] | None
 ) -> tuple[str, ...]:
-    """The settings with the model: of the trace where there is one, else of the site."""
+    """The settings with the language model of the trace, or without a trace that of the site."""
     given = options.settings if options.threshold is None else (*options.settings, f"threshold={options.threshold}")
     if events is None:
         return with_site_model(store.root, [policy], given)
     named = [one for one in given if one.startswith("agent_model=")]
     recorded = f"agent_model={model_of(events)}"
     if named not in ([], [recorded]):
-        msg = f"the trace is one of {recorded}, not of {named[0]}; leave the setting out"
+        msg = f"the trace was recorded with {recorded}, not {named[0]}; omit the setting"
         raise UsageError(msg)
     return (*given, *(() if named else (recorded,)))
 
 
 def run_replay(root: Path, run_id: str, cases: tuple[str, ...]) -> int:
-    """Repeat a run from its trace; exit code 0, or 1 if a mask is not the same."""
+    """Replay a run from its trace; exit code 0, or 1 if a mask differs."""
     from tasks.agent.replay import recorded_run, replay_cases
 
     store = existing_store(root)
@@ -112,7 +112,7 @@ def run_replay(root: Path, run_id: str, cases: tuple[str, ...]) -> int:
         said = "same masks" if case.same else case.problem or f"{case.differing} voxels differ"
         print(f"{case.case_id}  {said}")  # noqa: T201 - the answer
     differing = sum(not case.same for case in replayed)
-    say(f"{len(replayed)} cases repeated without any endpoint, {differing} differ")
+    say(f"{len(replayed)} cases replayed offline, {differing} differ")
     return 1 if differing else 0
 
 
@@ -121,6 +121,6 @@ def _load(store: StoreLayout, name: str) -> Segmenter:
         return load_unregistered(store, name, default_device())
     found = find_weights(store, name)
     if not found.capabilities.text:
-        msg = f"{name} takes no text, which the agent asks by; choose weights with a text encoder"
+        msg = f"{name} does not accept text prompts, which the agent needs; choose weights with a text encoder"
         raise UsageError(msg)
     return load_segmenter(found, default_device())

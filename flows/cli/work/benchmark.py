@@ -1,4 +1,4 @@
-"""What `medsam3 benchmark` says and returns around the flow."""
+"""`medsam3 benchmark`: plan, run the flow, print the leaderboard."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -6,9 +6,9 @@ from pathlib import Path
 
 from flows.clusters.forking import begin_forking
 from flows.messages.console import say
+from flows.messages.formatting import format_counts, format_duration
 from flows.service.prepared import planned_benchmark
 from flows.settings.agent import with_site_model
-from flows.settings.defaults import CLUSTER
 from flows.settings.settings import named_cluster
 from storage.runs.estimates import Estimate, estimate_plan, total_seconds
 from storage.runs.plan import BenchmarkPlan, pending
@@ -18,8 +18,8 @@ from storage.store.layout import existing_store, open_store
 from storage.weights.encodings import parse_size
 
 
-def show_plan(root: Path, request: BenchmarkRequest, cluster: str = CLUSTER) -> int:
-    """Say what would be computed and how long that took before; exit code 0."""
+def show_plan(root: Path, request: BenchmarkRequest, cluster: str) -> int:
+    """Print what would be computed and the time estimated from earlier cases; exit code 0."""
     from flows.clusters.kinds import worker_count
 
     store = existing_store(root)
@@ -35,7 +35,7 @@ def show_plan(root: Path, request: BenchmarkRequest, cluster: str = CLUSTER) -> 
 
 
 def plan_lines(plan: BenchmarkPlan, estimates: Mapping[str, Estimate]) -> list[str]:
-    """One line per run: what is to segment, to score again, rejected, and the time it takes one worker."""
+    """One line per run: cases to segment, to score again and rejected, and the time on one worker."""
     lines = []
     for group in plan.groups:
         for run in group.runs.values():
@@ -52,41 +52,34 @@ def plan_lines(plan: BenchmarkPlan, estimates: Mapping[str, Estimate]) -> list[s
 
 def _time_of(estimate: Estimate) -> str:
     if estimate.seconds is None:
-        return "; no past case to estimate from"
-    return f"; about {in_time(estimate.seconds)} (from {estimate.cases} past cases)" if estimate.cases else ""
+        return "; no earlier cases to estimate from"
+    return (
+        f"; about {format_duration(estimate.seconds)} (from {estimate.cases} earlier cases)" if estimate.cases else ""
+    )
 
 
 def _total_line(plan: BenchmarkPlan, estimates: Mapping[str, Estimate], workers: int) -> str:
     stale = sum(len(item.run_ids) + len(item.rescore_ids) for group in plan.groups for item in group.pending)
-    counted = f"{stale} case and run pairs are stale, {plan.fresh} are up to date"
+    counted = f"{stale} results are stale, {plan.fresh} are up to date"
     seconds = total_seconds(estimates)
     if not stale:
         return f"nothing to compute: {counted}"
     if seconds is None:
-        return f"{counted}; the time is unknown, because some of these weights have never run"
-    return f"{counted}; about {in_time(seconds / workers)} on {workers} worker{'s' if workers > 1 else ''}"
-
-
-def in_time(seconds: float) -> str:
-    """A duration as people say it, two digits at most where it is short."""
-    if seconds < 90:
-        return f"{seconds:.2g} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
+        return f"{counted}; the time is unknown, because some of these weights have not been run"
+    return f"{counted}; about {format_duration(seconds / workers)} on {workers} worker{'s' if workers > 1 else ''}"
 
 
 def run_benchmark(root: Path, *requests: BenchmarkRequest, cluster: str, cache_encodings: str = "") -> int:
-    """Run the flow for each request with pending work, print one leaderboard; exit code 0, or 1 if a case failed.
+    """Run the flow for each request with pending cases and print one leaderboard; exit code 0, or 1 if a case failed.
 
     Args:
         root: Folder of the store.
-        *requests: What to benchmark.
+        *requests: Benchmarks to run.
         cluster: Cluster by name.
         cache_encodings: Size of the cache of slice encodings, such as `20GB`; empty for none.
     """
     if cache_encodings:
-        parse_size(cache_encodings)  # refused before anything starts
+        parse_size(cache_encodings)  # fail before anything starts
     store = open_store(root)
     failed, run_ids = 0, list[str]()
     for request in requests:
@@ -95,7 +88,7 @@ def run_benchmark(root: Path, *requests: BenchmarkRequest, cluster: str, cache_e
             if planned.plan.pending:
                 failed += _compute(root, request, planned.plan, cluster, cache_encodings)
             else:
-                say(f"nothing to compute: {planned.plan.fresh} case and run pairs are up to date")
+                say(f"nothing to compute: {planned.plan.fresh} results are up to date")
             run_ids += planned.plan.run_ids
     from flows.cli.answers.leaderboard import inter_rater_rows, leaderboard_rows, print_leaderboard
 
@@ -106,7 +99,7 @@ def run_benchmark(root: Path, *requests: BenchmarkRequest, cluster: str, cache_e
 def _compute(root: Path, request: BenchmarkRequest, plan: BenchmarkPlan, cluster: str, cache_encodings: str) -> int:
     weights = [group.weights for group in plan.groups if group.pending]
     settings = named_cluster(cluster, root)
-    begin_forking(settings, weights)  # it imports beside the imports that follow
+    begin_forking(settings, weights)  # it imports in parallel with the imports below
 
     from flows.benchmark import benchmark_cohorts
     from flows.clusters.clusters import workers_starting
@@ -114,10 +107,9 @@ def _compute(root: Path, request: BenchmarkRequest, plan: BenchmarkPlan, cluster
 
     with workers_starting(settings, weights), prefect_session():
         summary = benchmark_cohorts(request, str(root), cluster, cache_encodings)
-    counted = ", ".join(f"{count} {status}" for status, count in sorted(summary.computed.items())) or "none"
-    say(f"computed {counted}; {summary.fresh} case and run pairs were up to date")
+    say(f"computed {format_counts(summary.computed) or 'none'}; {summary.fresh} results were up to date")
     if summary.unscored:
-        say(f'{summary.unscored} case and run pairs have no score: medsam3 sql "SELECT * FROM failures"')
+        say(f'{summary.unscored} results have no score: medsam3 sql "SELECT * FROM failures"')
     return summary.unscored
 
 

@@ -1,4 +1,4 @@
-"""`medsam3 ingest --check`: read a source on all cores, write nothing, say what is found."""
+"""`medsam3 ingest --check`: read a source on all cores, write nothing, report findings."""
 
 import json
 import multiprocessing
@@ -10,13 +10,11 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from flows.messages.console import say
-from flows.messages.tables import stdout_console
+from flows.messages.tables import plain_table, stdout_console
 from medsam3_core.cases.cases import CaseSource
 from medsam3_core.cases.recipes import Recipe
 from storage.cohorts.checks import CaseCheck
@@ -28,14 +26,14 @@ from storage.store.locations import is_remote
 from storage.store.pseudonyms import require_key_outside
 from tasks.check import check_cases
 
-_FEW_CASES = 64
-_MOST_PER_BATCH = 500
+_MIN_PARALLEL_CASES = 64
+_MAX_PER_BATCH = 500
 _LINE_EVERY_SECONDS = 10.0
 _SHOWN_PER_KIND, _SHOWN_SIZES = 10, 5
 
 
 def run_check(root: Path, request: IngestRequest, output: str) -> int:
-    """Check a source and print the answer as `table` or `json`; 1 if anything was found, else 0."""
+    """Check a source and print the result as `table` or `json`; exit code 1 if anything was found, else 0."""
     started = time.perf_counter()
     if not is_remote(root):
         require_key_outside(root)
@@ -50,7 +48,7 @@ def run_check(root: Path, request: IngestRequest, output: str) -> int:
 
 
 def check_source(request: IngestRequest, store: StoreLayout | None) -> Preflight:
-    """List a source, read every case, and draw the conclusions.
+    """List a source, read every case, and report findings.
 
     Raises:
         UsageError: If source, reader or recipe are wrong, as for `ingest`.
@@ -70,19 +68,19 @@ def check_source(request: IngestRequest, store: StoreLayout | None) -> Preflight
 
 
 def _checked(root: str, recipe: Recipe, cases: Sequence[CaseSource]) -> Iterator[list[CaseCheck]]:
-    """Checks of all cases in order, batch by batch, on all cores where there are enough of them."""
+    """Checks of all cases in order, batch by batch; on all cores if there are many cases."""
     cores = os.cpu_count() or 1
-    if len(cases) < _FEW_CASES or cores == 1:
+    if len(cases) < _MIN_PARALLEL_CASES or cores == 1:
         yield check_cases(root, recipe, cases)
         return
-    size = max(1, min(_MOST_PER_BATCH, len(cases) // (4 * cores)))
+    size = max(1, min(_MAX_PER_BATCH, len(cases) // (4 * cores)))
     batches = [cases[start : start + size] for start in range(0, len(cases), size)]
     with ProcessPoolExecutor(cores, mp_context=multiprocessing.get_context("spawn")) as pool:
         yield from pool.map(check_cases, [root] * len(batches), [recipe] * len(batches), batches)
 
 
 def print_preflight(preflight: Preflight, console: Console) -> None:
-    """What a person wants to know before an ingest, in 100 columns."""
+    """Print splits, structures, sizes, raters and findings, readable in 100 columns."""
     recipe = preflight.recipe
     console.print(Text(f"{preflight.source}: recipe {recipe.name}, layout {recipe.layout}", style="bold"))
     splits = preflight.splits()
@@ -90,17 +88,17 @@ def print_preflight(preflight: Preflight, console: Console) -> None:
         (split, str(found["cases"]), str(found["patients"]))
         for split, found in (*splits.items(), *([] if len(splits) == 1 else [_total(preflight)]))
     ]
-    console.print(_table(("split", "cases", "patients"), rows))
+    _print_table(console, ("split", "cases", "patients"), rows)
     structures = [(name, str(n["cases"]), str(n["instances"])) for name, n in preflight.structures().items()]
-    console.print(_table(("structure", "in cases", "instances"), structures))
+    _print_table(console, ("structure", "in cases", "instances"), structures)
     for title, counted in (("size z y x", preflight.sizes()), ("spacing z y x", preflight.spacings())):
-        parts = [f"{_words(value)} ({count})" for value, count in counted.most_common(_SHOWN_SIZES)]
+        parts = [f"{_format_size(value)} ({count})" for value, count in counted.most_common(_SHOWN_SIZES)]
         more = f" and {len(counted) - _SHOWN_SIZES} more" if len(counted) > _SHOWN_SIZES else ""
         console.print(Text(f"{title}: {', '.join(parts) or 'none'}{more}"))
     raters = ", ".join(f"{rater} ({count})" for rater, count in preflight.raters().items()) or "none"
     console.print(Text(f"raters: {raters}"))
     compared = ", ".join(preflight.compared_cohorts) or "no other cohort"
-    console.print(Text(f"duplicates looked for in this source and in: {compared}"))
+    console.print(Text(f"searched for duplicates in this source and in: {compared}"))
     for note in preflight.notes:
         console.print(Text(f"note: {note}", style="dim"))
     _print_findings(preflight, console)
@@ -128,16 +126,14 @@ def _total(preflight: Preflight) -> tuple[str, dict[str, int]]:
     return "all", {"cases": len(preflight.checks), "patients": patients}
 
 
-def _words(value: tuple[object, ...]) -> str:
+def _format_size(value: tuple[object, ...]) -> str:
     if value and isinstance(value[0], tuple):
         return f"{' x '.join(f'{item:g}' for item in value[0])} {value[1]}"
     return " x ".join(str(item) for item in value)
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left")
+def _print_table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = plain_table(*columns, right=columns[1:])
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    return table
+        table.add_row(*map(Text, row))
+    console.print(table)

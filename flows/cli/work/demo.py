@@ -1,4 +1,4 @@
-"""`medsam3 demo`: the main job on data and weights that come with the product."""
+"""`medsam3 demo`: ingest and benchmark on built-in data and weights."""
 
 from pathlib import Path
 
@@ -13,23 +13,23 @@ KINDS = ("fundus", "ct")
 BASELINES, WEIGHTS = ("baseline:box", "baseline:otsu"), ("tiny-base", "tiny-medical")
 BOXES = ("box", "box:jitter=0.1")
 SETTINGS = ("merge=semantic",)
-"""The small weights draw one mask better than its parts."""
+"""The small weights have better semantic masks than instance masks."""
 
 
 def run_demo(store: Path, cases: int) -> int:
-    """Ingest a 2D and a 3D cohort, benchmark baselines and small SAM3 under three prompt policies, say what comes next.
+    """Ingest a 2D and a 3D cohort, benchmark baselines and small SAM3, suggest next commands.
 
     Running it again computes nothing and prints the same leaderboard.
 
     Args:
-        store: Folder of the store; made if absent.
-        cases: Phantom cases per cohort, part of its name; the last quarter is the test split.
+        store: Folder of the store; created if absent.
+        cases: Number of phantom cases per cohort, part of its name; the last quarter is the test split.
 
     Returns:
         Exit code: 0, or 1 if a case failed.
     """
     cluster = parse_cluster("local")
-    begin_forking(cluster, [], model=True)  # it imports beside the imports that follow
+    begin_forking(cluster, [], model=True)  # it imports in parallel with the imports below
 
     from flows.cli.work.benchmark import run_benchmark
     from flows.clusters.clusters import workers_starting
@@ -41,7 +41,7 @@ def run_demo(store: Path, cases: int) -> int:
     with workers_starting(cluster, []), prefect_session():
         for cohort, source in cohorts.items():
             summary = ingest_cohort(IngestRequest(source, cohort), str(store))
-            say(f"cohort {cohort}: {summary.accepted} cases converted, {summary.unchanged} were in the store")
+            say(f"cohort {cohort}: {summary.accepted} cases converted, {summary.unchanged} already in the store")
         code = run_benchmark(
             store,
             BenchmarkRequest(tuple(cohorts), BASELINES, BOXES),
@@ -54,7 +54,7 @@ def run_demo(store: Path, cases: int) -> int:
 
 
 def closing_lines(store: StoreLayout) -> list[str]:
-    """Where the results are, and what to paste next."""
+    """Location of the results, and commands to try next."""
     option = f"--store {store.root}"
     lines = ["", f"catalog: {store.catalog().resolve()}"]
     report = store.root / "report.html"

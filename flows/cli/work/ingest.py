@@ -1,4 +1,4 @@
-"""What `medsam3 ingest` says and returns around the flow."""
+"""`medsam3 ingest`: run the flow and report its result."""
 
 from pathlib import Path
 
@@ -11,10 +11,10 @@ from storage.store.layout import open_store
 
 
 def run_ingest(root: Path, request: IngestRequest, cluster: str) -> int:
-    """Run the flow, say how many cases ended how; exit code 0, or 1 if a case was rejected."""
-    open_store(root)  # refused before anything starts
+    """Run the flow and print the number of cases by status; exit code 0, or 1 if a case was rejected."""
+    open_store(root)  # fail before anything starts
     settings = named_cluster(cluster, root)
-    begin_forking(settings, [])  # it imports beside the imports that follow
+    begin_forking(settings, [])  # it imports in parallel with the imports below
 
     from flows.clusters.clusters import workers_starting
     from flows.ingest import ingest_cohort

@@ -1,4 +1,4 @@
-"""`medsam3 predict`: one image, one set of weights, in this process; no Prefect, no Dask."""
+"""`medsam3 predict`: segment one image in this process, without Prefect and Dask."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -27,19 +27,18 @@ from storage.weights.registry import (
     load_unregistered,
     registered_weights,
 )
-from storage.weights.weights import Weights
 from tasks.predict.image import PredictRecord, PredictRequest, check_request, predict_image, predict_volume
 
-_MOST_LISTED = 20
-_LONGEST = 80
+_MAX_LISTED = 20
+_MAX_NAME_LENGTH = 80
 _HEADS = {
-    "interactive": "interactive head, which points, masks and mode=interactive need",
+    "interactive": "interactive head, needed for points, masks and mode=interactive",
     "text": "text encoder",
 }
 
 
 def run_predict(root: Path, options: PredictOptions) -> int:
-    """Segment the image, by the agent if it is asked, write the file and print its path; exit code 0."""
+    """Segment the image, write the file and print its path; exit code 0."""
     store = StoreLayout(root)
     if is_agent(options.prompt) or options.replay is not None:
         predict_by_request(store, options)
@@ -62,7 +61,7 @@ def _predict(store: StoreLayout, options: PredictOptions) -> None:
     can = segmenter.capabilities
     followed = request.followed and can.follows
     if volume:
-        say(_way(options, request, image.depth, can, followed=followed))
+        say(_describe_slices(options, request, image.depth, can, followed=followed))
     answer = predict_volume if followed or len(asked) > 1 else predict_image
     record = answer(image, replace(request, followed=followed), segmenter)
     _report(record, image, settings)
@@ -71,7 +70,7 @@ def _predict(store: StoreLayout, options: PredictOptions) -> None:
 def _asked(
     options: PredictOptions, image: InputImage, settings: InferenceSettings, *, volume: bool
 ) -> Mapping[int, Sequence[SlicePrompt]]:
-    """Prompts by slice: those of the command line are for one slice, a text without --slice for all of a volume."""
+    """Prompts by slice: options apply to one slice, a text without --slice to all slices of a volume."""
     if options.prompts is not None:
         return _asked_by_file(options, options.prompts, image, settings, volume=volume)
     boxes, points = [parse_box(text) for text in options.boxes], [parse_point(text) for text in options.points]
@@ -86,18 +85,18 @@ def _asked_by_file(
     options: PredictOptions, file: Path, image: InputImage, settings: InferenceSettings, *, volume: bool
 ) -> Mapping[int, Sequence[SlicePrompt]]:
     if options.texts or options.boxes or options.points or options.masks:
-        msg = "--prompts FILE says all that is asked; leave out --text, --box, --point and --mask"
+        msg = "--prompts FILE replaces --text, --box, --point and --mask; omit them"
         raise UsageError(msg)
     asked = prompts_of_image(file, image.path, image.geometry, settings.mode)
     if options.slice is not None:
         z = image.require_slice(options.slice)
         if z not in asked:
-            msg = f"{file} asks nothing on slice {z}; it has prompts on: {', '.join(map(str, sorted(asked)))}"
+            msg = f"{file} has no prompts on slice {z}; it has prompts on: {', '.join(map(str, sorted(asked)))}"
             raise UsageError(msg)
         return {z: asked[z]}
     if len(asked) > 1 and not volume:
         msg = (
-            f"{file} has prompts on {len(asked)} slices, and {options.out.name} holds one; name it with --slice, or "
+            f"{file} has prompts on {len(asked)} slices, but {options.out.name} holds one; choose it with --slice, or "
             f"write a label map ({volume_suffixes()})"
         )
         raise UsageError(msg)
@@ -105,31 +104,32 @@ def _asked_by_file(
 
 
 def _are_keys(asked: Mapping[int, Sequence[SlicePrompt]]) -> bool:
-    """Whether every structure is asked for on one slice alone."""
+    """True if every structure is prompted on one slice only."""
     names = [prompt.structure for prompts in asked.values() for prompt in prompts]
     return len(names) == len(set(names))
 
 
-def _way(options: PredictOptions, request: PredictRequest, depth: int, can: Capabilities, *, followed: bool) -> str:
-    """How a volume is gone through, before it takes its time."""
+def _describe_slices(
+    options: PredictOptions, request: PredictRequest, depth: int, can: Capabilities, *, followed: bool
+) -> str:
+    """Sentence about the segmented slices of a volume, printed before the work starts."""
     slices = sorted(request.prompts)
     where = f"slice{'s' if len(slices) > 1 else ''} {', '.join(map(str, slices))}"
-    are = "are" if len(slices) > 1 else "is"
     if len(slices) == depth:
-        return f"asking on all {depth} slices; objects are linked by overlap"
+        return f"prompting all {depth} slices; objects are linked by overlap"
     if followed and can.propagation:
-        return f"{where} {are} prompted, what is drawn there is followed through all {depth} slices by the tracker"
+        return f"prompting {where}; the tracker follows the objects through all {depth} slices"
     if followed:
         return (
-            f"{where} {are} prompted; {options.weights} has no tracker, so what is drawn there is followed through "
-            f"{depth} slices by detection on each, linked by overlap"
+            f"prompting {where}; {options.weights} has no tracker, so objects are detected on each of {depth} slices "
+            "and linked by overlap"
         )
-    why = f"{options.weights} has neither a tracker nor a detector to go on with"
+    why = f"{options.weights} has neither a tracker nor a detector"
     if options.alone:
-        why = "as asked"
+        why = "--slice-only is set"
     elif not request.followed:
-        why = "a structure is prompted on several, nothing is followed"
-    return f"{where} alone {are} segmented, the others stay 0: {why}"
+        why = "a structure with prompts on several slices is not followed"
+    return f"segmenting only {where}, the other slices stay 0: {why}"
 
 
 def _settings(options: PredictOptions) -> InferenceSettings:
@@ -146,25 +146,21 @@ def _said(options: PredictOptions) -> str:
 
 
 def _load(store: StoreLayout, name: str, request: PredictRequest) -> Segmenter:
-    """The segmenter, refused before it is loaded where its name already tells that it cannot answer."""
+    """Load the segmenter; incapable registered weights are refused before loading."""
     if not is_location(store, name):
         found = find_weights(store, name)
         _require_capable(store, name, found.capabilities, request)
         if found.path is not None:
             _check_texts(request)
-        return load_segmenter(found, _device(found))
+        return load_segmenter(found, "cpu" if found.path is None else default_device())
     _check_texts(request)
-    segmenter = load_unregistered(store, name, _device(None))
+    segmenter = load_unregistered(store, name, default_device())
     _require_capable(store, name, segmenter.capabilities, request)
     return segmenter
 
 
-def _device(weights: Weights | None) -> str:
-    return "cpu" if weights is not None and weights.path is None else default_device()
-
-
 def _check_texts(request: PredictRequest) -> None:
-    """Empty texts and special tokens are refused before a checkpoint is read."""
+    """Refuse empty texts and special tokens before a checkpoint is read."""
     from medsam3_core.sam3.tensors.tokenizer import clean
 
     for prompt in request.all_prompts:
@@ -173,7 +169,7 @@ def _check_texts(request: PredictRequest) -> None:
 
 
 def _require_capable(store: StoreLayout, name: str, can: Capabilities, request: PredictRequest) -> None:
-    """Refuse what these weights cannot take; names registered weights that could.
+    """Refuse prompts that these weights do not support; names registered weights that do.
 
     Raises:
         UnsupportedPromptError: If a head is missing.
@@ -186,7 +182,7 @@ def _require_capable(store: StoreLayout, name: str, can: Capabilities, request: 
     }
     merge = request.settings.merge
     if merge.is_of_the_semantic_mask and (clicked or not can.text):
-        msg = f"merge={merge}: {name} draws no semantic mask for these prompts; use merge=union or merge=best"
+        msg = f"merge={merge}: {name} has no semantic mask for these prompts; use merge=union or merge=best"
         raise UnsupportedPromptError(msg)
     for need, wanted in needs.items():
         if not wanted or getattr(can, need):
@@ -199,23 +195,23 @@ def _require_capable(store: StoreLayout, name: str, can: Capabilities, request: 
 
 def _none_registered(need: str) -> str:
     tensors = "the released sam3.pt" if need == "interactive" else "SAM3 weights"
-    return f"no registered weights have one, add {tensors} with: medsam3 weights add sam3 PATH"
+    return f"no registered weights have one; add {tensors} with: medsam3 weights add sam3 PATH"
 
 
 def _report(record: PredictRecord, image: InputImage, settings: InferenceSettings) -> None:
     where = f" on {record.slices} of {image.depth} slices" if image.depth > 1 else ""
     counted = f"{len(record.found)} instance{'' if len(record.found) == 1 else 's'}{where}"
     say(f"{counted} in {record.seconds:.1f} s on {record.device}, window {_window(image, settings)}")
-    for number, (name, score) in enumerate(record.found[:_MOST_LISTED], start=1):
+    for number, (name, score) in enumerate(record.found[:_MAX_LISTED], start=1):
         say(f"  {number}  {_short(name)}  {score:.3f}")
-    if len(record.found) > _MOST_LISTED:
-        say(f"  and {len(record.found) - _MOST_LISTED} more")
+    if len(record.found) > _MAX_LISTED:
+        say(f"  and {len(record.found) - _MAX_LISTED} more")
     for note in record.notes:
         say(f"note: {note}")
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 3]}..."
+    return name if len(name) <= _MAX_NAME_LENGTH else f"{name[: _MAX_NAME_LENGTH - 3]}..."
 
 
 def _window(image: InputImage, settings: InferenceSettings) -> str:

@@ -1,4 +1,4 @@
-"""Options of `medsam3 predict`, as its bodies take them."""
+"""Options of `medsam3 predict`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,23 +6,23 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class PredictOptions:
-    """An image, what is asked of it, and where the answer goes.
+    """Image, prompts, settings and output; the names are those of the command's parameters.
 
     Attributes:
-        image: The image.
+        image: Input image.
         weights: Name, `NAME@N`, path or `hf://` location.
-        texts: Texts, each a prompt of its own.
+        texts: Text prompts.
         boxes: Boxes `x0,y0,x1,y1[,-]`.
         points: Points `x,y[,+|-]`.
-        masks: Files with drawn masks.
-        prompts: A prompts file, instead of texts, boxes, points and masks.
-        prompt: Policy: `text`, or the agent's.
-        replay: A trace of the agent to answer from.
-        slice: Slice of a volume; None where there is only one, or a text is asked on all.
-        alone: Whether a volume is segmented on that slice alone.
-        threshold: Score above which instances are kept; None leaves it to the settings.
+        masks: Files with mask prompts.
+        prompts: Prompts file, instead of texts, boxes, points and masks.
+        prompt: Prompt policy: `text`, or the agent's.
+        replay: Trace of the agent to replay.
+        slice: Slice of a volume; None if there is only one, or a text prompts all.
+        alone: True to segment only that slice.
+        threshold: Score above which instances are kept; None to use the settings.
         settings: Inference settings as `key=value`.
-        out: File to write.
+        out: Output file.
     """
 
     image: Path

@@ -1,9 +1,10 @@
-"""`medsam3 segment`: what it says and returns around the flow."""
+"""`medsam3 segment`: run the flow and report its result."""
 
 from pathlib import Path
 
 from flows.clusters.forking import begin_forking
 from flows.messages.console import say
+from flows.messages.formatting import format_counts
 from flows.service.prepared import handing
 from flows.service.prepared_segment import prepared_segment
 from flows.settings.settings import named_cluster
@@ -13,10 +14,10 @@ from storage.store.locations import location
 
 
 def run_segment(root: Path, request: SegmentRequest, release: ReleaseRequest, cluster: str) -> int:
-    """Run the flow, print where the answers lie; exit code 0, or 1 if a case has no released segmentation."""
-    asked = prepared_segment(open_store(root), request, release)  # refused before anything starts
+    """Run the flow and print the output folder; exit code 0, or 1 if a case has no released segmentation."""
+    asked = prepared_segment(open_store(root), request, release)  # fail before anything starts
     settings = named_cluster(cluster, root)
-    begin_forking(settings, [asked.run.weights])  # it imports beside the imports that follow
+    begin_forking(settings, [asked.run.weights])  # it imports in parallel with the imports below
 
     from flows.clusters.clusters import workers_starting
     from flows.segment import segment_source
@@ -24,9 +25,8 @@ def run_segment(root: Path, request: SegmentRequest, release: ReleaseRequest, cl
 
     with handing((request, release), asked), workers_starting(settings, [asked.run.weights]), prefect_session():
         summary = segment_source(request, release, str(root), cluster)
-    counted = ", ".join(f"{count} {status}" for status, count in sorted(summary.counts.items())) or "nothing"
-    say(f"cohort {summary.cohort}, run {summary.run_id}: {counted}")
+    say(f"cohort {summary.cohort}, run {summary.run_id}: {format_counts(summary.counts) or 'nothing'}")
     if summary.unfinished:
-        say(f"reasons stand in {location(release.out) / 'manifest.csv'}")
+        say(f"reasons: {location(release.out) / 'manifest.csv'}")
     print(release.out)  # noqa: T201 - the answer
     return 1 if summary.unfinished else 0

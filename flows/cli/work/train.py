@@ -1,4 +1,4 @@
-"""`medsam3 train`: the flow, or with `--plan` what would be learned from, before an hour is spent."""
+"""`medsam3 train`: run the flow, or with `--plan` print the training data."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +11,9 @@ from tasks.train import first_process
 
 
 def run_train(root: Path, config: str, cluster: str) -> int:
-    """Train, and print what was made; exit code 0."""
+    """Train and print the registered weights; exit code 0."""
     layout = open_store(root)
-    read_training_config(find_training_config(config))  # refused before anything starts
+    read_training_config(find_training_config(config))  # fail before anything starts
 
     from flows.service.session import prefect_session
     from flows.train import describe, train_flow
@@ -26,7 +26,7 @@ def run_train(root: Path, config: str, cluster: str) -> int:
 
 
 def show_training_plan(root: Path, config: str) -> int:
-    """Print what would be learned from; exit code 0."""
+    """Print the training data; exit code 0."""
     store = open_store(root)
     for line in describe_plan(store, read_training_config(find_training_config(config))):
         print(line)  # noqa: T201 - the answer
@@ -34,12 +34,12 @@ def show_training_plan(root: Path, config: str) -> int:
 
 
 def describe_plan(store: StoreLayout, plan: TrainingPlan) -> Iterator[str]:
-    """Lines for a person: what is learned from, how often each concept is there, and the digest of the data."""
+    """Lines for people: cohorts, slices and instances of each concept, and the digest of the data."""
     cohorts = select_cases(store, plan)
     manifest = build_manifest(store, cohorts)
     yield f"weights {plan.name} from {plan.base}, {plan.loop.steps} steps of {plan.loop.batch} slices"
     for cohort in cohorts:
-        kept = f"{len(cohort.validation)} kept back for validation"
+        kept = f"{len(cohort.validation)} held out for validation"
         yield f"cohort {cohort.plan.cohort}: {len(cohort.train)} cases, {kept}, share {cohort.plan.share:g}"
     yield f"{'cohort':20} {'split':10} {'concept':24} {'slices':>7} {'negatives':>9} {'instances':>9} {'rarity':>7}"
     for row in manifest.balance():

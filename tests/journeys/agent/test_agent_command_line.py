@@ -107,8 +107,8 @@ def test_predict_by_a_model_is_replayed_from_its_trace(medsam3, tmp_path, monkey
     bare = ("predict", volume, "--weights", "tiny-untrained", "--replay", trace, "--out", tmp_path / "a.nii.gz")
     assert "right place" in medsam3(*bare).err  # the trace alone says what was asked, and of whom
     assert trace.read_bytes() == before
-    assert "the trace answers 'the liver, if any'" in medsam3(*bare, "--text", "spleen", code=2).err
-    assert "not of agent_model=other" in medsam3(*bare, "--set", "agent_model=other", code=2).err
+    assert "the trace was recorded for 'the liver, if any'" in medsam3(*bare, "--text", "spleen", code=2).err
+    assert "not agent_model=other" in medsam3(*bare, "--set", "agent_model=other", code=2).err
 
 
 @pytest.mark.parametrize(

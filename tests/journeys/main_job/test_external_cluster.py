@@ -106,7 +106,7 @@ def test_workers_that_differ_or_lack_something_are_refused_by_name_before_any_wo
     with Client(cluster.address, set_as_default=False, timeout=60):
         pass
     with (
-        pytest.raises(UsageError, match=r"no worker came to tcp://.* within 1 s; start some with: dask worker"),
+        pytest.raises(UsageError, match=r"no worker connected to tcp://.* within 1 s; start some with: dask worker"),
         dask_workers(quick, []),
     ):
         pass

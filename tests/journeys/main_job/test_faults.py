@@ -235,7 +235,7 @@ def test_killed_workers_and_a_killed_driver_lose_and_double_no_row(
     first.wait()
     finished = medsam3(*BENCHMARK, store=store)
     assert "computed" in finished.stderr
-    assert "case and run pairs were up to date" in finished.stderr
+    assert "results were up to date" in finished.stderr
     state = rows(store, "SELECT status, count(*) AS n, count(DISTINCT case_id) AS cases FROM scores GROUP BY status")
     planned = rows(store, "SELECT count(*) AS n FROM plan")[0]["n"]
     assert state == [{"status": "scored", "n": planned, "cases": 12}]
@@ -251,14 +251,14 @@ def test_interrupting_keeps_what_is_finished_and_leaves_no_process(
     os.killpg(running.pid, signal.SIGINT)  # as a terminal does it: to the whole process group
     _, errors = running.communicate(timeout=120)
     assert running.returncode == 130, errors
-    assert "interrupted; all that is finished is kept" in errors
+    assert "interrupted; finished results are kept" in errors
     assert "Traceback" not in errors
     assert "leaked instance" not in errors
     wait_until(lambda: not any(_alive(process) for process in family), "all processes to end", seconds=30)
     kept = rows(store, "SELECT count(DISTINCT case_id) AS n FROM scores")[0]["n"]
     assert int(str(kept)) >= 1
     finished = medsam3(*BENCHMARK, store=store)
-    assert f"{kept} case and run pairs were up to date" in finished.stderr
+    assert f"{kept} results were up to date" in finished.stderr
 
 
 def _alive(process: psutil.Process) -> bool:

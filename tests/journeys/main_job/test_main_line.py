@@ -83,7 +83,7 @@ def test_all_weights_share_the_prompts_of_a_policy(benchmarked: Path) -> None:
 def test_the_same_benchmark_again_computes_nothing_and_says_so(benchmarked: Path, medsam3: Medsam3) -> None:
     before = rows(benchmarked, "SELECT count(*) AS n, max(finished_at) AS t FROM outcomes")
     finished = medsam3(*BENCHMARK, store=benchmarked)
-    assert "nothing to compute: 30 case and run pairs are up to date" in finished.stderr
+    assert "nothing to compute: 30 results are up to date" in finished.stderr
     assert rows(benchmarked, "SELECT count(*) AS n, max(finished_at) AS t FROM outcomes") == before
 
 
@@ -93,7 +93,7 @@ def test_a_cohort_that_grows_computes_only_its_new_cases(benchmarked: Path, meds
     command = ("benchmark", "--cohort", "fundus", "--weights", "baseline:box", "--prompt", "box", "--split", "all")
     medsam3(*grown, *IN_PROCESS, store=store)
     finished = medsam3(*command, *IN_PROCESS, store=store)
-    assert "computed 2 scored; 5 case and run pairs were up to date" in finished.stderr
+    assert "computed 2 scored; 5 results were up to date" in finished.stderr
 
 
 def test_bad_cases_are_rejected_by_name_and_counted_and_the_others_are_scored(medsam3: Medsam3, tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_a_changed_image_is_read_again_and_only_that_case(medsam3: Medsam3, tmp_
     medsam3(*benchmark, store=store)
     Image.fromarray(np.full((20, 30, 3), 200, np.uint8)).save(source / "images" / "case1.png")
     assert "1 accepted, 0 rejected, 2 unchanged" in medsam3(*ingest, store=store).stderr
-    assert "computed 1 scored; 2 case" in medsam3(*benchmark, store=store).stderr
+    assert "computed 1 scored; 2 results" in medsam3(*benchmark, store=store).stderr
 
 
 def test_asking_for_another_structure_keeps_the_scores_of_the_first(medsam3: Medsam3, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def test_without_an_archive_in_the_settings_the_night_passes(store: StoreLayout,
     with disable_run_logger():
         state = segment_archive.fn(store=str(store.root))
     assert state.is_completed()
-    assert state.message.startswith("no archive is set: name source, weights, texts and out under [archive]")
+    assert state.message.startswith("no archive is configured: set source, weights, texts and out under [archive]")
     assert not asked
 
 

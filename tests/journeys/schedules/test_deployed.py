@@ -32,9 +32,9 @@ def test_a_deployed_flow_takes_the_store_of_its_worker(deployment: pytest.Monkey
 
 
 def test_a_deployed_flow_without_an_absolute_store_says_what_to_do(deployment: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UsageError, match="which store\\? give the parameter `store`, or start the worker with MEDSAM3"):
+    with pytest.raises(UsageError, match="no store given; set the parameter `store`, or start the worker with MEDSAM3"):
         store_of("")
-    with pytest.raises(UsageError, match="store 'medsam3-store' is relative to wherever the worker runs"):
+    with pytest.raises(UsageError, match="store 'medsam3-store' is relative to the folder of the worker"):
         store_of("medsam3-store")
 
 
@@ -42,7 +42,7 @@ def test_a_deployment_of_an_older_version_is_named(
     deployment: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store_of(str(tmp_path))
-    assert "this deployment was made by medsam3 0.0.1" in capsys.readouterr().err
+    assert "this deployment was created by medsam3 0.0.1" in capsys.readouterr().err
     deployment.delenv("PREFECT__RUNTIME__DEPLOYMENT__ID")
     store_of(str(tmp_path))
     assert "deployment" not in capsys.readouterr().err
@@ -87,5 +87,5 @@ def test_a_server_in_the_wrong_place_or_on_a_taken_port_says_so(
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         assert server.main(["--port", str(taken.getsockname()[1]), "--home", str(tmp_path / "home")]) == 2
-    assert "is taken: is the server running already?" in capsys.readouterr().err
+    assert "is taken; if no server is running there" in capsys.readouterr().err
     assert not (tmp_path / "home").exists()

@@ -92,7 +92,7 @@ def test_weights_that_cannot_be_loaded_raise_an_alert_and_start_nothing(weights:
     (weights / TENSORS).write_bytes(content[:-5000])
     said = site.medsam3("watch", "--once", code=1)
     assert "not a readable safetensors file" in said
-    assert "in trouble: mine" in said
+    assert "missing or not loadable: mine" in said
     (weights / TENSORS).write_bytes(content)
     assert len(site.runs("benchmark-on-new-weights")) == known
     assert [(item["kind"], item["weights"]) for item in site.told()[told:]] == [("alert", "mine")]
@@ -135,7 +135,7 @@ def test_a_hundred_changes_in_a_minute_give_one_benchmark_of_the_last(weights: P
     assert len(runs) <= 13
     (worked,) = [run for run in runs if run["state_type"] == "COMPLETED"]
     state = httpx.get(f"{site.url}/flow_runs/{worked['id']}", timeout=60).json()["state"]
-    assert state["message"] == "nothing was ever benchmarked with idle: nothing depends on it"
+    assert state["message"] == "idle was never benchmarked: nothing to update"
 
 
 def test_deployments_with_a_schedule_get_their_runs_ahead_of_time(site: Site) -> None:

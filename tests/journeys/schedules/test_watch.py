@@ -46,7 +46,7 @@ def test_gone_weights_are_told_once_and_the_others_are_looked_at(
     register(store, tmp_path / "gone")
     for _ in range(2):
         summary = watch_pass(store, settings, announce=False)
-        assert str(summary) == "1 weights looked at, 0 changed; in trouble: mine"
+        assert str(summary) == "1 weights checked, 0 changed; missing or not loadable: mine"
     (told,) = map(json.loads, (tmp_path / "told").read_text().splitlines())
     assert (told["kind"], told["problem"]) == ("alert", "gone")
     assert capsys.readouterr().err.count("is gone") == 1

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli.work.benchmark import in_time, plan_lines
+from flows.cli.work.benchmark import plan_lines
+from flows.messages.formatting import format_duration
 from medsam3_core.capabilities import Capabilities
 from medsam3_core.errors import UsageError
 from storage.comparisons.comparison import ComparisonRequest, compare_weights
@@ -172,15 +173,15 @@ def test_the_estimate_is_the_share_of_past_passes(done: StoreLayout) -> None:
 
 @pytest.mark.parametrize(("seconds", "said"), [(3.21, "3.2 s"), (120, "2 min"), (3 * 3600, "3.0 h")])
 def test_durations_are_said_shortly(seconds: float, said: str) -> None:
-    assert in_time(seconds) == said
+    assert format_duration(seconds) == said
 
 
 def test_the_command_plans_everything_and_computes_nothing_when_all_is_fresh(
     medsam3: Medsam3, done: StoreLayout
 ) -> None:
     said = medsam3("benchmark", "--plan").out.splitlines()
-    assert said[-1] == "nothing to compute: 0 case and run pairs are stale, 16 are up to date"
+    assert said[-1] == "nothing to compute: 0 results are stale, 16 are up to date"
     assert len(said) == 3
     said = medsam3("benchmark", "--weights", "baseline:otsu", "--plan").out.splitlines()
-    assert said[-1].startswith("16 case and run pairs are stale, 0 are up to date; the time is unknown")
-    assert "nothing to compute: 16 case and run pairs are up to date" in medsam3("benchmark").err
+    assert said[-1].startswith("16 results are stale, 0 are up to date; the time is unknown")
+    assert "nothing to compute: 16 results are up to date" in medsam3("benchmark").err

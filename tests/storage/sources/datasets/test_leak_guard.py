@@ -100,7 +100,7 @@ def test_the_printed_leaderboard_says_so(marked) -> None:
     out = io.StringIO()
     print_leaderboard(leaderboard_rows(store), Console(file=out, width=120))
     assert "t1" in out.getvalue()
-    assert "in the training data of the weights and are left out of all means" in out.getvalue()
+    assert "in the training data of the weights and are excluded from all means" in out.getvalue()
 
 
 def test_a_mark_outlives_a_change_of_the_source(marked) -> None:
