@@ -388,7 +388,7 @@ def test_structures_of_a_file_that_stand_on_one_slice_each_are_followed_from_the
         ([{"kind": "text", "text": "a", "slice": 1}], (), "row 1 of the prompts: slice=1 does not exist"),
         ([{"kind": "request", "text": "a"}], (), "unknown kind 'request'; the kinds are: text, box, points, mask"),
         ([{"kind": "text", "text": "a", "case_id": name} for name in "xy"], (), "none of them 'phantom': x, y"),
-        ([{"kind": "text", "text": "a"}], ("--text", "b"), "--prompts FILE says all that is asked"),
+        ([{"kind": "text", "text": "a"}], ("--text", "b"), "--prompts FILE replaces --text, --box"),
     ],
 )
 def test_prompts_files_that_do_not_fit_are_refused(

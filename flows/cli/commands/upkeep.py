@@ -43,7 +43,7 @@ def watch(once: bool, store: Path) -> int:
     "--older-than",
     metavar="HOURS",
     type=click.FloatRange(min=0),
-    help="Age of scratch files that are removed; use 0 only while nothing runs.  "
+    help="Minimum age of removed scratch files; use 0 only while nothing runs.  "
     f"[default: settings, else {LEFTOVER_HOURS:g}]",
 )
 @click.option("--dry-run", is_flag=True, help="Report what would be removed, and remove nothing.")

@@ -80,6 +80,8 @@ def run_benchmark(root: Path, *requests: BenchmarkRequest, cluster: str, cache_e
     """
     if cache_encodings:
         parse_size(cache_encodings)  # fail before anything starts
+    for request in requests:
+        with_site_model(root, request.prompts, request.settings)  # fail before the store is created
     store = open_store(root)
     failed, run_ids = 0, list[str]()
     for request in requests:

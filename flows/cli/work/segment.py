@@ -7,6 +7,7 @@ from flows.messages.console import say
 from flows.messages.formatting import format_counts
 from flows.service.prepared import handing
 from flows.service.prepared_segment import prepared_segment
+from flows.settings.agent import with_site_model
 from flows.settings.settings import named_cluster
 from storage.exports.segment_plan import ReleaseRequest, SegmentRequest
 from storage.store.layout import open_store
@@ -15,6 +16,7 @@ from storage.store.locations import location
 
 def run_segment(root: Path, request: SegmentRequest, release: ReleaseRequest, cluster: str) -> int:
     """Run the flow and print the output folder; exit code 0, or 1 if a case has no released segmentation."""
+    with_site_model(root, [request.policy], request.settings)  # fail before the store is created
     asked = prepared_segment(open_store(root), request, release)  # fail before anything starts
     settings = named_cluster(cluster, root)
     begin_forking(settings, [asked.run.weights])  # it imports in parallel with the imports below
