@@ -30,14 +30,11 @@ def inter_rater_rows(store: StoreLayout) -> list[dict[str, Any]]:
 
 
 def print_leaderboard(rows: Sequence[Row], console: Console | None = None, inter_rater: Sequence[Row] = ()) -> None:
-    """Print one table per cohort and split, followed by inter-rater agreement and notes."""
-    (console or stdout_console()).print(render_leaderboard(rows, inter_rater))
-
-
-def render_leaderboard(rows: Sequence[Row], inter_rater: Sequence[Row] = ()) -> RenderableType:
-    """One table per cohort and split, readable in 100 columns, and notes on its marks."""
+    """Print one table per cohort and split, readable in 100 columns, with inter-rater agreement and notes."""
+    console = console or stdout_console()
     if not rows:
-        return Text("No scores yet: run `medsam3 benchmark` first.")
+        console.print("No scores yet: run `medsam3 benchmark` first.")
+        return
     blocks: dict[tuple[str, str | None], list[Row]] = {}
     for row in rows:
         blocks.setdefault((row["cohort"], row["split"]), []).append(row)
@@ -45,7 +42,7 @@ def render_leaderboard(rows: Sequence[Row], inter_rater: Sequence[Row] = ()) -> 
     for (cohort, split), block in blocks.items():
         parts += [Text(f"{cohort}, {f'split {split}' if split else 'all cases'}", style="bold"), _block_table(block)]
         parts += [Text(line) for line in _inter_rater_lines(inter_rater, cohort, split)]
-    return Group(*parts, *(Text(note, style="dim") for note in leaderboard_notes(rows)))
+    console.print(Group(*parts, *(Text(note, style="dim") for note in leaderboard_notes(rows))))
 
 
 def _inter_rater_lines(inter_rater: Sequence[Row], cohort: str, split: str | None) -> list[str]:

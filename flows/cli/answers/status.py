@@ -11,21 +11,15 @@ from flows.messages.tables import plain_table, stdout_console
 from flows.settings.options import store_to_read
 from medsam3_core.prompts.policies import short_prompt
 from storage.catalog.queries.status import RunStatus
-from storage.upkeep.status import CohortStatus, StoreStatus, read_status
+from storage.upkeep.status import CohortStatus, read_status
 
 
 def run_status(store_root: Path, console: Console | None = None) -> int:
-    """Print the status of the store; exit code 0."""
-    store = store_to_read(store_root)
-    (console or stdout_console()).print(render_status(store_root, read_status(store)))
-    return 0
-
-
-def render_status(root: Path, status: StoreStatus) -> RenderableType:
-    """Two tables, disk usage and notes, readable in 100 columns."""
+    """Print cohorts, runs, disk usage and notes, readable in 100 columns; exit code 0."""
+    status = read_status(store_to_read(store_root))
     parts: list[RenderableType] = [_cohort_table(status.cohorts)]
     parts.append(_run_table(status.runs) if status.runs else Text("No run yet: medsam3 benchmark"))
-    parts.append(Text(f"{root}: {status.files} files, {format_size(status.size_bytes)}"))
+    parts.append(Text(f"{store_root}: {status.files} files, {format_size(status.size_bytes)}"))
     if status.leftovers:
         what = "1 unfinished file" if status.leftovers == 1 else f"{status.leftovers} unfinished files"
         parts.append(Text(f"{what} of a killed or running process; medsam3 prune removes those of killed processes"))
@@ -33,7 +27,8 @@ def render_status(root: Path, status: StoreStatus) -> RenderableType:
         parts.append(Text("To compute pending cases, run the same medsam3 benchmark again."))
     if any(run.failed for run in status.runs) or any(cohort.rejected for cohort in status.cohorts):
         parts.append(Text('Reasons of failures: medsam3 sql "SELECT * FROM failures"'))
-    return Group(*parts)
+    (console or stdout_console()).print(Group(*parts))
+    return 0
 
 
 def _cohort_table(cohorts: tuple[CohortStatus, ...]) -> Table:

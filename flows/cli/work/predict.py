@@ -200,8 +200,9 @@ def _none_registered(need: str) -> str:
 
 def _report(record: PredictRecord, image: InputImage, settings: InferenceSettings) -> None:
     where = f" on {record.slices} of {image.depth} slices" if image.depth > 1 else ""
+    window = image.window if settings.window == "recipe" else settings.window
     counted = f"{len(record.found)} instance{'' if len(record.found) == 1 else 's'}{where}"
-    say(f"{counted} in {record.seconds:.1f} s on {record.device}, window {_window(image, settings)}")
+    say(f"{counted} in {record.seconds:.1f} s on {record.device}, window {window}")
     for number, (name, score) in enumerate(record.found[:_MAX_LISTED], start=1):
         say(f"  {number}  {_short(name)}  {score:.3f}")
     if len(record.found) > _MAX_LISTED:
@@ -212,7 +213,3 @@ def _report(record: PredictRecord, image: InputImage, settings: InferenceSetting
 
 def _short(name: str) -> str:
     return name if len(name) <= _MAX_NAME_LENGTH else f"{name[: _MAX_NAME_LENGTH - 3]}..."
-
-
-def _window(image: InputImage, settings: InferenceSettings) -> str:
-    return image.window if settings.window == "recipe" else settings.window

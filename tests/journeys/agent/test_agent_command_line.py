@@ -117,7 +117,7 @@ def test_predict_by_a_model_is_replayed_from_its_trace(medsam3, tmp_path, monkey
         (["--set", "agent_model=m"], "needs an endpoint"),
         (["--set", "agent_model=m", "--set", "share_pixels=elsewhere.org"], "needs an endpoint"),
         (["--set", "agent_turns=0"], "agent_turns=0 is outside 1..100"),
-        (["--box", "1,2,3,4"], "takes requests by --text alone"),
+        (["--box", "1,2,3,4"], "accepts requests by --text only"),
         (["--text", "  "], "is empty; say in words what to segment"),
     ],
 )
