@@ -1,11 +1,11 @@
-"""Which prompts some weights can take."""
+"""Capabilities of weights: the prompts that they accept."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """Which prompts some weights can take."""
+    """Prompts that weights accept."""
 
     text: bool
     box: bool
@@ -14,5 +14,5 @@ class Capabilities:
 
     @property
     def follows(self) -> bool:
-        """Whether what is drawn on one slice can be followed through a volume, by a tracker or by detection."""
+        """True if objects drawn on one slice can be followed through a volume, by a tracker or by detection."""
         return self.propagation or self.text

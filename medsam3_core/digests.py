@@ -1,4 +1,4 @@
-"""Digests that name things: canonical JSON and SHA-256, the same on every machine and in every Python."""
+"""Digests for identity: canonical JSON and SHA-256, the same on every machine and in every Python."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ def canonical_json(value: Any) -> str:
 
     Raises:
         ValueError: If the value holds NaN or infinity.
-        TypeError: If the value holds something that JSON cannot say.
+        TypeError: If the value holds a type that JSON lacks.
     """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 

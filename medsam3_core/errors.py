@@ -1,4 +1,4 @@
-"""Errors whose message is written for the person who must act: culprit, value, remedy.
+"""Errors with messages for users: culprit, value, remedy.
 
 The class decides what happens next: a `CaseDataError` rejects one case, a `UsageError` ends the command with exit
 code 2, a `StoreError` or `WeightsError` stops a whole run (it would hit every case alike).
@@ -14,15 +14,15 @@ class UsageError(Medsam3Error, ValueError):
 
 
 class UnsupportedPromptError(UsageError):
-    """These weights cannot take this kind of prompt; the message names weights that could."""
+    """The weights do not accept this kind of prompt; the message names weights that do."""
 
 
 class CaseDataError(Medsam3Error):
-    """The data of one case are unusable; the case is recorded as rejected and no other case is touched."""
+    """The data of one case are unusable; only this case is recorded as rejected."""
 
 
 class UnreadableFileError(CaseDataError):
-    """A file is missing, truncated, or not of the kind that its name promises."""
+    """A file is missing, truncated, or not in the format that its name says."""
 
 
 class ShapeMismatchError(CaseDataError):
@@ -30,7 +30,7 @@ class ShapeMismatchError(CaseDataError):
 
 
 class LabelValueError(CaseDataError):
-    """A reference holds values that are no labels, or labels that the recipe does not name."""
+    """A reference holds values that are not labels, or labels that the recipe does not name."""
 
 
 class NotBinaryError(LabelValueError):
@@ -46,7 +46,7 @@ class WeightsMismatchError(WeightsError):
 
 
 class TrainingError(Medsam3Error):
-    """Training cannot go on (a loss that is not finite, a checkpoint that is gone)."""
+    """Training cannot continue (a loss that is not finite, a missing checkpoint)."""
 
 
 class StoreError(Medsam3Error):
@@ -54,4 +54,4 @@ class StoreError(Medsam3Error):
 
 
 class DamagedFileError(StoreError):
-    """One file of the store is gone or damaged; the case that it belongs to fails and no other."""
+    """One file of the store is missing or damaged; only the case that it belongs to fails."""

@@ -1,4 +1,4 @@
-"""Public weights by the names that recipes use, and how registered weights are told to be them."""
+"""Public weights by the names that recipes use; recognition of registered weights as public ones."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class PublicWeights:
-    """Weights that somebody published.
+    """Published weights.
 
     Attributes:
-        title: What they are called.
+        title: Name for people.
         repositories: Hugging Face repositories (`owner/name`) that hold them or a copy.
         sha256: Digests (or their first digits, at least 8) of published files.
-        trained_on: What is known of their training data, in a sentence.
+        trained_on: Known training data, in a sentence.
     """
 
     title: str

@@ -1,16 +1,16 @@
-"""Run specs: the frozen identity of a run; whatever can change a number is in it."""
+"""Run specs: the frozen identity of a run, with everything that can change a number."""
 
 from dataclasses import asdict, dataclass
 
 from medsam3_core.digests import short_digest
 
 INFERENCE_CODE_VERSION = "4"
-"""Raise it when the same weights, prompts and settings give other masks."""
+"""Raise it when the same weights, prompts and settings give different masks."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunSpec:
-    """What is run on what; its digest is the run's name.
+    """Weights, cohort, prompts and settings of a run; their digest is the run id.
 
     Attributes:
         weights_sha256: Identity of the weights.

@@ -1,7 +1,6 @@
-"""Label maps on the grid of an image, but in another order, turned, or over a part of it: put in place exactly.
+"""Exact placement of label maps on the grid of an image, also if axes are permuted or flipped or a part is covered.
 
-Nothing is interpolated: where the voxel centres of the two grids do not coincide, there is no exact answer and the
-label map is refused.
+Nothing is interpolated: if the voxel centres of the two grids do not coincide, the label map is refused.
 """
 
 from typing import Any
@@ -13,19 +12,17 @@ from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.errors import ShapeMismatchError
 
 _TOLERANCE_VOXELS = 0.02
-"""Largest distance of two voxel centres that count as one; float32 headers and rounded cosines stay far below."""
+"""Maximum distance of voxel centres that coincide; float32 headers and rounded cosines stay far below."""
 
 
 def place_on(labels: NDArray[Any], source: VolumeGeometry, target: VolumeGeometry) -> NDArray[Any]:
-    """Labels (z, y, x) of `source` on the grid of `target`; background where the source does not reach.
+    """Labels (z, y, x) of `source` on the grid of `target`; background outside the source.
 
     Raises:
         ShapeMismatchError: If the grids do not coincide, do not meet, or labels lie outside the target.
     """
-    axes, signs, start = _index_map(source, target)
-    turned = labels.transpose(axes)
-    turned = turned[tuple(slice(None, None, sign) for sign in signs)]
-    first = [int(start[i]) - (turned.shape[i] - 1 if signs[i] < 0 else 0) for i in range(3)]
+    axes, signs, first = _index_map(source, target)
+    turned = labels.transpose(axes)[tuple(slice(None, None, sign) for sign in signs)]
     placed = np.zeros(target.shape_zyx, dtype=labels.dtype)
     into, out_of = [], []
     for low, size, limit in zip(first, turned.shape, target.shape_zyx, strict=True):
@@ -41,23 +38,19 @@ def place_on(labels: NDArray[Any], source: VolumeGeometry, target: VolumeGeometr
 
 
 def is_same_grid(source: VolumeGeometry, target: VolumeGeometry) -> bool:
-    """Whether both hold the same voxel centres, in whatever order."""
+    """True if both have the same voxel centres, in any order."""
     try:
-        axes, signs, start = _index_map(source, target)
+        axes, _, first = _index_map(source, target)
     except ShapeMismatchError:
         return False
-    shape = tuple(source.shape_zyx[axis] for axis in axes)
-    first = [int(start[i]) - (shape[i] - 1 if signs[i] < 0 else 0) for i in range(3)]
-    return shape == target.shape_zyx and first == [0, 0, 0]
+    return tuple(source.shape_zyx[axis] for axis in axes) == target.shape_zyx and first == [0, 0, 0]
 
 
-def _index_map(
-    source: VolumeGeometry, target: VolumeGeometry
-) -> tuple[tuple[int, ...], tuple[int, ...], NDArray[np.float64]]:
-    """Source axis and direction for each target axis, and the target index of source voxel (0, 0, 0).
+def _index_map(source: VolumeGeometry, target: VolumeGeometry) -> tuple[list[int], list[int], list[int]]:
+    """Source axis, direction and lowest target index of the source, for each target axis.
 
     Raises:
-        ShapeMismatchError: If source indices are no whole target indices.
+        ShapeMismatchError: If source indices are not whole target indices.
     """
     own, other = (np.asarray(item.affine_zyx_to_ras_mm, dtype=np.float64) for item in (source, target))
     exact = np.linalg.solve(other, own)
@@ -72,5 +65,6 @@ def _index_map(
             f"{target.shape_zyx} {target.affine_zyx_to_ras_mm}; resample the label map onto the image"
         )
         raise ShapeMismatchError(msg)
-    axes = tuple(int(np.abs(linear[i]).argmax()) for i in range(3))
-    return axes, tuple(int(linear[i, axes[i]]) for i in range(3)), start
+    axes = [int(np.abs(linear[i]).argmax()) for i in range(3)]
+    signs = [int(linear[i, axes[i]]) for i in range(3)]
+    return axes, signs, [int(start[i]) - (int(last[axes[i]]) if signs[i] < 0 else 0) for i in range(3)]

@@ -20,7 +20,7 @@ from medsam3_core.errors import CaseDataError
 
 
 class CaseStatus(StrEnum):
-    """How a case ended in a cohort or a run; every planned case ends as exactly one of these."""
+    """Outcomes of a case in a cohort or a run; every planned case has exactly one."""
 
     ACCEPTED = "accepted"
     REJECTED = "rejected"
@@ -32,18 +32,18 @@ class CaseStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CaseSource:
-    """Where a case comes from: what a reader lists before any voxel is read.
+    """A case as a reader lists it, before any voxel is read.
 
     Attributes:
         case_id: Unique in the cohort, a slug, never a path.
-        patient_id: Cluster for statistics; the case_id where the recipe knows no better.
+        patient_id: Cluster for statistics; the case_id if the patient is unknown.
         split: `train`, `test`, ... or None.
         image: Image files, in order, relative to the source folder (or what the layout uses instead).
         references: Rater to reference files, relative to the source folder; empty for cases without reference.
-        extra: What else the layout needs to read it, JSON values only.
-        reject_reason: Why the listing alone already rejects the case (no mask, doubled id), or None.
+        extra: Further values that the layout needs to read it, JSON values only.
+        reject_reason: Reason for which the listing already rejects the case (no mask, duplicate id), or None.
         seen_by: Public weights that were trained on this case.
-        reject_kind: What kind of trouble that is.
+        reject_kind: Kind of that finding.
     """
 
     case_id: str
@@ -59,7 +59,7 @@ class CaseSource:
 
 @dataclass(frozen=True, eq=False)
 class CaseVolume:
-    """A case that was read: image, geometry and references, all in file order.
+    """Image, geometry and references of a case, all in file order.
 
     Attributes:
         voxels: Shape (z, y, x) or (c, z, y, x), finite numbers.
@@ -68,7 +68,7 @@ class CaseVolume:
         modality: As the recipe or the file says.
         nifti_affine: The 4 x 4 affine exactly as the source gives it (index order x, y, z), or None without one.
         attributes: Facts about the source that are kept with the volume (JSON values).
-        nifti_unit: Unit of `nifti_affine`; the geometry is in millimetres whatever it is.
+        nifti_unit: Unit of `nifti_affine`; the geometry is always in millimetres.
     """
 
     voxels: NDArray[Any]
@@ -90,7 +90,7 @@ class CaseVolume:
         for reference in self.references:
             if not reference.geometry.matches(self.geometry):
                 msg = (
-                    f"reference of {reference.rater!r} lies elsewhere than its image: shape "
+                    f"reference of {reference.rater!r} does not match the geometry of its image: shape "
                     f"{reference.geometry.shape_zyx} affine {reference.geometry.affine_zyx_to_ras_mm}, image "
                     f"{self.geometry.shape_zyx} {self.geometry.affine_zyx_to_ras_mm}; resample it onto the image"
                 )
@@ -114,10 +114,10 @@ class CaseVolume:
 
 
 def slug_case_id(relative_path: str) -> str:
-    """Slug of a path relative to its source: letters, digits and `_ . -`, with 6 hash characters where that changed it.
+    """Slug of a path relative to its source: letters, digits and `_ . -`, with 6 hash characters if that changed it.
 
-    The hash keeps two paths that slug alike apart. Starts with a letter or digit, 1 to 100 characters: always a name
-    that `storage.store.layout` takes.
+    The hash keeps paths with equal slugs apart. The slug starts with a letter or digit, has 1 to 100 characters and is
+    always a valid name for `storage.store.layout`.
     """
     slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", relative_path).lstrip("._-")[:93].rstrip(".-") or "case"
     if slug == relative_path:

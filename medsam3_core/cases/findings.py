@@ -1,11 +1,11 @@
-"""Findings of the preflight of a source, and whether they are wrong or only worth knowing."""
+"""Findings of the preflight of a source."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class FindingKind(StrEnum):
-    """Kinds of findings; every one of them ends a check with exit code 1."""
+    """Kinds of findings; any finding ends a check with exit code 1."""
 
     UNREADABLE = "unreadable"
     MISSING_REFERENCE = "missing-reference"
@@ -27,12 +27,12 @@ class FindingKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong or suspicious.
+    """A fault or a suspicious fact.
 
     Attributes:
-        kind: What it is.
+        kind: Kind of the finding.
         message: Culprit, value and remedy in a sentence.
-        case_ids: Cases that it is about, those of other cohorts as `cohort:case_id`; empty for files without a case.
+        case_ids: Affected cases, those of other cohorts as `cohort:case_id`; empty for files without a case.
     """
 
     kind: FindingKind

@@ -1,7 +1,7 @@
-"""Where voxels are: shape plus affine. Index order is (z, y, x), world is RAS+ in millimetres.
+"""Volume geometry: shape plus affine. Index order is (z, y, x), world is RAS+ in millimetres.
 
 `z` is the slowest file axis (NIfTI's third), never reoriented. Images without physical spacing (PNG, JPEG) have the
-unit `px`: distances then count pixels, and no number pretends to be a millimetre.
+unit `px`: distances then count pixels, not millimetres.
 """
 
 from dataclasses import dataclass
@@ -100,7 +100,7 @@ class VolumeGeometry:
 
     @property
     def is_2d(self) -> bool:
-        """Whether this is a single slice."""
+        """True for a single slice."""
         return self.shape_zyx[0] == 1
 
     @property
@@ -112,7 +112,7 @@ class VolumeGeometry:
         return float(abs(np.linalg.det(matrix)))
 
     def matches(self, other: "VolumeGeometry", *, tolerance: float = 1e-3) -> bool:
-        """Whether both put every voxel at the same place: the corners differ by at most `tolerance` (in `unit`)."""
+        """True if both put every voxel at the same position: corners differ by at most `tolerance` (in `unit`)."""
         if self.shape_zyx != other.shape_zyx or self.unit != other.unit:
             return False
         depth, height, width = self.shape_zyx

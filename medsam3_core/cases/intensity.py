@@ -1,9 +1,9 @@
-"""Intensity policies: how stored voxels become the uint8 that a segmenter sees.
+"""Intensity policies: the mapping from stored voxels to the uint8 images of a segmenter.
 
-SAM3 takes 8-bit images. A 12-bit CT slice that is merely rescaled by its dtype arrives black, so every cohort says how
-its intensities map: `ct:CENTRE,WIDTH` in Hounsfield units, `percentile:LOW,HIGH` for MR and ultrasound of unknown
-scale, `minmax`, or `identity` for images that are 8-bit already. `auto`, for archives that mix these, chooses case by
-case. Percentiles are taken over the whole volume, so that the slices of one case stay comparable.
+SAM3 takes 8-bit images. A 12-bit CT slice rescaled by its dtype arrives black, so every cohort has a policy:
+`ct:CENTRE,WIDTH` in Hounsfield units, `percentile:LOW,HIGH` for MR and ultrasound of unknown scale, `minmax`, or
+`identity` for 8-bit images. `auto`, for mixed archives, chooses case by case. Percentiles are taken over the whole
+volume, so that the slices of one case stay comparable.
 """
 
 from dataclasses import dataclass
@@ -58,7 +58,7 @@ class IntensityPolicy:
         return cls(kind, parameters)
 
     def resolved(self, modality: str, dtype: Any) -> "IntensityPolicy":
-        """Itself, or what `auto` stands for: soft tissue for CT, as stored for 8 bits, else percentiles."""
+        """Itself; for `auto` soft tissue for CT, `identity` for 8 bits, else percentiles."""
         if self.kind != "auto":
             return self
         if modality == "CT":

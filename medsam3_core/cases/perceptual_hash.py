@@ -17,30 +17,30 @@ HASH_BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class Likeness:
-    """How few bits may differ where two images look alike.
+    """Limits on the differing bits of two images that look alike.
 
     Attributes:
-        most_bits: Of all 256; at most 31.
-        most_low_bits: Or so many of the first 64, if
-        most_bits_of_low: no more of all differ: smooth images need that latitude.
+        max_bits: Of all 256; at most 31.
+        max_low_bits: Alternative limit on the first 64 bits, for smooth images.
+        max_bits_of_low: Limit on all bits under that alternative.
     """
 
-    most_bits: int
-    most_low_bits: int = 0
-    most_bits_of_low: int = 0
+    max_bits: int
+    max_low_bits: int = 0
+    max_bits_of_low: int = 0
 
 
 PICTURES = Likeness(24, 5, 48)
-"""For single slices; copies that were compressed, halved or brightened stay within, real pictures are 42 bits apart."""
+"""For single slices: compressed, halved or brightened copies stay within; different images are 42 bits apart."""
 
 VOLUMES = Likeness(6)
-"""For volumes: those of the same anatomy look alike to any hash, so only rescaled copies count."""
+"""For volumes: the same anatomy looks alike to any hash, so only rescaled copies count."""
 
 _SIDE, _LOW = 32, 16
-_LARGEST_SIDE = 160
-_FLATTEST = 1e-6
+_MAX_SIDE = 160
+_MIN_SPREAD = 1e-6
 _BLOCK = 2048
-_MOST_COMPARISONS = 2_000_000_000
+_MAX_COMPARISONS = 2_000_000_000
 
 _FREQUENCIES = np.arange(_LOW)[:, None]
 _COSINES = np.cos(np.pi * (2 * np.arange(_SIDE)[None] + 1) * _FREQUENCIES / (2 * _SIDE)).astype(np.float32)
@@ -54,7 +54,7 @@ def perceptual_hash(voxels: NDArray[Any]) -> bytes | None:
         voxels: Shape (z, y, x) or (c, z, y, x).
 
     Returns:
-        32 bytes; None for images without any structure, which all look alike.
+        32 bytes; None for uniform images, which all look alike.
     """
     depth = voxels.shape[-3]
     if depth == 1:
@@ -67,12 +67,12 @@ def similar_groups(hashes: NDArray[np.uint8], likeness: Likeness = PICTURES) -> 
     """Groups of hashes that are linked by pairs that look alike.
 
     Hashes of such a pair share at least one of their 32 bytes (at most 31 different bits, or at most 5 in 8 bytes), so
-    candidates are looked for byte by byte, the most telling bytes first. Where so many images are alike that this would
-    take minutes, the bytes that tell the least are left out; equal hashes are always found.
+    candidates are searched byte by byte, the most selective bytes first. If so many images are alike that this would
+    take minutes, the least selective bytes are left out; equal hashes are always found.
 
     Args:
         hashes: Shape (n, 32).
-        likeness: What counts as alike.
+        likeness: Limits for a pair.
 
     Returns:
         Groups of at least two row numbers, sorted.
@@ -89,7 +89,7 @@ def similar_groups(hashes: NDArray[np.uint8], likeness: Likeness = PICTURES) -> 
             index = parent[index]
         return index
 
-    budget = _MOST_COMPARISONS
+    budget = _MAX_COMPARISONS
     for buckets in sorted(map(_buckets, distinct.T), key=_comparisons):
         budget -= _comparisons(buckets)
         if budget < 0:
@@ -105,11 +105,11 @@ def similar_groups(hashes: NDArray[np.uint8], likeness: Likeness = PICTURES) -> 
 
 def _signs(plane: NDArray[Any], count: int) -> bytes | None:
     """`count` bytes of a plane (y, x) or (c, y, x): the signs of its lowest frequencies."""
-    step_y, step_x = (max(1, size // _LARGEST_SIDE) for size in plane.shape[-2:])
+    step_y, step_x = (max(1, size // _MAX_SIDE) for size in plane.shape[-2:])
     grey = plane[..., ::step_y, ::step_x].astype(np.float32)
     thumbnail = _thumbnail(grey.mean(axis=0) if grey.ndim == 3 else grey)
     spread = float(np.ptp(thumbnail))
-    if not spread > _FLATTEST * max(1.0, float(np.abs(thumbnail).max())):
+    if not spread > _MIN_SPREAD * max(1.0, float(np.abs(thumbnail).max())):
         return None
     spectrum = (_COSINES @ ((thumbnail - thumbnail.mean()) / spread) @ _COSINES.T).ravel()[_ORDER[: 8 * count]]
     return np.packbits(spectrum > np.median(spectrum[1:])).tobytes()
@@ -136,8 +136,8 @@ def _close_pairs(words: NDArray[np.uint64], members: NDArray[np.intp], likeness:
             differing = low.astype(np.uint16)
             for column in range(1, own.shape[1]):
                 differing += np.bitwise_count(block[:, column, None] ^ own[None, other : other + _BLOCK, column])
-            alike = differing <= likeness.most_bits
-            alike |= (low <= likeness.most_low_bits) & (differing <= likeness.most_bits_of_low)
+            alike = differing <= likeness.max_bits
+            alike |= (low <= likeness.max_low_bits) & (differing <= likeness.max_bits_of_low)
             rows, columns = np.nonzero(alike)
             later = start + rows < other + columns
             pairs += zip(members[start + rows[later]].tolist(), members[other + columns[later]].tolist(), strict=True)

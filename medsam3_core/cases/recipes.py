@@ -1,4 +1,4 @@
-"""A recipe says how a source dataset is read: its layout, structures, intensities, splits and licence, as data."""
+"""Recipes: layout, structures, intensities, splits and licence of a source dataset, as data."""
 
 import hashlib
 from dataclasses import asdict, dataclass, field, replace
@@ -12,7 +12,7 @@ from medsam3_core.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class SplitRule:
-    """Which split a case belongs to, decided once, at ingest, by patient.
+    """Rule for the split of a case, applied once, at ingest, by patient.
 
     Attributes:
         test_last: The last N patients in sorted order are `test`, the others `train`.
@@ -35,8 +35,8 @@ class TrainedWeights:
 
     Attributes:
         weights: Their public name, see `medsam3_core.public_weights`.
-        splits: Splits of the dataset that they saw; empty: all of it.
-        evidence: Where that is stated.
+        splits: Splits that they were trained on; empty for the whole dataset.
+        evidence: Source of that statement.
     """
 
     weights: str
@@ -44,34 +44,34 @@ class TrainedWeights:
     evidence: str = ""
 
     def saw(self, split: str | None) -> bool:
-        """Whether a case of this split was in the training data; a case without split counts as seen."""
+        """True if a case of this split was in the training data; a case without split counts as seen."""
         return not self.splits or split is None or split in self.splits
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What is known about a source dataset.
+    """Description of a source dataset.
 
     Attributes:
         name: Name of the recipe and of the reader as users write it.
-        layout: Engine that lists and reads the files (`image-pairs`, `nifti-pairs`, `msd`, `phantom`, ...).
+        layout: Layout that lists and reads the files (`image-pairs`, `nifti-pairs`, `msd`, `phantom`, ...).
         structures: Structures in fixed order; the order of label maps in exports.
         modality: `CT`, `MR`, `fundus`, `microscopy`, ...
         window: Intensity policy, see `medsam3_core.cases.intensity`; a structure may have one of its own.
-        parameters: What the layout engine needs (patterns, suffixes, label values).
+        parameters: Parameters of the layout (patterns, suffixes, label values).
         split: Rule for splits.
         patient_pattern: Regular expression on the case key; its first group is the patient. None: one patient a case.
         licence: Licence of the data as its authors state it.
-        citation: What to cite.
-        homepage: Where the data come from.
+        citation: Reference to cite.
+        homepage: Source of the data.
         traps: Known traps of this dataset, one sentence each.
-        uncertain: What could not be verified about the published layout, one sentence each.
+        uncertain: Unverified facts about the published layout, one sentence each.
         trained_weights: Public weights known to have been trained on it.
-        signature: Regular expression that some path (with the name of the source folder in front) must hold for `auto`
-            to take this recipe; None: the patterns of the layout are unmistakable.
+        signature: Regular expression that some path (with the name of the source folder in front) must match for `auto`
+            to choose this recipe; None if the patterns of the layout are distinctive.
         companions: Path patterns of files that belong to the published dataset and are neither image nor reference.
         published_cases: Number of cases per split as published (`all` without splits); empty where it varies.
-        negatives: Whether cases without any structure are to be expected.
+        negatives: True if cases without any structure are expected.
     """
 
     name: str
@@ -127,12 +127,12 @@ class Recipe:
         return {structure.name: structure.window for structure in self.structures if structure.window}
 
     def for_digests(self, *, with_references: bool) -> "Recipe":
-        """What of it enters digests of cases: where no reference is read, no structure can change a number."""
+        """Recipe for digests of cases: without structures if no reference is read, since none can change a number."""
         return self if with_references else replace(self, structures=())
 
     @property
     def case_part_digest(self) -> str:
-        """Digest of what can change a number of a case: structures, texts, tolerances and intensity policy."""
+        """Digest of the values that can change a number of a case: structures and intensity policy."""
         return digest_json({"structures": [asdict(item) for item in self.structures], "window": self.window})
 
 

@@ -1,8 +1,8 @@
-"""The geometry of a DICOM series: proved from the headers of its slices, or refused by a named fault.
+"""Geometry of a DICOM series: verified from the headers of its slices, or refused by a named fault.
 
 Order along the normal, one orientation, one size, one spacing, even gaps, no drift across the slices. The affine comes
-from the positions themselves; `SliceThickness` and `SpacingBetweenSlices` are not trusted (a thickness of 3 mm with a
-gap of 2 mm is common).
+from the positions; `SliceThickness` and `SpacingBetweenSlices` are not used (a thickness of 3 mm with a gap of 2 mm is
+common).
 """
 
 from collections import Counter
@@ -18,18 +18,18 @@ from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.errors import CaseDataError
 
 _ORIENTATION_TOLERANCE = 1e-3
-"""Largest difference of a direction cosine inside a series; exporters round to 3 to 6 digits."""
+"""Maximum difference of a direction cosine inside a series; exporters round to 3 to 6 digits."""
 _GAP_TOLERANCE = 0.01
 """Share of the usual gap by which a gap may differ; at least `_GAP_FLOOR_MM`."""
 _GAP_FLOOR_MM = 0.01
 _DRIFT_TOLERANCE_PX = 0.1
-"""Largest drift across the slices over a whole series, in pixels; at least `_GAP_FLOOR_MM`."""
-_MOST_INTRUDERS = 3
+"""Maximum drift across the slices over a whole series, in pixels; at least `_GAP_FLOOR_MM`."""
+_MAX_INTRUDERS = 3
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
 
 class SeriesFault(StrEnum):
-    """Why a series cannot be one volume; the first word of the reason of its rejection."""
+    """Faults of a series that is not one volume; first word of the reason of its rejection."""
 
     MISSING_SLICE = "missing-slice"
     DUPLICATE_SLICE = "duplicate-slice"
@@ -50,7 +50,7 @@ class SeriesFault(StrEnum):
 
 
 class SeriesRejectedError(CaseDataError):
-    """A series that is no volume; the message starts with its fault, then what was found and what to do."""
+    """A series that is not one volume; the message starts with the fault, followed by finding and remedy."""
 
     @classmethod
     def of(cls, fault: SeriesFault, detail: str) -> Self:
@@ -59,13 +59,13 @@ class SeriesRejectedError(CaseDataError):
 
     @property
     def fault(self) -> SeriesFault:
-        """Which fault the message names, wherever file names were put in front of it."""
+        """Fault that the message names, also behind file names."""
         return next(fault for fault in SeriesFault if f"{fault}: " in str(self))
 
 
 @dataclass(frozen=True, slots=True)
 class SlicePlace:
-    """What one slice says about where it lies, in DICOM's own words and in its LPS millimetres.
+    """Position of one slice by its header, in DICOM's terms and in LPS millimetres.
 
     Attributes:
         name: File (and frame) for messages.
@@ -73,8 +73,8 @@ class SlicePlace:
         position: ImagePositionPatient, or None.
         orientation: ImageOrientationPatient (row cosines, column cosines), or None.
         spacing_yx: PixelSpacing (between rows, between columns), or None.
-        thickness: SliceThickness in mm, the depth of a single slice; 0 where unknown.
-        is_localizer: Whether ImageType says LOCALIZER.
+        thickness: SliceThickness in mm, the depth of a single slice; 0 if unknown.
+        is_localizer: True if ImageType says LOCALIZER.
     """
 
     name: str
@@ -100,7 +100,7 @@ class ProvenSeries:
 
 
 def prove_series(slices: Sequence[SlicePlace]) -> ProvenSeries:
-    """Order the slices and prove that they are one regular grid.
+    """Order the slices and verify that they are one regular grid.
 
     Raises:
         SeriesRejectedError: If they are not; names fault, file, value and remedy.
@@ -119,7 +119,7 @@ def prove_series(slices: Sequence[SlicePlace]) -> ProvenSeries:
 
 
 def orientation_key(orientation: Sequence[float]) -> tuple[int, ...]:
-    """The same for orientations that differ by less than about the tolerance; for grouping, not for proof."""
+    """Equal keys for orientations that differ by less than about the tolerance; for grouping, not for verification."""
     return tuple(round(value * 100) for value in orientation)
 
 
@@ -141,13 +141,16 @@ def _require_positions(slices: Sequence[SlicePlace]) -> None:
             ("PixelSpacing", item.spacing_yx, 2),
         ):
             if value is None or len(value) != size or not np.isfinite(value).all():
-                msg = f"{item.name} has no usable {what} (found {value}); its place is unknown, export the series again"
+                msg = f"{item.name} has no usable {what} (found {value}); its position is unknown, export it again"
                 raise SeriesRejectedError.of(SeriesFault.NO_POSITION, msg)
         cosines = np.asarray(item.orientation, dtype=np.float64).reshape(2, 3)
         lengths = np.linalg.norm(cosines, axis=1)
         if np.abs(lengths - 1).max() > 0.01 or abs(float(cosines[0] @ cosines[1])) > 0.01:
-            msg = f"{item.name} has the ImageOrientationPatient {item.orientation}, which is no pair of directions"
-            raise SeriesRejectedError.of(SeriesFault.NO_POSITION, f"{msg}; export the series again")
+            msg = (
+                f"{item.name} has the ImageOrientationPatient {item.orientation}, which is not two orthogonal unit "
+                "vectors; export the series again"
+            )
+            raise SeriesRejectedError.of(SeriesFault.NO_POSITION, msg)
 
 
 def _require_one_orientation(slices: Sequence[SlicePlace]) -> None:
@@ -162,7 +165,7 @@ def _require_one_orientation(slices: Sequence[SlicePlace]) -> None:
         f"{strangers[0].name} has the orientation {strangers[0].orientation}, {len(slices) - len(strangers)} of "
         f"{len(slices)} slices have {slices[usual].orientation}"
     )
-    if all(across) and len(strangers) <= _MOST_INTRUDERS < len(slices) - len(strangers):
+    if all(across) and len(strangers) <= _MAX_INTRUDERS < len(slices) - len(strangers):
         raise SeriesRejectedError.of(SeriesFault.SCOUT, f"{detail}: it lies across the others; move it elsewhere")
     raise SeriesRejectedError.of(SeriesFault.MIXED_ORIENTATION, f"{detail}; split the series by orientation")
 
@@ -208,7 +211,7 @@ def _proven_step(
 
 
 def _uneven(gaps: NDArray[np.float64], slices: Sequence[SlicePlace]) -> SeriesRejectedError:
-    """Missing slices where every gap is a multiple of the smallest, else uneven gaps."""
+    """Missing slices if every gap is a multiple of the smallest, else uneven gaps."""
     usual = float(np.median(gaps[gaps <= 1.05 * gaps.min()]))
     worst = int(np.abs(gaps - usual).argmax())
     between = f"between {slices[worst].name} and {slices[worst + 1].name}"

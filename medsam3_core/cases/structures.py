@@ -1,4 +1,4 @@
-"""What is segmented: structures with stable names, and the label maps that hold them."""
+"""Structures with stable names, and the label maps that hold them."""
 
 import re
 from dataclasses import dataclass
@@ -22,13 +22,12 @@ class Structure:
 
     Attributes:
         name: Stable name, used in tables and as the folder of its label image: letters, digits and `_ . + -`.
-        text: What a text prompt asks for.
+        text: Text of its text prompts.
         synonyms: Other texts for the same structure, reviewed.
-        instances: Whether the structure comes in countable instances (nuclei, polyps, lesions).
-        tubular: Whether its topology matters more than its area (vessels); adds clDice.
-        nsd_tolerance: Largest surface distance that counts as agreement, in the unit of the geometry.
-        window: Intensity policy of its own, such as a lung window beside the abdominal one of the cohort; empty for
-            that of the cohort.
+        instances: True if the structure comes in countable instances (nuclei, polyps, lesions).
+        tubular: True if its topology matters more than its area (vessels); adds clDice.
+        nsd_tolerance: Maximum surface distance that counts as agreement, in the unit of the geometry.
+        window: Own intensity policy, such as a lung window in an abdominal cohort; empty for that of the cohort.
     """
 
     name: str
@@ -55,7 +54,7 @@ class Structure:
 
 @dataclass(frozen=True, slots=True)
 class LabelEntry:
-    """What one integer of a label map means: an instance (1 where there is only one) of a structure."""
+    """Meaning of one label value: an instance (1 if there is only one) of a structure."""
 
     value: int
     structure: str
@@ -68,9 +67,9 @@ class LabelMap:
 
     Attributes:
         voxels: Shape (z, y, x), unsigned integers, 0 is background.
-        geometry: Where the voxels are.
+        geometry: Geometry of the voxels.
         entries: Meaning of each value; a value may belong to several structures (a tumour core inside a tumour).
-        rater: Who drew it.
+        rater: Rater who drew it.
     """
 
     voxels: NDArray[Any]
@@ -94,7 +93,7 @@ class LabelMap:
         return {structure: tuple(found) for structure, found in values.items()}
 
     def present_structures(self) -> tuple[str, ...]:
-        """Structures that at least one voxel belongs to, sorted."""
+        """Structures with at least one voxel, sorted."""
         if len(self.entries) <= _FEW_VALUES:
             return tuple(sorted({e.structure for e in self.entries if (self.voxels == e.value).any()}))
         present = np.zeros(int(self.voxels.max(initial=0)) + 1, dtype=bool)
@@ -102,7 +101,7 @@ class LabelMap:
         return tuple(sorted({e.structure for e in self.entries if e.value < present.size and present[e.value]}))
 
     def mask(self, structure: str) -> NDArray[np.bool_]:
-        """Boolean mask (z, y, x) of a structure; all False where the map does not hold it."""
+        """Boolean mask (z, y, x) of a structure; all False if the map does not hold it."""
         return np.isin(self.voxels, self._values.get(structure, ()))
 
     def instances(self, structure: str) -> NDArray[np.uint16]:

@@ -44,7 +44,7 @@ def merge_instances(instances: SliceInstances, prompt: SlicePrompt, settings: In
     Raises:
         UnsupportedPromptError: If the semantic mask is asked of weights that drew none.
     """
-    if settings.merge.is_of_the_semantic_mask:
+    if settings.merge.uses_semantic_mask:
         return _of_the_semantic_mask(instances, prompt, settings)
     shown = is_interactive(prompt, settings.mode)
     kept = _above_threshold(instances, -1.0 if shown else settings.threshold)

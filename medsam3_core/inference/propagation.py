@@ -146,7 +146,7 @@ class _Trail:
         seed = self.seed
         prompt = self._prompt()
         answer = segmenter.segment(encoding, [prompt], seed.settings)[0]
-        if seed.settings.merge.is_of_the_semantic_mask:
+        if seed.settings.merge.uses_semantic_mask:
             answer = merge_instances(answer, prompt, seed.settings)
         kept = answer.scores > seed.settings.threshold
         masks, scores = answer.masks[kept], answer.scores[kept]

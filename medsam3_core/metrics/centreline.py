@@ -1,4 +1,4 @@
-"""Topology of tubes: clDice, which asks whether each centreline runs inside the other mask."""
+"""Topology of tubes: clDice, the shares of both centrelines inside the other mask."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,8 +40,8 @@ def centreline(mask: NDArray[np.bool_], *, is_2d: bool) -> NDArray[np.bool_]:
     """One voxel wide centreline of a mask, shape (z, y, x); every connected part of the mask keeps some of it.
 
     Slices are thinned by Zhang and Suen (1984), volumes by Lee et al. (1994), as the authors of clDice do. Lee's
-    thinning in scikit-image deletes some parts entirely (a bar 2 x 2 x 30, scikit-image issue 3757), one in ten of
-    random blobs: such a part keeps the voxels where its distance to the background peaks.
+    thinning in scikit-image deletes some parts entirely (a bar 2 x 2 x 30, scikit-image issue 3757), one in ten random
+    blobs: such a part keeps the voxels with the largest distance to the background.
     """
     thinned = skeletonize(mask[0])[np.newaxis] if is_2d else skeletonize(mask)
     skeleton = np.asarray(thinned, dtype=np.bool_)

@@ -1,4 +1,4 @@
-"""Countable structures: which instances were found, and how well (nuclei, polyps, lesions)."""
+"""Instance metrics of countable structures (nuclei, polyps, lesions)."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 
 from medsam3_core.errors import CaseDataError
 
-_LARGEST_VALUE = 2**31 - 1  # two values are packed into one 64-bit code
+_MAX_VALUE = 2**31 - 1  # two values are packed into one 64-bit code
 
 
 @dataclass(frozen=True, slots=True)
 class InstanceCounts:
-    """Instances of a structure and how many of them pair up.
+    """Numbers of instances of a structure and of matched pairs.
 
     Attributes:
         reference: Instances of the reference.
@@ -31,8 +31,8 @@ class InstanceCounts:
 def match_instances(reference: NDArray[Any], prediction: NDArray[Any]) -> InstanceCounts:
     """Pair instances whose IoU is above 0.5 (Kirillov et al., CVPR 2019).
 
-    Above one half no instance can have two partners, so no assignment problem arises. Only pairs that touch are
-    ever stored. A label value without voxels is no instance.
+    Above one half no instance can have two partners, so no assignment problem arises. Only pairs that overlap are
+    stored. A label value without voxels is not an instance.
 
     Args:
         reference: Integer label map of instances, 0 is background, any shape.
@@ -62,28 +62,24 @@ def match_instances(reference: NDArray[Any], prediction: NDArray[Any]) -> Instan
 
 
 def instance_precision(counts: InstanceCounts) -> float:
-    """Share of predicted instances that match one of the reference; NaN if there are none on either side.
-
-    0.0 if exactly one side has instances, like all overlap metrics.
-    """
+    """Share of predicted instances that match one of the reference; NaN without any instance, 0.0 if one side has none."""
     return _share(counts.matched, counts.prediction, counts)
 
 
 def instance_recall(counts: InstanceCounts) -> float:
-    """Share of reference instances that were found; NaN if there are none on either side, 0.0 if only on one."""
+    """Share of reference instances that were found; NaN without any instance, 0.0 if one side has none."""
     return _share(counts.matched, counts.reference, counts)
 
 
 def instance_f1(counts: InstanceCounts) -> float:
-    """Harmonic mean of instance precision and recall; NaN if there are none on either side, 0.0 if only on one."""
+    """Harmonic mean of instance precision and recall; NaN without any instance, 0.0 if one side has none."""
     return _share(counts.matched, (counts.reference + counts.prediction) / 2, counts)
 
 
 def panoptic_quality(counts: InstanceCounts) -> float:
-    """F1 of the instances times the mean IoU of the matched ones (PQ, Kirillov et al., CVPR 2019).
+    """F1 of the instances times the mean IoU of the matched ones (PQ, Kirillov et al., CVPR 2019), in [0, 1].
 
-    Returns:
-        Value in [0, 1]; NaN if there are no instances on either side, 0.0 if only on one.
+    NaN without any instance, 0.0 if one side has none.
     """
     return _share(counts.matched_iou, (counts.reference + counts.prediction) / 2, counts)
 
@@ -99,7 +95,7 @@ def _require_instances(name: str, label_map: NDArray[Any]) -> None:
         msg = f"{name} instances have dtype {label_map.dtype}; integers 0..n are expected"
         raise CaseDataError(msg)
     low, high = int(label_map.min(initial=0)), int(label_map.max(initial=0))
-    if low < 0 or high > _LARGEST_VALUE:
+    if low < 0 or high > _MAX_VALUE:
         msg = f"{name} instances hold the values {low}..{high}; 0..n below 2**31 is expected"
         raise CaseDataError(msg)
 
@@ -117,6 +113,6 @@ def _contingency(
 
 
 def _ranks(values: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Positions of values among the distinct ones, background first, so that huge label values cost no memory."""
+    """Positions of values among the distinct ones, background first, so that large label values cost no memory."""
     distinct = np.union1d(values, [0])
     return np.searchsorted(distinct, values).astype(np.int64)

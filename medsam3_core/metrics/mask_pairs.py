@@ -1,7 +1,7 @@
-"""Two masks on one grid, checked once and cut to the box round both: what all metrics of a pair start from.
+"""Pairs of masks on one grid: checked once and cropped to the bounding box of both, the input of all metrics.
 
-Nothing outside that box can change an overlap or a surface distance, and small contiguous arrays in a frame of
-background let the metrics look at neighbours without asking where the array ends.
+Voxels outside that box cannot change an overlap or a surface distance. A frame of background lets the metrics look up
+neighbours without bounds checks.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from medsam3_core.errors import CaseDataError
 
 FRAME = 3
-"""Voxels of background round the box, along every axis in which a mask has neighbours."""
+"""Voxels of background around the box, along every axis in which a mask has neighbours."""
 
 Axes = tuple[int, ...]
 """Axes of (z, y, x) in which a mask has neighbours: (0, 1, 2), or (1, 2) for a single slice."""
@@ -24,7 +24,7 @@ class MaskPair:
     """A reference and a prediction, cropped and framed.
 
     Attributes:
-        reference: Boolean, contiguous, shape (z, y, x) of the box round both masks and its frame.
+        reference: Boolean, contiguous, shape (z, y, x) of the box of both masks and its frame.
         prediction: The same for the prediction.
         axes: Axes that are framed; a single slice has no neighbours in z, a flat mask in a volume has.
         n_voxels: Voxels of the whole grid.
@@ -49,7 +49,7 @@ class MaskPair:
 
 
 def require_masks(reference: NDArray[Any], prediction: NDArray[Any]) -> None:
-    """Refuse what is not a pair of boolean masks of one shape (z, y, x).
+    """Refuse anything but two boolean masks of one shape (z, y, x).
 
     Raises:
         CaseDataError: If a dtype is not bool, the shapes differ, or they are not three-dimensional.
@@ -85,8 +85,4 @@ def _extent(occupied: NDArray[np.bool_]) -> slice:
 
 
 def _framed(mask: NDArray[np.bool_], axes: Axes) -> NDArray[np.bool_]:
-    frame = [FRAME if axis in axes else 0 for axis in range(3)]
-    framed = np.zeros([size + 2 * width for size, width in zip(mask.shape, frame, strict=True)], dtype=np.bool_)
-    inner = tuple(slice(width, width + size) for size, width in zip(mask.shape, frame, strict=True))
-    framed[inner] = mask
-    return framed
+    return np.pad(mask, [(FRAME, FRAME) if axis in axes else (0, 0) for axis in range(3)])

@@ -1,4 +1,4 @@
-"""What a prediction measures, without any reference: size, place, intensities inside, confidence."""
+"""Measurements of a prediction without reference: size, bounding box, intensities inside, confidence."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from medsam3_core.metrics.scoring import VolumeUnit, mean_confidence, volume_sca
 
 @dataclass(frozen=True, slots=True)
 class StructureMeasurement:
-    """The measured columns of one row of the table `measurements`; None where nothing was drawn.
+    """The measured columns of one row of the table `measurements`; None for an empty prediction.
 
     Attributes:
         volume: Size in `volume_unit`.
@@ -51,7 +51,7 @@ def measure_structure(
     Args:
         labels: Instances 1..n, 0 outside, shape (z, y, x).
         confidences: Score of instance n at n - 1.
-        geometry: Of the volume.
+        geometry: Geometry of the volume.
         image: Intensities as stored, shape (z, y, x).
     """
     inside = labels > 0

@@ -1,8 +1,8 @@
 """Overlap and sizes of two masks from four counts: Dice, IoU, precision, recall, specificity, RAVD.
 
-Counting is one pass over the voxels; every metric is arithmetic on the counts. The empty-mask policy of all overlap
-metrics: NaN if both masks are empty (nothing to agree on), 0.0 if exactly one is. Specificity alone looks at the
-background and is defined wherever the reference leaves one.
+Voxels are counted once; every metric is computed from the counts. The empty-mask policy of all overlap metrics: NaN if
+both masks are empty, 0.0 if exactly one is. Only specificity depends on the background; it is defined if the reference
+leaves any.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from medsam3_core.metrics.mask_pairs import MaskPair
 
 @dataclass(frozen=True, slots=True)
 class ConfusionCounts:
-    """Voxels by what reference and prediction say of them; the four add up to the volume."""
+    """Voxel counts by reference and prediction; the four add up to the volume."""
 
     true_positive: int
     false_positive: int
@@ -43,10 +43,11 @@ def count_masks(reference: NDArray[np.bool_], prediction: NDArray[np.bool_]) -> 
 
 
 def count_pair(pair: MaskPair) -> ConfusionCounts:
-    """Count two masks; background outside the box round both is known without looking."""
-    in_both = int(np.count_nonzero(pair.reference & pair.prediction))
-    one, other = (int(np.count_nonzero(mask)) for mask in (pair.reference, pair.prediction))
-    return _complete(in_both, one, other, pair.n_voxels)
+    """Count two masks that are checked and cropped already; voxels outside the crop are background."""
+    both = int(np.count_nonzero(pair.reference & pair.prediction))
+    reference, prediction = (int(np.count_nonzero(mask)) for mask in (pair.reference, pair.prediction))
+    neither = pair.n_voxels - reference - prediction + both
+    return ConfusionCounts(both, prediction - both, reference - both, neither)
 
 
 def dice(counts: ConfusionCounts) -> float:
@@ -62,8 +63,8 @@ def iou(counts: ConfusionCounts) -> float:
 def precision(counts: ConfusionCounts) -> float:
     """Share of the prediction that is in the reference; NaN if both are empty.
 
-    0.0 if exactly one is empty: a prediction that misses the whole structure has nothing to be precise about, and
-    leaving it out of a mean would reward the miss.
+    0.0 if exactly one is empty: leaving a prediction that misses the whole structure out of a mean would reward the
+    miss.
     """
     if counts.prediction == 0 and counts.reference > 0:
         return 0.0
@@ -78,10 +79,10 @@ def recall(counts: ConfusionCounts) -> float:
 
 
 def specificity(counts: ConfusionCounts) -> float:
-    """Share of the background of the reference that the prediction leaves free; NaN if there is no background.
+    """Share of the background of the reference that is background of the prediction; NaN if there is no background.
 
-    Defined where the structure is absent too: 1.0 if the prediction is empty there. It depends on how much
-    background the image shows, so it compares predictions of one case, not cases.
+    Also defined if the structure is absent: 1.0 if the prediction is empty too. It depends on the amount of background
+    in the image, so it compares predictions of one case, not cases.
     """
     return _share(counts.true_negative, counts.true_negative + counts.false_positive)
 
@@ -89,17 +90,12 @@ def specificity(counts: ConfusionCounts) -> float:
 def ravd(counts: ConfusionCounts) -> float:
     """Absolute difference of the volumes over that of the reference, as a share (RAVD; Heimann et al. 2009, SLIVER07).
 
-    Looks at sizes alone: masks of one size that do not touch have 0. Read it beside an overlap.
+    Compares sizes only: masks of one size that do not overlap have 0. Read it beside an overlap metric.
 
     Returns:
         0 for equal volumes, without an upper bound; 1.0 if the prediction alone is empty, NaN if the reference is.
     """
     return _share(abs(counts.prediction - counts.reference), counts.reference)
-
-
-def _complete(in_both: int, reference: int, prediction: int, voxels: int) -> ConfusionCounts:
-    in_none = voxels - reference - prediction + in_both
-    return ConfusionCounts(in_both, prediction - in_both, reference - in_both, in_none)
 
 
 def _share(part: int, whole: int) -> float:

@@ -1,7 +1,7 @@
-"""One structure of one case: reference and prediction in, one row of metrics out.
+"""Scoring of one structure of one case: reference and prediction in, one row of metrics out.
 
-Undefined is None, never NaN or infinity, so that a table counts what it averages. Metrics and their values for empty
-masks are listed in `medsam3_core.metrics.table`.
+Undefined values are None, never NaN or infinity. Metrics and their values for empty masks are listed in
+`medsam3_core.metrics.table`.
 """
 
 import math
@@ -27,7 +27,7 @@ _MM3_PER_ML = 1000.0
 
 
 class EmptyMask(StrEnum):
-    """Which of the two masks holds no voxel."""
+    """The masks without voxels."""
 
     NONE = "none"
     BOTH = "both"
@@ -36,7 +36,7 @@ class EmptyMask(StrEnum):
 
 
 class VolumeUnit(StrEnum):
-    """Unit of the size of a mask: area for single slices, and counts where the spacing is unknown."""
+    """Unit of the size of a mask: area for single slices, counts if the spacing is unknown."""
 
     MILLILITRE = "ml"
     SQUARE_MILLIMETRE = "mm2"
@@ -49,10 +49,10 @@ class StructureScore:
     """The columns of one row of the table `scores` that come from the masks.
 
     Attributes:
-        empty: Which mask is empty.
-        metrics: Value of every metric by its column; None where it is undefined.
+        empty: Masks without voxels.
+        metrics: Value of every metric by its column; None if it is undefined.
         nsd_tolerance: In `distance_unit`.
-        distance_unit: mm where the spacing is known, else px.
+        distance_unit: mm if the spacing is known, else px.
         reference_volume: Size of the reference in `volume_unit`.
         prediction_volume: Size of the prediction in `volume_unit`.
         volume_error: (prediction - reference) / reference; None if the reference is empty.
@@ -60,7 +60,7 @@ class StructureScore:
         instances_reference: Instances of the reference; None unless the structure comes in instances and both instance
             maps are given.
         instances_prediction: Instances of the prediction.
-        true_positive: Voxels in both masks; these four are what other protocols' formulas are computed from.
+        true_positive: Voxels in both masks; formulas of other protocols are computed from these four counts.
         false_positive: Voxels of the prediction alone.
         false_negative: Voxels of the reference alone.
         true_negative: Voxels of neither.
@@ -100,10 +100,10 @@ def score_structure(
     """Score one structure of one case as a whole volume.
 
     Args:
-        reference: Boolean mask, shape (z, y, x) of the geometry; all False where the structure is absent.
-        prediction: Boolean mask of the same shape; all False where nothing was found.
+        reference: Boolean mask, shape (z, y, x) of the geometry; all False if the structure is absent.
+        prediction: Boolean mask of the same shape; all False if nothing was found.
         geometry: Grid of both masks; gives spacing and units. A single slice is scored in its plane.
-        structure: Says whether clDice and instance metrics apply, and the NSD tolerance.
+        structure: Gives the NSD tolerance, and if clDice and instance metrics apply.
         reference_instances: Integer label map of instances 1..n of the same shape, or None if the reference has no
             instances; read only if the structure comes in instances.
         prediction_instances: The same for the prediction.
@@ -127,6 +127,7 @@ def score_structure(
         matches,
     )
     values = {name: metric.value(measured) for name, metric in METRICS.items()}
+    difference = counts.prediction - counts.reference
     return StructureScore(
         empty=_empty_mask(counts),
         metrics={name: value if math.isfinite(value) else None for name, value in values.items()},
@@ -134,7 +135,7 @@ def score_structure(
         distance_unit=geometry.unit,
         reference_volume=counts.reference * scale,
         prediction_volume=counts.prediction * scale,
-        volume_error=_volume_error(counts),
+        volume_error=difference / counts.reference if counts.reference else None,
         volume_unit=volume_unit,
         instances_reference=None if matches is None else matches.reference,
         instances_prediction=None if matches is None else matches.prediction,
@@ -158,17 +159,12 @@ def _empty_mask(counts: ConfusionCounts) -> EmptyMask:
 
 
 def volume_scale(geometry: VolumeGeometry) -> tuple[float, VolumeUnit]:
-    """Size of a voxel in the unit that the table uses, and that unit."""
+    """Size of a voxel in the unit of the table, and that unit."""
     if geometry.unit is LengthUnit.PIXEL:
         return geometry.voxel_volume, VolumeUnit.PIXEL if geometry.is_2d else VolumeUnit.VOXEL
     if geometry.is_2d:
         return geometry.voxel_volume, VolumeUnit.SQUARE_MILLIMETRE
     return geometry.voxel_volume / _MM3_PER_ML, VolumeUnit.MILLILITRE
-
-
-def _volume_error(counts: ConfusionCounts) -> float | None:
-    """Relative error of the size; a false alarm on an absent structure has none, its size says how bad it is."""
-    return (counts.prediction - counts.reference) / counts.reference if counts.reference else None
 
 
 def _match_instances(
@@ -184,14 +180,11 @@ def _match_instances(
 
 
 def mean_confidence(labels: NDArray[np.uint16], scores: NDArray[np.float32]) -> float | None:
-    """Mean score over the voxels drawn.
+    """Mean score over the predicted voxels; None for an empty prediction.
 
     Args:
         labels: Label volume (z, y, x), 0 background, instances 1..n.
         scores: Score of instance 1..n, shape (n,).
-
-    Returns:
-        The area-weighted mean; None where nothing was drawn.
     """
     voxels = np.bincount(labels.reshape(-1), minlength=len(scores) + 1)[1 : len(scores) + 1]
     return float((scores * voxels).sum() / voxels.sum()) if voxels.sum() else None

@@ -1,7 +1,7 @@
-"""Is NEW better than BASE? Paired statistics on scores, with the patient as the unit that is independent.
+"""Paired statistics that compare scores of NEW with those of BASE, with the patient as the independent unit.
 
-Slices, structures and both eyes of a patient resemble each other, so rows are never treated as a random sample:
-intervals resample patients, tests rank one number per patient.
+Slices, structures and both eyes of a patient are correlated, so rows are never treated as a random sample: intervals
+resample patients, tests rank one number per patient.
 """
 
 from collections.abc import Sequence
@@ -16,16 +16,9 @@ BOOTSTRAP_RESAMPLES = 10_000
 MIN_NONZERO_PATIENTS = 6
 """With five, the smallest two-sided p value of the signed-rank test is 2 / 2**5 = 0.0625: it cannot be significant."""
 
+_CONFIDENCE = 0.95
 _ROUNDED_TO = 1e-6  # differences of decimals are equal only after rounding; unrounded they lose their ties
-_DRAWS_PER_CHUNK = 1 << 20  # patients drawn at once by the bootstrap: 8 MB of indices, whatever the number of patients
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """Confidence interval, both ends included."""
-
-    low: float
-    high: float
+_DRAWS_PER_CHUNK = 1 << 20  # patients drawn at once by the bootstrap: 8 MB of indices for any number of patients
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +27,8 @@ class SignedRankTest:
 
     Attributes:
         p: P value, not adjusted; None if the test was not made.
-        nonzero: Patients whose difference is not zero; zeros carry no sign and are left out (Wilcoxon's rule).
-        reason: Why there is no p value; None if there is one.
+        nonzero: Patients whose difference is not zero; zeros have no sign and are left out (Wilcoxon's rule).
+        reason: Reason for a missing p value, else None.
     """
 
     p: float | None
@@ -45,7 +38,7 @@ class SignedRankTest:
 
 @dataclass(frozen=True, slots=True)
 class EffectSize:
-    """Size of a paired difference, free of units; positive where NEW has the larger values.
+    """Size of a paired difference, without unit; positive if NEW has the larger values.
 
     Attributes:
         rank_biserial: Matched-pairs rank-biserial correlation (Kerby 2014) in [-1, 1]: share of rank sums in favour
@@ -64,7 +57,7 @@ class PairedComparison:
 
     Attributes:
         pairs: Rows compared.
-        undefined: Pairs left out because the metric is undefined in one or both.
+        undefined: Pairs left out since the metric is undefined in one or both.
         patients: Patients among the rows compared.
         base_mean: Mean of BASE over the rows compared; None if there are none.
         new_mean: Mean of NEW over the rows compared; None if there are none.
@@ -72,13 +65,13 @@ class PairedComparison:
         low: Lower end of the 95 % bootstrap interval of the difference; None below two patients.
         high: Upper end.
         p: Wilcoxon p value, not adjusted; None if there is a `reason`.
-        reason: Why there is no p value.
+        reason: Reason for a missing p value.
         rank_biserial: See `EffectSize`.
         cohens_dz: See `EffectSize`.
         wins: Patients for whom NEW is better.
         ties: Patients with equal means, to 1e-6.
         losses: Patients for whom NEW is worse.
-        unequal: Rows whose two values differ, by 1e-6 at least; a patient's may differ although the means are equal.
+        unequal: Rows whose two values differ by at least 1e-6; those of a patient may differ although its means are equal.
     """
 
     pairs: int
@@ -114,12 +107,12 @@ def compare_pairs(
         base: Values of BASE, shape (rows,); NaN where undefined.
         new: Values of NEW for the same rows, shape (rows,).
         patients: Patient of each row, shape (rows,), any sortable type.
-        higher_is_better: False for distances; decides what counts as a win.
+        higher_is_better: False for distances; gives the direction of wins.
         seed: Seed of the bootstrap; equal input and seed give equal intervals.
         resamples: Bootstrap resamples.
 
     Returns:
-        The comparison; with no usable row its numbers are None and `reason` says why.
+        The comparison; without a usable row its numbers are None and `reason` is given.
 
     Raises:
         ValueError: If the three arrays are not one-dimensional of one length.
@@ -141,8 +134,8 @@ def compare_pairs(
         base_mean=_mean(base),
         new_mean=_mean(new),
         difference=_mean(new - base),
-        low=interval.low if interval else None,
-        high=interval.high if interval else None,
+        low=interval[0] if interval else None,
+        high=interval[1] if interval else None,
         p=test.p,
         reason=test.reason,
         rank_biserial=effect.rank_biserial,
@@ -157,22 +150,22 @@ def compare_pairs(
 def is_regression(
     comparison: PairedComparison, adjusted_p: float | None, *, higher_is_better: bool = True, alpha: float = 0.05
 ) -> bool:
-    """Whether NEW is significantly worse, at the level `alpha` after adjustment; False where no test was possible."""
+    """True if NEW is significantly worse, at the level `alpha` after adjustment; False if no test was possible."""
     return _shown_direction(comparison, adjusted_p, alpha) == (-1 if higher_is_better else 1)
 
 
 def is_improvement(
     comparison: PairedComparison, adjusted_p: float | None, *, higher_is_better: bool = True, alpha: float = 0.05
 ) -> bool:
-    """Whether NEW is significantly better, at the level `alpha` after adjustment; False where no test was possible."""
+    """True if NEW is significantly better, at the level `alpha` after adjustment; False if no test was possible."""
     return _shown_direction(comparison, adjusted_p, alpha) == (1 if higher_is_better else -1)
 
 
 def _shown_direction(comparison: PairedComparison, adjusted_p: float | None, alpha: float) -> int:
-    """1 where NEW is significantly larger, -1 where smaller, 0 where neither is shown.
+    """1 if NEW is significantly larger, -1 if smaller, 0 if neither is shown.
 
     The test ranks patients, the difference is the mean of rows: a few outliers, or patients with many rows, can turn
-    the mean against the ranks. Then neither direction is shown, however small p is.
+    the mean against the ranks. Then neither direction is shown, for any p.
     """
     difference, ranks = comparison.difference, comparison.rank_biserial
     if adjusted_p is None or adjusted_p > alpha or difference is None or ranks is None:
@@ -187,14 +180,9 @@ def patient_means(values: NDArray[np.float64], patients: NDArray[Any]) -> NDArra
 
 
 def cluster_bootstrap(
-    values: NDArray[np.float64],
-    patients: NDArray[Any],
-    *,
-    seed: int,
-    resamples: int = BOOTSTRAP_RESAMPLES,
-    confidence: float = 0.95,
-) -> Interval | None:
-    """Percentile interval of the mean of rows when patients, with all their rows, are drawn with replacement.
+    values: NDArray[np.float64], patients: NDArray[Any], *, seed: int, resamples: int = BOOTSTRAP_RESAMPLES
+) -> tuple[float, float] | None:
+    """95 % percentile interval of the mean of rows if patients, with all their rows, are drawn with replacement.
 
     A resample is a multinomial weight per patient, so it costs one product with the sums per patient and no row is
     copied (cluster bootstrap; Davison and Hinkley 1997, section 3.8).
@@ -220,16 +208,16 @@ def cluster_bootstrap(
             for start in range(0, resamples, at_once)
         ]
     )
-    tail = (1 - confidence) / 2
+    tail = (1 - _CONFIDENCE) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
-    return Interval(float(low), float(high))
+    return float(low), float(high)
 
 
 def signed_rank_test(differences: NDArray[np.float64]) -> SignedRankTest:
-    """Wilcoxon signed-rank test that one difference per patient scatters symmetrically about zero.
+    """Wilcoxon signed-rank test of the hypothesis that one difference per patient is symmetric about zero.
 
-    Differences are rounded to 1e-6 first, else float noise breaks ties and revives zeros. Exact up to 50 patients
-    without ties and up to 13 with ties; normal approximation with tie correction beyond (scipy's `auto`).
+    Differences are rounded to 1e-6 first, since float noise breaks ties and zeros. Exact up to 50 patients without ties
+    and up to 13 with ties; normal approximation with tie correction beyond (scipy's `auto`).
 
     Args:
         differences: Shape (patients,), finite.
@@ -242,7 +230,7 @@ def signed_rank_test(differences: NDArray[np.float64]) -> SignedRankTest:
 
 
 def effect_size(differences: NDArray[np.float64]) -> EffectSize:
-    """How large a paired difference is: rank-biserial correlation and Cohen's dz of one difference per patient."""
+    """Rank-biserial correlation and Cohen's dz of one difference per patient."""
     nonzero = _nonzero_micro(differences)
     ranks = stats.rankdata(np.abs(nonzero))
     rank_biserial = float((np.sign(nonzero) * ranks).sum() / ranks.sum()) if nonzero.size else None
@@ -251,7 +239,7 @@ def effect_size(differences: NDArray[np.float64]) -> EffectSize:
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Adjust p values so that the chance of any false alarm in the family stays below the level (Holm 1979).
+    """Adjust p values so that the chance of any false positive in the family stays below the level (Holm 1979).
 
     The i-th smallest of m is multiplied by m - i + 1, never falls below an earlier one and never exceeds 1.
 

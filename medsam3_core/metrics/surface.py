@@ -1,9 +1,9 @@
-"""Distance between two surfaces: HD95, ASSD and NSD from one search for nearest neighbours (`nearest`).
+"""Surface metrics: HD95, ASSD and NSD from one search for nearest neighbours (`nearest`).
 
 Definitions are those of MONAI. The surface of a mask is its border voxels: those with a face neighbour outside the
-mask (6 neighbours in a volume, 4 in a single slice), where outside the array counts as outside the mask. A distance
-goes from the centre of a border voxel to the centre of the nearest border voxel of the other mask, in the unit of the
-spacing. Both surfaces lie inside the box round both masks, so cropping to it changes nothing.
+mask (6 neighbours in a volume, 4 in a single slice); voxels outside the array are outside the mask. A distance goes
+from the centre of a border voxel to the centre of the nearest border voxel of the other mask, in the unit of the
+spacing. Both surfaces lie inside the bounding box of both masks, so cropping to it changes nothing.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class SurfaceDistances:
 
     @property
     def defined(self) -> bool:
-        """Whether both masks have a surface; else no distance between them exists."""
+        """True if both masks have a surface; else no distance between them exists."""
         return self.from_reference.size > 0 and self.from_prediction.size > 0
 
 
@@ -61,8 +61,8 @@ def nsd(distances: SurfaceDistances, tolerance: float) -> float:
     """Share of both surfaces that lies within a tolerance of the other (normalised surface Dice, by border voxels).
 
     Args:
-        distances: Answer of `surface_distances`.
-        tolerance: Largest distance still counted as agreement, in the unit of the spacing.
+        distances: Result of `surface_distances`.
+        tolerance: Maximum distance that counts as agreement, in the unit of the spacing.
 
     Returns:
         Value in [0, 1]; NaN if both masks are empty, 0.0 if exactly one is.
@@ -80,7 +80,7 @@ def nsd(distances: SurfaceDistances, tolerance: float) -> float:
 
 
 def _percentile_95(values: NDArray[np.float64]) -> float:
-    """95th percentile with linear interpolation: numpy's, without its 0.1 ms of preparations."""
+    """95th percentile with linear interpolation, as of numpy but without its overhead of 0.1 ms."""
     whole, share = divmod(0.95 * (values.size - 1), 1.0)
     rank = int(whole)
     above = min(rank + 1, values.size - 1)

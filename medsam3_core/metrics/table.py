@@ -1,6 +1,6 @@
 """The metrics, one row each: schemas, views, comparisons, pages and docs/metrics.md are derived from this table.
 
-A metric is a function of a `MeasuredPair`, where all that costs time (counts, distances, matches) is there already.
+A metric is a function of a `MeasuredPair`, which holds everything that costs time (counts, distances, matches).
 Importing the table needs neither scipy nor scikit-image.
 """
 
@@ -18,9 +18,9 @@ class MeasuredPair:
     """Reference and prediction of one structure of one case, measured once for all metrics.
 
     Attributes:
-        counts: Voxels by what the two masks say of them.
-        distances: Between their surfaces, in the unit of the spacing.
-        nsd_tolerance: Of the structure, in the same unit.
+        counts: Voxel counts of the two masks.
+        distances: Distances between their surfaces, in the unit of the spacing.
+        nsd_tolerance: NSD tolerance of the structure, in the same unit.
         cldice: Centreline Dice; NaN unless the structure is tubular.
         matches: Instances that pair up; None unless the structure comes in instances and both maps are given.
     """
@@ -40,14 +40,14 @@ class Metric:
         name: Column.
         label: Name on pages.
         definition: One line; R is the reference, P the prediction.
-        value: The function; NaN or infinity where it is undefined.
+        value: The function; NaN or infinity if it is undefined.
         source: Literature.
-        unit: What a number is in: `SHARE`, `DISTANCE` (the row's own unit) or words.
-        upper: Largest value; None without a bound. The smallest is 0.
-        higher_is_better: If so, 0 is the worst value, as which failed cases may count. Else there is no worst value.
-        needs_one_unit: Whether it means something else in mm than in px: undefined over cases of both.
-        always_defined: Whether every structure has it; else it may not apply.
-        symmetric: Whether reference and prediction may be swapped, so that two raters agree by it.
+        unit: Unit of a value: `SHARE`, `DISTANCE` (the unit of the row) or a description.
+        upper: Maximum value; None without a bound. The minimum is 0.
+        higher_is_better: True if 0 is the worst value, as which failed cases may count; else there is no worst value.
+        needs_one_unit: True if values in mm and in px cannot be averaged together.
+        always_defined: True if every structure has it; else it may not apply.
+        symmetric: True if reference and prediction may be swapped, so that it measures the agreement of two raters.
         empty: Value if both masks are empty, the prediction alone, the reference alone; NULL is undefined.
     """
 
@@ -66,7 +66,7 @@ class Metric:
 
     @property
     def is_distance(self) -> bool:
-        """Whether its unit is the `distance_unit` of the row."""
+        """True if its unit is the `distance_unit` of the row."""
         return self.unit == DISTANCE
 
 

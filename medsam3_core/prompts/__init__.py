@@ -1,4 +1,4 @@
 """Prompts: boxes, points, masks and texts; policies that generate them; their rows, files and checks.
 
-No segmenter enters: a prompt is the same for all weights.
+No segmenter is imported: a prompt is the same for all weights.
 """

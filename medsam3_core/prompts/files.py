@@ -1,4 +1,4 @@
-"""Rows of a prompts file that a user wrote: read tolerantly, checked strictly, refused with row, value and remedy."""
+"""Prompts files written by users: read tolerantly, checked strictly, refused with row, value and remedy."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,18 +15,13 @@ COLUMNS = tuple(field.name for field in fields(PromptRow))
 """Columns of a prompts file."""
 
 _BOX = ("x0", "y0", "x1", "y1")
-_NEEDED: Mapping[RowKind, tuple[str, ...]] = {
-    RowKind.TEXT: ("text",),
-    RowKind.BOX: _BOX,
-    RowKind.POINTS: ("x", "y"),
-    RowKind.MASK: ("mask_rle",),
+_OF_KIND: Mapping[RowKind, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    RowKind.TEXT: (("text",), ()),
+    RowKind.BOX: (_BOX, ("label",)),
+    RowKind.POINTS: (("x", "y"), ("label",)),
+    RowKind.MASK: (("mask_rle",), ()),
 }
-_OPTIONAL: Mapping[RowKind, tuple[str, ...]] = {
-    RowKind.TEXT: (),
-    RowKind.BOX: ("label",),
-    RowKind.POINTS: ("label",),
-    RowKind.MASK: (),
-}
+"""Required and optional columns of each kind."""
 _ALWAYS = ("case_id", "slice", "structure", "instance", "kind")
 
 
@@ -34,13 +29,13 @@ def prompt_row(values: Mapping[str, Any], number: int, defaults: Mapping[str, An
     """Read one row of a table; empty strings, None and NaN count as absent, `instance` defaults to 0.
 
     Args:
-        values: Column to cell, texts or numbers; `mask_rle` is a sequence, or whole numbers separated by spaces.
+        values: Column to cell, texts or numbers; `mask_rle` is a sequence, or integers separated by spaces.
         number: Row number for messages, from 1.
         defaults: Values of columns that a row leaves empty.
 
     Raises:
         UsageError: If a column is unknown, missing for the kind or filled although the kind does not read it, a kind
-            is unknown, a value is no number, or a box is inverted.
+            is unknown, a value is not a number, or a box is inverted.
     """
     given = {**(defaults or {}), **{column: value for column, value in values.items() if not _is_absent(value)}}
     if unknown := [column for column in values if column not in COLUMNS]:
@@ -67,11 +62,11 @@ def validate_rows(rows: Iterable[PromptRow], geometry: VolumeGeometry, *, first_
 
     Args:
         rows: Rows of one case.
-        geometry: Of its volume; a box may reach from 0 to the size of the slice, a point lies on a pixel.
+        geometry: Geometry of its volume; a box may reach from 0 to the size of the slice, a point lies on a pixel.
         first_number: Row number of the first row, for messages.
 
     Raises:
-        UsageError: If a slice does not exist, a box or point leaves the slice, or a mask has another size.
+        UsageError: If a slice does not exist, a box or point lies outside the slice, or a mask has another size.
     """
     depth, *shape_yx = geometry.shape_zyx
     for number, row in enumerate(rows, first_number):
@@ -88,10 +83,10 @@ def validate_rows(rows: Iterable[PromptRow], geometry: VolumeGeometry, *, first_
 
 
 def objects_apart(rows: Sequence[PromptRow], mode: PromptMode) -> list[PromptRow]:
-    """The same rows with a structure name of its own for every object that the interactive head is to draw.
+    """Rows with a separate structure name for every object that the interactive head draws.
 
     Rows of one instance that hold points or a mask, with `mode=interactive` also a box, become the structure
-    `NAME INSTANCE`: what is drawn can then be told apart. Examples of a concept stay together.
+    `NAME INSTANCE`, so that its mask stays separate. Examples of a concept stay together.
     """
     clicked = {RowKind.POINTS, RowKind.MASK, *([RowKind.BOX] if mode is PromptMode.INTERACTIVE else [])}
     objects = {_object(row) for row in rows if row.kind in clicked and row.instance != WHOLE_STRUCTURE}
@@ -106,16 +101,17 @@ def _object(row: PromptRow) -> tuple[int, str, int]:
 
 def _kind(given: Mapping[str, Any], number: int) -> RowKind:
     kind = str(given.get("kind", ""))
-    if kind not in _NEEDED:
-        raise _refusal(number, f"unknown kind {kind!r}; the kinds are: {', '.join(_NEEDED)}")
+    if kind not in _OF_KIND:
+        raise _refusal(number, f"unknown kind {kind!r}; the kinds are: {', '.join(_OF_KIND)}")
     return RowKind(kind)
 
 
 def _require_columns(given: Mapping[str, Any], kind: RowKind, number: int) -> None:
-    needed = ("case_id", "slice", "structure", *_NEEDED[kind])
+    required, optional = _OF_KIND[kind]
+    needed = ("case_id", "slice", "structure", *required)
     if missing := [column for column in needed if column not in given]:
         raise _refusal(number, f"{missing[0]} is missing; a row of kind {kind} needs: {', '.join(needed)}")
-    known = (*_ALWAYS, *_NEEDED[kind], *_OPTIONAL[kind])
+    known = (*_ALWAYS, *required, *optional)
     if extra := [column for column in given if column not in known]:
         value = given[extra[0]]
         raise _refusal(number, f"{extra[0]}={value!r} is not read by kind {kind}; leave it empty or change the kind")

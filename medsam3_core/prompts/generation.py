@@ -1,6 +1,6 @@
-"""Make the prompts of one case from its reference, the same on every machine and in any order.
+"""Generation of the prompts of one case from its reference, the same on every machine and in any order.
 
-The random numbers of a prompt depend on (case, structure, instance, slice, prompt_id) alone, so a cohort that grows,
+The random numbers of a prompt depend on (case, structure, instance, slice, prompt_id) alone. So a growing cohort,
 another batch size or another worker never changes an existing prompt.
 """
 
@@ -21,10 +21,10 @@ from medsam3_core.prompts.regions import ReferenceRegions, Region, SliceRegions,
 from medsam3_core.prompts.rows import WHOLE_STRUCTURE, PromptRow, RowKind, mask_to_runs
 
 MAX_INSTANCES = 200
-"""Most instances of a structure that are prompted on one slice; the largest are kept."""
+"""Maximum instances of a structure that are prompted on one slice; the largest are kept."""
 
 NEGATIVE_MARGIN = 0.25
-"""Share by which the box is larger where negative points are drawn: half of it on either side."""
+"""Share by which the box is enlarged for negative points, half of it on either side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class GeneratedPrompts:
 
     Attributes:
         rows: By slice, then structure in the given order, then instance; text before box.
-        capped: Where instances were left out; the caller logs it.
+        capped: Slices on which instances were left out.
     """
 
     rows: tuple[PromptRow, ...]
@@ -58,25 +58,30 @@ def generate_prompts(
     geometry: VolumeGeometry,
     structures: Sequence[Structure],
 ) -> GeneratedPrompts:
-    """Make the prompts that a policy asks for; `text` on all slices needs no reference.
+    """Make the prompts of a policy; `text` on all slices needs no reference.
 
-    `per=instance` takes the instances of the reference where the structure comes in instances, else the connected
+    `per=instance` uses the instances of the reference if the structure comes in instances, else the connected
     components of each slice (8 neighbours, numbered slice by slice). A structure that the reference lacks gets no box,
     point or mask.
 
     Args:
-        policy: The rule.
+        policy: The policy.
         prompt_id: Its id in the cohort; part of every seed.
         case_id: The case; part of every seed.
         reference: The primary reference of the case, if it has one.
-        geometry: Of the volume.
+        geometry: Geometry of the volume.
         structures: Structures of the recipe.
 
     Raises:
         CaseDataError: If the policy reads the reference and there is none, or it has another shape than the volume.
     """
     if policy.kind is PromptKind.AGENT:
-        return GeneratedPrompts(tuple(_request_row(case_id, item) for item in structures))
+        return GeneratedPrompts(
+            tuple(
+                PromptRow(case_id, 0, item.name, WHOLE_STRUCTURE, RowKind.REQUEST, text=item.text)
+                for item in structures
+            )
+        )
     if policy.kind is PromptKind.FILE:
         msg = f"case {case_id!r} has no row in the prompts file; add some or leave the case out"
         raise CaseDataError(msg)
@@ -110,7 +115,7 @@ def _from_reference(maker: "_PromptMaker", reference: LabelMap, structures: Sequ
 def _prompted(
     policy: PromptPolicy, regions: ReferenceRegions, depth: int, structures: Sequence[Structure]
 ) -> Iterator[tuple[int, SliceRegions, Structure]]:
-    """Slices and the structures to prompt there: those that it holds, or those whose key slice it is."""
+    """Slices and the structures to prompt on each: those that it holds, or those whose key slice it is."""
     key_slices: dict[str, int] | None = None
     if policy.slices is PromptedSlices.KEY:
         key_slices = regions.key_slices(tuple(structure.name for structure in structures))
@@ -122,7 +127,7 @@ def _prompted(
 
 
 def _chosen_regions(policy: PromptPolicy, on_slice: SliceRegions, structure: Structure) -> tuple[list[Region], int]:
-    """Regions to prompt, and how many there are; above the cap the largest are kept, in their order."""
+    """Regions to prompt, and the number found; above the cap the largest are kept, in their order."""
     if policy.kind is PromptKind.TEXT:
         return [], 0
     if not policy.is_per_instance(structure):
@@ -134,10 +139,6 @@ def _chosen_regions(policy: PromptPolicy, on_slice: SliceRegions, structure: Str
         return found, len(found)
     largest = sorted(found, key=lambda region: (-region.area, region.instance))[:MAX_INSTANCES]
     return sorted(largest, key=lambda region: region.instance), len(found)
-
-
-def _request_row(case_id: str, structure: Structure) -> PromptRow:
-    return PromptRow(case_id, 0, structure.name, WHOLE_STRUCTURE, RowKind.REQUEST, text=structure.text)
 
 
 def _text_row(case_id: str, z: int, structure: Structure) -> PromptRow:
@@ -179,34 +180,17 @@ class _PromptMaker:
             x = _jittered(x, (float(moves[0]), float(moves[2])), width)
             y = _jittered(y, (float(moves[1]), float(moves[3])), height)
         return PromptRow(
-            self.case_id,
-            z,
-            structure,
-            region.instance,
-            RowKind.BOX,
-            x0=x[0],
-            y0=y[0],
-            x1=x[1],
-            y1=y[1],
-            label=1,
+            self.case_id, z, structure, region.instance, RowKind.BOX, x0=x[0], y0=y[0], x1=x[1], y1=y[1], label=1
         )
 
     def _point_rows(self, z: int, structure: str, region: Region, on_slice: SliceRegions) -> Iterator[PromptRow]:
         generator = self._generator(z, structure, region)
         positives = _positive_points(region, self.policy.pos, generator)
         negatives = _negative_points(region, structure, on_slice, self.policy.neg, self.shape_yx, generator)
+        kind = RowKind.POINTS
         for label, points in ((1, positives), (0, negatives)):
             for y, x in points:
-                yield PromptRow(
-                    self.case_id,
-                    z,
-                    structure,
-                    region.instance,
-                    RowKind.POINTS,
-                    x=float(x),
-                    y=float(y),
-                    label=label,
-                )
+                yield PromptRow(self.case_id, z, structure, region.instance, kind, x=float(x), y=float(y), label=label)
 
     def _mask_row(self, z: int, structure: str, region: Region) -> PromptRow:
         mask = np.zeros(self.shape_yx, dtype=bool)
@@ -229,7 +213,7 @@ def _positive_points(region: Region, count: int, generator: np.random.Generator)
     """Pixels (y, x) of the slice: the innermost one, then distinct ones drawn uniformly from the rest.
 
     The innermost pixel is the first maximum, in row-major order, of the Euclidean distance to the outside in pixels;
-    what lies beyond the edge of the slice counts as outside. A region with fewer pixels than asked for gives them all.
+    beyond the edge of the slice counts as outside. A region with fewer pixels than `count` gives them all.
     """
     distance = ndimage.distance_transform_edt(np.pad(region.mask, 1))[1:-1, 1:-1]
     innermost = int(np.argmax(distance))
@@ -246,9 +230,9 @@ def _negative_points(
     shape_yx: tuple[int, int],
     generator: np.random.Generator,
 ) -> list[tuple[int, int]]:
-    """Distinct pixels (y, x) outside the structure (all its instances), uniform in the grown box.
+    """Distinct pixels (y, x) outside the structure (all its instances), uniform in the enlarged box.
 
-    Where the structure fills the grown box they come from the whole slice; where it fills the slice there are none.
+    If the structure fills the enlarged box, they come from the whole slice; if it fills the slice, there are none.
     """
     if count == 0:
         return []
@@ -261,7 +245,7 @@ def _negative_points(
 
 
 def _grown(window: Window, shape_yx: tuple[int, int]) -> Window:
-    """The window with sides 25 % longer, rounded outwards to whole pixels and clipped to the slice."""
+    """Window with sides 25 % longer, rounded outwards to whole pixels and clipped to the slice."""
     rows, columns = (
         slice(
             max(0, math.floor(extent.start - NEGATIVE_MARGIN / 2 * (extent.stop - extent.start))),
@@ -273,7 +257,7 @@ def _grown(window: Window, shape_yx: tuple[int, int]) -> Window:
 
 
 def _draw(pixels: NDArray[np.intp], count: int, generator: np.random.Generator) -> NDArray[np.intp]:
-    """Distinct pixels, uniformly; all of them where there are too few."""
+    """Distinct pixels, uniformly; all of them if there are too few."""
     return generator.choice(pixels, size=min(count, pixels.size), replace=False)
 
 

@@ -1,8 +1,8 @@
 """Prompt policies: the rule by which prompts are made, written `kind[:key=value,...]`.
 
 The canonical string of a policy names every key that its kind knows, in alphabetical order, with defaults filled in:
-`box` is `box:jitter=0,per=auto,slices=all`. It is what stands in the `prompt` column. `per=auto` means: one prompt per
-instance where the recipe says that a structure comes in instances, else one per structure.
+`box` is `box:jitter=0,per=auto,slices=all`. The column `prompt` holds it. `per=auto` means: one prompt per instance if
+the recipe says that a structure comes in instances, else one per structure.
 """
 
 import math
@@ -18,11 +18,11 @@ from medsam3_core.errors import UsageError
 from medsam3_core.settings.agent import SYNONYMS, VOCABULARY_VERSION
 
 PROMPT_CODE_VERSION = 1
-"""Raised whenever the code that makes prompts would give other prompts for the same policy, case and structure."""
+"""Raised when the code would make different prompts for the same policy, case and structure."""
 
 
 class PromptKind(StrEnum):
-    """What a policy tells the model."""
+    """Kinds of policies, by the prompts that they give the model."""
 
     TEXT = "text"
     BOX = "box"
@@ -34,7 +34,7 @@ class PromptKind(StrEnum):
 
 
 class Per(StrEnum):
-    """What one box, point set or mask stands for; `auto` asks the recipe, structure by structure."""
+    """Object of one box, point set or mask; `auto` follows the recipe, structure by structure."""
 
     AUTO = "auto"
     STRUCTURE = "structure"
@@ -42,7 +42,7 @@ class Per(StrEnum):
 
 
 class PromptedSlices(StrEnum):
-    """Which slices are prompted.
+    """Slices that are prompted.
 
     `all`: for text every slice, else every slice that holds the structure. `key`: the slice where the structure has
     its largest area. `reference`: text only, the slices that hold the structure.
@@ -53,45 +53,28 @@ class PromptedSlices(StrEnum):
     REFERENCE = "reference"
 
 
-_KEYS_OF_KIND: Mapping[PromptKind, tuple[str, ...]] = {
-    PromptKind.TEXT: ("slices",),
-    PromptKind.BOX: ("jitter", "per", "slices"),
-    PromptKind.POINTS: ("neg", "per", "pos", "slices"),
-    PromptKind.MASK: ("per", "slices"),
-    PromptKind.TEXT_AND_BOX: ("jitter", "per", "slices"),
-    PromptKind.AGENT: ("synonyms",),
-    PromptKind.FILE: ("digest", "kinds"),
+_OF_KIND: Mapping[PromptKind, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    PromptKind.TEXT: (("slices",), ("text",)),
+    PromptKind.BOX: (("jitter", "per", "slices"), ("box",)),
+    PromptKind.POINTS: (("neg", "per", "pos", "slices"), ("interactive",)),
+    PromptKind.MASK: (("per", "slices"), ("interactive",)),
+    PromptKind.TEXT_AND_BOX: (("jitter", "per", "slices"), ("text", "box")),
+    PromptKind.AGENT: (("synonyms",), ("text",)),
+    PromptKind.FILE: (("digest", "kinds"), ()),
 }
-_NEEDS: Mapping[PromptKind, frozenset[str]] = {
-    PromptKind.TEXT: frozenset({"text"}),
-    PromptKind.BOX: frozenset({"box"}),
-    PromptKind.POINTS: frozenset({"interactive"}),
-    PromptKind.MASK: frozenset({"interactive"}),
-    PromptKind.TEXT_AND_BOX: frozenset({"text", "box"}),
-    PromptKind.AGENT: frozenset({"text"}),
-    PromptKind.FILE: frozenset(),
-}
+"""Keys of each kind, and the capabilities that it needs."""
 _NEEDS_OF_ROWS = {"text": "text", "box": "box", "points": "interactive", "mask": "interactive"}
-_CONVERTERS: Mapping[str, Callable[[str], Any]] = {
-    "digest": str,
-    "jitter": float,
-    "kinds": str,
-    "neg": int,
-    "per": Per,
-    "pos": int,
-    "slices": PromptedSlices,
-    "synonyms": int,
+_VALUES: Mapping[str, tuple[Callable[[str], Any], str]] = {
+    "digest": (str, "the digest of a prompts file"),
+    "jitter": (float, "a number of at least 0"),
+    "kinds": (str, "kinds of prompt joined by +"),
+    "neg": (int, "a whole number of at least 0"),
+    "per": (Per, f"one of {', '.join(Per)}"),
+    "pos": (int, "a whole number of at least 1"),
+    "slices": (PromptedSlices, f"one of {', '.join(PromptedSlices)}"),
+    "synonyms": (int, "a whole number from 0 to 16"),
 }
-_EXPECTED = {
-    "digest": "the digest of a prompts file",
-    "kinds": "kinds of prompt joined by +",
-    "jitter": "a number of at least 0",
-    "neg": "a whole number of at least 0",
-    "per": f"one of {', '.join(Per)}",
-    "pos": "a whole number of at least 1",
-    "slices": f"one of {', '.join(PromptedSlices)}",
-    "synonyms": "a whole number from 0 to 16",
-}
+"""Converter and description of the values of each key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +82,14 @@ class PromptPolicy:
     """A parsed policy.
 
     Attributes:
-        kind: What is told.
-        per: What one box, point set or mask stands for.
+        kind: Kind of prompts.
+        per: Object of one box, point set or mask.
         jitter: Each edge of a box moves by U(-jitter, jitter) of its side; box kinds only.
         pos: Positive points per prompt, at least 1; points only.
         neg: Negative points per prompt; points only.
-        slices: Which slices are prompted.
-        synonyms: Second opinions that the rules of the agent ask for beside a plain name; agent only.
-        digest: Of the rows of a prompts file; `file` only, whose prompts no rule makes.
+        slices: Slices that are prompted.
+        synonyms: Synonyms that the rules of the agent try beside a plain name; agent only.
+        digest: Digest of the rows of a prompts file; `file` only.
         kinds: Kinds of its rows, joined by `+`.
     """
 
@@ -125,15 +108,15 @@ class PromptPolicy:
         out_of_range["synonyms"] = not 0 <= self.synonyms <= 16
         for key, wrong in out_of_range.items():
             if wrong:
-                msg = f"{key}={getattr(self, key)} of prompt policy {self.kind} is not {_EXPECTED[key]}"
+                msg = f"{key}={getattr(self, key)} of prompt policy {self.kind} is not {_VALUES[key][1]}"
                 raise UsageError(msg)
         if self.slices is PromptedSlices.REFERENCE and self.kind is not PromptKind.TEXT:
             msg = (
-                f"slices=reference does not apply to prompt policy {self.kind}, which only ever asks slices that hold "
+                f"slices=reference does not apply to prompt policy {self.kind}, which prompts only slices that hold "
                 "the structure; write slices=all or slices=key"
             )
             raise UsageError(msg)
-        foreign = [key for key in _CONVERTERS if key not in self.keys and getattr(self, key) != _DEFAULTS[key]]
+        foreign = [key for key in _VALUES if key not in self.keys and getattr(self, key) != _DEFAULTS[key]]
         if foreign:
             raise UsageError(_inapplicable(foreign[0], self.kind))
 
@@ -161,42 +144,42 @@ class PromptPolicy:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Keys that this kind knows, in alphabetical order."""
-        return _KEYS_OF_KIND[self.kind]
+        """Keys of this kind, in alphabetical order."""
+        return _OF_KIND[self.kind][0]
 
     def canonical(self) -> str:
-        """The one string of this policy: every key of its kind, sorted, defaults resolved; `parse` reads it back."""
+        """Canonical string: every key of the kind, sorted, defaults filled in; `parse` reads it back."""
         return f"{self.kind}:" + ",".join(f"{key}={_written(getattr(self, key))}" for key in self.keys)
 
     def short(self) -> str:
-        """What differs from the defaults, for people: `box`, `box:jitter=0.1`; `parse` reads it back too."""
+        """Short string for people, without defaults: `box`, `box:jitter=0.1`; `parse` reads it back too."""
         changed = [key for key in self.keys if getattr(self, key) != _DEFAULTS[key]]
         return f"{self.kind}:{','.join(f'{k}={_written(getattr(self, k))}' for k in changed)}" if changed else self.kind
 
     @property
     def privileged(self) -> bool:
-        """Whether making the prompts reads the reference; only `agent`, `file` and `text` on all slices do not."""
+        """True if the prompts are made from the reference; only `agent`, `file` and `text` on all slices are not."""
         if self.kind in (PromptKind.AGENT, PromptKind.FILE):
             return False
         return self.kind is not PromptKind.TEXT or self.slices is not PromptedSlices.ALL
 
     @property
     def needs(self) -> frozenset[str]:
-        """Names of the `Capabilities` that a segmenter needs for it: `text`, `box`, `interactive`."""
+        """Names of the `Capabilities` that a segmenter needs: `text`, `box`, `interactive`."""
         if self.kind is PromptKind.FILE:
             return frozenset(_NEEDS_OF_ROWS[kind] for kind in self.kinds.split("+") if kind in _NEEDS_OF_ROWS)
-        return _NEEDS[self.kind]
+        return frozenset(_OF_KIND[self.kind][1])
 
     def lacking(self, capabilities: Capabilities) -> tuple[str, ...]:
-        """Capabilities that this policy needs and that are missing, sorted; empty where it can be asked."""
+        """Capabilities that this policy needs and the weights lack, sorted."""
         return tuple(sorted(need for need in self.needs if not getattr(capabilities, need)))
 
     def is_per_instance(self, structure: Structure) -> bool:
-        """Whether this structure gets one prompt per instance."""
+        """True if this structure gets one prompt per instance."""
         return structure.instances if self.per is Per.AUTO else self.per is Per.INSTANCE
 
     def prompt_id(self, texts: Mapping[str, str]) -> str:
-        """12 hex digits that name the prompts this policy makes in a cohort.
+        """12 hex digits that name the prompts of this policy in a cohort.
 
         Args:
             texts: Name to text of every structure of the recipe.
@@ -211,30 +194,28 @@ _DEFAULTS = {one.name: one.default for one in fields(PromptPolicy)}
 
 
 def short_prompt(canonical: str) -> str:
-    """A canonical policy as `PromptPolicy.short` writes it: `box:jitter=0,per=auto,slices=all` is `box`."""
+    """Short string of a canonical policy: `box` for `box:jitter=0,per=auto,slices=all`."""
     return PromptPolicy.parse(canonical).short()
 
 
 def _parse_assignment(assignment: str, kind: PromptKind) -> tuple[str, Any]:
     key, separator, text = assignment.partition("=")
-    if not separator or key not in _CONVERTERS:
-        msg = f"unknown key {assignment!r} in prompt policy {kind}; write key=value with: {_takes(kind)}"
+    keys, _ = _OF_KIND[kind]
+    if not separator or key not in _VALUES:
+        msg = f"unknown key {assignment!r} in prompt policy {kind}; write key=value with: {', '.join(keys)}"
         raise UsageError(msg)
-    if key not in _KEYS_OF_KIND[kind]:
+    if key not in keys:
         raise UsageError(_inapplicable(key, kind))
+    convert, expected = _VALUES[key]
     try:
-        return key, _CONVERTERS[key](text)
+        return key, convert(text)
     except ValueError:
-        msg = f"{key}={text!r} of prompt policy {kind} is not {_EXPECTED[key]}"
+        msg = f"{key}={text!r} of prompt policy {kind} is not {expected}"
         raise UsageError(msg) from None
 
 
 def _inapplicable(key: str, kind: PromptKind) -> str:
-    return f"key {key!r} does not apply to prompt policy {kind}, which takes: {_takes(kind)}"
-
-
-def _takes(kind: PromptKind) -> str:
-    return ", ".join(_KEYS_OF_KIND[kind])
+    return f"key {key!r} does not apply to prompt policy {kind}, which takes: {', '.join(_OF_KIND[kind][0])}"
 
 
 def _written(value: Any) -> str:

@@ -1,7 +1,7 @@
-"""Prompts: what is told to the model about one structure on one slice.
+"""Prompts for one structure on one slice.
 
 Pixel convention: x counts columns, y counts rows of the stored slice. Boxes are half-open, `[start, stop)`: the pixel
-`stop` is one past the end. A point sits on the pixel it names.
+`stop` is one past the end. A point lies on the pixel it names.
 """
 
 from dataclasses import dataclass
@@ -30,12 +30,12 @@ class BoxPrompt:
 
     @classmethod
     def around(cls, mask: NDArray[np.bool_]) -> "BoxPrompt":
-        """The tight box of a mask, shape (y, x), with at least one pixel."""
+        """Bounding box of a mask, shape (y, x), with at least one pixel."""
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         return cls(float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
 
     def require_inside(self, shape_yx: tuple[int, ...]) -> None:
-        """Refuse a box that leaves its slice.
+        """Refuse a box that lies partly outside its slice.
 
         Raises:
             UsageError: Names box and slice.
@@ -58,7 +58,7 @@ class PointPrompt:
     positive: bool = True
 
     def require_inside(self, shape_yx: tuple[int, ...]) -> None:
-        """Refuse a point that lies on no pixel of its slice.
+        """Refuse a point that lies outside its slice.
 
         Raises:
             UsageError: Names point and slice.
@@ -81,15 +81,15 @@ class MaskPrompt:
 
 @dataclass(frozen=True, eq=False)
 class SlicePrompt:
-    """All that is told about one structure on one slice.
+    """All prompts for one structure on one slice.
 
     Attributes:
         structure: Name of the structure; the key of the answer.
-        text: What to look for, or None.
+        text: Text prompt, or None.
         boxes: Boxes, one per instance or one for the structure.
         points: One tuple of points per instance.
         masks: One mask per instance.
-        per_instance: Whether boxes, points and masks stand for instances (else for the whole structure).
+        per_instance: True if boxes, points and masks each mark an instance, else the whole structure.
     """
 
     structure: str
@@ -108,7 +108,7 @@ class SlicePrompt:
             raise UsageError(msg)
 
     def objects(self) -> "list[SlicePrompt]":
-        """One prompt per object, for who follows objects one by one: the i-th box, point set and mask belong together.
+        """One prompt per object, for a tracker: the i-th box, point set and mask belong together.
 
         Raises:
             UsageError: If the kinds differ in number.

@@ -1,7 +1,7 @@
-"""Where a reference holds its structures on one slice: cropped masks, from one pass over the slice.
+"""Regions of the structures of a reference on one slice: cropped masks, from one pass over the slice.
 
 Bounding boxes of all label values come from a single `find_objects`; every mask is then built inside its box, so that
-the cost of a structure is that of its box and not of the slice.
+its cost grows with the box, not with the slice.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ from medsam3_core.cases.structures import LabelMap
 from medsam3_core.prompts.rows import WHOLE_STRUCTURE
 
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
-_LARGEST_DENSE_VALUE = 65535  # above, `find_objects` would list millions of values that do not exist
+_MAX_DENSE_VALUE = 65535  # above, `find_objects` would list millions of values that do not exist
 
 Window = tuple[slice, slice]
 """Rows and columns of a slice."""
@@ -81,7 +81,7 @@ class SliceRegions:
         self._windows = _windows_by_value(labels)
 
     def holds(self, structure: str) -> bool:
-        """Whether any pixel belongs to the structure."""
+        """True if any pixel belongs to the structure."""
         return any(value in self._windows for value in self._instance_of.get(structure, ()))
 
     def inside(self, structure: str, window: Window) -> NDArray[np.bool_]:
@@ -89,12 +89,12 @@ class SliceRegions:
         return np.isin(self._labels[window], list(self._instance_of.get(structure, ())))
 
     def whole(self, structure: str) -> Region | None:
-        """The structure as a whole; None where the slice does not hold it."""
+        """The structure as a whole; None if the slice does not hold it."""
         present = [value for value in self._instance_of.get(structure, ()) if value in self._windows]
         return self._region(WHOLE_STRUCTURE, present) if present else None
 
     def instances(self, structure: str) -> Iterator[Region]:
-        """The reference's own instances on this slice, by number; one in several pieces stays one."""
+        """Instances of the reference on this slice, by number; one in several pieces stays one."""
         values: dict[int, list[int]] = {}
         for value, instance in self._instance_of.get(structure, {}).items():
             if value in self._windows:
@@ -103,10 +103,7 @@ class SliceRegions:
             yield self._region(instance, values[instance])
 
     def components(self, structure: str) -> Iterator[Region]:
-        """Connected components (8 neighbours) of this slice, numbered from 1 in row-major order.
-
-        The numbers of one slice have nothing to do with those of the next.
-        """
+        """Connected components (8 neighbours) of this slice, numbered from 1 in row-major order on each slice."""
         whole = self.whole(structure)
         if whole is None:
             return
@@ -128,7 +125,7 @@ def _windows_by_value(labels: NDArray[Any]) -> dict[int, Window]:
     largest = int(labels.max(initial=0))
     if largest == 0:
         return {}
-    if largest <= _LARGEST_DENSE_VALUE:
+    if largest <= _MAX_DENSE_VALUE:
         found = ndimage.find_objects(labels)
         return {value: (one[0], one[1]) for value, one in enumerate(found, 1) if one is not None}
     values, positions = np.unique(labels, return_inverse=True)

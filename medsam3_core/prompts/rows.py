@@ -1,4 +1,4 @@
-"""Rows of a prompts file: what the store keeps of every prompt, and how rows become the prompts of a slice."""
+"""Rows of a prompts file, as the store keeps them, and their conversion to the prompts of a slice."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from medsam3_core.errors import UsageError
 from medsam3_core.prompts.prompts import BoxPrompt, MaskPrompt, PointPrompt, SlicePrompt
 
 WHOLE_STRUCTURE = 0
-"""Value of `instance` where a prompt stands for the structure as a whole."""
+"""Value of `instance` for a prompt of the structure as a whole."""
 
 
 class RowKind(StrEnum):
-    """What a row holds; `points` is one row per point, rows of one instance belong together.
+    """Kinds of rows; `points` is one row per point, rows of one instance belong together.
 
-    `request` is what the agent is asked for, in words, in the whole volume; it stands on slice 0.
+    `request` is a request to the agent, in words, for the whole volume; its slice is 0.
     """
 
     REQUEST = "request"
@@ -36,8 +36,8 @@ class PromptRow:
         slice: Index z of the slice.
         structure: Name of the structure.
         instance: Instance from 1; 0 for the structure as a whole.
-        kind: What the row holds.
-        text: What is asked for.
+        kind: Kind of the prompt.
+        text: Text prompt, or request to the agent.
         x0: First column inside the box.
         y0: First row inside the box.
         x1: One past the last column.
@@ -90,9 +90,9 @@ def runs_to_mask(runs: Sequence[int], shape_yx: tuple[int, int]) -> NDArray[np.b
 
 
 def slice_prompts(rows: Iterable[PromptRow], shape_yx: tuple[int, int]) -> dict[int, list[SlicePrompt]]:
-    """The prompts of one case, slice by slice: one per structure, in the order in which structures first appear.
+    """Prompts of one case by slice: one per structure, in the order in which structures first appear.
 
-    Boxes, points and masks with an instance from 1 stand for instances; points of one instance form one set.
+    Boxes, points and masks with an instance from 1 mark instances; points of one instance form one set.
 
     Args:
         rows: Rows of one case, in any order.
@@ -136,7 +136,7 @@ def _one_text(rows: Sequence[PromptRow]) -> str | None:
     if len(texts) > 1:
         first = rows[0]
         msg = (
-            f"case {first.case_id!r} slice {first.slice} asks for {first.structure!r} by {len(texts)} texts: "
+            f"case {first.case_id!r} slice {first.slice} has {len(texts)} texts for {first.structure!r}: "
             f"{', '.join(map(repr, texts))}; give one, or use two structure names"
         )
         raise UsageError(msg)

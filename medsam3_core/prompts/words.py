@@ -1,4 +1,4 @@
-"""Prompts as a person types them: boxes `x0,y0,x1,y1[,-]`, points `x,y[,+|-]`, texts; and what they ask together."""
+"""Prompts typed on the command line: boxes `x0,y0,x1,y1[,-]`, points `x,y[,+|-]`, texts, and their combination."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from medsam3_core.prompts.prompts import BoxPrompt, MaskPrompt, PointPrompt, Sli
 from medsam3_core.settings.inference import PromptMode
 
 NAMELESS = "object"
-"""Structure of a prompt that has no text."""
+"""Structure of a prompt without a text."""
 
 _SIGNS = {"+": True, "-": False}
 
@@ -42,21 +42,21 @@ def assemble_prompts(
     mode: PromptMode,
     masks: Sequence[MaskPrompt] = (),
 ) -> list[SlicePrompt]:
-    """The prompts that texts, boxes, points and masks ask together.
+    """Prompts made of texts, boxes, points and masks.
 
-    Each text is a prompt of its own; boxes beside one text, or alone, are exemplars of one concept. Points are one
+    Each text is a separate prompt; boxes beside one text, or alone, are exemplars of one concept. Points are one
     object, together with the box and the mask if there is one. In interactive mode each box, and always each mask, is
     an object.
 
     Raises:
-        UsageError: If nothing is asked, or it is not clear what belongs together.
+        UsageError: If no prompt is given, or the combination is ambiguous.
     """
     words = list(dict.fromkeys(texts))
     if not (words or boxes or points or masks):
-        msg = "nothing is asked; give at least one --text, --box, --point or --mask"
+        msg = "no prompt is given; give at least one --text, --box, --point or --mask"
         raise UsageError(msg)
     if len(words) > 1 and (boxes or points):
-        msg = f"{len(words)} texts with boxes or points: unclear which belong together; give one --text, or ask twice"
+        msg = f"{len(words)} texts with boxes or points: unclear which belong together; give one --text, or run twice"
         raise UsageError(msg)
     for name, given in (("box", boxes), ("mask", masks)):
         if points and len(given) > 1:
@@ -69,21 +69,11 @@ def assemble_prompts(
         msg = f"{len(boxes)} boxes with {len(masks)} masks: unclear which belong together; give as many of each"
         raise UsageError(msg)
     if words and (mode is PromptMode.INTERACTIVE or masks):
-        msg = "points, masks and mode=interactive do not go with a text, which that head does not read; ask twice"
+        msg = "points, masks and mode=interactive cannot be combined with a text, which that head ignores; run twice"
         raise UsageError(msg)
-    shown = (tuple(points),) if points else ()
+    shown = tuple(boxes), (tuple(points),) if points else (), tuple(masks)
     names: list[str | None] = [*words] or [None]
-    return [
-        SlicePrompt(
-            text or NAMELESS,
-            text=text,
-            boxes=tuple(boxes),
-            points=shown,
-            masks=tuple(masks),
-            per_instance=bool(boxes or points or masks),
-        )
-        for text in names
-    ]
+    return [SlicePrompt(text or NAMELESS, text, *shown, per_instance=any(shown)) for text in names]
 
 
 def _numbers_and_sign(text: str, count: int, kind: str, form: str) -> tuple[list[float], bool]:

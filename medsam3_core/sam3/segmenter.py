@@ -250,7 +250,7 @@ def _drawn(found: Detections, tile: Tile, settings: InferenceSettings, notes: tu
     if len(found.scores) > limit:
         notes = (*notes, f"instances-capped:{len(found.scores)}>{limit}")
     semantic = None
-    if settings.merge.is_of_the_semantic_mask and found.semantic_logits is not None:
+    if settings.merge.uses_semantic_mask and found.semantic_logits is not None:
         semantic = logits_at(found.semantic_logits[None], tile.shape_yx)[0].cpu().numpy()
         if found.presence <= settings.threshold:
             semantic = np.minimum(semantic, 0.0)

@@ -1,4 +1,4 @@
-"""Inference settings of the policy `agent`: which model decides, and what it may cost."""
+"""Inference settings of the policy `agent`: model, limits on turns, tokens, time and cost, sharing of images."""
 
 import math
 import re
@@ -8,11 +8,11 @@ from medsam3_core.errors import UsageError
 from medsam3_core.settings.described import described
 
 VOCABULARY_VERSION = 1
-"""Raised whenever the rules would understand a request differently; part of the prompt id of the policy `agent`."""
+"""Raised when the rules read a request differently; part of the prompt id of the policy `agent`."""
 SYNONYMS = 3
-"""Second opinions that the rules ask for beside the plain name, unless the policy says otherwise."""
+"""Synonyms that the rules try beside the plain name; default of the policy `agent`."""
 RULES = "rules"
-"""Name of the strategy that asks no language model."""
+"""Name of the strategy without a language model."""
 PIXELS_OFF, PIXELS_ON = "off", "on"
 _MODEL = re.compile(r"[\w./:@+-]{1,120}")
 _HOST = re.compile(r"[\w.:\[\]-]{1,253}")
@@ -20,7 +20,7 @@ _HOST = re.compile(r"[\w.:\[\]-]{1,253}")
 
 @dataclass(frozen=True, slots=True)
 class AgentSettings:
-    """One value per setting, described at its field; caps of 0 do not bound."""
+    """One value per setting, described at its field; caps of 0 set no limit."""
 
     agent_model: str = field(
         default=RULES, metadata=described("name of a model at the configured endpoint, or `rules`")
@@ -39,7 +39,7 @@ class AgentSettings:
 
     def __post_init__(self) -> None:
         if not _MODEL.fullmatch(self.agent_model):
-            msg = f"agent_model={self.agent_model!r} is no model name; write rules or the name that the endpoint knows"
+            msg = f"agent_model={self.agent_model!r} is not a model name; write rules or a model name of the endpoint"
             raise UsageError(msg)
         if not 1 <= self.agent_turns <= 100:
             msg = f"agent_turns={self.agent_turns} is outside 1..100"
@@ -47,23 +47,16 @@ class AgentSettings:
         for name in _CAPS:
             value = getattr(self, name)
             if not math.isfinite(value) or value < 0:
-                msg = f"{name}={value} must be 0 (no bound) or above"
+                msg = f"{name}={value} must be 0 (no limit) or above"
                 raise UsageError(msg)
         if not _HOST.fullmatch(self.share_pixels):
-            msg = f"share_pixels={self.share_pixels!r} is not off, on or the name of a host"
+            msg = f"share_pixels={self.share_pixels!r} is not off, on or a host name"
             raise UsageError(msg)
 
     @property
     def uses_model(self) -> bool:
-        """Whether a language model is asked at all."""
+        """True if a language model is used."""
         return self.agent_model != RULES
 
 
-_CAPS = (
-    "agent_tokens",
-    "agent_seconds",
-    "agent_cost",
-    "agent_run_tokens",
-    "agent_run_seconds",
-    "agent_run_cost",
-)
+_CAPS = ("agent_tokens", "agent_seconds", "agent_cost", "agent_run_tokens", "agent_run_seconds", "agent_run_cost")

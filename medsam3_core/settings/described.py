@@ -1,4 +1,4 @@
-"""Settings that say themselves what they do: default and words stand at the field, where help and docs find them."""
+"""Settings described at their fields, from which help texts and documentation are made."""
 
 from dataclasses import Field, fields
 from typing import Any
@@ -10,7 +10,7 @@ def described(words: str) -> dict[str, str]:
 
 
 def described_fields(settings: type[Any]) -> dict[str, Field[Any]]:
-    """Fields of a class of settings that are described, by name."""
+    """Described fields of a settings class, by name."""
     return {one.name: one for one in fields(settings) if "words" in one.metadata}
 
 
@@ -22,7 +22,7 @@ def option_help(settings: type[Any], name: str) -> str:
 
 
 def settings_table(settings: type[Any]) -> list[str]:
-    """One row of a Markdown table per setting: key, default, words."""
+    """One row of a Markdown table per setting: key, default, description."""
     return [
         f"| `{name}` | {_shown(one.default)} | {one.metadata['words']} |"
         for name, one in described_fields(settings).items()

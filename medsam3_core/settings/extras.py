@@ -1,4 +1,4 @@
-"""Optional dependencies: an extra of the package brings them, and what needs one refuses to begin without it."""
+"""Optional dependencies: each is installed by an extra of the package and checked before use."""
 
 from enum import StrEnum
 from importlib.util import find_spec
@@ -15,11 +15,11 @@ class Extra(StrEnum):
 
 
 def lacking(extra: Extra, asker: str, *modules: str) -> str:
-    """Sentence that names the modules that are not installed and the extra that brings them; empty if all are.
+    """Sentence that names the missing modules and the extra that installs them; empty if none is missing.
 
     Args:
         extra: Extra of all the modules.
-        asker: Command or setting that needs them.
+        asker: Command or setting that needs the modules.
         *modules: Names to import, without submodules; finding one does not import it.
     """
     missing = [name for name in modules if find_spec(name) is None]
@@ -30,10 +30,6 @@ def lacking(extra: Extra, asker: str, *modules: str) -> str:
 
 
 def require_extra(extra: Extra, asker: str, *modules: str) -> None:
-    """Refuse to begin without optional dependencies.
-
-    Raises:
-        UsageError: As `lacking` says it.
-    """
+    """Raise a `UsageError` with the sentence of `lacking` if a module is missing."""
     if sentence := lacking(extra, asker, *modules):
         raise UsageError(sentence)

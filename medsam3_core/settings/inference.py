@@ -1,4 +1,4 @@
-"""Settings of inference that can change a number: parsed from `--set key=value`, hashed as `settings_id`."""
+"""Inference settings that can change a number: parsed from `--set key=value`, hashed as `settings_id`."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -15,14 +15,14 @@ _DEFAULT_AGENT = AgentSettings()
 
 
 class PromptMode(StrEnum):
-    """How boxes reach the model: as exemplars of a concept, or as the region to segment (SAM-style head)."""
+    """Meaning of boxes for the model: exemplars of a concept, or the region to segment (SAM-style head)."""
 
     CONCEPT = "concept"
     INTERACTIVE = "interactive"
 
 
 class Merge(StrEnum):
-    """How instances of an answer become the mask that is scored."""
+    """Rules that turn the instances of an answer into the mask that is scored."""
 
     AUTO = "auto"
     UNION = "union"
@@ -32,8 +32,8 @@ class Merge(StrEnum):
     TOP = "top"
 
     @property
-    def is_of_the_semantic_mask(self) -> bool:
-        """Whether it is the semantic mask, and no instance, that stands for the structure."""
+    def uses_semantic_mask(self) -> bool:
+        """True if the structure is taken from the semantic mask, not from instances."""
         return self in (Merge.SEMANTIC, Merge.COMPONENTS)
 
 
@@ -132,21 +132,21 @@ class InferenceSettings:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """The way back from `dataclasses.asdict` through JSON, as a run keeps its settings; of an older run too."""
+        """Inverse of `dataclasses.asdict` through JSON; a key that an older run lacks keeps its default."""
         known, default = {one.name for one in fields(cls)} - {_AGENT}, cls()
         plain = {name: type(getattr(default, name))(values[name]) for name in known & values.keys()}
         return cls(agent=AgentSettings(**values.get(_AGENT, {})), **plain)
 
     @property
     def settings_id(self) -> str:
-        """12 hex digits that name these settings; those of the agent count where they differ from their defaults."""
+        """12 hex digits that name these settings; agent settings count only if they differ from their defaults."""
         values = asdict(self)
         if self.agent == _DEFAULT_AGENT:
             del values[_AGENT]
         return short_digest(values)
 
     def canonical(self) -> str:
-        """What differs from the defaults, as `key=value` pairs in key order; `default` where nothing does."""
+        """Settings that differ from the defaults, as `key=value` pairs in key order; `default` if none do."""
         defaults, values = _flat(type(self)()), _flat(self)
         changed = {key: value for key, value in values.items() if value != defaults[key]}
         return ",".join(f"{key}={changed[key]}" for key in sorted(changed)) or "default"

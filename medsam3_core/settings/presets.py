@@ -1,4 +1,4 @@
-"""Protocols of others by name: prompts and settings that reproduce how published numbers were made."""
+"""Published protocols by name: the prompts and settings behind published numbers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,19 +9,14 @@ from medsam3_core.settings.inference import InferenceSettings
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """What a published toolkit asks, and how.
-
-    Attributes:
-        prompts: Its prompt policies.
-        settings: Its inference settings, as `key=value`.
-    """
+    """Prompt policies of a published toolkit, and its inference settings as `key=value`."""
 
     prompts: tuple[str, ...]
     settings: tuple[str, ...]
 
     @property
     def settings_id(self) -> str:
-        """Digest of the settings, by which its runs are known in the catalog."""
+        """Id of the settings, which runs carry in the catalog."""
         return InferenceSettings.parse(self.settings).settings_id
 
 
@@ -35,24 +30,24 @@ of the instances above 0.1 the one with the highest score. Its formulas and deno
 
 
 def apply_preset(name: str, prompts: Sequence[str], settings: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Prompts and settings of a preset, where nothing that is asked beside it contradicts it.
+    """Prompts and settings of a preset.
 
     Args:
         name: One of `PRESETS`.
-        prompts: Policies that are asked for; a part of the preset's, or none for all of these.
-        settings: Settings that are asked for; must be none.
+        prompts: Policies to use of the preset's; none for all of them.
+        settings: Settings given beside the preset; must be empty.
 
     Raises:
-        UsageError: If the preset is unknown, or prompts or settings are not its own.
+        UsageError: If the preset is unknown, or prompts or settings contradict it.
     """
     if name not in PRESETS:
-        msg = f"unknown preset {name!r}; there is: {', '.join(PRESETS)}"
+        msg = f"unknown preset {name!r}; the presets are: {', '.join(PRESETS)}"
         raise UsageError(msg)
     preset = PRESETS[name]
     if settings:
         msg = f"preset {name} fixes the settings ({', '.join(preset.settings)}); leave out --set {settings[0]}"
         raise UsageError(msg)
     if strays := [prompt for prompt in prompts if prompt not in preset.prompts]:
-        msg = f"preset {name} asks {' and '.join(preset.prompts)}; leave out --prompt {strays[0]}"
+        msg = f"preset {name} fixes the prompts ({' and '.join(preset.prompts)}); leave out --prompt {strays[0]}"
         raise UsageError(msg)
     return tuple(prompts) or preset.prompts, preset.settings

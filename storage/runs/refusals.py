@@ -36,7 +36,7 @@ def _unfit_settings(weights: Weights, policy: PromptPolicy, settings: InferenceS
             yield "mode=interactive"
         elif "text" in policy.needs:
             yield "text with mode=interactive"
-    if settings.merge.is_of_the_semantic_mask and (not can.text or clicked):
+    if settings.merge.uses_semantic_mask and (not can.text or clicked):
         yield f"merge={settings.merge}" if not can.text else f"merge={settings.merge} with interactive prompts"
     if settings.tiles > 1:
         if not can.text:

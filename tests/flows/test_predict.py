@@ -411,7 +411,7 @@ def test_prompts_files_that_do_not_fit_are_refused(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), "nothing is asked; give at least one --text, --box, --point or --mask"),
+        ((), "no prompt is given; give at least one --text, --box, --point or --mask"),
         (("--text", " "), "text prompt for ' ' is empty"),
         (("--text", "a <|endoftext|> b"), "contains the special token <|endoftext|>"),
         (("--box", "1,2,3"), "box '1,2,3' is not x0,y0,x1,y1"),
@@ -419,12 +419,12 @@ def test_prompts_files_that_do_not_fit_are_refused(
         (("--box", "50,20,10,60"), "is empty or inverted"),
         (("--box", "10,20,10,60"), "is empty or inverted"),
         (("--box", "10,20,161,60"), "box 10,20,161,60 leaves the slice of 160 x 120 pixels"),
-        (("--box", "10,20,60,60,-"), "has negative boxes alone"),
+        (("--box", "10,20,60,60,-"), "has only negative boxes"),
         (("--point", "5"), "point '5' is not x,y"),
         (("--point", "160,5"), "point 160,5 lies outside the slice of 160 x 120 pixels"),
         (("--point", "5,5"), "tiny-untrained has no interactive head"),
         (("--box", "1,1,9,9", "--set", "mode=interactive"), "tiny-untrained has no interactive head"),
-        (("--text", "a", "--point", "5,5"), "do not go with a text"),
+        (("--text", "a", "--point", "5,5"), "cannot be combined with a text"),
         (("--text", "a", "--text", "b", "--box", "1,1,9,9"), "unclear which belong together"),
         (("--box", "1,1,9,9", "--box", "1,1,8,8", "--point", "5,5"), "all points are one object"),
         (("--mask", "absent.png"), "no mask at absent.png; give a file that ends in .png"),

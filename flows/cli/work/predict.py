@@ -181,7 +181,7 @@ def _require_capable(store: StoreLayout, name: str, can: Capabilities, request: 
         "text": any(prompt.text is not None and prompt not in clicked for prompt in prompts),
     }
     merge = request.settings.merge
-    if merge.is_of_the_semantic_mask and (clicked or not can.text):
+    if merge.uses_semantic_mask and (clicked or not can.text):
         msg = f"merge={merge}: {name} has no semantic mask for these prompts; use merge=union or merge=best"
         raise UnsupportedPromptError(msg)
     for need, wanted in needs.items():

@@ -41,7 +41,7 @@ def test_voxels_that_are_no_numbers_are_counted_and_refused(value: float) -> Non
 
 def test_a_reference_elsewhere_is_refused_with_both_places() -> None:
     moved = VolumeGeometry.from_nifti(SHAPE, np.diag([0.7, 0.8, 3.1, 1.0]))
-    with pytest.raises(CaseDataError, match=r"reference of 'reference' lies elsewhere .*3\.1.*resample it"):
+    with pytest.raises(CaseDataError, match=r"reference of 'reference' does not match the geometry.*3\.1.*resample it"):
         case(references=(labels(geometry=moved),))
 
 

@@ -46,7 +46,7 @@ def test_a_changed_copy_differs_in_few_bits(change) -> None:
 def test_different_pictures_differ_in_about_half_of_the_bits() -> None:
     hashes = [hashed(Image.fromarray(textured(seed, channels=1))) for seed in range(20)]
     distances = [differing(a, b) for index, a in enumerate(hashes) for b in hashes[:index]]
-    assert min(distances) > PICTURES.most_bits_of_low
+    assert min(distances) > PICTURES.max_bits_of_low
 
 
 @pytest.mark.parametrize("source", real_sources("CHASE_DB1") + real_sources("Task04_Hippocampus"))

@@ -85,7 +85,7 @@ def test_a_box_labelled_0_is_a_counter_example_and_one_without_label_is_positive
 
 
 def test_two_texts_for_one_structure_are_refused():
-    with pytest.raises(UsageError, match="case 'a' slice 0 asks for 'liver' by 2 texts: 'liver', 'hepar'"):
+    with pytest.raises(UsageError, match="case 'a' slice 0 has 2 texts for 'liver': 'liver', 'hepar'"):
         slice_prompts([text("liver"), text("hepar")], SHAPE_YX)
 
 

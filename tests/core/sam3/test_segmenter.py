@@ -262,7 +262,7 @@ def test_boxes_that_leave_the_slice_are_refused(tiny, bad):
 
 
 def test_counter_examples_alone_are_refused(tiny):
-    with pytest.raises(UsageError, match="has negative boxes alone; add a positive box or a text"):
+    with pytest.raises(UsageError, match="has only negative boxes; add a positive box or a text"):
         ask(tiny, phantom(1), SlicePrompt("s", boxes=(box(positive=False),)))
 
 

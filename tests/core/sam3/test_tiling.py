@@ -149,7 +149,7 @@ def test_a_slice_in_tiles_is_answered_at_its_own_size(tiny, merge):
     for answer in answers:
         assert answer.masks.shape[1:] == (150, 210)
         assert (np.diff(answer.scores) <= 0).all()
-    assert (answers[0].semantic is not None) is merge.is_of_the_semantic_mask
+    assert (answers[0].semantic is not None) is merge.uses_semantic_mask
     assert not answers[1].masks[:, 80:, 120:].any()
 
 

@@ -103,7 +103,7 @@ def test_the_preset_is_one_box_round_all_foreground_the_single_best_mask_and_a_t
 @pytest.mark.parametrize(
     ("name", "prompts", "settings", "message"),
     [
-        ("sam3-v9", (), (), "unknown preset 'sam3-v9'; there is: medical-sam3-v1"),
+        ("sam3-v9", (), (), "unknown preset 'sam3-v9'; the presets are: medical-sam3-v1"),
         (MEDICAL_SAM3_V1, ("box:jitter=0.1",), (), "leave out --prompt box:jitter=0.1"),
         (MEDICAL_SAM3_V1, (), ("threshold=0.5",), "leave out --set threshold=0.5"),
     ],
