@@ -43,7 +43,7 @@ from storage.store.layout import open_store  # noqa: E402
 from tasks.ingest import IngestBatch, PendingCase  # noqa: E402
 from tasks.stream.breadcrumbs import BreadcrumbFolder  # noqa: E402
 from tasks.stream.sizing import BatchSizer  # noqa: E402
-from tasks.stream.stream import StreamHooks, run_stream  # noqa: E402
+from tasks.stream.stream import Stream, StreamHooks  # noqa: E402
 from tests.phantom_files import write_nifti, write_phantom_dataset  # noqa: E402
 
 WORKERS = 2
@@ -74,7 +74,7 @@ def main() -> None:
 
 def _system(root: Path, plan: IngestPlan, client: object) -> float:
     store = open_store(root)
-    counts = run_stream(
+    counts = Stream(
         client,  # type: ignore[arg-type]
         IngestBatch(store, plan.cohort.name, plan.cohort.recipe, plan.source_root),
         [PendingCase(source, fingerprint) for source, fingerprint in plan.pending],
@@ -82,7 +82,7 @@ def _system(root: Path, plan: IngestPlan, client: object) -> float:
         max_inflight=2 * WORKERS,
         crumbs=BreadcrumbFolder(store.breadcrumbs() / "benchmark"),
         hooks=StreamHooks(lambda case, reason: print(case.case_id, reason)),
-    )
+    ).run()
     return counts.seconds
 
 

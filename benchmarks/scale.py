@@ -55,7 +55,7 @@ from tasks.ingest import IngestBatch, PendingCase  # noqa: E402
 from tasks.segment import SegmentBatch  # noqa: E402
 from tasks.stream.breadcrumbs import BreadcrumbFolder  # noqa: E402
 from tasks.stream.sizing import BatchSizer  # noqa: E402
-from tasks.stream.stream import StreamHooks, run_stream  # noqa: E402
+from tasks.stream.stream import Stream, StreamHooks  # noqa: E402
 from tasks.stream.work import BatchWork  # noqa: E402
 
 _ROWS_PER_FILE = 500
@@ -247,12 +247,12 @@ def _streamed(workers: Workers, store: StoreLayout, work: BatchWork, cases: Sequ
     sampling = threading.Thread(target=sample)
     sampling.start()
     wall, cpu = time.perf_counter(), time.process_time()
-    counts = run_stream(
+    counts = Stream(
         workers.client, work, cases,
         sizer=BatchSizer(workers.slots), max_inflight=2 * workers.slots,
         crumbs=BreadcrumbFolder(store.breadcrumbs() / "scale"),
         hooks=StreamHooks(lambda case, reason: sys.exit(f"{case.case_id}: {reason}")),
-    )  # fmt: skip
+    ).run()  # fmt: skip
     measured.wall, measured.driver_cpu = time.perf_counter() - wall, time.process_time() - cpu
     measured.batches = counts.batches
     stop.set()

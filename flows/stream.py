@@ -10,7 +10,7 @@ from flows.messages.progress import ProgressReporter
 from storage.store.layout import StoreLayout
 from tasks.stream.breadcrumbs import BreadcrumbFolder, HasCaseId
 from tasks.stream.sizing import BatchSizer
-from tasks.stream.stream import StreamCounts, StreamHooks, run_stream
+from tasks.stream.stream import Stream, StreamCounts, StreamHooks
 from tasks.stream.work import BatchWork
 
 
@@ -41,7 +41,7 @@ def stream_cases(
         StoreError: If the store cannot be written.
     """
     with closing(ProgressReporter(title, len(cases))) as reporter:
-        return run_stream(
+        return Stream(
             workers.client,
             work,
             cases,
@@ -54,4 +54,4 @@ def stream_cases(
                 on_new_scheduler=workers.prepare_again,
             ),
             resources=resources,
-        )
+        ).run()

@@ -1,4 +1,4 @@
-"""The life of one case: read -> prompt -> segment -> score -> write -> row, for all runs that want it."""
+"""The way of one case: read -> prompt -> segment -> score -> write -> row, for all runs that need it."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,11 +33,11 @@ from tasks.ledger import BatchLedger
 
 
 class Case:
-    """One case of a batch: begun (read and prompted), segmented with others, finished (scored, written, noted in rows).
+    """One case of a batch: begun (read and prompted), segmented with others, finished (scored, written, rows added).
 
     Attributes:
-        request: Request to the segmenter once the case is prompted; None where no run has one.
-        error: First error on the way. The steps after it are left out, and `finish` decides what it means.
+        request: Request to the segmenter once the case is prompted; None if no run has one.
+        error: First error. The steps after it are left out, and `finish` handles it.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Case:
         try:
             self._read()
             self._prompt()
-        except Exception as error:  # noqa: BLE001 - decided where the case is finished
+        except Exception as error:  # noqa: BLE001 - handled in `finish`
             self.error = error
         return self
 
@@ -75,8 +75,8 @@ class Case:
             self._volume = open_case_volume(self._store.volume(case.cohort, case.case_id, zipped=case.ndim == 2))
             if self._volume.case_digest not in ("", case.case_digest):
                 msg = (
-                    f"the volume of case {case.case_id!r} in the store is not the one of the case table (an ingest of "
-                    "its changed source was interrupted or runs now); finish the ingest and run again"
+                    f"the volume of case {case.case_id!r} in the store differs from the case table (an ingest of its "
+                    "changed source was interrupted or is running); finish the ingest and run again"
                 )
                 raise CaseDataError(msg)
             self._references = {rater: self._volume.reference(rater) for rater in case.raters}
@@ -108,12 +108,12 @@ class Case:
         return SliceReader(self._volume, self._recipe.window)
 
     def take_predictions(self, predictions: Mapping[str, VolumePrediction], seconds: float) -> None:
-        """Take the predictions by run, and the share of this case in the time that they took."""
+        """Take the predictions by run, and the share of this case in their computing time."""
         self._predictions = predictions
         self._seconds["segment"] += seconds
 
     def ask_agents(self, segmenter: Segmenter, endpoint: EndpointSettings) -> None:
-        """Let the agent answer the requests of its runs; an endpoint that does not answer costs that run the case."""
+        """Let the agent answer the requests of its runs; without an answer the case fails in that run."""
         for agent in self._agents:
             session = AgentSession(
                 segmenter,
@@ -128,20 +128,20 @@ class Case:
                 agent.answer(session, texts, endpoint)
 
     def finish(self, segmenter: Segmenter) -> None:
-        """Score, write and note in rows, run by run; what is wrong with the case ends in its rows.
+        """Score, write and add rows, run by run; faults of the case end in its rows.
 
         Raises:
-            Exception: What no case is to blame for, see `tasks.faults`.
+            Exception: Faults that are not of the case, see `tasks.faults`.
         """
         try:
             if self.error is not None:
                 raise self.error
             self._finish(segmenter)
-        except Exception as error:  # noqa: BLE001 - whatever else one case does, its neighbours must not suffer
+        except Exception as error:  # noqa: BLE001 - a fault of one case must not affect others
             status, reason = ending(error, self._store, self._case)
             self._ledger.unscored([*self._runs, *self._rescored], self._case, status, reason)
         finally:
-            self.error = None  # its traceback would keep this case and its voxels alive
+            self.error = None  # its traceback would keep the voxels of this case in memory
 
     def _finish(self, segmenter: Segmenter) -> None:
         for run in self._by_prompts:
@@ -159,7 +159,7 @@ class Case:
     def _finish_run(
         self, run: Run, segmenter: Segmenter, drawn: VolumePrediction | CaseAgent, notes: Sequence[str]
     ) -> None:
-        """Score and write what was drawn for a run, structure by structure: one label volume is dense at a time."""
+        """Score and write the prediction of a run, structure by structure: one label volume is dense at a time."""
         writer = PredictionWriter(
             self._volume.geometry, run.structures, provenance(run, self._case, self._ledger.batch_id)
         )
@@ -218,7 +218,7 @@ class Case:
 
     @cached_property
     def _intensities(self) -> NDArray[Any]:
-        """The image as stored, shape (z, y, x): of colour the mean of its channels."""
+        """The image as stored, shape (z, y, x); the mean of the channels if it has colours."""
         voxels = self._volume.voxels()
         return voxels if voxels.ndim == 3 else voxels.mean(axis=0, dtype=np.float32)
 
@@ -233,11 +233,11 @@ class Case:
 
 
 def segment_together(cases: Sequence[Case], segmenter: Segmenter, per_pass: int, endpoint: EndpointSettings) -> None:
-    """Segment the cases of a group in shared passes; a group that fails as a whole is segmented case by case."""
+    """Segment the cases of a group in shared passes; if the group fails as a whole, case by case."""
     usable = [case for case in cases if case.error is None]
     try:
         _segment(usable, segmenter, per_pass, endpoint)
-    except Exception as error:  # noqa: BLE001 - decided where the case is finished
+    except Exception as error:  # noqa: BLE001 - handled in `finish`
         if len(usable) == 1:
             usable[0].error = error
             return

@@ -1,4 +1,4 @@
-"""Check: read cases of a source and report what is found; writes nothing."""
+"""Check: read cases of a source and report findings; writes nothing."""
 
 from collections.abc import Sequence
 
@@ -10,6 +10,6 @@ from storage.store.locations import location
 
 
 def check_cases(source_root: str, recipe: Recipe, cases: Sequence[CaseSource]) -> list[CaseCheck]:
-    """One check per case, in their order; trouble with the data ends in the check."""
+    """One check per case, in order; faults of the data end in the check."""
     layout = layout_of(recipe)
     return [check_case(layout, location(source_root), case, recipe) for case in cases]

@@ -1,4 +1,4 @@
-"""Export: write predictions in a clinical format, prove them, and note what was released and what was not."""
+"""Export: write predictions in a clinical format, verify them, and record released and failed cases."""
 
 import traceback
 from collections import Counter
@@ -32,7 +32,7 @@ class PendingExport:
 
     @property
     def case_id(self) -> str:
-        """Names the case in breadcrumbs."""
+        """Id of the case in breadcrumbs."""
         return self.case.case_id
 
 
@@ -42,15 +42,15 @@ class ExportBatch:
 
     Attributes:
         store: The store.
-        run_id: Whose predictions.
-        structures: In the order of label values.
-        texts: Text of each.
+        run_id: Run of the predictions.
+        structures: Structures in the order of label values.
+        texts: Text of each structure.
         weights: Name and version.
         source_root: Root of the source.
-        form: What is written.
-        out: Where to.
-        claim: Under which claim of that folder, see `storage.exports.claims`.
-        anonymous: Leave patients' names out of DICOM.
+        form: Format to write.
+        out: Output folder.
+        claim: Claim of that folder, see `storage.exports.claims`.
+        anonymous: Leave patient names out of DICOM.
     """
 
     store: StoreLayout
@@ -65,17 +65,17 @@ class ExportBatch:
     anonymous: bool = False
 
     def __call__(self, batch_id: str, cases: Sequence[PendingExport], crumb: Breadcrumb) -> Mapping[str, int]:
-        """Write cases; each ends as one row, released or with the reason why not."""
+        """Write cases; each gets one row, released or with the reason of its failure."""
         rows = [self.row(case) for case in crumb.along(cases)]
         write_releases(self.store, self.run_id, batch_id, rows)
         return Counter(row["status"] for row in rows)
 
     def unfinished(self, batch_id: str, cases: Sequence[PendingExport]) -> tuple[list[PendingExport], dict[str, int]]:
-        """All cases of a batch: a second export costs nothing but time."""
+        """All cases of a batch: a second export costs only time."""
         return list(cases), {}
 
     def row(self, pending: PendingExport) -> dict[str, Any]:
-        """Write one case; trouble with it ends in its row, trouble with the disk is raised."""
+        """Write one case; faults of the case end in its row, faults of the disk are raised."""
         files = pending.source.image if pending.source is not None else ()
         with local_copies(location(self.source_root), files, missing_ok=True) as source:
             return self._row(pending, source)
@@ -96,7 +96,7 @@ class ExportBatch:
             return self._unwritten(pending, str(error), status)
         except of_all_cases():
             raise
-        except Exception as error:  # noqa: BLE001 - whatever else one case does, its neighbours must not suffer
+        except Exception as error:  # noqa: BLE001 - a fault of one case must not affect others
             return self._unwritten(pending, _without_values(error))
         return self._unwritten(pending, None, ReleaseStatus.RELEASED) | {
             "path": str(released.path),
@@ -128,7 +128,7 @@ class ExportBatch:
         )
 
     def record_crash(self, pending: PendingExport, reason: str) -> None:
-        """Write the row of a case that killed its worker."""
+        """Write the row of a case that crashed its worker."""
         row = self._unwritten(pending, reason)
         write_releases(self.store, self.run_id, f"crash-{pending.batch_id}-{pending.case_id}"[:150], [row])
 
@@ -145,9 +145,9 @@ class ExportBatch:
 
 
 def _without_values(error: Exception) -> str:
-    """Kind and place of an error that nobody foresaw: its text may quote a header, and headers name patients."""
+    """Kind and place of an unexpected error, without its text, which may quote a header with the name of a patient."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(place.filename).parent.name}/{Path(place.filename).name}:{place.lineno}"
     if isinstance(error, OSError):
         return f"{error.filename or where}: {error.strerror or type(error).__name__}; run the same command again"
-    return f"{type(error).__name__} in {where}; this form cannot hold the case, another --format may"
+    return f"{type(error).__name__} in {where}; the case cannot be written in this format, try another --format"

@@ -1,4 +1,4 @@
-"""Errors in a batch: what ends one case, and what no case is to blame for and stops the batch."""
+"""Errors in a batch: those that end one case, and those that stop the batch."""
 
 import logging
 import traceback
@@ -14,12 +14,12 @@ logger = logging.getLogger(__name__)
 
 
 def of_all_cases(*more: type[Exception]) -> tuple[type[Exception], ...]:
-    """Kinds of errors that every case of a batch would meet: of the store, of the network, of the installation."""
+    """Errors that would hit every case of a batch: of the store, of the network, of the installation."""
     return (StoreError, ImportError, ConnectionError, *connection_errors(), *more)
 
 
 def is_gone(store: StoreLayout, cohort: str) -> bool:
-    """True where a damaged file is not the trouble of one case: the cohort itself has left the store."""
+    """True if the cohort itself is missing in the store, so that a damaged file is not the fault of one case."""
     return not store.cohort_json(cohort).exists()
 
 
@@ -29,7 +29,7 @@ def ending(error: Exception, store: StoreLayout, case: CaseRef) -> tuple[CaseSta
     A broken accelerator ends the worker, see `tasks.plugin`.
 
     Raises:
-        Exception: The error itself, if no case is to blame for it.
+        Exception: The error itself, if it is not a fault of the case.
     """
     match error:
         case CaseDataError():

@@ -1,4 +1,4 @@
-"""Ingest: read a case from its source, prove it, write it to the store, return its row."""
+"""Ingest: read a case from its source, verify it, write it to the store, return its row."""
 
 import logging
 import traceback
@@ -32,8 +32,8 @@ class PendingCase:
 
     Attributes:
         source: The case.
-        fingerprint: That of its source files when they were listed.
-        standing: Digest of the row that rejected it as it is now; where it is rejected as before, no row is added.
+        fingerprint: Fingerprint of its source files when they were listed.
+        standing: Digest of its current row if that is a rejection; the same rejection adds no row.
     """
 
     source: CaseSource
@@ -42,20 +42,20 @@ class PendingCase:
 
     @property
     def case_id(self) -> str:
-        """Names the case in breadcrumbs."""
+        """Id of the case in breadcrumbs."""
         return self.source.case_id
 
 
 @dataclass(frozen=True, slots=True)
 class IngestBatch:
-    """The work of an ingest: read, prove, write.
+    """The work of an ingest: read, verify, write.
 
     Attributes:
-        store: Where to.
+        store: The store.
         cohort: Cohort.
-        recipe: How the source is read.
+        recipe: Recipe of the source.
         source_root: Source folder, or the pseudo source of phantoms.
-        with_references: Whether references are read, and structures enter the digests of cases.
+        with_references: True if references are read and structures are part of the digests of cases.
     """
 
     store: StoreLayout
@@ -65,7 +65,7 @@ class IngestBatch:
     with_references: bool = True
 
     def __call__(self, batch_id: str, cases: Sequence[PendingCase], crumb: Breadcrumb) -> Mapping[str, int]:
-        """Ingest cases; each has one row afterwards, accepted or rejected with its reason."""
+        """Ingest cases; each gets one row, accepted or rejected with its reason."""
         beside = _TablesBeside()
         rows = [self.row(case, beside) for case in crumb.along(cases)]
         write_image_hashes(self.store, self.cohort, beside.image_hashes)
@@ -75,23 +75,23 @@ class IngestBatch:
         return Counter(row["status"] for row in rows)
 
     def unfinished(self, batch_id: str, cases: Sequence[PendingCase]) -> tuple[list[PendingCase], dict[str, int]]:
-        """Cases without a row of this batch, and how the others ended."""
+        """Cases without a row of this batch, and the statuses of the others."""
         committed = committed_cases(self.store, self.cohort, batch_id)
         return [case for case in cases if case.case_id not in committed], dict(Counter(committed.values()))
 
     def record_crash(self, case: PendingCase, reason: str) -> None:
-        """Write the row of a case that killed its worker, unless it is there already."""
+        """Write the row of a case that crashed its worker, unless it exists already."""
         row = self.rejected(case, reason)
         if row["case_digest"] != case.standing:
             write_cases(self.store, self.cohort, [row])
 
     def row(self, case: PendingCase, beside: "_TablesBeside") -> dict[str, Any]:
-        """Read and write one case; trouble with its data ends in the row, trouble with the store is raised."""
+        """Read and write one case; faults of its data end in the row, faults of the store are raised."""
         try:
             volume = self._read(case.source)
         except of_all_cases():
             raise
-        except Exception as error:  # noqa: BLE001 - whatever else one case does, its neighbours must not suffer
+        except Exception as error:  # noqa: BLE001 - a fault of one case must not affect others
             return self.rejected(case, _reason(case.source, error))
         try:
             return self._written(case, volume, beside)
@@ -117,8 +117,9 @@ class IngestBatch:
         if source.reject_reason:
             raise CaseDataError(source.reject_reason)
         volume = read_case(layout_of(self.recipe), location(self.source_root), source, self.recipe)
-        if not volume.references:
-            _require_no_promised_reference(source)
+        if source.references and not volume.references:
+            msg = f"{source.case_id}: the reader listed references {dict(source.references)} and read none"
+            raise CaseDataError(msg)
         return volume
 
     def rejected(self, case: PendingCase, reason: str) -> dict[str, Any]:
@@ -149,31 +150,25 @@ class IngestBatch:
 
 @dataclass
 class _TablesBeside:
-    """Rows of a batch for other tables than that of the cases."""
+    """Rows of a batch for tables other than `cases`."""
 
     image_hashes: list[dict[str, Any]] = field(default_factory=list)
     agreement: list[dict[str, Any]] = field(default_factory=list)
 
 
 def _reason(source: CaseSource, error: Exception) -> str:
-    """Why a case is rejected; does not name the patient."""
+    """Reason of a rejection, without the name of the patient."""
     match error:
         case CaseDataError():
             return str(error)
         case MemoryError():
-            return "does not fit into this worker's memory; raise the memory limit of the cluster"
+            return "does not fit into the memory of the worker; raise the memory limit of the cluster"
         case OSError():
             return without_names(f"{error.filename or source.image}: {error.strerror or error}", source)
     logger.warning("case %s failed:\n%s", source.case_id, without_names(traceback.format_exc(), source))
     shown = source.extra.get("shown", ", ".join(source.image[:1]) or source.case_id)
     text = without_names(f"{type(error).__name__}: {error}", source)[:500]
-    return f"{shown} cannot be read ({text}); it is damaged or of an unknown kind: export it again or remove it"
-
-
-def _require_no_promised_reference(source: CaseSource) -> None:
-    if source.references:
-        msg = f"{source.case_id}: the reader listed references {dict(source.references)} and read none"
-        raise CaseDataError(msg)
+    return f"{shown} cannot be read ({text}); it is damaged or of an unknown format: export it again or remove it"
 
 
 def _facts(volume: CaseVolume) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Rows of a batch, committed together at its end; rows of cases that no batch works on."""
+"""Rows of a batch, committed together at its end; rows of cases without a batch."""
 
 import uuid
 from collections import Counter
@@ -23,13 +23,13 @@ class BatchLedger:
     """Rows of one batch.
 
     Attributes:
-        store: Store that they are written to.
+        store: The store.
         batch_id: Id of the batch, which names its files and is the `attempt` of its rows.
-        token: Token with which workers commit, see `storage.store.writers`.
+        token: Token of the commits, see `storage.store.writers`.
         prompts: Prompts of its cases.
-        statuses: Cases by how they ended.
+        statuses: Cases by status.
         scores: Scores.
-        outcomes: Outcomes, one per case and run; none where a stored prediction was scored again.
+        outcomes: Outcomes, one per case and run; none if a stored prediction was scored again.
         traces: Traces of the agent.
         measurements: Measurements, of runs that measure.
     """
@@ -45,30 +45,30 @@ class BatchLedger:
     measurements: Rows = field(default_factory=dict)
 
     def add(self, run_id: str, scores: list[dict[str, Any]], outcome: dict[str, Any]) -> None:
-        """Take the scores and the outcome of a case."""
+        """Add the scores and the outcome of a case."""
         self.scores.setdefault(run_id, []).extend(scores)
         self.outcomes.setdefault(run_id, []).append(outcome)
         self.statuses[outcome["status"]] += 1
 
     def add_rescored(self, run_id: str, scores: list[dict[str, Any]]) -> None:
-        """Take the new scores of a stored prediction, whose outcome is there already."""
+        """Add the new scores of a stored prediction, whose outcome exists already."""
         self.scores.setdefault(run_id, []).extend(scores)
         self.statuses["rescored"] += 1
 
     def measured(self, run_id: str, case: CaseRef, structure: str, columns: Mapping[str, Any]) -> None:
-        """Take the measurements of a structure."""
+        """Add the measurements of a structure."""
         key = {"run_id": run_id, "attempt": self.batch_id, "case_id": case.case_id, "structure": structure}
         self.measurements.setdefault(run_id, []).append(key | dict(columns))
 
     def unscored(self, runs: Sequence[Run], case: CaseRef, status: CaseStatus, reason: str) -> None:
-        """Note that a case has no scores, and why, for the runs that have no outcome of it yet."""
+        """Record a case without scores, with the reason, for the runs that have no outcome of it yet."""
         for run in runs:
             finished = [row for row in self.outcomes.get(run.run_id, ()) if row["case_id"] == case.case_id]
             if not finished:
                 self.add(run.run_id, *unscored_rows(run, case, self.batch_id, status, reason))
 
     def commit(self) -> None:
-        """Write prompts and traces first, then scores and outcomes: what makes a score count is written last."""
+        """Write prompts, traces and measurements first; outcomes, which make scores count, last."""
         self.prompts.write(self.batch_id)
         for run_id, rows in self.traces.items():
             write_traces(self.store, run_id, self.batch_id, rows)
@@ -80,7 +80,7 @@ class BatchLedger:
 
 
 def record_rejected(store: StoreLayout, group: WorkGroup) -> None:
-    """Cases that ingest rejected end in every run as rejected, with the reason of the ingest."""
+    """Record cases that the ingest rejected as rejected in every run, with the reason of the ingest."""
     batch_id = f"planned-{uuid.uuid4().hex[:12]}"
     for run in group.runs.values():
         rows = [

@@ -1,8 +1,8 @@
-"""Cases that share the passes of an accelerator: read ahead, segmented together, scored and written behind.
+"""Groups of cases that share the passes of an accelerator: read ahead, segmented together, scored and written behind.
 
-One case at a time leaves an accelerator idle while a case is read, scored and written. Here three threads hand groups
-of cases on: one reads and prompts the next group, the caller's runs the segmenter, one scores and writes the group
-before. On a CPU a group is one case, and there are no threads.
+One case at a time leaves an accelerator idle while a case is read, scored and written. Three threads process groups of
+cases: one reads and prompts the next group, the caller runs the segmenter, one scores and writes the previous group.
+On a CPU a group is one case, and there are no threads.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,9 +24,9 @@ def in_passes(
 
     Args:
         cases: Units of work.
-        together: Cases of one slice that make a group; a volume is a group of its own. 1 works case after case.
-        begin: Reads and prompts a case; must not raise on account of the case, or its neighbours suffer.
-        crumb: Notes the case in hand; for a group it notes none, so that a death of the worker blames no case and the
+        together: Number of single-slice cases in a group; a volume is a group by itself. 1 processes case after case.
+        begin: Reads and prompts a case; must not raise because of the case, since the whole group would fail.
+        crumb: Notes the current case; for a group it notes none, so that a death of the worker blames no case and the
             cases run again one by one.
     """
     if together == 1:
@@ -40,9 +40,9 @@ def in_passes(
 
 @contextmanager
 def one_behind(finish: Callable[[list[Begun]], None], *, threaded: bool) -> Iterator[Callable[[list[Begun]], None]]:
-    """Give a function that finishes groups in their order: at once or, `threaded`, in a thread behind the caller.
+    """Give a function that finishes groups in order: at once or, `threaded`, in a thread behind the caller.
 
-    At most one group is being finished; the next call waits for it. What `finish` raises is raised by the next call or
+    At most one group is being finished; the next call waits for it. An error of `finish` is raised by the next call or
     at the end.
     """
     if not threaded:
@@ -63,7 +63,7 @@ def one_behind(finish: Callable[[list[Begun]], None], *, threaded: bool) -> Iter
 
 
 def groups_of(cases: Sequence[PlannedCase], together: int) -> Iterator[list[PlannedCase]]:
-    """Neighbours of one slice each in groups of at most `together`, volumes alone; the order stays."""
+    """Consecutive single-slice cases in groups of at most `together`, volumes alone; the order stays."""
     group: list[PlannedCase] = []
     for planned in cases:
         flat = planned.case.ndim == 2

@@ -1,4 +1,4 @@
-"""One loaded segmenter per worker: a Dask plugin loads it when the worker starts, also after a restart."""
+"""One loaded segmenter per worker: a Dask plugin loads it when the worker starts or restarts."""
 
 import os
 
@@ -14,7 +14,7 @@ _NAME = "medsam3-segmenter"
 
 
 class SegmenterPlugin(WorkerPlugin):
-    """Loads weights in the worker's process; registering other weights under the same name swaps them."""
+    """Loads weights in the process of the worker; registering other weights under the same name replaces them."""
 
     name = _NAME
     idempotent = False  # True would keep the old weights when new ones are registered
@@ -26,18 +26,18 @@ class SegmenterPlugin(WorkerPlugin):
         self.segmenter: Segmenter | None = None
 
     def setup(self, worker: Worker) -> None:
-        """Load the weights on this worker's device.
+        """Load the weights on the device of this worker.
 
         Raises:
-            UsageError: If the worker would use them from several threads at a time.
+            UsageError: If the worker has several threads, which would share the weights.
         """
         if self.weights.path is None:  # baselines need no torch, and torch costs seconds to import
             self.segmenter = load_segmenter(self.weights, "cpu")
             return
         if worker.state.nthreads > 1:
             msg = (
-                f"worker {worker.address} runs {worker.state.nthreads} tasks at a time, but loaded weights answer one; "
-                "start it with --nthreads 1"
+                f"worker {worker.address} runs {worker.state.nthreads} tasks at a time, but loaded weights serve only "
+                "one; start it with --nthreads 1"
             )
             raise UsageError(msg)
         import torch
@@ -59,7 +59,7 @@ def current_segmenter(weights: Weights) -> Segmenter:
     """The segmenter of the worker that runs this task.
 
     Raises:
-        RuntimeError: If the worker holds other weights: a batch-level fault, never a case's.
+        RuntimeError: If the worker holds other weights: a fault of the batch, not of a case.
     """
     plugin = get_worker().plugins.get(_NAME)
     if plugin is None or plugin.segmenter is None or plugin.weights.sha256 != weights.sha256:
@@ -71,16 +71,16 @@ def current_segmenter(weights: Weights) -> Segmenter:
 
 
 EXIT_CODE = 86
-"""Of a worker that ends because its accelerator is broken; its nanny starts another one."""
+"""Exit code of a worker whose accelerator is broken; its nanny starts another one."""
 _TYPE = "AcceleratorError"
 _WORDS = ("CUDA error", "cuDNN error", "CUBLAS_STATUS", "NCCL error", "device-side assert")
 
 
 def is_of_the_accelerator(error: BaseException) -> bool:
-    """Whether an error says that the accelerator is broken; a full memory is none.
+    """True for unrecoverable accelerator errors; out of memory is not one.
 
-    An illegal access, an assertion on the device or a device that fell off the bus stay: every later call in the
-    process fails at once. A worker that went on would record case after case as failed, faster than any other works.
+    After an illegal access, an assertion on the device or a lost device every later call in the process fails at once.
+    A worker that continued would quickly record case after case as failed.
     """
     if type(error).__name__ == "OutOfMemoryError":
         return False
@@ -89,5 +89,5 @@ def is_of_the_accelerator(error: BaseException) -> bool:
 
 
 def end_worker() -> None:
-    """End this process as a killed worker ends: what it had in hand is done again, and the case at fault is struck."""
+    """End this process like a killed worker: its batch runs again, and the case at fault gets a strike."""
     os._exit(EXIT_CODE)

@@ -1,4 +1,4 @@
-"""Prompts of a batch: those in the store, else new ones, which are stored when the batch commits."""
+"""Prompts of a batch: read from the store, or generated and stored when the batch commits."""
 
 from collections.abc import Mapping, Sequence
 
@@ -37,7 +37,7 @@ class BatchPrompts:
         geometry: VolumeGeometry,
         structures: Sequence[Structure],
     ) -> tuple[Sequence[PromptRow], tuple[str, ...]]:
-        """Rows of all structures of a case, and what was capped where they had to be made now."""
+        """Rows of all structures of a case, and notes on capped instances if they were generated now."""
         new = self._new[run.prompt_id]
         if case in new:
             return new[case], ()
@@ -48,6 +48,6 @@ class BatchPrompts:
         return made.rows, tuple(str(item) for item in made.capped)
 
     def write(self, batch_id: str) -> None:
-        """Store the new ones under the id of the batch."""
+        """Store new prompts under the id of the batch."""
         for prompt_id, rows in self._new.items():
             write_prompts(self._store, prompt_id, self._policies[prompt_id], rows, batch_id)

@@ -1,4 +1,4 @@
-"""Segment: batches of cases, each read, prompted, segmented for all runs that want it, scored and written."""
+"""Segment: batches of cases, each read, prompted, segmented for all its runs, scored and written."""
 
 import uuid
 from collections import Counter
@@ -33,8 +33,8 @@ class SegmentBatch:
         runs: Runs by id, all with the same weights.
         segmenter: Gives the loaded segmenter of this worker.
         per_pass: Slices that are encoded together; None for 8 on CUDA, else 1.
-        endpoint: Where the agent may ask a language model.
-        token: With which workers commit, see `storage.store.writers`; empty where nobody else can write.
+        endpoint: Endpoint of language models for the agent.
+        token: Token of the commits, see `storage.store.writers`; empty if there is no other writer.
     """
 
     store: StoreLayout
@@ -46,7 +46,7 @@ class SegmentBatch:
     token: str = ""
 
     def __call__(self, batch_id: str, cases: Sequence[PlannedCase], crumb: Breadcrumb) -> Mapping[str, int]:
-        """Do a batch; every case ends as rows of scores and one outcome per run, whatever happens to it."""
+        """Process a batch; every case ends as rows of scores and one outcome per run, also after an error."""
         segmenter = self.segmenter()
         together = self.per_pass or slices_per_pass(segmenter)
         ledger = BatchLedger(self.store, batch_id, self.token, BatchPrompts(self.store, self.runs, cases))
@@ -68,7 +68,7 @@ class SegmentBatch:
         return ledger.statuses
 
     def unfinished(self, batch_id: str, cases: Sequence[PlannedCase]) -> tuple[list[PlannedCase], dict[str, int]]:
-        """Cases with the runs that still want them, and how the committed case and run pairs ended."""
+        """Cases with the runs that still need them, and the statuses of committed outcomes."""
         run_ids = {run_id for case in cases for run_id in case.run_ids}
         committed = {run_id: committed_outcomes(self.store, run_id, batch_id) for run_id in run_ids}
         statuses = Counter(status for outcomes in committed.values() for status in outcomes.values())
@@ -79,7 +79,7 @@ class SegmentBatch:
         return [case for case in left if case.run_ids or case.rescore_ids], dict(statuses)
 
     def record_crash(self, planned: PlannedCase, reason: str) -> None:
-        """End a case as crashed in every run that wanted it, segmented or only scored again."""
+        """Record a case as crashed in every run that needed it, segmented or only scored again."""
         batch_id = f"crash-{uuid.uuid4().hex[:12]}"
         for run_id in (*planned.run_ids, *planned.rescore_ids):
             run = self.runs[run_id]

@@ -42,17 +42,17 @@ from storage.training.slices import read_training_slices, validation_case
 from storage.weights.registry import inspect_weights, register_weights, require_free_name
 
 Say = Callable[[dict[str, Any]], None]
-"""Shows one line of the log while training goes on."""
+"""Shows one line of the log during training."""
 
 
 def train_weights(store: StoreLayout, plan: TrainingPlan, say: Say) -> dict[str, Any]:
-    """Train what a plan asks for and register it; a run that was interrupted goes on where it stopped.
+    """Train weights by a plan and register them; an interrupted run resumes.
 
     Returns:
         The record of the run: `weights`, `version`, `sha256`, `folder`, `data_digest`, `validation`, ...
 
     Raises:
-        UsageError: If plan and store do not fit together, or a case belongs to a benchmark.
+        UsageError: If the plan does not match the store, or a case belongs to a benchmark.
     """
     require_free_name(plan.name)
     cohorts = select_cases(store, plan)
@@ -73,16 +73,13 @@ def train_weights(store: StoreLayout, plan: TrainingPlan, say: Say) -> dict[str,
     trainer.go_on(last_checkpoint(run, processes()))
     model = load_best(trainer)
     if first_process():
-        write_result(run, model.trainee.weights(), bare=plan.bare, dtype=_dtype_on_disk(plan))
+        dtype = torch.bfloat16 if plan.half else torch.float32
+        write_result(run, model.trainee.weights(), bare=plan.bare, dtype=dtype)
         _register(store, plan, run, cohorts, trainer)
     trainer.accelerator.wait_for_everyone()
     record = finished(run)
     assert record is not None
     return record
-
-
-def _dtype_on_disk(plan: TrainingPlan) -> torch.dtype:
-    return torch.bfloat16 if plan.half else torch.float32
 
 
 def _trainer(
@@ -146,7 +143,7 @@ def _groups(store: StoreLayout, plan: TrainingPlan, cohorts: Sequence[TrainingCo
 
 
 def _require_askable(validation: ValidationPlan, *, interactive: bool) -> None:
-    """Refuse policies of the validation that the weights cannot take, before anything is learned."""
+    """Refuse validation policies that the weights do not accept, before training."""
     can = Capabilities(text=True, box=True, interactive=interactive)
     for policy in validation.policies():
         if lacking := policy.lacking(can):
@@ -162,11 +159,11 @@ def _validated(plan: TrainingPlan, cases: Sequence[ValidationCase], model: Super
 def _register(
     store: StoreLayout, plan: TrainingPlan, run: TrainingRun, cohorts: Sequence[TrainingCohort], trainer: Fit
 ) -> None:
-    """Into the registry with parents, configuration and data digest; its training cases are marked as such."""
+    """Register the weights with parents, configuration and data digest; mark their training cases."""
     parents = () if run.base is None else (f"{run.base.name}@{run.base.version}:{run.base.sha256}",)
     inspected = inspect_weights(store, plan.name, run.weights)
     cases = [case for cohort in cohorts for case in (*cohort.train, *cohort.validation)]
-    mark_training_cases(store, cases, inspected.sha256)  # first: whoever sees the weights may benchmark them at once
+    mark_training_cases(store, cases, inspected.sha256)  # first: registered weights may be benchmarked at once
     added = register_weights(store, replace(inspected, note=plan.licence, parents=parents, training=run.training_id))
     log, best = read_log(run), best_checkpoint(trainer)
     write_curves(run.curves, log, plan.name)
@@ -190,13 +187,13 @@ def _register(
 
 
 class LogToRun(TrainerCallback):
-    """Writes the log into the run's folder and redraws its curves."""
+    """Writes the log into the folder of the run and redraws its curves."""
 
     def __init__(self, run: TrainingRun, say: Say) -> None:
         self._run, self._say = run, say
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-        """One line."""
+        """Write one line."""
         if logs and state.is_world_process_zero:
             entry = {"step": state.global_step, "steps": state.max_steps} | logs
             append_log(self._run, entry)
@@ -206,10 +203,10 @@ class LogToRun(TrainerCallback):
 
 
 def processes() -> int:
-    """Processes that train together, as the launcher says."""
+    """Number of processes that train together, as set by the launcher."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def first_process() -> bool:
-    """Whether this is the one of them that writes, registers and speaks."""
+    """True in the process that writes, registers and prints."""
     return os.environ.get("RANK", "0") == "0"

@@ -1,4 +1,4 @@
-"""From a segmenter to the prediction of a volume: the protocol, passes over slices, propagation, merging, linking.
+"""Inference: segmenter protocol, passes over slices, propagation, merging and linking to predictions of volumes.
 
-No network enters: `sam3` implements the protocol.
+No network is imported: `sam3` implements the protocol.
 """

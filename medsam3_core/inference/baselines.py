@@ -1,7 +1,7 @@
-"""Baselines that need no weights: what a prompt box alone is worth.
+"""Baselines without weights: the score of a prompt box alone.
 
-They read the box and at most the grey values inside it, so a leaderboard that shows them tells how much of a score the
-prompt gave away. Their identity is id and version: raise the version when the answer to any prompt changes.
+They read the box and at most the grey values in and around it. On a leaderboard they show the share of a score that
+the prompt gave away. Their identity is id and version: raise the version when the answer to any prompt changes.
 """
 
 import math
@@ -38,7 +38,7 @@ class BaselineSegmenter:
     Attributes:
         name: Its id, as users write it.
         version: Version of the rule.
-        draw: Grey slice (y, x) and box to a boolean mask of the shape of the box.
+        draw: Function of grey slice (y, x) and box that gives a boolean mask of the shape of the box.
     """
 
     name: str
@@ -47,7 +47,7 @@ class BaselineSegmenter:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over id and version; stands where weights have that of their file."""
+        """SHA-256 over id and version, used like the digest of weights."""
         return digest_json({"id": self.name, "version": self.version})
 
     @property
@@ -97,12 +97,10 @@ class BaselineSegmenter:
 
     def _answer(self, grey: GreySlice, boxes: Sequence[BoxPrompt]) -> SliceInstances:
         masks = np.zeros((len(boxes), *grey.shape), dtype=bool)
-        edges = np.zeros((len(boxes), 4), dtype=np.float32)
-        for index, box in enumerate(boxes):
+        for mask, box in zip(masks, boxes, strict=True):
             pixels = _pixel_box(box, grey.shape)
-            masks[index][pixels] = self.draw(grey, pixels)
-            edges[index] = _tight_box(masks[index], pixels)
-        return SliceInstances(masks, np.ones(len(boxes), dtype=np.float32), edges)
+            mask[pixels] = self.draw(grey, pixels)
+        return SliceInstances.of_masks(masks, np.ones(len(boxes), dtype=np.float32))
 
 
 def fill_box(grey: GreySlice, box: PixelBox) -> NDArray[np.bool_]:
@@ -113,9 +111,9 @@ def fill_box(grey: GreySlice, box: PixelBox) -> NDArray[np.bool_]:
 def otsu_in_box(grey: GreySlice, box: PixelBox) -> NDArray[np.bool_]:
     """The side of Otsu's threshold inside the box whose mean grey differs more from the rim around the box.
 
-    The rim is the band just outside the box, a tenth of its shorter side wide and at least one pixel, as far as the
-    slice reaches; where the box covers the slice, its own outermost pixels. Equal differences give the brighter side,
-    a box of one grey value is filled.
+    The rim is the band just outside the box, a tenth of its shorter side wide and at least one pixel, clipped to the
+    slice; if the box covers the slice, its own outermost pixels. Equal differences give the brighter side, a box of one
+    grey value is filled.
 
     Source: N. Otsu, A threshold selection method from gray-level histograms, IEEE Trans. SMC 9 (1979).
     """
@@ -166,7 +164,7 @@ def _grey(image: SliceImage) -> GreySlice:
 
 
 def _pixel_box(box: BoxPrompt, shape_yx: tuple[int, ...]) -> PixelBox:
-    """The pixels whose centre lies in the box; the one under its middle where a thin box holds no centre."""
+    """Pixels whose centre lies in the box; the one under its middle if a thin box holds no centre."""
     box.require_inside(shape_yx)
     height, width = shape_yx
     return _pixels(box.y0, box.y1, height), _pixels(box.x0, box.x1, width)
@@ -180,13 +178,6 @@ def _pixels(start: float, stop: float, size: int) -> slice:
     return slice(middle, middle + 1)
 
 
-def _tight_box(mask: NDArray[np.bool_], box: PixelBox) -> tuple[int, int, int, int]:
-    """Half-open x0, y0, x1, y1 of the pixels drawn, of which there is at least one."""
-    rows, columns = np.flatnonzero(mask[box].any(axis=1)), np.flatnonzero(mask[box].any(axis=0))
-    y, x = box[0].start, box[1].start
-    return int(x + columns[0]), int(y + rows[0]), int(x + columns[-1] + 1), int(y + rows[-1] + 1)
-
-
 BASELINES: Mapping[str, BaselineSegmenter] = {
     baseline.name: baseline
     for baseline in (
@@ -194,4 +185,4 @@ BASELINES: Mapping[str, BaselineSegmenter] = {
         BaselineSegmenter(OTSU_ID, OTSU_VERSION, otsu_in_box),
     )
 }
-"""Every baseline by its id."""
+"""Baselines by id."""

@@ -1,11 +1,11 @@
-"""From the instances a segmenter drew for one prompt to the label slice that is kept and scored.
+"""Merging of the instances of one prompt into the label slice that is kept and scored.
 
-Which instances stand for the structure is decided by `merge`; `auto` is the product's protocol:
+The setting `merge` selects the instances of the structure; `auto` is the protocol of the product:
 
 - text, alone or with boxes: every instance above the threshold (the text names the concept, boxes are exemplars);
 - one positive box for the structure, concept mode: the instance whose box has the highest IoU with it (`best`);
 - several boxes, or boxes per instance, in concept mode: every instance above the threshold;
-- points, masks and interactive mode: every object, whatever its score, for a person has shown each.
+- points, masks and interactive mode: every object of any score, since a person marked each.
 
 Predictions are never clipped to the box.
 """
@@ -30,19 +30,18 @@ _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
 
 
 def merge_instances(instances: SliceInstances, prompt: SlicePrompt, settings: InferenceSettings) -> SliceInstances:
-    """Keep the instances that stand for the structure; those without a pixel never do.
+    """Keep the instances of the structure; those without a pixel are dropped.
 
-    `union` keeps every instance above the threshold as an instance of its own, and every object that was shown to the
-    interactive head. `best` keeps, for each positive box,
-    the instance whose box has the highest IoU with it (the higher score of equals, none where nothing overlaps it);
-    without boxes the one with the highest score. `top` keeps the one with the highest score, boxes or not. `semantic`
-    makes one instance of the semantic mask, whose score is the presence. `components` makes one, with that score, of
-    each part of the semantic mask that is connected over sides or corners: instances where objects hardly touch and
-    outnumber the queries. The largest stay where their masks would exceed `MAX_COMPONENT_PIXELS`, and `fallbacks` says
-    so.
+    `union` keeps every instance above the threshold as a separate instance, and every object of the interactive head.
+    `best` keeps, for each positive box, the instance whose box has the highest IoU with it (the higher score of equals,
+    none if nothing overlaps it); without boxes the one with the highest score. `top` keeps the one with the highest
+    score, with or without boxes. `semantic` makes one instance of the semantic mask, whose score is the presence.
+    `components` makes one, with that score, of each part of the semantic mask that is connected over sides or corners:
+    for objects that hardly touch and outnumber the queries. If their masks would exceed `MAX_COMPONENT_PIXELS`, only
+    the largest are kept, with a note in `fallbacks`.
 
     Raises:
-        UnsupportedPromptError: If the semantic mask is asked of weights that drew none.
+        UnsupportedPromptError: If the semantic mask is needed and there is none.
     """
     if settings.merge.uses_semantic_mask:
         return _of_the_semantic_mask(instances, prompt, settings)
@@ -56,7 +55,7 @@ def merge_instances(instances: SliceInstances, prompt: SlicePrompt, settings: In
 
 
 def number_instances(instances: SliceInstances) -> tuple[NDArray[np.uint16], NDArray[np.intp]]:
-    """Number instances 1..n by falling score; a pixel that several claim goes to the higher score.
+    """Number instances 1..n by falling score; a pixel of several instances goes to the higher score.
 
     Of equal scores the earlier instance wins. An instance that keeps no pixel gets no number; at most 65535 do.
 
@@ -84,7 +83,7 @@ def _above_threshold(instances: SliceInstances, threshold: float) -> SliceInstan
 
 
 def _best(instances: SliceInstances, boxes: Sequence[BoxPrompt]) -> list[int]:
-    """Positions of the instances that fit the boxes best, each once, in their order."""
+    """Positions of the instances that fit the boxes best, each once, in order."""
     if len(instances.scores) == 0:
         return []
     by_score = np.argsort(-instances.scores, kind="stable")
@@ -114,8 +113,8 @@ def _of_the_semantic_mask(
 ) -> SliceInstances:
     if instances.semantic is None:
         msg = (
-            f"merge={settings.merge}: no semantic mask was drawn for {prompt.structure!r}; baselines and interactive "
-            "answers have none, use merge=union or merge=best"
+            f"merge={settings.merge}: there is no semantic mask for {prompt.structure!r}; baselines and interactive "
+            "prompts have none, use merge=union or merge=best"
         )
         raise UnsupportedPromptError(msg)
     mask, notes = instances.semantic, instances.fallbacks

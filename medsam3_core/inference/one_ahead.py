@@ -1,4 +1,4 @@
-"""Make the next thing while the caller works on the current one."""
+"""Preparation of the next item while the caller works on the current one."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,10 +9,10 @@ Made = TypeVar("Made")
 
 
 def one_ahead(make: Callable[[Item], Made], items: Sequence[Item]) -> Iterator[tuple[Item, Made]]:
-    """Each item with what `make` gives for it, in order; the next one is made in a thread meanwhile.
+    """Each item with the result of `make`, in order; the next result is made in a thread meanwhile.
 
-    At most two results live at a time: the one in hand and the one that waits. What `make` raises is raised when its
-    item comes up, so that items before it are not lost.
+    At most two results exist at a time: the current one and the next one. An error of `make` is raised at its own item,
+    so that items before it are not lost.
     """
     if len(items) < 2:  # nothing to overlap with
         yield from ((item, make(item)) for item in items)

@@ -1,7 +1,7 @@
-"""Collect label slices of one volume and make label volumes of them, one structure at a time.
+"""Predictions of a volume: label slices are collected, and assembled to label volumes one structure at a time.
 
-Slices are kept as zlib-compressed crops, so that thirty structures of a 512 x 512 x 200 volume cost megabytes and not
-three gigabytes; only the structure that is asked for is ever dense.
+Slices are kept as zlib-compressed crops, so that thirty structures of a 512 x 512 x 200 volume cost megabytes instead
+of three gigabytes; only the requested structure is dense.
 """
 
 import zlib
@@ -28,7 +28,7 @@ class _LabelCrop:
         packed: The uint16 labels of the window.
         scores: Score of label 1..n, float64.
         areas: Pixels of label 1..n.
-        objects: Object of label 1..n where somebody followed it through the volume; None: linked by overlap.
+        objects: Object of label 1..n if objects were followed through the volume; None if they are linked by overlap.
     """
 
     window: Window
@@ -70,12 +70,12 @@ class _LinkedStructure:
 
 @dataclass(frozen=True, eq=False)
 class VolumePrediction:
-    """What was drawn in one volume.
+    """Prediction of one volume.
 
     Attributes:
         shape_zyx: Shape of the volume.
-        structures: Structures in the order they were asked for, drawn or not.
-        fallbacks: What was done to fit, each once.
+        structures: Requested structures in order, also empty ones.
+        fallbacks: Measures taken to fit, each once.
     """
 
     shape_zyx: tuple[int, int, int]
@@ -84,7 +84,7 @@ class VolumePrediction:
     _linked: Mapping[str, _LinkedStructure]
 
     def labels(self, structure: str) -> NDArray[np.uint16]:
-        """Label volume (z, y, x): 0 background, objects 1..n by falling score; slices never prompted are 0.
+        """Label volume (z, y, x): 0 background, objects 1..n by falling score; slices without prompt are 0.
 
         Raises:
             UsageError: If the prediction has no such structure.
@@ -110,7 +110,7 @@ class PredictionBuilder:
 
     Args:
         shape_zyx: Shape of the volume.
-        structures: Structures that are asked for; those never added stay background.
+        structures: Requested structures; those never added stay background.
     """
 
     def __init__(self, shape_zyx: tuple[int, int, int], structures: Sequence[str]) -> None:
@@ -129,15 +129,15 @@ class PredictionBuilder:
         """Add one slice of one structure.
 
         Args:
-            structure: One of the structures asked for.
+            structure: One of the requested structures.
             z: Index of the slice.
             labels: Shape (y, x), uint16, 0 is background, 1..n instances.
             scores: Score of label 1..n, shape (n,).
-            objects: Object of label 1..n, from 0, the same on all slices of the structure, where objects were followed
+            objects: Object of label 1..n, from 0, the same on all slices of the structure, if objects were followed
                 through the volume; all slices of a structure have them, or none.
 
         Raises:
-            UsageError: If the structure was not asked for or the volume has no such slice.
+            UsageError: If the structure was not requested or the volume has no such slice.
             ValueError: If the slice was added before, has another shape, or labels and scores do not correspond.
         """
         if structure not in self._crops:
@@ -159,16 +159,19 @@ class PredictionBuilder:
         self._crops[structure][z] = _LabelCrop.of(labels, scores.astype(np.float64), objects) if largest else None
 
     def note(self, fallbacks: Iterable[str]) -> None:
-        """Remember what was done to fit; each text once, in the order of first appearance."""
+        """Add measures taken to fit; each text once, in the order of first appearance."""
         self._fallbacks.update(dict.fromkeys(fallbacks))
 
     def finish(self) -> VolumePrediction:
         """Link objects through the slices and number them 1..n by falling score.
 
-        At most 65535 objects of a structure keep a number; those of the lowest scores are dropped beyond that, and a
-        fallback says how many there were.
+        At most 65535 objects of a structure keep a number; beyond that those of the lowest scores are dropped, and a
+        fallback gives their number.
         """
-        linked = {structure: _link(_drawn(slices)) for structure, slices in self._crops.items()}
+        linked = {
+            structure: _link({z: crop for z, crop in sorted(slices.items()) if crop is not None})
+            for structure, slices in self._crops.items()
+        }
         for structure, (_, found) in linked.items():
             if found > MAX_LABELS:
                 self.note([f"objects-capped:{structure}:{found}>{MAX_LABELS}"])
@@ -180,12 +183,8 @@ class PredictionBuilder:
         )
 
 
-def _drawn(slices: Mapping[int, _LabelCrop | None]) -> dict[int, _LabelCrop]:
-    return {z: crop for z, crop in sorted(slices.items()) if crop is not None}
-
-
 def _link(crops: Mapping[int, _LabelCrop]) -> tuple[_LinkedStructure, int]:
-    """Number the objects of one structure; also returns how many there are, above the cap or not."""
+    """Number the objects of one structure; also gives their count before the cap."""
     objects = _objects_by_slice(crops)
     count = 1 + max((int(one.max()) for one in objects.values()), default=-1)
     voxels = np.zeros(count, dtype=np.int64)
@@ -231,7 +230,7 @@ def _objects_by_slice(crops: Mapping[int, _LabelCrop]) -> dict[int, NDArray[np.i
 def _common(
     lower_window: Window, lower: NDArray[np.uint16], upper_window: Window, upper: NDArray[np.uint16]
 ) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
-    """Both crops cut to the window that they share; empty where they share none."""
+    """Both crops cut to their common window; empty if they have none."""
     starts = [max(a.start, b.start) for a, b in zip(lower_window, upper_window, strict=True)]
     stops = [min(a.stop, b.stop) for a, b in zip(lower_window, upper_window, strict=True)]
 

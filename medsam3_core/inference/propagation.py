@@ -1,8 +1,8 @@
-"""From one prompted slice through a volume: with the tracker where the weights have one, else by detection.
+"""Propagation from one prompted slice through a volume: with the tracker if the weights have one, else by detection.
 
-Both ways begin with what was drawn on the key slice and go up, then down. Without a tracker each next slice is asked
-again (the text, or the box around what was drawn on the slice before) and an instance belongs to the object whose mask
-on the slice before it overlaps most; an object that is missed on one slice has ended.
+Both start from the instances on the key slice and go up, then down. Without a tracker each next slice is prompted again
+(with the text, or the boxes of the masks on the slice before). An instance belongs to the object with the largest
+overlap on the slice before; an object that is missed on one slice has ended.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medsam3_core.inference.linking import LINK_IOU
+from medsam3_core.inference.linking import match_greedily
 from medsam3_core.inference.merging import merge_instances
 from medsam3_core.inference.protocol import FollowingSegmenter, Segmenter, SliceInstances
 from medsam3_core.prompts.prompts import BoxPrompt, MaskPrompt, SlicePrompt, VolumePrompt
@@ -21,8 +21,8 @@ from medsam3_core.settings.inference import InferenceSettings
 
 LINKED_BY_OVERLAP = "slices=key without tracker: per-slice detection linked by overlap"
 KEY_SLICE_ALONE = "slices=key without tracker or detector: key slice alone"
-MOST_OBJECTS = 64
-"""Objects of one structure that are followed; each costs memory in the tracker."""
+MAX_OBJECTS = 64
+"""Maximum objects of one structure that are followed; each costs memory in the tracker."""
 
 EncodingOf = Callable[[int], Any]
 
@@ -31,14 +31,14 @@ _PRESENT = 0.5
 
 @dataclass(frozen=True, eq=False)
 class Seed:
-    """Where a structure starts on its way through the volume.
+    """Start of a structure that is followed through a volume.
 
     Attributes:
-        run: For which run.
+        run: The run.
         z: Key slice.
-        prompt: What was asked there.
+        prompt: Prompt on the key slice.
         settings: Settings of the run.
-        drawn: What stands for the structure on the key slice; None where the tracker answers the prompt itself.
+        drawn: Instances of the structure on the key slice; None if the tracker answers the prompt itself.
     """
 
     run: str
@@ -57,13 +57,13 @@ class Seed:
 
 @dataclass(frozen=True, eq=False)
 class FollowedSlice:
-    """What was drawn of one seed on one slice.
+    """Instances of one seed on one slice.
 
     Attributes:
         seed: The seed.
-        z: Which slice.
-        instances: One instance per object that is there.
-        objects: Number of each instance's object, from 0, shape (n,).
+        z: The slice.
+        instances: One instance per object on this slice.
+        objects: Number of the object of each instance, from 0, shape (n,).
     """
 
     seed: Seed
@@ -79,10 +79,10 @@ def follow_with_tracker(
     seeds: Sequence[Seed],
     note: Callable[[Seed, tuple[str, ...]], None],
 ) -> Iterator[FollowedSlice]:
-    """Follow all objects of all seeds in two sweeps; slices where nothing is left of a seed are not given.
+    """Follow all objects of all seeds in two sweeps; slices without objects of a seed are left out.
 
-    The key slice itself is given only for seeds that the tracker answers. What it took to fit is told to `note`, also
-    where nothing is found.
+    The key slice itself is given only for seeds that the tracker answers. Fallbacks go to `note`, also for slices
+    without objects.
     """
     owners: list[tuple[int, int]] = []
     prompts: list[VolumePrompt] = []
@@ -98,10 +98,9 @@ def follow_with_tracker(
         for one in on_slice:
             number, index = owners[one.index]
             note(seeds[number], one.fallbacks)
-            if one.score > _PRESENT and not (z == seeds[number].z and seeds[number].drawn is not None):
-                mask = one.mask
-                if mask.any():
-                    found.setdefault(number, []).append((index, mask, one.score))
+            is_drawn = z == seeds[number].z and seeds[number].drawn is not None
+            if one.score > _PRESENT and not is_drawn and (mask := one.mask).any():
+                found.setdefault(number, []).append((index, mask, one.score))
         for number, parts in found.items():
             objects, masks, scores = zip(*parts, strict=True)
             instances = SliceInstances.of_masks(np.stack(masks), np.array(scores, dtype=np.float32))
@@ -111,7 +110,7 @@ def follow_with_tracker(
 def follow_by_detection(
     segmenter: Segmenter, encoding_of: EncodingOf, count: int, seeds: Sequence[Seed]
 ) -> Iterator[FollowedSlice]:
-    """Ask slice after slice until nothing overlaps any more what was drawn on the slice before."""
+    """Prompt slice after slice until no instance overlaps those of the slice before."""
     starts = [seed.z for seed in seeds]
     for order, step in ((range(min(starts) + 1, count), 1), (range(max(starts) - 1, -1, -1), -1)):
         trails = [_Trail(seed) for seed in seeds]
@@ -128,7 +127,7 @@ def follow_by_detection(
 
 
 class _Trail:
-    """The objects of one seed on their way in one direction."""
+    """The objects of one seed, followed in one direction."""
 
     def __init__(self, seed: Seed) -> None:
         assert seed.drawn is not None
@@ -138,11 +137,11 @@ class _Trail:
 
     @property
     def alive(self) -> bool:
-        """Whether any object was there on the slice before."""
+        """True if any object was found on the slice before."""
         return len(self._objects) > 0
 
     def follow(self, segmenter: Segmenter, encoding: Any, z: int) -> FollowedSlice | None:
-        """The objects on the next slice; None where all have ended."""
+        """The objects on the next slice; None if all have ended."""
         seed = self.seed
         prompt = self._prompt()
         answer = segmenter.segment(encoding, [prompt], seed.settings)[0]
@@ -173,11 +172,5 @@ def _linked(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> list[tuple[i
     shared = one @ other.T
     union = one.sum(axis=1)[:, None] + other.sum(axis=1)[None] - shared
     iou = shared / np.maximum(union, 1)
-    pairs: dict[int, int] = {}
-    for flat in np.argsort(-iou, axis=None, kind="stable"):
-        first, second = divmod(int(flat), iou.shape[1])
-        if iou[first, second] < LINK_IOU:
-            break
-        if first not in pairs and second not in pairs.values():
-            pairs[first] = second
-    return sorted(pairs.items())
+    first, second = np.indices(iou.shape).reshape(2, -1)
+    return sorted(match_greedily(iou.reshape(-1), first, second).items())

@@ -1,4 +1,4 @@
-"""The one face of everything that segments: encode a slice once, then answer any number of prompts on it."""
+"""The segmenter protocol: encode a slice once, then answer any number of prompts on it."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,17 +17,17 @@ SliceImage = NDArray[np.uint8]
 
 @dataclass(frozen=True, eq=False)
 class SliceInstances:
-    """What a segmenter drew for one prompt on one slice, by falling score.
+    """Instances for one prompt on one slice, by falling score.
 
     Attributes:
         masks: Boolean, shape (n, y, x), at the size of the slice.
         scores: float32, shape (n,), in [0, 1].
         boxes_xyxy: float32, shape (n, 4), half-open pixels of the slice.
-        semantic: Mask of the semantic head, shape (y, x), where the weights have one and the settings ask for it; empty
-            where `presence` is not above the threshold (with tiles: of each tile).
-        fallbacks: What was done to fit (for example `prompts-halved`), empty when nothing was.
-        presence: Probability that what was asked is on the slice at all, of tiles the highest; 0 where the weights do
-            not say. Scores of instances contain it already.
+        semantic: Mask of the semantic head, shape (y, x), if the weights have one and the settings need it; empty
+            if `presence` is not above the threshold (with tiles: of each tile).
+        fallbacks: Measures taken to fit (for example `prompts-halved`).
+        presence: Probability that the concept is on the slice at all, of tiles the highest; 0 if the weights do not
+            give one. Scores of instances contain it already.
     """
 
     masks: NDArray[np.bool_]
@@ -38,7 +38,7 @@ class SliceInstances:
     presence: float = 0.0
 
     def at(self, positions: NDArray[np.intp]) -> "SliceInstances":
-        """The instances at these positions, with all else that is known."""
+        """The instances at these positions; all other fields stay."""
         return replace(
             self, masks=self.masks[positions], scores=self.scores[positions], boxes_xyxy=self.boxes_xyxy[positions]
         )
@@ -47,13 +47,13 @@ class SliceInstances:
     def of_masks(
         cls, masks: NDArray[np.bool_], scores: NDArray[np.float32], fallbacks: tuple[str, ...] = ()
     ) -> "SliceInstances":
-        """Instances with the tight boxes of their masks, (n, y, x), each of at least one pixel."""
+        """Instances with the bounding boxes of their masks, (n, y, x), each of at least one pixel."""
         boxes = [(box.x0, box.y0, box.x1, box.y1) for box in map(BoxPrompt.around, masks)]
         return cls(masks, scores, np.array(boxes, dtype=np.float32).reshape(-1, 4), None, fallbacks)
 
     @classmethod
     def nothing(cls, shape_yx: tuple[int, int]) -> "SliceInstances":
-        """The answer "not here": no instance on a slice of this shape."""
+        """No instance on a slice of this shape."""
         return cls(
             np.zeros((0, *shape_yx), dtype=bool), np.zeros(0, dtype=np.float32), np.zeros((0, 4), dtype=np.float32)
         )
@@ -64,22 +64,22 @@ class Segmenter(Protocol):
 
     @property
     def capabilities(self) -> Capabilities:
-        """Which prompts it takes."""
+        """Prompts that it accepts."""
         ...
 
     @property
     def device(self) -> str:
-        """Where it computes: `cpu` or `cuda:N`."""
+        """Device of its computations: `cpu` or `cuda:N`."""
         ...
 
     def precision(self, settings: InferenceSettings) -> str:
-        """Precision that these settings mean on this device: `fp32`, `bf16`, `mixed`, or `uint8` for baselines."""
+        """Precision of these settings on this device: `fp32`, `bf16`, `mixed`, or `uint8` for baselines."""
         ...
 
     def encode(self, images: Sequence[Any], settings: InferenceSettings) -> list[Any]:
-        """Encode slices, or what `prepare` made of them.
+        """Encode slices, or results of `prepare`.
 
-        Each encoding is opaque, belongs to this segmenter and holds all that `segment` needs.
+        Each encoding is opaque, belongs to this segmenter and holds everything that `segment` needs.
         """
         ...
 
@@ -91,58 +91,58 @@ class Segmenter(Protocol):
         Returns all instances above `settings.threshold`; merging them into one mask is the caller's job.
 
         Raises:
-            UnsupportedPromptError: If a prompt's kind is beyond `capabilities`.
+            UnsupportedPromptError: If `capabilities` does not include the kind of a prompt.
         """
         ...
 
 
 class SegmenterAround:
-    """A segmenter in front of another one: passes on what a subclass does not do itself."""
+    """Wrapper around another segmenter, to which it passes everything that a subclass does not override."""
 
     def __init__(self, segmenter: Segmenter) -> None:
         self._segmenter = segmenter
 
     @property
     def capabilities(self) -> Capabilities:
-        """Those of the segmenter behind it."""
+        """Capabilities of the wrapped segmenter."""
         return self._segmenter.capabilities
 
     @property
     def device(self) -> str:
-        """Where the segmenter behind it computes."""
+        """Device of the wrapped segmenter."""
         return self._segmenter.device
 
     def precision(self, settings: InferenceSettings) -> str:
-        """Precision of the segmenter behind it."""
+        """Precision of the wrapped segmenter."""
         return self._segmenter.precision(settings)
 
     def segment(
         self, encoding: Any, prompts: Sequence[SlicePrompt], settings: InferenceSettings
     ) -> list[SliceInstances]:
-        """Answers of the segmenter behind it."""
+        """Answers of the wrapped segmenter."""
         return self._segmenter.segment(encoding, prompts, settings)
 
 
 @runtime_checkable
 class PreparingSegmenter(Segmenter, Protocol):
-    """A segmenter that can do a part of `encode` beforehand, in another thread and without its device."""
+    """A segmenter that can do a part of `encode` earlier, in another thread and without its device."""
 
     def prepare(self, images: Sequence[SliceImage], settings: InferenceSettings) -> list[Any]:
-        """Slices ready for `encode`, which takes them in place of the slices; errors are those of `encode`."""
+        """Prepared slices, which `encode` accepts in place of slices; errors are those of `encode`."""
         ...
 
 
 class FollowedObject(Protocol):
-    """One object on one slice, as a tracker drew it."""
+    """One object of a tracker on one slice."""
 
     @property
     def index(self) -> int:
-        """Which object, in the order of the prompts."""
+        """Number of the object, in the order of the prompts."""
         ...
 
     @property
     def z(self) -> int:
-        """Which slice."""
+        """The slice."""
         ...
 
     @property
@@ -157,13 +157,13 @@ class FollowedObject(Protocol):
 
     @property
     def fallbacks(self) -> tuple[str, ...]:
-        """What was done to fit."""
+        """Measures taken to fit."""
         ...
 
 
 @runtime_checkable
 class FollowingSegmenter(Segmenter, Protocol):
-    """A segmenter whose `capabilities.propagation` is true: it follows objects through a volume."""
+    """A segmenter with `capabilities.propagation`, which follows objects through a volume."""
 
     def follow(
         self,
@@ -172,7 +172,7 @@ class FollowingSegmenter(Segmenter, Protocol):
         prompts: Sequence[VolumePrompt],
         settings: InferenceSettings,
     ) -> Iterator[FollowedObject]:
-        """For every object each of `count` slices once: upwards from its prompt, then downwards; slice by slice."""
+        """Every object on each of `count` slices once: upwards from its prompt, then downwards; slice by slice."""
         ...
 
 
@@ -181,7 +181,7 @@ class CacheableSegmenter(Segmenter, Protocol):
     """A segmenter whose encodings can be kept on disk."""
 
     def encoding_identity(self, settings: InferenceSettings) -> tuple[str, ...]:
-        """All that decides what the encoding of a slice is, apart from slice and weights."""
+        """Everything that determines the encoding of a slice, apart from slice and weights."""
         ...
 
     def pack(self, encoding: Any) -> NDArray[np.generic]:
@@ -189,5 +189,5 @@ class CacheableSegmenter(Segmenter, Protocol):
         ...
 
     def unpack(self, array: NDArray[np.generic], shape_yx: tuple[int, int], settings: InferenceSettings) -> Any:
-        """The way back from `pack`; `ValueError` if the array does not fit."""
+        """Inverse of `pack`; `ValueError` if the array does not fit."""
         ...

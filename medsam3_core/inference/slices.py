@@ -1,4 +1,4 @@
-"""Passes over the slices of volumes: what runs ask of a slice is answered from one encoding of it."""
+"""Passes over the slices of volumes: prompts of all runs on a slice are answered from one encoding."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from medsam3_core.inference.predictions import PredictionBuilder
 from medsam3_core.inference.propagation import (
     KEY_SLICE_ALONE,
     LINKED_BY_OVERLAP,
-    MOST_OBJECTS,
+    MAX_OBJECTS,
     FollowedSlice,
     Seed,
     follow_by_detection,
@@ -37,13 +37,13 @@ SliceLoader = Callable[[int, str], SliceImage]
 RunPrompts = Mapping[int, Sequence[SlicePrompt]]
 """Prompts of one run by slice."""
 
-_MOST_KEPT = 64
-"""Encodings kept between key slices while objects are followed: 0.7 GB at full size in bf16."""
+_MAX_KEPT = 64
+"""Maximum encodings kept between key slices while objects are followed: 0.7 GB at full size in bf16."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class EncodingKey:
-    """What changes the encoding of a slice; runs that share it share encodings.
+    """Settings that change the encoding of a slice; runs with equal keys share encodings.
 
     Ordered so that keys of the same network (resolution, dtype) are neighbours: it is then built once for all of them.
     """
@@ -61,7 +61,7 @@ class EncodingKey:
 
 @dataclass(frozen=True, eq=False)
 class PassRun:
-    """What one run asks in a pass, and where its answers go."""
+    """Prompts of one run in a pass, and the builder of its prediction."""
 
     prompts: RunPrompts
     settings: InferenceSettings
@@ -89,15 +89,15 @@ class SlicePass:
 
     @property
     def waiting(self) -> list[int]:
-        """Slices that somebody still asks for, in order."""
+        """Slices with unanswered prompts, in order."""
         return sorted(self._waiting)
 
     def load(self, z: int) -> SliceImage:
-        """The slice as the segmenter is to see it."""
+        """The slice as input of the segmenter."""
         return self._slices(z, self._key.window)
 
     def answer(self, z: int, encoding: Any) -> None:
-        """Answer all who ask for a slice."""
+        """Answer all prompts on a slice."""
         for name in self._waiting.pop(z):
             run = self._runs[name]
             prompts = run.prompts[z]
@@ -107,7 +107,7 @@ class SlicePass:
                 run.builder.note(answer.fallbacks)
 
     def follow(self, followed: Collection[str], per_pass: int) -> None:
-        """Follow the structures of some runs from their key slices; others are answered on the slices it passes."""
+        """Follow the structures of some runs from their key slices; prompts of others are answered on the way."""
         names = [name for name in self._runs if name in followed]
         keys = [z for name in names for z in self._runs[name].prompts]
         if not keys:
@@ -115,13 +115,13 @@ class SlicePass:
         _require_one_key_slice({name: self._runs[name].prompts for name in names})
         can = self._segmenter.capabilities
         if can.propagation and self._key.tiles > 1:
-            msg = f"objects are followed through whole slices, not through tiles={self._key.tiles}; use tiles=1"
+            msg = f"a tracker follows objects through whole slices, not through tiles={self._key.tiles}; use tiles=1"
             raise UsageError(msg)
         if not can.propagation:
             for name in names:
                 self._runs[name].builder.note([LINKED_BY_OVERLAP if can.text else KEY_SLICE_ALONE])
             if not can.text:
-                return  # the key slices wait with all others
+                return  # the key slices are answered with all others
         self._passed_twice = range(min(keys), max(keys) + 1)
         for z in keys:
             self._waiting[z] = [name for name in self._waiting[z] if name not in names]
@@ -138,14 +138,14 @@ class SlicePass:
         if isinstance(self._segmenter, FollowingSegmenter) and self._segmenter.capabilities.propagation:
             return follow_with_tracker(self._segmenter, self._encoding, self._depth, seeds, self._note)
         started = [seed for seed in seeds if seed.drawn is not None and len(seed.drawn.scores)]
-        self._per_pass = 1  # detection ends where an object ends: what lies behind may not be asked for
+        self._per_pass = 1  # detection ends where an object ends: slices beyond may not be needed
         return follow_by_detection(self._segmenter, self._encoding, self._depth, started) if started else iter(())
 
     def _note(self, seed: Seed, fallbacks: tuple[str, ...]) -> None:
         self._runs[seed.run].builder.note(fallbacks)
 
     def _seeds(self, name: str, z: int) -> Iterator[Seed]:
-        """What is drawn on a key slice: by the concept head, unless the tracker is to answer the prompt itself."""
+        """Seeds of a key slice: drawn by the concept head, unless the tracker answers the prompt itself."""
         run = self._runs[name]
         for prompt in run.prompts.get(z, ()):
             if self._segmenter.capabilities.propagation and is_interactive(prompt, run.settings.mode):
@@ -153,16 +153,16 @@ class SlicePass:
                 continue
             answer = self._segmenter.segment(self._encoding(z), [prompt], run.settings)[0]
             merged = merge_instances(answer, prompt, run.settings)
-            if len(merged.scores) > MOST_OBJECTS:
-                run.builder.note([f"objects-capped:{prompt.structure}:{len(merged.scores)}>{MOST_OBJECTS}"])
+            if len(merged.scores) > MAX_OBJECTS:
+                run.builder.note([f"objects-capped:{prompt.structure}:{len(merged.scores)}>{MAX_OBJECTS}"])
                 larger_first = np.lexsort((-merged.masks.sum(axis=(1, 2)), -merged.scores))  # of equal scores
-                merged = merged.at(np.sort(larger_first[:MOST_OBJECTS]))
+                merged = merged.at(np.sort(larger_first[:MAX_OBJECTS]))
             run.builder.note(merged.fallbacks)
             _add(run.builder, prompt.structure, z, merged, np.arange(len(merged.scores)))
             yield Seed(name, z, prompt, run.settings, merged)
 
     def _encoding(self, z: int) -> Any:
-        """The encoding of a slice on the way through the volume, which also answers whoever waits for it."""
+        """The encoding of a slice on the way through the volume; prompts on that slice are answered too."""
         if z in self._kept:
             return self._kept[z]
         if z not in self._coming:
@@ -170,12 +170,12 @@ class SlicePass:
         encoding, self._last = self._coming.pop(z), z
         if z in self._waiting:
             self.answer(z, encoding)
-        if z in self._passed_twice and len(self._kept) < _MOST_KEPT:
+        if z in self._passed_twice and len(self._kept) < _MAX_KEPT:
             self._kept[z] = encoding
         return encoding
 
     def _encode_from(self, z: int) -> None:
-        """Encode a slice together with those that come next in this direction."""
+        """Encode a slice together with the next ones in this direction."""
         step = 1 if z == self._last + 1 else -1 if z == self._last - 1 else 0
         ahead = range(z, z + step * self._per_pass, step) if step else range(z, z + 1)
         batch = [one for one in ahead if 0 <= one < self._depth and one not in self._kept]
@@ -184,7 +184,7 @@ class SlicePass:
 
 
 def answer_slices(segmenter: Segmenter, passes: Sequence[SlicePass], per_pass: int) -> None:
-    """Answer what waits in passes of the same key; at most `per_pass` encodings live at a time.
+    """Answer the open prompts in passes of the same key; at most `per_pass` encodings exist at a time.
 
     The next slices are loaded and prepared while the current ones are computed.
     """

@@ -62,7 +62,7 @@ def match_instances(reference: NDArray[Any], prediction: NDArray[Any]) -> Instan
 
 
 def instance_precision(counts: InstanceCounts) -> float:
-    """Share of predicted instances that match one of the reference; NaN without any instance, 0.0 if one side has none."""
+    """Share of predicted instances with a match; NaN without any instance, 0.0 if one side has none."""
     return _share(counts.matched, counts.prediction, counts)
 
 

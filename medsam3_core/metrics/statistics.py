@@ -71,7 +71,7 @@ class PairedComparison:
         wins: Patients for whom NEW is better.
         ties: Patients with equal means, to 1e-6.
         losses: Patients for whom NEW is worse.
-        unequal: Rows whose two values differ by at least 1e-6; those of a patient may differ although its means are equal.
+        unequal: Rows whose two values differ by at least 1e-6, also if the means of the patient are equal.
     """
 
     pairs: int

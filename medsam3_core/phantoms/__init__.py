@@ -1,6 +1,6 @@
-"""Seeded synthetic cases whose every voxel is known: the data of the demo and of most tests, free of any licence.
+"""Seeded synthetic cases with known voxels: the data of the demo and of most tests, free of any licence.
 
-Only what is drawn from a seed enters; files are written by tests.
+Everything is drawn from a seed; files are written by tests.
 """
 
 from medsam3_core.phantoms.cases import phantom_case

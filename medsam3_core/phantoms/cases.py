@@ -1,4 +1,4 @@
-"""Entry point: one phantom case of any kind."""
+"""One phantom case of any kind."""
 
 from collections.abc import Callable
 
@@ -25,7 +25,7 @@ _DRAWERS: dict[PhantomKind, _Draw] = {
     PhantomKind.XRAY: draw_xray,
     PhantomKind.SHAPES: draw_shapes,
 }
-_SMALLEST_ZYX = {True: (1, 48, 48), False: (6, 32, 32)}
+_MIN_SHAPE_ZYX = {True: (1, 48, 48), False: (6, 32, 32)}
 
 
 def phantom_case(kind: PhantomKind, seed: int, *, shape_zyx: tuple[int, int, int] | None = None) -> CaseVolume:
@@ -34,9 +34,9 @@ def phantom_case(kind: PhantomKind, seed: int, *, shape_zyx: tuple[int, int, int
     Every fifth seed lacks a structure (`absent_structure`); of the volumes every third has an oblique affine.
 
     Args:
-        kind: What to imitate.
+        kind: Kind of image.
         seed: Number of the case, at least 0.
-        shape_zyx: Voxels; None for the kind's default (12 x 96 x 96, images 1 x 128 x 128).
+        shape_zyx: Shape; None for the default of the kind (12 x 96 x 96, images 1 x 128 x 128).
 
     Returns:
         The image, `(z, y, x)` int16 for CT and MR, else `(3, 1, y, x)` uint8, and its reference.
@@ -47,7 +47,7 @@ def phantom_case(kind: PhantomKind, seed: int, *, shape_zyx: tuple[int, int, int
     """
     shape = DEFAULT_SHAPES_ZYX[kind] if shape_zyx is None else shape_zyx
     is_image = DEFAULT_SHAPES_ZYX[kind][0] == 1
-    smallest = _SMALLEST_ZYX[is_image]
+    smallest = _MIN_SHAPE_ZYX[is_image]
     too_small = any(size < least for size, least in zip(shape, smallest, strict=True))
     if seed < 0 or too_small or (is_image and shape[0] != 1):
         msg = (

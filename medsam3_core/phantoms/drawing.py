@@ -1,4 +1,4 @@
-"""Rasterising the shapes that phantoms are made of, in coordinates that run from -1 to 1 along every axis."""
+"""Rasterisation of the shapes of phantoms, in coordinates from -1 to 1 along every axis."""
 
 from collections.abc import Callable, Sequence
 
@@ -51,7 +51,7 @@ def strokes(shape_yx: tuple[int, int], points_yxr: NDArray[np.float64]) -> NDArr
 def vessel_tree(
     rng: np.random.Generator, root_yx: tuple[float, float], size: int, *, trunks: int = 5
 ) -> NDArray[np.float64]:
-    """Points (y, x, r) in pixels of a branching tree that leaves `root_yx` in all directions and thins as it goes."""
+    """Points (y, x, r) in pixels of a branching tree that leaves `root_yx` in all directions and gets thinner."""
     thickest = max(1.0, size / 64)
     first = rng.uniform(0, 2 * np.pi)
     branches = [

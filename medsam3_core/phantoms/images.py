@@ -22,7 +22,7 @@ _FLUORESCENT = ((12.0, 12.0, 14.0), (150.0, 150.0, 155.0))
 def draw_fundus(rng: np.random.Generator, seed: int, shape_zyx: tuple[int, int, int], absent: str | None) -> CaseVolume:
     """A retina with a vessel tree that leaves the optic disc; label value 3 is vessel in front of the disc.
 
-    Where the optic disc is absent, the eye has turned: the tree enters from beyond the edge of the field of view.
+    If the optic disc is absent, the tree enters from outside the field of view.
     """
     grid = unit_grid(shape_zyx)
     height, width = shape_zyx[1:]
@@ -59,7 +59,7 @@ def draw_nuclei(rng: np.random.Generator, seed: int, shape_zyx: tuple[int, int, 
 
 
 def _nuclei(rng: np.random.Generator, labels: NDArray[np.uint16], wanted: int) -> list[NDArray[np.bool_]]:
-    """Place up to `wanted` nuclei into `labels` (in place) where they do not overlap; masks in label order."""
+    """Place up to `wanted` nuclei without overlap into `labels` (in place); masks in label order."""
     height, width = labels.shape
     grid = unit_grid((1, height, width))
     placed: list[NDArray[np.bool_]] = []
@@ -94,11 +94,11 @@ def picture(
         colour: Shape (3, y, x) on the scale 0..255.
         labels: Label values, shape (y, x).
         entries: Meaning of the values; those that do not occur are left out.
-        kind: What it imitates.
+        kind: Kind of image.
         seed: Number of the case.
         blur: Sigma in pixels.
         noise: Standard deviation in grey values.
-        grey: Whether all channels get the same noise.
+        grey: True if all channels get the same noise.
     """
     spread = (1, *colour.shape[1:]) if grey else colour.shape
     noisy = ndimage.gaussian_filter(colour, (0, blur, blur)) + rng.normal(0, noise, spread)

@@ -91,7 +91,7 @@ def draw_dermoscopy(rng: np.random.Generator, seed: int, shape_zyx: Shape, absen
 
 
 def draw_xray(rng: np.random.Generator, seed: int, shape_zyx: Shape, absent: str | None) -> CaseVolume:
-    """A chest from the front: dark lungs, ribs, a heart on the patient's left, which is the right of the picture."""
+    """A chest from the front: dark lungs, ribs, a heart on the left of the patient (right of the picture)."""
     grid, shape_yx = unit_grid(shape_zyx), shape_zyx[1:]
     y, x = np.broadcast_arrays(grid[1][0], grid[2][0])
     density = 150 + 25 * np.exp(-((x / 0.12) ** 2)) - 60 * (np.abs(x) > 0.93)

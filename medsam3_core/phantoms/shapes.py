@@ -1,4 +1,4 @@
-"""Shapes and textures without any anatomy: what a generalist can know before it has seen a patient.
+"""Shapes and textures without anatomy, for training a generalist before any patient data.
 
 A picture holds a few of 18 concepts (six forms, each bright, dark or textured), from one large shape to dozens of
 small ones, over a background of any tone and colour, with distractors that belong to no concept.
@@ -26,11 +26,11 @@ from medsam3_core.phantoms.images import picture
 from medsam3_core.phantoms.kinds import Form, Look, PhantomKind, shape_name
 
 _CROWDS = ((1, 1, 0.35, 0.75), (1, 3, 0.2, 0.45), (2, 7, 0.12, 0.3), (8, 30, 0.05, 0.12))
-"""Least and greatest number of shapes of a concept, and their least and greatest radius, of half the picture."""
+"""Minimum and maximum number of shapes of a concept, and of their radius, of half the picture."""
 _VISIBLE = 0.7
 """Share of a shape that must stay visible; a shape that would hide more of another one is not drawn."""
-_SMALLEST = 12
-"""Pixels; a smaller shape is not drawn."""
+_MIN_PIXELS = 12
+"""A smaller shape is not drawn."""
 _TRIES = 3
 
 
@@ -65,7 +65,7 @@ def draw_shapes(rng: np.random.Generator, seed: int, shape_zyx: tuple[int, int, 
 
 
 def _concepts(rng: np.random.Generator) -> list[_Concept]:
-    """One to four; often two that share form or look, so that one word alone does not tell them apart."""
+    """One to four; often two that share form or look, so that one word alone does not distinguish them."""
     looks, forms = list(Look), list(Form)
     first = _Concept(looks[rng.integers(3)], forms[rng.integers(6)])
     chosen = [first]
@@ -88,14 +88,14 @@ def _shapes(rng: np.random.Generator, form: Form, grid: Grid, *, small: bool) ->
         for _ in range(_TRIES):
             reach = 1 - 0.7 * min(radius, 1.0)
             mask = _FORMS[form](rng, grid, rng.uniform(-reach, reach, 2), radius * rng.uniform(0.8, 1.2))
-            if np.count_nonzero(mask) >= _SMALLEST:
+            if np.count_nonzero(mask) >= _MIN_PIXELS:
                 masks.append(mask)
                 break
     return masks
 
 
 def _fits(mask: Mask, labels: NDArray[np.uint16]) -> bool:
-    """Whether the shape may lie over what is there: every shape stays visible for the most part."""
+    """True if every shape stays visible for the most part under the new one."""
     covered = np.unique(labels[mask])
     return all(
         np.count_nonzero((labels == value) & ~mask) >= _VISIBLE * np.count_nonzero(labels == value)
@@ -130,7 +130,7 @@ def _ring(rng: np.random.Generator, grid: Grid, centre: NDArray[np.float64], rad
 
 
 def _tube(rng: np.random.Generator, grid: Grid, centre: NDArray[np.float64], radius: float) -> Mask:
-    """A tree of the picture's size where it is large, else one bent line."""
+    """A tree of the size of the picture if the radius is large, else one bent line."""
     shape_yx = (grid[1].size, grid[2].size)
     size = min(shape_yx)
     start = ((centre[0] + 1) * shape_yx[0] / 2, (centre[1] + 1) * shape_yx[1] / 2)
@@ -172,7 +172,7 @@ def _scratch(rng: np.random.Generator, tone: NDArray[np.float64], grid: Grid) ->
 def _painted(
     rng: np.random.Generator, look: Look, tone: NDArray[np.float64], base: float, mask: Mask
 ) -> NDArray[np.float64]:
-    """Tones of the pixels of a shape: clearly brighter or darker than around, or a pattern on the same tone."""
+    """Tones of the pixels of a shape: clearly brighter or darker than its surroundings, or a pattern on their tone."""
     around = tone[mask]
     if look is Look.TEXTURED:
         return around + rng.uniform(22, 45) * _pattern(rng, (tone.shape[0], tone.shape[1]))[mask]

@@ -1,7 +1,7 @@
 """CT-like and MR-like volumes with anisotropic voxels.
 
-Rows run from anterior to posterior and columns from the patient's right to left, as radiologists look at them, so the
-liver stands on the left side of a slice.
+Rows run from anterior to posterior and columns from the right of the patient to the left, in radiological orientation,
+so the liver is on the left side of a slice.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from medsam3_core.cases.cases import CaseVolume
 from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.cases.structures import LabelEntry, LabelMap
 from medsam3_core.phantoms.drawing import Grid, ellipsoid, tube_along_z, unit_grid
-from medsam3_core.phantoms.kinds import PhantomKind, phantom_structures
+from medsam3_core.phantoms.kinds import PhantomKind, phantom_modality, phantom_structures
 
 CT_HU = {
     "air": -1000,
@@ -25,7 +25,7 @@ CT_HU = {
     "kidney_right": 210,
     "aorta": 300,
 }
-"""Mean Hounsfield units of everything in a CT phantom; bone is drawn but is no structure."""
+"""Mean Hounsfield units in a CT phantom; bone is drawn but is not a structure."""
 
 MR_INTENSITY = {
     "air": 0,
@@ -135,9 +135,10 @@ def _volume(
     geometry = VolumeGeometry.from_nifti((depth, height, width), affine)
     names = [structure.name for structure in phantom_structures(kind)]
     entries = tuple(LabelEntry(value, name) for value, name in enumerate(names, start=1) if (labels == value).any())
-    modality = {PhantomKind.CT: "CT", PhantomKind.MR: "MR"}[kind]
-    reference = LabelMap(labels, geometry, entries)
-    return CaseVolume(voxels, geometry, (reference,), modality, affine, {"phantom": {"kind": str(kind), "seed": seed}})
+    attributes = {"phantom": {"kind": str(kind), "seed": seed}}
+    return CaseVolume(
+        voxels, geometry, (LabelMap(labels, geometry, entries),), phantom_modality(kind), affine, attributes
+    )
 
 
 def _affine_xyz(

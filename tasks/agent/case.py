@@ -1,4 +1,4 @@
-"""The agent on one case of a run: who is asked, what it may still spend, and where the trace goes."""
+"""The agent on one case of a run: model, budget and trace."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -17,10 +17,10 @@ from tasks.agent.endpoint import EndpointSettings, open_access
 
 
 class CaseAgent:
-    """Answers the requests of one case, once, and keeps what came of it.
+    """Answers the requests of one case, once, and keeps the answers.
 
-    With a language model the trace is written after every answer, since what was asked costs money and must not be lost
-    with a worker; the traces of the rules wait for their batch (`unwritten`).
+    With a language model the trace is written after every answer, since answers cost money and must not be lost with a
+    worker; traces of the rules are written with their batch (`unwritten`).
     """
 
     def __init__(self, store: StoreLayout, run: Run, case: CaseRef, batch_id: str) -> None:
@@ -32,21 +32,20 @@ class CaseAgent:
         self.unwritten: list[dict[str, Any]] = []
 
     def answer(self, session: AgentSession, requests: Mapping[str, str], endpoint: EndpointSettings) -> None:
-        """Answer, and note what happened; an endpoint that does not answer ends as `failure`."""
+        """Answer the requests; an endpoint that does not answer ends as `failure`."""
         if self._answered is not None or self.failure is not None:
             return
         settings = self.run.settings.agent
         ledger = SpentLedger(self._store, self.run.run_id, f"{self._batch_id}-{self._case.case_id}")
-        asked = settings.uses_model
-        how = AgentRun(
+        run = AgentRun(
             self.run.policy.synonyms,
             open_access(settings, endpoint),
             ledger.others,
-            on_pay=ledger.note if asked else None,
-            on_answer=self._keep if asked else None,
+            on_pay=ledger.note if settings.uses_model else None,
+            on_answer=self._keep if settings.uses_model else None,
         )
         try:
-            self._answered = answer_requests(session, requests, how)
+            self._answered = answer_requests(session, requests, run)
             events, spent = self._answered.events, self._answered.spent
             self.notes = (*session.notes, *self._answered.notes)
         except AgentInterrupted as error:

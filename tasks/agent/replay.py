@@ -1,4 +1,4 @@
-"""Repeat what the agent did in a run, from its trace alone: no endpoint is asked, and the masks must be the same."""
+"""Replay of an agent run from its trace, offline; the masks must be the same."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,12 +24,12 @@ from tasks.agent.slices import SliceReader
 
 @dataclass(frozen=True, slots=True)
 class ReplayedCase:
-    """How the repetition of a case went.
+    """Result of the replay of a case.
 
     Attributes:
         case_id: Case.
         differing: Voxels that differ from the stored prediction, over all structures.
-        problem: Why it could not be repeated; empty where it could.
+        problem: Reason why the replay failed, else empty.
     """
 
     case_id: str
@@ -38,13 +38,13 @@ class ReplayedCase:
 
     @property
     def same(self) -> bool:
-        """Whether every mask is the same."""
+        """True if every mask is the same."""
         return not self.problem and self.differing == 0
 
 
 @dataclass(frozen=True, eq=False)
 class RecordedRun:
-    """A run of the agent as its folder describes it."""
+    """An agent run, read from its folder."""
 
     store: StoreLayout
     run_id: str
@@ -58,7 +58,7 @@ def recorded_run(store: StoreLayout, run_id: str) -> RecordedRun:
     """Read a run.
 
     Raises:
-        UsageError: If there is no such run, or the agent had no part in it.
+        UsageError: If there is no such run, or its policy is not `agent`.
     """
     if not store.run_json(run_id).is_file():
         msg = f'no run {run_id!r} in {store.root}; see: medsam3 sql "SELECT run_id, prompt FROM runs"'
@@ -66,7 +66,7 @@ def recorded_run(store: StoreLayout, run_id: str) -> RecordedRun:
     known = read_json(store.run_json(run_id))
     policy = PromptPolicy.parse(known["prompt"])
     if policy.kind is not PromptKind.AGENT:
-        msg = f"run {run_id} was prompted by {known['prompt']}; only runs of the policy agent have a trace"
+        msg = f"run {run_id} has the prompt policy {known['prompt']}; only runs of the policy agent have a trace"
         raise UsageError(msg)
     weights = f"{known['weights']}@{known['weights_version']}"
     settings = InferenceSettings.from_json(known["settings_all"])
@@ -74,7 +74,7 @@ def recorded_run(store: StoreLayout, run_id: str) -> RecordedRun:
 
 
 def replay_cases(run: RecordedRun, segmenter: Segmenter, only: Sequence[str] = ()) -> Iterator[ReplayedCase]:
-    """Repeat all cases of a run that have a prediction, or those that are named.
+    """Replay all cases of a run that have a prediction, or those that are named.
 
     Raises:
         UsageError: If a named case has no prediction in this run.
@@ -98,13 +98,13 @@ def replay_cases(run: RecordedRun, segmenter: Segmenter, only: Sequence[str] = (
             volume.slice,
             run.cohort.recipe.own_windows,
         )
-        how = AgentRun(run.policy.synonyms, ModelAccess(ReplayEndpoint(events)))
+        replay = AgentRun(run.policy.synonyms, ModelAccess(ReplayEndpoint(events)))
         try:
-            answers = answer_requests(session, requests_of(events), how).answers
+            answers = answer_requests(session, requests_of(events), replay).answers
         except AgentInterrupted as error:
             yield ReplayedCase(case_id, 0, str(error.cause))
             continue
         differing = sum(
             int(np.count_nonzero(answer.labels != stored.labels(structure))) for structure, answer in answers.items()
         )
-        yield ReplayedCase(case_id, differing, "" if answers else "the trace holds no request")
+        yield ReplayedCase(case_id, differing, "" if answers else "the trace contains no request")

@@ -1,7 +1,7 @@
-"""What goes over the wire to a language model, and how much of what comes back is believed.
+"""Encode requests to a language model; validate its replies.
 
-An answer is input of a stranger: it may be endless, hold half a character, count its tokens below zero or repeat our
-key. What gets past here is bounded, printable as UTF-8, and free of the key.
+An answer is untrusted input: it may be endless, contain broken characters, count tokens below zero or repeat our key.
+A validated reply is bounded, valid UTF-8, and free of the key.
 """
 
 import base64
@@ -16,21 +16,21 @@ from PIL import Image
 
 from medsam3_core.agent.chat import ChatReply, ChatRequest, Message, Picture, ToolCall
 
-LARGEST_ANSWER = 4_000_000
-"""Bytes of one answer; a longer one is no answer."""
-_LONGEST_TEXT = 20_000
-_LONGEST_ARGUMENTS = 8_000
-_LONGEST_NAME = 200
-_MOST_CALLS = 32
+MAX_ANSWER_BYTES = 4_000_000
+"""Maximum bytes of one answer; a longer one is refused."""
+_MAX_TEXT = 20_000
+_MAX_ARGUMENTS = 8_000
+_MAX_NAME = 200
+_MAX_CALLS = 32
 _BYTES_PER_TOKEN = 3
-"""Of JSON; most tokenizers need fewer tokens, so that a cap is hit early rather than never."""
+"""Of JSON; most tokenizers need fewer tokens, so that a cap is reached early rather than never."""
 _TOKENS_PER_PICTURE = 1_500
-_SHORTEST_SECRET = 8
-"""Shorter keys are words that a model may well say."""
+_MIN_SECRET = 8
+"""Minimum length of a key that is blanked; shorter keys may be ordinary words."""
 
 
 class AnswerTooLongError(OSError):
-    """An endpoint sends more than any answer holds."""
+    """The answer of an endpoint exceeds `MAX_ANSWER_BYTES`."""
 
 
 def payload_of(request: ChatRequest) -> dict[str, Any]:
@@ -55,35 +55,35 @@ def _message(message: Message) -> dict[str, Any]:
 
 
 def _picture(picture: Picture) -> dict[str, Any]:
-    """A PNG made of the pixels alone: no metadata can be in it."""
+    """A PNG made of the pixels only, without metadata."""
     buffer = io.BytesIO()
     Image.fromarray(picture.pixels).save(buffer, format="PNG")
     url = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
     return {"type": "image_url", "image_url": {"url": url}}
 
 
-def reply_of(answer: Any, request: ChatRequest, secret: str) -> ChatReply:
-    """The reply in a chat completion.
+def parse_reply(answer: Any, request: ChatRequest, secret: str) -> ChatReply:
+    """Validated reply of a chat completion.
 
     Args:
-        answer: As the `openai` client gives it, whatever the endpoint sent.
-        request: What it answers, to estimate tokens where the endpoint counts none.
-        secret: The key, which is blanked wherever the endpoint repeats it.
+        answer: Result of the `openai` client.
+        request: Its request, from which tokens are estimated if the endpoint does not count them.
+        secret: The key, which is blanked if the endpoint repeats it.
 
     Raises:
-        ValueError, TypeError, AttributeError, KeyError, IndexError: If it is no chat completion.
+        ValueError, TypeError, AttributeError, KeyError, IndexError: If it is not a chat completion.
     """
     message = answer.choices[0].message
-    made = list(message.tool_calls or ())[:_MOST_CALLS]
+    made = list(message.tool_calls or ())[:_MAX_CALLS]
     calls = tuple(
         ToolCall(
-            _clean(one.id or f"call-{number}", _LONGEST_NAME, secret),
-            _clean(one.function.name, _LONGEST_NAME, secret),
-            _clean(_arguments(one.function.arguments), _LONGEST_ARGUMENTS, secret),
+            _clean(one.id or f"call-{number}", _MAX_NAME, secret),
+            _clean(one.function.name, _MAX_NAME, secret),
+            _clean(_arguments(one.function.arguments), _MAX_ARGUMENTS, secret),
         )
         for number, one in enumerate(made)
     )
-    text = _clean(message.content or "", _LONGEST_TEXT, secret)
+    text = _clean(message.content or "", _MAX_TEXT, secret)
     counted = (_count(answer.usage, "prompt_tokens"), _count(answer.usage, "completion_tokens"))
     if None not in counted:
         return ChatReply(text, calls, counted[0] or 0, counted[1] or 0)
@@ -97,15 +97,15 @@ def _arguments(given: Any) -> str:
 
 
 def _clean(given: Any, longest: int, secret: str) -> str:
-    """Text of a stranger: without the key, cut, and without halves of characters, which no file could hold."""
+    """Untrusted text without the key, cut, and without broken characters, which no file could hold."""
     text = str(given)
-    if len(secret) >= _SHORTEST_SECRET:
+    if len(secret) >= _MIN_SECRET:
         text = text.replace(secret, "***")
     return text[:longest].encode("utf-8", "replace").decode()
 
 
 def _count(usage: Any, name: str) -> int | None:
-    """Tokens as the endpoint counts them; None where it counts none (0 for what was sent or said), or nonsense."""
+    """Tokens as counted by the endpoint; None if the count is missing, zero or invalid."""
     value = getattr(usage, name, None)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 1:
         return None
@@ -113,19 +113,19 @@ def _count(usage: Any, name: str) -> int | None:
 
 
 def _estimated(request: ChatRequest) -> int:
-    """Tokens of a request, about."""
+    """Estimated tokens of a request."""
     words = json.dumps([*request.schemas, *(message.as_json() for message in request.messages)], ensure_ascii=False)
     pictures = sum(len(message.pictures) for message in request.messages)
     return 1 + len(words.encode()) // _BYTES_PER_TOKEN + pictures * _TOKENS_PER_PICTURE
 
 
 def bounded_bodies(deadline: Callable[[], float]) -> Callable[[Any], None]:
-    """A hook for the HTTP client: a body ends in time and within `LARGEST_ANSWER`, or is given up.
+    """Hook for the HTTP client that aborts a body after a deadline or beyond `MAX_ANSWER_BYTES`.
 
-    The client's own timeout begins anew with every byte, so that a drip could hold a case for days.
+    The timeout of the client restarts with every byte, so that a slow endpoint could hold a case for days.
 
     Args:
-        deadline: Gives when the answer at hand must be there, in the time of `time.monotonic`.
+        deadline: Gives the deadline of the current answer, in the time of `time.monotonic`.
     """
     library = _http_library()
 
@@ -137,11 +137,11 @@ def bounded_bodies(deadline: Callable[[], float]) -> Callable[[Any], None]:
             size = 0
             for chunk in self._stream:
                 size += len(chunk)
-                if size > LARGEST_ANSWER:
-                    msg = f"an answer of more than {LARGEST_ANSWER // 10**6} MB"
+                if size > MAX_ANSWER_BYTES:
+                    msg = f"the answer exceeds {MAX_ANSWER_BYTES // 10**6} MB"
                     raise AnswerTooLongError(msg)
                 if time.monotonic() > deadline():
-                    msg = "the answer drips"
+                    msg = "the answer is too slow"
                     raise library.ReadTimeout(msg)
                 yield chunk
 

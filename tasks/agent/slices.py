@@ -1,4 +1,4 @@
-"""Slices of a stored volume as a segmenter sees them."""
+"""Slices of a stored volume as input of a segmenter."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,14 +8,14 @@ from storage.cohorts.volumes import StoredVolume
 
 
 class SliceReader:
-    """Gives slices as a segmenter sees them: stored intensities through a window to uint8 RGB."""
+    """Gives slices as input of a segmenter: stored intensities through a window to uint8 RGB."""
 
     def __init__(self, volume: StoredVolume, recipe_window: str) -> None:
         self._volume, self._recipe_window = volume, recipe_window
         self._ranges: dict[str, tuple[float, float]] = {}
 
     def __call__(self, z: int, window: str) -> NDArray[np.uint8]:
-        """Slice z, uint8 of shape (y, x, 3); `recipe` is the recipe's own window."""
+        """Slice z, uint8 of shape (y, x, 3); `recipe` is the window of the recipe."""
         name = self._recipe_window if window == "recipe" else window
         if name not in self._ranges:
             policy = IntensityPolicy.parse(name).resolved(self._volume.modality, self._volume.dtype)

@@ -1,1 +1,1 @@
-"""One image and its prompts: the work of `medsam3 predict`, by prompts or by the agent. No store is written."""
+"""Work of `medsam3 predict`: one image, by prompts or by the agent. No store is written."""

@@ -1,4 +1,4 @@
-"""Predict by the agent: requests in words for one image; the answer is written, and the trace beside it."""
+"""Predict by the agent: requests in words for one image; the answer and its trace are written."""
 
 import time
 from collections.abc import Sequence
@@ -29,16 +29,16 @@ _RUN, _CASE, _BATCH = "predict", "image", "once"
 
 @dataclass(frozen=True, slots=True)
 class AgentPredictRequest:
-    """What is asked of one image.
+    """Requests for one image.
 
     Attributes:
-        requests: In words.
-        z: Slice that a picture shows; None for the whole volume.
+        requests: Requests in words.
+        z: Slice of a picture; None for the whole volume.
         policy: The policy `agent`.
         settings: Inference settings.
         out: File to write; the trace gets its name and `.trace.parquet`.
-        caption: What a picture says about itself.
-        replay: What a trace tells, to answer from it instead of the endpoint; the trace itself is left as it is.
+        caption: Caption of a picture.
+        replay: Events of a trace to replay instead of using the endpoint; the trace stays unchanged.
     """
 
     requests: tuple[str, ...]
@@ -56,8 +56,8 @@ def predict_by_agent(
     """Answer the requests and write the answer with its trace.
 
     Raises:
-        UsageError: If a request is empty, or what would be sent may not be.
-        AgentInterrupted: If the endpoint does not answer; the trace is written all the same.
+        UsageError: If a request is empty or must not be sent.
+        AgentInterrupted: If the endpoint does not answer; the trace is written nevertheless.
         StoreError: If a file cannot be read or written.
     """
     started = time.perf_counter()
@@ -72,9 +72,9 @@ def predict_by_agent(
         if request.replay is None:
             write_trace_file(trace, trace_rows(_RUN, _CASE, _BATCH, events))
 
-    how = AgentRun(request.policy.synonyms, access, on_answer=keep)
+    run = AgentRun(request.policy.synonyms, access, on_answer=keep)
     try:
-        answered = answer_requests(session, {words: words for words in request.requests}, how)
+        answered = answer_requests(session, {words: words for words in request.requests}, run)
     except AgentInterrupted as error:
         keep(error.events)
         raise
@@ -96,6 +96,6 @@ def predict_by_agent(
         found = [(item.prompt.structure, float(score)) for item in drawn for score in item.instances.scores]
         slices = int(bool(found))
     reasons = [f"{name}: {'absent, ' if one.absent else ''}{one.reason}" for name, one in answered.answers.items()]
-    where = f"trace: {trace}" if request.replay is None else "repeated from the trace, nobody was asked"
+    where = f"trace: {trace}" if request.replay is None else "replayed from the trace, offline"
     notes = (*reasons, *answered.notes, *session.notes, where)
     return PredictRecord(tuple(found), slices, seconds, segmenter.device, notes)

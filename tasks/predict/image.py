@@ -1,4 +1,4 @@
-"""Predict: read one image, ask one segmenter, write what it drew; nothing else of the store is touched."""
+"""Predict: read one image, segment it, write the result; the rest of the store stays unchanged."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -21,14 +21,14 @@ _RUN = "predict"
 
 @dataclass(frozen=True, slots=True)
 class PredictRequest:
-    """What is asked of one image.
+    """Prompts for one image, and the file to write.
 
     Attributes:
-        prompts: Prompts by slice, each answered by itself.
-        followed: Whether what is drawn on these slices of a volume is followed through the others.
+        prompts: Prompts by slice, each answered separately.
+        followed: True if the instances on these slices are followed through the volume.
         settings: Inference settings; with `merge=auto` every instance above the threshold is kept.
-        out: File to write; the end of its name says what.
-        caption: What a picture says about itself.
+        out: File to write; its suffix selects the format.
+        caption: Caption of a picture.
     """
 
     prompts: Mapping[int, Sequence[SlicePrompt]]
@@ -39,21 +39,21 @@ class PredictRequest:
 
     @property
     def all_prompts(self) -> list[SlicePrompt]:
-        """Prompts of all slices; one that is asked on many slices stands there once."""
+        """Prompts of all slices; a prompt shared by many slices appears once."""
         found = {id(prompt): prompt for prompts in self.prompts.values() for prompt in prompts}
         return list(found.values())
 
 
 @dataclass(frozen=True, slots=True)
 class PredictRecord:
-    """How it went.
+    """Result of a prediction.
 
     Attributes:
-        found: Prompt and score of every instance, in the order in which they are written.
-        slices: Slices that hold anything.
-        seconds: Encoding and answering.
-        device: Where it was computed.
-        notes: What was done to fit.
+        found: Prompt and score of every instance, in the order of the file.
+        slices: Slices with instances.
+        seconds: Time of encoding and segmentation.
+        device: Device of the segmenter.
+        notes: Measures taken to fit.
     """
 
     found: tuple[tuple[str, float], ...]
@@ -64,10 +64,10 @@ class PredictRecord:
 
 
 def check_request(image: InputImage, request: PredictRequest) -> None:
-    """Refuse what no segmenter could answer, before one is loaded.
+    """Refuse requests that no segmenter could answer, before one is loaded.
 
     Raises:
-        UsageError: If the file cannot be of this kind, or a prompt leaves the slice.
+        UsageError: If the file format is unknown, or a prompt lies outside the slice.
     """
     format_of_file(request.out)
     for prompt in request.all_prompts:
@@ -75,11 +75,11 @@ def check_request(image: InputImage, request: PredictRequest) -> None:
 
 
 def predict_image(image: InputImage, request: PredictRequest, segmenter: Segmenter) -> PredictRecord:
-    """Answer the prompts on the one slice that they are for and write all instances.
+    """Answer the prompts on their slice and write all instances.
 
     Raises:
-        UnsupportedPromptError: If the segmenter cannot take a prompt.
-        UsageError: If a prompt is not one.
+        UnsupportedPromptError: If the segmenter does not accept a prompt.
+        UsageError: If a prompt is invalid.
         CaseDataError: If the slice is too large.
         StoreError: If the file cannot be written.
     """
@@ -100,11 +100,11 @@ def predict_image(image: InputImage, request: PredictRequest, segmenter: Segment
 
 
 def predict_volume(image: InputImage, request: PredictRequest, segmenter: Segmenter) -> PredictRecord:
-    """Answer the prompts on their slices, follow what is drawn where that is asked, and write a label map.
+    """Answer the prompts on their slices, follow the instances if requested, and write a label map.
 
     Raises:
-        UsageError: If anything but a label map is to be written.
-        UnsupportedPromptError: If the segmenter cannot take a prompt.
+        UsageError: If the file is not a label map.
+        UnsupportedPromptError: If the segmenter does not accept a prompt.
         StoreError: If the file cannot be written.
     """
     format_of_file(request.out, volume=True)
@@ -127,6 +127,6 @@ def predict_volume(image: InputImage, request: PredictRequest, segmenter: Segmen
 
 
 def _kept(answer: SliceInstances, prompt: SlicePrompt, settings: InferenceSettings) -> SliceInstances:
-    """All instances, unless the user chose which ones stand for the structure."""
+    """All instances, unless the user chose a rule for merging them."""
     everything = settings.merge in (Merge.AUTO, Merge.UNION)
     return answer if everything else merge_instances(answer, prompt, settings)

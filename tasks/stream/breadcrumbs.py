@@ -1,7 +1,7 @@
-"""Breadcrumbs: a running batch notes the case in hand in a file, so that a dead worker can be blamed on one case.
+"""Breadcrumbs: a running batch notes its current case in a file, so that a worker death is blamed on one case.
 
-Without them a batch that dies blames all its cases, and tasks merely queued on a dying worker are blamed too. The
-folder must be one that driver and workers share; in an object store a note is one small object.
+Without them a dead batch blames all its cases, and so do tasks queued on a dying worker. Driver and workers must share
+the folder; in an object store a note is one small object.
 """
 
 import os
@@ -15,15 +15,15 @@ from storage.store.atomic import remove, store_errors
 from storage.store.locations import is_remote
 
 BETWEEN_CASES = "*"
-"""Breadcrumb of a batch while no case is in hand (a case_id never starts with a star)."""
+"""Breadcrumb of a batch between its cases (a case_id never starts with a star)."""
 
 
 class HasCaseId(Protocol):
-    """Unit of work, as far as breadcrumbs and the stream must know it."""
+    """Unit of work for breadcrumbs and the stream."""
 
     @property
     def case_id(self) -> str:
-        """Names the case in breadcrumbs."""
+        """Id of the case in breadcrumbs."""
         ...
 
 
@@ -37,7 +37,7 @@ class BreadcrumbFolder:
     folder: Path
 
     def read(self, batch_id: str) -> str | None:
-        """The case in hand, `BETWEEN_CASES`, or None if the batch never began."""
+        """The current case, `BETWEEN_CASES`, or None if the batch never began."""
         path = self.folder / batch_id
         return (path.read_text(encoding="utf-8") or None) if path.exists() else None
 
@@ -46,7 +46,7 @@ class BreadcrumbFolder:
         remove(self.folder)
 
     def drop(self, batch_id: str) -> None:
-        """Forget a finished batch."""
+        """Remove the note of a finished batch."""
         (self.folder / batch_id).unlink(missing_ok=True)
 
 
@@ -68,7 +68,7 @@ class Breadcrumb:
         return self
 
     def at(self, case_id: str) -> None:
-        """Note that this case begins now; `BETWEEN_CASES` when none is in hand."""
+        """Note that this case begins now, or `BETWEEN_CASES`."""
         if self._file is None:
             self._path.write_text(case_id, encoding="utf-8")
             return
@@ -77,7 +77,7 @@ class Breadcrumb:
             os.pwrite(self._file, case_id.encode(), 0)
 
     def along(self, cases: Iterable[Item]) -> Iterator[Item]:
-        """Cases one after the other, each noted while it is in hand."""
+        """Cases one after the other, each noted while it is processed."""
         for case in cases:
             self.at(case.case_id)
             yield case

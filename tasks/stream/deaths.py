@@ -1,8 +1,8 @@
-"""Blame for a dead worker: the case at fault, evidence per case, and how much of it is enough.
+"""Attribution of worker deaths to cases: strikes per case, and the number that makes a case poison.
 
-A case is struck when a worker dies while it is in hand. Two strikes make it poison, as long as workers die of nothing
-else. Every struck case that succeeds later proves that workers die here for other reasons (a node that goes down, a
-person with `kill`): then more strikes are asked for, so that bad luck does not look like guilt.
+A case gets a strike if a worker dies while processing it. Two strikes make it poison, unless workers also die of other
+causes. Every struck case that succeeds later proves other causes (a node that goes down, a manual `kill`): then more
+strikes are needed, so that chance does not make a case poison.
 """
 
 from collections import Counter
@@ -15,7 +15,7 @@ from tasks.stream.breadcrumbs import BETWEEN_CASES, Item
 
 MAX_STRIKES = 2
 MAX_STRIKES_AMONG_OTHER_DEATHS = 4
-_MEMORY_EVENTS = "worker-restart-memory"  # what Dask's nanny logs when it kills a worker over its limit
+_MEMORY_EVENTS = "worker-restart-memory"  # topic of the Dask nanny when it kills a worker over its limit
 
 
 @dataclass
@@ -28,17 +28,17 @@ class DeathRecord:
 
     @property
     def enough(self) -> int:
-        """Strikes that make a case poison, given how many cases were struck and innocent."""
+        """Strikes that make a case poison, given the number of cases that were struck and succeeded later."""
         return min(MAX_STRIKES + self.cleared, MAX_STRIKES_AMONG_OTHER_DEATHS)
 
     def strike(self, case_id: str, *, over_memory: bool) -> bool:
-        """Note that a worker died with this case in hand; whether the case is poison now."""
+        """Count a worker death during this case; True if the case is poison now."""
         self.strikes[case_id] += 1
         self.over_memory[case_id] += over_memory
         return self.strikes[case_id] >= self.enough
 
     def clear(self, case_id: str) -> None:
-        """Note that this case came through."""
+        """Note that this case succeeded."""
         if self.strikes.pop(case_id, 0):
             self.cleared += 1
 
@@ -61,8 +61,8 @@ def suspect(batch: Sequence[Item], note: str | None) -> tuple[Item | None, list[
         note: Breadcrumb of the batch, None if it never began.
 
     Returns:
-        None for the case where none is to blame: the batch was queued and never begun, the case in the breadcrumb was
-        committed before, or the worker died while or after it committed; then cases run again one by one.
+        None for the case if none is to blame: the batch was queued and never began, the case in the breadcrumb was
+        committed before, or the worker died during or after the commit; then cases run again one by one.
     """
     if note == BETWEEN_CASES and len(batch) > 1:
         return None, [[case] for case in batch]
@@ -74,7 +74,7 @@ def suspect(batch: Sequence[Item], note: str | None) -> tuple[Item | None, list[
 
 
 def killed_over_memory(client: Client, error: KilledWorker) -> bool:
-    """Whether the nanny killed this worker because it was over its memory limit."""
+    """True if the nanny killed this worker because it exceeded its memory limit."""
     address = getattr(error.last_worker, "address", None)
     events = client.get_events(_MEMORY_EVENTS)
     return any(isinstance(event, dict) and event.get("worker") == address for _, event in events)

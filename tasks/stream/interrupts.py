@@ -1,6 +1,6 @@
-"""Ctrl-C at points of our own choice: a library that is interrupted in the middle of a call may leave a mess.
+"""Ctrl-C at defined points only, since a library interrupted inside a call may be left in an inconsistent state.
 
-`distributed` is one of them: a `KeyboardInterrupt` between the submission of a coroutine and its first step makes its
+For example in `distributed`, a `KeyboardInterrupt` between the submission of a coroutine and its first step makes the
 event loop log a traceback, and the future is never cancelled.
 """
 
@@ -13,9 +13,9 @@ from types import FrameType
 
 @contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Hold Ctrl-C back until the end of the block, then raise the KeyboardInterrupt; blocks may be nested.
+    """Delay Ctrl-C until the end of the block, then raise the KeyboardInterrupt; blocks may be nested.
 
-    Only the main thread receives signals: elsewhere, and where somebody handles SIGINT already, nothing changes.
+    Only the main thread receives signals: in other threads, and if SIGINT has another handler, nothing changes.
     """
     held: list[int] = []
 

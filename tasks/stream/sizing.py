@@ -1,8 +1,8 @@
-"""Sizes of batches: about the same seconds of work each, learned from the batches before."""
+"""Batch sizes: about the same seconds of work each, learned from previous batches."""
 
 
 class BatchSizer:
-    """Chooses how many cases make a batch: about `target_seconds` of work, smaller near the end."""
+    """Chooses the number of cases in a batch: about `target_seconds` of work, smaller near the end."""
 
     def __init__(self, slots: int, *, target_seconds: float = 10.0, first: int = 2, largest: int = 500) -> None:
         self._slots = max(1, slots)

@@ -1,14 +1,14 @@
-"""The bounded stream: batches of cases over one Dask client, with every fault of a worker accounted for.
+"""The bounded stream: batches of cases over one Dask client, with handling of every worker fault.
 
-Rules, and why (measured, see docs/reliability.md):
-- At most `max_inflight` batches are out, so that driver and scheduler stay flat for a million cases.
-- The scheduler must run with `allowed-failures: 0`: the retry policy is here, and here alone.
-- A batch whose worker died is blamed on the case in its breadcrumb. First strike: the case runs again, alone and after
-  all others, when what killed workers by chance (a node that went down) is over, or has been seen to. Second strike: it
-  is poison, unless workers die of other things too (`tasks.stream.deaths`). Its neighbours run again without blame.
-- A worker may die after it has committed and before it could say so: what is committed is never computed again.
-- A scheduler that is restarted comes back empty: workers are prepared anew and the batches that were out run again.
-- An exception of a whole batch (import, network, full disk) writes nothing; after a few in a row the breaker opens.
+Rules, and reasons (measured, see docs/reliability.md):
+- At most `max_inflight` batches are in flight, so that driver and scheduler use constant memory for a million cases.
+- The scheduler must run with `allowed-failures: 0`: only the stream retries.
+- A worker death is blamed on the case in the breadcrumb of its batch. First strike: the case runs again, alone and
+  after all others, when a cause by chance (a node that went down) is likely over. Second strike: it is poison, unless
+  workers also die of other causes (`tasks.stream.deaths`). The other cases of its batch run again without a strike.
+- A worker may die after its commit and before its report: committed cases are never computed again.
+- A restarted scheduler is empty: workers are prepared again, and the batches in flight run again.
+- An exception of a whole batch (import, network, full disk) writes nothing; after a few in a row the stream stops.
 """
 
 import itertools
@@ -35,11 +35,11 @@ MAX_BATCH_ERRORS_IN_A_ROW = 3
 
 
 class BatchBreakerError(Medsam3Error):
-    """Whole batches fail one after the other; the run stops and the cases stay pending."""
+    """Several whole batches failed in a row; the run stops and the cases stay pending."""
 
 
 class ClusterLostError(Medsam3Error):
-    """The scheduler went away and did not come back; the cases that were out stay pending."""
+    """The scheduler was lost and did not come back; cases in flight stay pending."""
 
 
 @dataclass
@@ -60,10 +60,10 @@ class StreamHooks:
     """Calls of the stream to its owner, on the driver.
 
     Attributes:
-        on_poison: Called with a case that keeps killing its worker, and the reason, before its crash is recorded.
+        on_poison: Called with a case that repeatedly crashes its worker, and the reason, before its crash is recorded.
         on_progress: Called after each batch; must be quick and must not raise.
-        should_stop: Asked before each submission.
-        on_new_scheduler: Called when the scheduler was restarted: it knows no plugin any more.
+        should_stop: Called before each submission.
+        on_new_scheduler: Called after a restart of the scheduler, which has lost all plugins.
     """
 
     on_poison: Callable[[Any, str], None]
@@ -72,48 +72,31 @@ class StreamHooks:
     on_new_scheduler: Callable[[Client], None] = lambda client: None
 
 
-def run_stream(
-    client: Client,
-    work: BatchWork,
-    cases: Sequence[HasCaseId],
-    *,
-    sizer: BatchSizer,
-    max_inflight: int,
-    crumbs: BreadcrumbFolder,
-    hooks: StreamHooks,
-    resources: dict[str, float] | None = None,
-) -> StreamCounts:
-    """Run all cases; returns when each is done, recorded as poison, or `should_stop` says so.
+class Stream:
+    """All cases of a run, streamed over a cluster.
 
     Args:
-        client: A client with `set_as_default=False` will do.
+        client: Dask client, also with `set_as_default=False`.
         work: The work on a batch.
         cases: Units of work in order.
-        sizer: Chooses how many go into a batch.
-        max_inflight: Batches that are out at a time; two per worker keep the next one ready.
+        sizer: Chooses the number of cases in a batch.
+        max_inflight: Batches in flight; two per worker keep the next one ready.
         crumbs: Folder that driver and workers share.
         hooks: Calls to the owner of the stream.
         resources: Dask resources per batch, for example `{"GPU": 1}`.
-
-    Raises:
-        BatchBreakerError: If whole batches keep failing.
-        ClusterLostError: If the scheduler is gone for good.
-        StoreError: If the store cannot be written.
     """
-    return _Stream(client, work, cases, sizer, max_inflight, crumbs, hooks, resources).run()
 
-
-class _Stream:
     def __init__(
         self,
         client: Client,
         work: BatchWork,
         cases: Sequence[HasCaseId],
+        *,
         sizer: BatchSizer,
         max_inflight: int,
         crumbs: BreadcrumbFolder,
         hooks: StreamHooks,
-        resources: dict[str, float] | None,
+        resources: dict[str, float] | None = None,
     ) -> None:
         self._client, self._work, self._sizer, self._crumbs = client, work, sizer, crumbs
         self._run_batch = partial(run_batch, work)
@@ -134,13 +117,20 @@ class _Stream:
         self.counts = StreamCounts()
 
     def run(self) -> StreamCounts:
+        """Run until each case is done or recorded as poison, or `should_stop` is true.
+
+        Raises:
+            BatchBreakerError: If several whole batches fail in a row.
+            ClusterLostError: If the scheduler does not come back.
+            StoreError: If the store cannot be written.
+        """
         started = time.perf_counter()
         try:
             with interrupts_held():
                 self._top_up()
             while self._live:
                 finished = next(self._completed)
-                if finished.cancelled():  # the scheduler is gone, and what it held with it
+                if finished.cancelled():  # the scheduler was lost with all its results
                     self._await_scheduler()
                 with interrupts_held():
                     self._finish(finished)
@@ -184,7 +174,7 @@ class _Stream:
             self._redo.extend([unfinished] if unfinished else [])
         except StoreError:
             raise
-        except Exception as error:  # noqa: BLE001 - any batch-level error: not the cases' fault, the breaker decides
+        except Exception as error:  # noqa: BLE001 - an error of the whole batch, not of its cases
             self._failed(future.key, batch, error)
         else:
             self._done(batch, report)
@@ -207,20 +197,20 @@ class _Stream:
         if self._errors_in_a_row >= MAX_BATCH_ERRORS_IN_A_ROW:
             msg = (
                 f"{self._errors_in_a_row} batches in a row failed as a whole, last {type(error).__name__}: {error}; "
-                "nothing was written for their cases: mend the cause and run the same command again"
+                "nothing was written for their cases: fix the cause and run the same command again"
             )
             raise BatchBreakerError(msg) from error
-        time.sleep(min(0.5 * self._errors_in_a_row, 5.0))  # a network that comes back deserves a moment
+        time.sleep(min(0.5 * self._errors_in_a_row, 5.0))  # time for a network to come back
         self._redo.extend([batch] if batch else [])
 
     def _await_scheduler(self) -> None:
-        """Wait until the client has found its scheduler again (it tries on its own) and prepare the new workers."""
+        """Wait until the client has reconnected to its scheduler and prepare the new workers."""
         while self._client.status == "connecting":
             time.sleep(0.1)
         if self._client.status != "running":
             msg = (
-                f"the Dask scheduler at {self._address} went away and did not come back; all that is "
-                "finished is kept: start the cluster again and run the same command"
+                f"the Dask scheduler at {self._address} was lost and did not come back; finished cases are "
+                "kept: start the cluster again and run the same command"
             )
             raise ClusterLostError(msg)
         scheduler = self._client.scheduler_info(n_workers=0)["id"]
@@ -229,9 +219,9 @@ class _Stream:
             self._hooks.on_new_scheduler(self._client)
 
     def _lost(self, batch_id: str, batch: list[Any], *, over_memory: bool) -> None:
-        """The worker died while it held this batch: blame the case in the breadcrumb, spare the others.
+        """Handle the death of the worker of a batch: strike the case in the breadcrumb, run the others again.
 
-        The breadcrumb alone may mislead: when a worker dies with a result that was not fetched yet, Dask runs the batch
+        The breadcrumb alone may mislead: if a worker dies with a result that was not fetched yet, Dask runs the batch
         once more, and the breadcrumb is that of the second run. So committed cases are always looked up.
         """
         self.counts.lost_batches += 1
@@ -251,7 +241,7 @@ class _Stream:
         self._work.record_crash(case, reason)
 
     def _uncommitted(self, batch_id: str, batch: list[Any]) -> list[Any]:
-        """Cases that this batch had not committed; the rest counts as done."""
+        """Cases that this batch had not committed; the others count as done."""
         unfinished, statuses = self._work.unfinished(batch_id, batch)
         self.counts.done += len(batch) - len(unfinished)
         self.counts.statuses.update(statuses)

@@ -11,22 +11,22 @@ from tasks.stream.breadcrumbs import Breadcrumb, BreadcrumbFolder
 
 
 class BatchWork(Protocol):
-    """A kind of work on cases; picklable. Workers call it, the driver asks its methods after a worker has died."""
+    """A kind of work on cases; picklable. Workers call it, the driver uses its methods after a worker death."""
 
     def __call__(self, batch_id: str, cases: Sequence[Any], crumb: Breadcrumb) -> Mapping[str, int]:
-        """Do a batch and commit its rows under `batch_id`; note every case in `crumb` before work on it begins.
+        """Process a batch and commit its rows under `batch_id`; note every case in `crumb` before it begins.
 
         Returns:
-            How many cases ended how. Trouble with a case ends in its rows; only trouble of the whole batch is raised.
+            Cases by status. Faults of a case end in its rows; only faults of the whole batch are raised.
         """
         ...
 
     def unfinished(self, batch_id: str, cases: Sequence[Any]) -> tuple[list[Any], dict[str, int]]:
-        """Cases that a batch had not committed when its worker died, and how many of the others ended how."""
+        """Cases that a batch had not committed when its worker died, and the number of others by status."""
         ...
 
     def record_crash(self, case: Any, reason: str) -> None:
-        """Write the rows of a case that keeps killing its worker."""
+        """Write the rows of a case that repeatedly crashes its worker."""
         ...
 
 
@@ -35,7 +35,7 @@ class BatchReport:
     """Counts and cost of a batch, which a worker returns; never voxels.
 
     Attributes:
-        statuses: How many cases ended how.
+        statuses: Cases by status.
         seconds: Wall time of the batch on the worker.
         rss_bytes: Resident memory of the worker process at the end of the batch.
     """
@@ -46,7 +46,7 @@ class BatchReport:
 
 
 def run_batch(work: BatchWork, batch_id: str, crumbs: BreadcrumbFolder, cases: Sequence[Any]) -> BatchReport:
-    """Do a batch in this process, with its breadcrumb, and measure what it took."""
+    """Process a batch in this process, with its breadcrumb, and measure time and memory."""
     started = time.perf_counter()
     with Breadcrumb(crumbs, batch_id) as crumb:
         statuses = dict(work(batch_id, cases, crumb))

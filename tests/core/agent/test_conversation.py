@@ -256,7 +256,7 @@ def test_rate_limits_and_server_errors_are_tried_again(code):
 
 @pytest.mark.parametrize(
     ("answer", "said", "asked"),
-    [(status(429), "status 429", 3), (status(401), "status 401", 1), ({"raw": "<html>"}, "no chat completion", 3)],
+    [(status(429), "status 429", 3), (status(401), "status 401", 1), ({"raw": "<html>"}, "not a chat completion", 3)],
 )
 def test_an_endpoint_that_keeps_refusing_fails_the_case_with_its_trace(answer, said, asked):
     with scripted(answer) as server, pytest.raises(AgentInterrupted, match=said) as failed:
@@ -308,7 +308,7 @@ def test_a_request_in_another_language_reaches_the_model_as_it_is():
         (["share_pixels=on"], "", "share_pixels=on without a model"),
         (["agent_model=m", "share_pixels=on", "agent_cost=0"], REMOTE, "write share_pixels=api.example.org"),
         (["agent_model=m", "share_pixels=other.org", "agent_cost=0"], REMOTE, "does not allow pictures"),
-        (["agent_model=m"], REMOTE, "no price is known for m"),
+        (["agent_model=m"], REMOTE, "the price of m is unknown"),
     ],
 )
 def test_what_may_not_be_asked_is_refused_before_anything_is_sent(settings, url, complaint):
@@ -321,5 +321,5 @@ def test_a_named_host_may_get_pixels_and_text_of_dicom_files_never_leaves():
     parsed = session(Parrot({}), "agent_model=m", "share_pixels=api.example.org", "agent_cost=0").settings.agent
     remote = EndpointSettings(REMOTE)
     require_allowed(parsed, remote)
-    with pytest.raises(UsageError, match=r"may be named by DICOM files .*, whose text never leaves"):
+    with pytest.raises(UsageError, match=r"may be named by DICOM files .*, whose text must not be sent"):
         require_allowed(parsed, remote, texts_of_dicom=True)

@@ -11,7 +11,7 @@ from medsam3_core.agent.trace import EventKind
 from medsam3_core.errors import UsageError
 from storage.runs.traces import read_trace_file, trace_rows, write_trace_file
 from tasks.agent.endpoint import EndpointSettings, open_access, require_allowed
-from tasks.agent.replies import LARGEST_ANSWER
+from tasks.agent.replies import MAX_ANSWER_BYTES
 from tests.core.agent.parrot import Parrot, session
 from tests.core.agent.scripted_server import call, calls, drip, scripted, status, words
 from tests.core.agent.test_conversation import DONE, talk
@@ -73,7 +73,7 @@ def test_a_key_that_no_header_holds_is_refused_and_not_shown(monkeypatch, key):
 @pytest.mark.parametrize("url", [f"http://user:{SECRET}@127.0.0.1:9/v1", f"https://evil.org\\@127.0.0.1/{SECRET}"])
 def test_a_url_with_a_password_is_refused_and_not_shown(url):
     parsed = session(Parrot({}), "agent_model=m").settings.agent
-    with pytest.raises(UsageError, match="holds a user or a password") as refused:
+    with pytest.raises(UsageError, match="contains a user or a password") as refused:
         open_access(parsed, EndpointSettings(url))
     assert SECRET not in str(refused.value)
 
@@ -114,8 +114,8 @@ def test_an_answer_that_drips_is_given_up_in_time():
 
 
 def test_an_endless_answer_is_given_up():
-    endless = {"raw": "x" * (LARGEST_ANSWER + 100_000)}
-    with scripted(endless) as server, pytest.raises(AgentInterrupted, match="after 1 try: an answer of more than 4 MB"):
+    endless = {"raw": "x" * (MAX_ANSWER_BYTES + 100_000)}
+    with scripted(endless) as server, pytest.raises(AgentInterrupted, match="after 1 try: the answer exceeds 4 MB"):
         talk(server, tries=1)
 
 
@@ -124,7 +124,7 @@ def test_an_endless_answer_is_given_up():
             '{"choices": [{"message": {"tool_calls": [{"id": 1}]}}]}']
 )  # fmt: skip
 def test_whatever_is_no_chat_completion_fails_the_case(raw):
-    with scripted({"raw": raw}) as server, pytest.raises(AgentInterrupted, match="no chat completion"):
+    with scripted({"raw": raw}) as server, pytest.raises(AgentInterrupted, match="not a chat completion"):
         talk(server, tries=1)
 
 

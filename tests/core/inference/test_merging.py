@@ -137,7 +137,7 @@ def test_an_empty_semantic_mask_is_nothing_whatever_the_instances(merge):
 
 @pytest.mark.parametrize("merge", [Merge.SEMANTIC, Merge.COMPONENTS])
 def test_a_mask_of_the_semantic_head_is_refused_where_none_was_drawn(merge):
-    with pytest.raises(UnsupportedPromptError, match=f"merge={merge}: no semantic mask was drawn for 'liver'"):
+    with pytest.raises(UnsupportedPromptError, match=f"merge={merge}: there is no semantic mask for 'liver'"):
         merged(columns(*THREE), TEXT, merge=merge)
 
 

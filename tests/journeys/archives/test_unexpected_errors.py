@@ -68,7 +68,7 @@ def test_an_error_that_nobody_foresaw_is_the_reason_of_its_case(store: StoreLayo
     assert report.statuses == {"rejected": 1, "accepted": 1}
     rows = latest_cases(store, "all").set_index("case_id")
     reason = str(rows.loc[odd.case_id, "reason"])
-    assert "cannot be read (KeyError: 'kind'); it is damaged or of an unknown kind" in reason
+    assert "cannot be read (KeyError: 'kind'); it is damaged or of an unknown format" in reason
     assert "Doe" not in reason
 
 

@@ -131,7 +131,9 @@ def test_workers_that_differ_or_lack_something_are_refused_by_name_before_any_wo
         store = open_store(tmp_path / "several")
         several = cluster.worker("--nthreads", "2")
         wait_until(lambda: len(workers.client.nthreads()) == 2, "the worker of two threads", seconds=60)
-        with pytest.raises(UsageError, match=r"runs 2 tasks at a time, but loaded weights answer one; start it with"):
+        with pytest.raises(
+            UsageError, match=r"runs 2 tasks at a time, but loaded weights serve only one; start it with"
+        ):
             workers.register(SegmenterPlugin(find_weights(store, "tiny-untrained"), 1))
         several.kill()
         wait_until(lambda: len(workers.client.nthreads()) == 1, "it to leave", seconds=60)

@@ -15,7 +15,7 @@ from distributed import Client, LocalCluster
 from medsam3_core.errors import StoreError
 from tasks.stream.breadcrumbs import BETWEEN_CASES, Breadcrumb, BreadcrumbFolder
 from tasks.stream.sizing import BatchSizer
-from tasks.stream.stream import BatchBreakerError, StreamCounts, StreamHooks, run_stream
+from tasks.stream.stream import BatchBreakerError, Stream, StreamCounts, StreamHooks
 from tests.journeys.main_job.conftest import Medsam3, Started, copy_of, rows, wait_until, worker_processes
 
 
@@ -75,7 +75,7 @@ def client() -> Iterator[Client]:
 
 def _run(client: Client, work: NoteCases, crumbs: Path, count: int) -> tuple[StreamCounts, list[str]]:
     poisoned: list[str] = []
-    counts = run_stream(
+    counts = Stream(
         client,
         work,
         [Item(f"case{index:03d}") for index in range(count)],
@@ -83,7 +83,7 @@ def _run(client: Client, work: NoteCases, crumbs: Path, count: int) -> tuple[Str
         max_inflight=4,
         crumbs=BreadcrumbFolder(crumbs),
         hooks=StreamHooks(lambda case, reason: poisoned.append(f"{case.case_id}: {reason}")),
-    )
+    ).run()
     return counts, poisoned
 
 
@@ -114,7 +114,7 @@ def test_cases_that_kill_their_worker_are_found_and_nobody_else_is_blamed(client
 
 
 def test_a_struck_case_runs_again_after_all_others_when_bad_times_may_be_over(client: Client, tmp_path: Path) -> None:
-    counts = run_stream(
+    counts = Stream(
         client,
         NoteCases(tmp_path, frozenset({"case003"}), bad_times=100, seconds=0.03),
         [Item(f"case{index:03d}") for index in range(120)],
@@ -122,7 +122,7 @@ def test_a_struck_case_runs_again_after_all_others_when_bad_times_may_be_over(cl
         max_inflight=4,
         crumbs=BreadcrumbFolder(tmp_path / "crumbs"),
         hooks=StreamHooks(lambda case, reason: pytest.fail(f"{case.case_id} is innocent: {reason}")),
-    )
+    ).run()
     assert len(list(tmp_path.glob("case*"))) == 120
     assert (counts.done, counts.statuses["scored"]) == (120, 120)
 
@@ -137,7 +137,7 @@ def test_workers_killed_from_outside_cost_no_case_and_blame_none(client: Client,
             killed.append(pids[0])
             os.kill(pids[0], signal.SIGKILL)
 
-    counts = run_stream(
+    counts = Stream(
         client,
         NoteCases(done, seconds=0.02),
         [Item(f"case{index:03d}") for index in range(60)],
@@ -145,7 +145,7 @@ def test_workers_killed_from_outside_cost_no_case_and_blame_none(client: Client,
         max_inflight=4,
         crumbs=BreadcrumbFolder(tmp_path / "crumbs"),
         hooks=StreamHooks(lambda case, reason: pytest.fail(f"{case.case_id} is innocent: {reason}"), kill_one),
-    )
+    ).run()
     assert len(killed) == 2
     assert len(list(done.iterdir())) == 60
     assert counts.done == 60
@@ -178,7 +178,7 @@ def test_what_a_lost_batch_had_committed_never_runs_again(client: Client, tmp_pa
     committed = tmp_path / "committed"
     committed.mkdir()
 
-    counts = run_stream(
+    counts = Stream(
         client,
         DiesAfterCommit(committed, crumb),
         [Item(f"case{index:03d}") for index in range(12)],
@@ -186,7 +186,7 @@ def test_what_a_lost_batch_had_committed_never_runs_again(client: Client, tmp_pa
         max_inflight=1,
         crumbs=BreadcrumbFolder(tmp_path / "crumbs"),
         hooks=StreamHooks(lambda case, reason: pytest.fail(f"{case.case_id} is innocent: {reason}")),
-    )
+    ).run()
     names = [name for file in committed.iterdir() for name in file.read_text().split()]
     assert sorted(names) == [f"case{index:03d}" for index in range(12)]
     assert (counts.done, counts.statuses["scored"], counts.lost_batches) == (12, 12, 1)
