@@ -29,7 +29,7 @@ def short_digest(value: Any) -> str:
 
 
 def digest_array(array: NDArray[Any]) -> str:
-    """SHA-256 over dtype, shape and the bytes in C order: equal arrays, equal digest, whatever the memory layout."""
+    """SHA-256 over dtype, shape and the bytes in C order: equal arrays have equal digests in any memory layout."""
     contiguous = np.ascontiguousarray(array)
     hasher = hashlib.sha256(f"{contiguous.dtype.str}{contiguous.shape}".encode())
     hasher.update(contiguous.view(np.uint8).reshape(-1).data if contiguous.size else b"")

@@ -13,10 +13,8 @@ class RunSpec:
     """Weights, cohort, prompts and settings of a run; their digest is the run id.
 
     Attributes:
-        weights_sha256: Identity of the weights.
         cohort: Name of the cohort; its cases may grow.
         prompt_id: Policy, texts and version of the prompt code.
-        settings_id: Inference settings.
         inference_code: Version of the inference code.
     """
 

@@ -214,7 +214,7 @@ class Case:
     def _measure(self, run: Run, structure: str, labels: NDArray[np.uint16], confidences: NDArray[np.float32]) -> None:
         with self._timed("score"):
             measured = measure_structure(labels, confidences, self._volume.geometry, self._intensities)
-            self._ledger.measured(run.run_id, self._case, structure, measured.as_columns())
+            self._ledger.measured(run.run_id, self._case, structure, measured)
 
     @cached_property
     def _intensities(self) -> NDArray[Any]:

@@ -41,14 +41,10 @@ class ExportBatch:
     """The work of an export.
 
     Attributes:
-        store: The store.
         run_id: Run of the predictions.
         structures: Structures in the order of label values.
         texts: Text of each structure.
         weights: Name and version.
-        source_root: Root of the source.
-        form: Format to write.
-        out: Output folder.
         claim: Claim of that folder, see `storage.exports.claims`.
         anonymous: Leave patient names out of DICOM.
     """

@@ -31,7 +31,6 @@ class PendingCase:
     """A case to read.
 
     Attributes:
-        source: The case.
         fingerprint: Fingerprint of its source files when they were listed.
         standing: Digest of its current row if that is a rejection; the same rejection adds no row.
     """
@@ -51,9 +50,6 @@ class IngestBatch:
     """The work of an ingest: read, verify, write.
 
     Attributes:
-        store: The store.
-        cohort: Cohort.
-        recipe: Recipe of the source.
         source_root: Source folder, or the pseudo source of phantoms.
         with_references: True if references are read and structures are part of the digests of cases.
     """

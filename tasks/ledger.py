@@ -23,14 +23,10 @@ class BatchLedger:
     """Rows of one batch.
 
     Attributes:
-        store: The store.
         batch_id: Id of the batch, which names its files and is the `attempt` of its rows.
         token: Token of the commits, see `storage.store.writers`.
-        prompts: Prompts of its cases.
         statuses: Cases by status.
-        scores: Scores.
         outcomes: Outcomes, one per case and run; none if a stored prediction was scored again.
-        traces: Traces of the agent.
         measurements: Measurements, of runs that measure.
     """
 

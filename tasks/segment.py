@@ -28,8 +28,6 @@ class SegmentBatch:
     """The work of a benchmark: one pass over a case serves all runs of the same weights.
 
     Attributes:
-        store: The store.
-        recipe: Recipe of the cohort.
         runs: Runs by id, all with the same weights.
         segmenter: Gives the loaded segmenter of this worker.
         per_pass: Slices that are encoded together; None for 8 on CUDA, else 1.

@@ -30,7 +30,6 @@ class Finding:
     """A fault or a suspicious fact.
 
     Attributes:
-        kind: Kind of the finding.
         message: Culprit, value and remedy in a sentence.
         case_ids: Affected cases, those of other cohorts as `cohort:case_id`; empty for files without a case.
     """

@@ -59,11 +59,8 @@ class Recipe:
         modality: `CT`, `MR`, `fundus`, `microscopy`, ...
         window: Intensity policy, see `medsam3_core.cases.intensity`; a structure may have one of its own.
         parameters: Parameters of the layout (patterns, suffixes, label values).
-        split: Rule for splits.
         patient_pattern: Regular expression on the case key; its first group is the patient. None: one patient a case.
         licence: Licence of the data as its authors state it.
-        citation: Reference to cite.
-        homepage: Source of the data.
         traps: Known traps of this dataset, one sentence each.
         uncertain: Unverified facts about the published layout, one sentence each.
         trained_weights: Public weights known to have been trained on it.

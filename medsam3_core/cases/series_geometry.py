@@ -109,8 +109,8 @@ def prove_series(slices: Sequence[SlicePlace]) -> ProvenSeries:
     _require_positions(slices)
     _require_one_orientation(slices)
     _require_one_grid(slices)
-    cosines = np.asarray(slices[0].orientation, dtype=np.float64).reshape(2, 3)
-    normal = np.cross(cosines[0], cosines[1])
+    cosines = _cosines(slices[0])
+    normal = _normal(slices[0])
     normal /= np.linalg.norm(normal)
     positions = np.asarray([item.position for item in slices], dtype=np.float64)
     order = np.argsort(positions @ normal, kind="stable")
@@ -143,7 +143,7 @@ def _require_positions(slices: Sequence[SlicePlace]) -> None:
             if value is None or len(value) != size or not np.isfinite(value).all():
                 msg = f"{item.name} has no usable {what} (found {value}); its position is unknown, export it again"
                 raise SeriesRejectedError.of(SeriesFault.NO_POSITION, msg)
-        cosines = np.asarray(item.orientation, dtype=np.float64).reshape(2, 3)
+        cosines = _cosines(item)
         lengths = np.linalg.norm(cosines, axis=1)
         if np.abs(lengths - 1).max() > 0.01 or abs(float(cosines[0] @ cosines[1])) > 0.01:
             msg = (
@@ -254,9 +254,12 @@ def _geometry(first: SlicePlace, depth: int, cosines: NDArray[np.float64], step:
     return VolumeGeometry.from_nifti((depth, *first.shape_yx), affine + 0.0)
 
 
+def _cosines(item: SlicePlace) -> NDArray[np.float64]:
+    return np.asarray(item.orientation, dtype=np.float64).reshape(2, 3)
+
+
 def _normal(item: SlicePlace) -> NDArray[np.float64]:
-    cosines = np.asarray(item.orientation, dtype=np.float64).reshape(2, 3)
-    return np.cross(cosines[0], cosines[1])
+    return np.cross(*_cosines(item))
 
 
 def _usual(values: Sequence[object]) -> int:

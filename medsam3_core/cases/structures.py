@@ -67,9 +67,7 @@ class LabelMap:
 
     Attributes:
         voxels: Shape (z, y, x), unsigned integers, 0 is background.
-        geometry: Geometry of the voxels.
         entries: Meaning of each value; a value may belong to several structures (a tumour core inside a tumour).
-        rater: Rater who drew it.
     """
 
     voxels: NDArray[Any]

@@ -58,7 +58,6 @@ class _LinkedStructure:
     """One structure of a finished prediction.
 
     Attributes:
-        crops: Its slices by z.
         numbers: Per z, the number in the volume of label 0..n of that slice.
         scores: Score of number 1..n.
     """

@@ -34,10 +34,8 @@ class Seed:
     """Start of a structure that is followed through a volume.
 
     Attributes:
-        run: The run.
         z: Key slice.
         prompt: Prompt on the key slice.
-        settings: Settings of the run.
         drawn: Instances of the structure on the key slice; None if the tracker answers the prompt itself.
     """
 
@@ -60,8 +58,6 @@ class FollowedSlice:
     """Instances of one seed on one slice.
 
     Attributes:
-        seed: The seed.
-        z: The slice.
         instances: One instance per object on this slice.
         objects: Number of the object of each instance, from 0, shape (n,).
     """

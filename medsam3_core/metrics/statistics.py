@@ -37,21 +37,6 @@ class SignedRankTest:
 
 
 @dataclass(frozen=True, slots=True)
-class EffectSize:
-    """Size of a paired difference, without unit; positive if NEW has the larger values.
-
-    Attributes:
-        rank_biserial: Matched-pairs rank-biserial correlation (Kerby 2014) in [-1, 1]: share of rank sums in favour
-            minus share against; None if every difference is zero.
-        cohens_dz: Mean difference over the standard deviation of the differences; None if that is zero or there
-            are fewer than two patients.
-    """
-
-    rank_biserial: float | None
-    cohens_dz: float | None
-
-
-@dataclass(frozen=True, slots=True)
 class PairedComparison:
     """NEW against BASE on one metric of one structure.
 
@@ -66,8 +51,8 @@ class PairedComparison:
         high: Upper end.
         p: Wilcoxon p value, not adjusted; None if there is a `reason`.
         reason: Reason for a missing p value.
-        rank_biserial: See `EffectSize`.
-        cohens_dz: See `EffectSize`.
+        rank_biserial: See the function of that name.
+        cohens_dz: See the function of that name.
         wins: Patients for whom NEW is better.
         ties: Patients with equal means, to 1e-6.
         losses: Patients for whom NEW is worse.
@@ -124,7 +109,6 @@ def compare_pairs(
     base, new, patients = base[usable], new[usable], patients[usable]
     differences = patient_means(new - base, patients)
     test = signed_rank_test(differences)
-    effect = effect_size(differences)
     interval = cluster_bootstrap(new - base, patients, seed=seed, resamples=resamples)
     signs = np.sign(_micro(differences)) * (1 if higher_is_better else -1)
     return PairedComparison(
@@ -138,8 +122,8 @@ def compare_pairs(
         high=interval[1] if interval else None,
         p=test.p,
         reason=test.reason,
-        rank_biserial=effect.rank_biserial,
-        cohens_dz=effect.cohens_dz,
+        rank_biserial=rank_biserial(differences),
+        cohens_dz=cohens_dz(differences),
         wins=int(np.count_nonzero(signs > 0)),
         ties=int(np.count_nonzero(signs == 0)),
         losses=int(np.count_nonzero(signs < 0)),
@@ -229,13 +213,20 @@ def signed_rank_test(differences: NDArray[np.float64]) -> SignedRankTest:
     return SignedRankTest(float(stats.wilcoxon(nonzero).pvalue), nonzero.size, None)
 
 
-def effect_size(differences: NDArray[np.float64]) -> EffectSize:
-    """Rank-biserial correlation and Cohen's dz of one difference per patient."""
+def rank_biserial(differences: NDArray[np.float64]) -> float | None:
+    """Matched-pairs rank-biserial correlation of one difference per patient (Kerby 2014), in [-1, 1].
+
+    Share of the rank sum of positive differences minus that of negative ones; None if every difference is zero.
+    """
     nonzero = _nonzero_micro(differences)
     ranks = stats.rankdata(np.abs(nonzero))
-    rank_biserial = float((np.sign(nonzero) * ranks).sum() / ranks.sum()) if nonzero.size else None
+    return float((np.sign(nonzero) * ranks).sum() / ranks.sum()) if nonzero.size else None
+
+
+def cohens_dz(differences: NDArray[np.float64]) -> float | None:
+    """Mean difference over the standard deviation; None if that is zero or there are fewer than two patients."""
     spread = float(differences.std(ddof=1)) if differences.size > 1 else 0.0
-    return EffectSize(rank_biserial, float(differences.mean()) / spread if spread > _ROUNDED_TO else None)
+    return float(differences.mean()) / spread if spread > _ROUNDED_TO else None
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

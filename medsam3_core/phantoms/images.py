@@ -8,7 +8,7 @@ from medsam3_core.cases.cases import CaseVolume
 from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.cases.structures import LabelEntry, LabelMap
 from medsam3_core.phantoms.drawing import ellipsoid, strokes, unit_grid, vessel_tree
-from medsam3_core.phantoms.kinds import PhantomKind, phantom_modality
+from medsam3_core.phantoms.kinds import MODALITIES, PhantomKind
 
 VESSEL, OPTIC_DISC, VESSEL_ON_DISC = 1, 2, 3
 
@@ -107,4 +107,4 @@ def picture(
     present = set(np.unique(labels).tolist())
     reference = LabelMap(labels[None], geometry, tuple(entry for entry in entries if entry.value in present))
     attributes = {"phantom": {"kind": str(kind), "seed": seed}}
-    return CaseVolume(voxels, geometry, (reference,), phantom_modality(kind), attributes=attributes)
+    return CaseVolume(voxels, geometry, (reference,), MODALITIES[kind], attributes=attributes)

@@ -12,7 +12,7 @@ from medsam3_core.cases.cases import CaseVolume
 from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.cases.structures import LabelEntry, LabelMap
 from medsam3_core.phantoms.drawing import Grid, ellipsoid, tube_along_z, unit_grid
-from medsam3_core.phantoms.kinds import PhantomKind, phantom_modality, phantom_structures
+from medsam3_core.phantoms.kinds import MODALITIES, PhantomKind, phantom_structures
 
 CT_HU = {
     "air": -1000,
@@ -136,9 +136,7 @@ def _volume(
     names = [structure.name for structure in phantom_structures(kind)]
     entries = tuple(LabelEntry(value, name) for value, name in enumerate(names, start=1) if (labels == value).any())
     attributes = {"phantom": {"kind": str(kind), "seed": seed}}
-    return CaseVolume(
-        voxels, geometry, (LabelMap(labels, geometry, entries),), phantom_modality(kind), affine, attributes
-    )
+    return CaseVolume(voxels, geometry, (LabelMap(labels, geometry, entries),), MODALITIES[kind], affine, attributes)
 
 
 def _affine_xyz(

@@ -82,7 +82,6 @@ class PromptPolicy:
     """A parsed policy.
 
     Attributes:
-        kind: Kind of prompts.
         per: Object of one box, point set or mask.
         jitter: Each edge of a box moves by U(-jitter, jitter) of its side; box kinds only.
         pos: Positive points per prompt, at least 1; points only.

@@ -32,11 +32,8 @@ class PromptRow:
     """One row of a prompts file; columns that its kind does not use are None.
 
     Attributes:
-        case_id: Case.
         slice: Index z of the slice.
-        structure: Name of the structure.
         instance: Instance from 1; 0 for the structure as a whole.
-        kind: Kind of the prompt.
         text: Text prompt, or request to the agent.
         x0: First column inside the box.
         y0: First row inside the box.

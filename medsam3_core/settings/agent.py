@@ -34,7 +34,7 @@ class AgentSettings:
     agent_run_cost: float = field(default=0.0, metadata=described("money of the whole run"))
     share_pixels: str = field(
         default=PIXELS_OFF,
-        metadata=described("`on` shows pictures to an endpoint on this machine, the name of a host to that host"),
+        metadata=described("`on` sends pictures to an endpoint on this machine, a host name to that host"),
     )
 
     def __post_init__(self) -> None:

@@ -61,18 +61,16 @@ class InferenceSettings:
     merge: Merge = field(
         default=Merge.AUTO,
         metadata=described(
-            "which instances become the mask: `union` all, `best` the one that fits the box best, `top` the one "
-            "with the highest score, whatever was asked; `semantic` takes the semantic mask as one instance and "
-            "`components` each connected part of it, scored by presence. `auto` is `union`, for one exemplar box "
-            "`best`"
+            "instances that become the mask: `union` all, `best` the one that fits the box best, `top` the one with "
+            "the highest score for any prompt; `semantic` takes the semantic mask as one instance and `components` "
+            "each connected part of it, scored by presence. `auto` is `union`, for one exemplar box `best`"
         ),
     )
     threshold: float = field(
         default=0.5,
         metadata=described(
-            "instances whose score is not above it are dropped (not objects that were clicked or shown to the "
-            "interactive head); so is the semantic mask of a slice, or of a tile, whose presence (the probability "
-            "that what was asked is there at all) is not"
+            "instances need a score above it (objects of the interactive head are always kept); the semantic mask of "
+            "a slice or tile needs a presence above it, which is the probability that the concept is there at all"
         ),
     )
     tiles: int = field(
@@ -90,8 +88,8 @@ class InferenceSettings:
     window: str = field(
         default="recipe",
         metadata=described(
-            "how intensities become 8 bits: `recipe` (of the cohort), `ct:CENTRE,WIDTH`, `percentile:LOW,HIGH`, "
-            "`minmax`, `identity` or `auto`"
+            "intensity policy: `recipe` (of the cohort), `ct:CENTRE,WIDTH`, `percentile:LOW,HIGH`, `minmax`, "
+            "`identity` or `auto`"
         ),
     )
     agent: AgentSettings = _DEFAULT_AGENT

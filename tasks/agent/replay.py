@@ -27,7 +27,6 @@ class ReplayedCase:
     """Result of the replay of a case.
 
     Attributes:
-        case_id: Case.
         differing: Voxels that differ from the stored prediction, over all structures.
         problem: Reason why the replay failed, else empty.
     """

@@ -34,8 +34,6 @@ class AgentPredictRequest:
     Attributes:
         requests: Requests in words.
         z: Slice of a picture; None for the whole volume.
-        policy: The policy `agent`.
-        settings: Inference settings.
         out: File to write; the trace gets its name and `.trace.parquet`.
         caption: Caption of a picture.
         replay: Events of a trace to replay instead of using the endpoint; the trace stays unchanged.

@@ -52,7 +52,6 @@ class PredictRecord:
         found: Prompt and score of every instance, in the order of the file.
         slices: Slices with instances.
         seconds: Time of encoding and segmentation.
-        device: Device of the segmenter.
         notes: Measures taken to fit.
     """
 

@@ -77,8 +77,6 @@ class Stream:
 
     Args:
         client: Dask client, also with `set_as_default=False`.
-        work: The work on a batch.
-        cases: Units of work in order.
         sizer: Chooses the number of cases in a batch.
         max_inflight: Batches in flight; two per worker keep the next one ready.
         crumbs: Folder that driver and workers share.
