@@ -60,10 +60,7 @@ class StructureScore:
         instances_reference: Instances of the reference; None unless the structure comes in instances and both instance
             maps are given.
         instances_prediction: Instances of the prediction.
-        true_positive: Voxels in both masks; formulas of other protocols are computed from these four counts.
-        false_positive: Voxels of the prediction alone.
-        false_negative: Voxels of the reference alone.
-        true_negative: Voxels of neither.
+        counts: Voxel counts, each a column; formulas of other protocols are computed from them.
     """
 
     empty: EmptyMask
@@ -76,15 +73,12 @@ class StructureScore:
     volume_unit: VolumeUnit
     instances_reference: int | None
     instances_prediction: int | None
-    true_positive: int
-    false_positive: int
-    false_negative: int
-    true_negative: int
+    counts: ConfusionCounts
 
     def as_columns(self) -> dict[str, Any]:
         """Values by column name, enumerations as their text."""
         columns = asdict(self)
-        columns |= columns.pop("metrics")
+        columns |= columns.pop("metrics") | columns.pop("counts")
         return {name: str(value) if isinstance(value, StrEnum) else value for name, value in columns.items()}
 
 
@@ -139,10 +133,7 @@ def score_structure(
         volume_unit=volume_unit,
         instances_reference=None if matches is None else matches.reference,
         instances_prediction=None if matches is None else matches.prediction,
-        true_positive=counts.true_positive,
-        false_positive=counts.false_positive,
-        false_negative=counts.false_negative,
-        true_negative=counts.true_negative,
+        counts=counts,
     )
 
 

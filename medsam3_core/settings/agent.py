@@ -2,10 +2,10 @@
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from medsam3_core.errors import UsageError
-from medsam3_core.settings.described import described
+from medsam3_core.settings.described import setting
 
 VOCABULARY_VERSION = 1
 """Raised when the rules read a request differently; part of the prompt id of the policy `agent`."""
@@ -22,19 +22,16 @@ _HOST = re.compile(r"[\w.:\[\]-]{1,253}")
 class AgentSettings:
     """One value per setting, described at its field; caps of 0 set no limit."""
 
-    agent_model: str = field(
-        default=RULES, metadata=described("name of a model at the configured endpoint, or `rules`")
-    )
-    agent_turns: int = field(default=12, metadata=described("answers of the model per request"))
-    agent_tokens: int = field(default=100_000, metadata=described("tokens, in and out, per case"))
-    agent_seconds: float = field(default=600.0, metadata=described("seconds of the agent per case"))
-    agent_cost: float = field(default=1.0, metadata=described("money per case, in the unit of the price table"))
-    agent_run_tokens: int = field(default=0, metadata=described("tokens of the whole run, over all workers"))
-    agent_run_seconds: float = field(default=0.0, metadata=described("seconds of the agent over all cases of the run"))
-    agent_run_cost: float = field(default=0.0, metadata=described("money of the whole run"))
-    share_pixels: str = field(
-        default=PIXELS_OFF,
-        metadata=described("`on` sends pictures to an endpoint on this machine, a host name to that host"),
+    agent_model: str = setting(RULES, "name of a model at the configured endpoint, or `rules`")
+    agent_turns: int = setting(12, "answers of the model per request")
+    agent_tokens: int = setting(100_000, "tokens, in and out, per case")
+    agent_seconds: float = setting(600.0, "seconds of the agent per case")
+    agent_cost: float = setting(1.0, "money per case, in the unit of the price table")
+    agent_run_tokens: int = setting(0, "tokens of the whole run, over all workers")
+    agent_run_seconds: float = setting(0.0, "seconds of the agent over all cases of the run")
+    agent_run_cost: float = setting(0.0, "money of the whole run")
+    share_pixels: str = setting(
+        PIXELS_OFF, "`on` sends pictures to an endpoint on this machine, a host name to that host"
     )
 
     def __post_init__(self) -> None:

@@ -1,12 +1,14 @@
 """Settings described at their fields, from which help texts and documentation are made."""
 
-from dataclasses import Field, fields
-from typing import Any
+from dataclasses import Field, field, fields
+from typing import Any, TypeVar
+
+Value = TypeVar("Value")
 
 
-def described(words: str) -> dict[str, str]:
-    """Metadata of a field: its description, in Markdown."""
-    return {"words": words}
+def setting(default: Value, words: str) -> Value:
+    """Field of a dataclass with a default and a description in Markdown."""
+    return field(default=default, metadata={"words": words})
 
 
 def described_fields(settings: type[Any]) -> dict[str, Field[Any]]:

@@ -1,14 +1,14 @@
 """Inference settings that can change a number: parsed from `--set key=value`, hashed as `settings_id`."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from typing import Any, Self
 
 from medsam3_core.digests import short_digest
 from medsam3_core.errors import UsageError
 from medsam3_core.settings.agent import AgentSettings
-from medsam3_core.settings.described import described
+from medsam3_core.settings.described import setting
 
 _AGENT = "agent"
 _DEFAULT_AGENT = AgentSettings()
@@ -54,43 +54,31 @@ class InferenceSettings:
         agent: Model, turns and caps of the policy `agent`; each is a key of its own.
     """
 
-    mode: PromptMode = field(
-        default=PromptMode.CONCEPT,
-        metadata=described("`interactive` answers boxes, points and masks as objects on the interactive (SAM) head"),
+    mode: PromptMode = setting(
+        PromptMode.CONCEPT, "`interactive` answers boxes, points and masks as objects on the interactive (SAM) head"
     )
-    merge: Merge = field(
-        default=Merge.AUTO,
-        metadata=described(
-            "instances that become the mask: `union` all, `best` the one that fits the box best, `top` the one with "
-            "the highest score for any prompt; `semantic` takes the semantic mask as one instance and `components` "
-            "each connected part of it, scored by presence. `auto` is `union`, for one exemplar box `best`"
-        ),
+    merge: Merge = setting(
+        Merge.AUTO,
+        "instances that become the mask: `union` all, `best` the one that fits the box best, `top` the one with "
+        "the highest score for any prompt; `semantic` takes the semantic mask as one instance and `components` "
+        "each connected part of it, scored by presence. `auto` is `union`, for one exemplar box `best`",
     )
-    threshold: float = field(
-        default=0.5,
-        metadata=described(
-            "instances need a score above it (objects of the interactive head are always kept); the semantic mask of "
-            "a slice or tile needs a presence above it, which is the probability that the concept is there at all"
-        ),
+    threshold: float = setting(
+        0.5,
+        "instances need a score above it (objects of the interactive head are always kept); the semantic mask of "
+        "a slice or tile needs a presence above it, which is the probability that the concept is there at all",
     )
-    tiles: int = field(
-        default=1,
-        metadata=described("N x N overlapping tiles per slice, for vessels and pathology; 1 is the whole slice"),
+    tiles: int = setting(1, "N x N overlapping tiles per slice, for vessels and pathology; 1 is the whole slice")
+    resolution: int = setting(0, "input side in pixels; 0 is that of the weights")
+    dtype: Dtype = setting(
+        Dtype.AUTO,
+        "`fp32`, `bf16` or `mixed` (encoders in bf16, heads in fp32, but for the matrix products of the "
+        "fusion encoder); `auto` is `mixed` where bf16 is fast, else `fp32`",
     )
-    resolution: int = field(default=0, metadata=described("input side in pixels; 0 is that of the weights"))
-    dtype: Dtype = field(
-        default=Dtype.AUTO,
-        metadata=described(
-            "`fp32`, `bf16` or `mixed` (encoders in bf16, heads in fp32, but for the matrix products of the "
-            "fusion encoder); `auto` is `mixed` where bf16 is fast, else `fp32`"
-        ),
-    )
-    window: str = field(
-        default="recipe",
-        metadata=described(
-            "intensity policy: `recipe` (of the cohort), `ct:CENTRE,WIDTH`, `percentile:LOW,HIGH`, `minmax`, "
-            "`identity` or `auto`"
-        ),
+    window: str = setting(
+        "recipe",
+        "intensity policy: `recipe` (of the cohort), `ct:CENTRE,WIDTH`, `percentile:LOW,HIGH`, `minmax`, "
+        "`identity` or `auto`",
     )
     agent: AgentSettings = _DEFAULT_AGENT
 
