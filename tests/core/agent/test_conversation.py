@@ -307,7 +307,7 @@ def test_a_request_in_another_language_reaches_the_model_as_it_is():
         (["agent_model=m"], "ftp://host/v1", "needs an endpoint"),
         (["share_pixels=on"], "", "share_pixels=on without a model"),
         (["agent_model=m", "share_pixels=on", "agent_cost=0"], REMOTE, "write share_pixels=api.example.org"),
-        (["agent_model=m", "share_pixels=other.org", "agent_cost=0"], REMOTE, "does not allow pictures"),
+        (["agent_model=m", "share_pixels=other.org", "agent_cost=0"], REMOTE, "does not allow sending pictures"),
         (["agent_model=m"], REMOTE, "the price of m is unknown"),
     ],
 )

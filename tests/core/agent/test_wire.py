@@ -65,7 +65,7 @@ def test_white_space_around_a_key_is_no_part_of_it(monkeypatch):
 def test_a_key_that_no_header_holds_is_refused_and_not_shown(monkeypatch, key):
     monkeypatch.setenv("MEDSAM3_AGENT_KEY", key)
     parsed = session(Parrot({}), "agent_model=m").settings.agent
-    with pytest.raises(UsageError, match="the key in MEDSAM3_AGENT_KEY holds line breaks") as refused:
+    with pytest.raises(UsageError, match="the key in MEDSAM3_AGENT_KEY contains characters not allowed") as refused:
         require_allowed(parsed, EndpointSettings("http://127.0.0.1:9/v1"))
     assert SECRET not in str(refused.value)
 
