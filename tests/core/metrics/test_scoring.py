@@ -1,7 +1,7 @@
 import math
 import subprocess
 import sys
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -50,7 +50,7 @@ def block(z, y, x, shape=SHAPE):
 def score(reference, prediction, geometry=None, *, structure=LIVER, **instances):
     found = score_structure(reference, prediction, geometry or in_mm(), structure=structure, **instances)
     facts = {field.name: getattr(found, field.name) for field in fields(found)}
-    return SimpleNamespace(**(facts | facts.pop("metrics")))
+    return SimpleNamespace(**(facts | facts.pop("metrics") | asdict(found.counts)))
 
 
 CUBE = block(slice(0, 4), slice(0, 4), slice(0, 4))
