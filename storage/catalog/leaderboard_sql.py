@@ -120,13 +120,23 @@ WHERE a.protocol = {quoted(PROTOCOL_VERSION)}"""
 
 
 def inter_rater_sql() -> str:
-    """Means over cases that hold the structure by one of the two raters at least; one unit, or none that has a unit."""
-    nsd, hd95, unit = (
-        f"CASE WHEN count(DISTINCT distance_unit) <= 1 THEN {sql} END"
-        for sql in ("avg(nsd)", "avg(hd95)", "any_value(distance_unit)")
-    )
+    """Means over cases in which a rater of the pair drew the structure.
+
+    Values that need one unit, and the unit, are NULL over cases in mm and in px. Metrics added later come last.
+    """
+
+    def of_one_unit(sql: str) -> str:
+        return f"CASE WHEN count(DISTINCT distance_unit) <= 1 THEN {sql} END"
+
+    def mean(metric: Metric) -> str:
+        average = f"avg({metric.name})"
+        return f"{of_one_unit(average) if metric.needs_one_unit else average} AS {metric.name}_mean"
+
+    first = ("nsd", "hd95", "cldice")
+    later = [metric for metric in METRICS.values() if metric.symmetric and metric.name not in ("dice", *first)]
     return f"""
 SELECT cohort, split, structure, rater, other_rater, count(dice) AS cases, count(DISTINCT patient_id) AS patients,
     avg(dice) AS dice_mean, median(dice) AS dice_median, min(dice) AS dice_min, max(dice) AS dice_max,
-    {nsd} AS nsd_mean, {hd95} AS hd95_mean, avg(cldice) AS cldice_mean, {unit} AS distance_unit
+    {", ".join(mean(METRICS[name]) for name in first)}, {of_one_unit("any_value(distance_unit)")} AS distance_unit,
+    {", ".join(mean(metric) for metric in later)}
 FROM agreement WHERE "empty" <> 'both' GROUP BY ALL"""

@@ -9,6 +9,7 @@ from scipy import stats
 
 from medsam3_core.errors import StoreError
 from medsam3_core.metrics.protocol_version import PROTOCOL_VERSION
+from medsam3_core.metrics.table import METRICS
 from storage.catalog.catalog import catalog_is_current, connect, publish_catalog
 from storage.catalog.groups_sql import t_quantile_sql
 from storage.catalog.views import PUBLIC_VIEWS
@@ -210,6 +211,20 @@ def test_raters_of_cases_in_two_units_have_no_mean_distance(store):
     assert ask(store, query) == [(1, 0.5, 0.5, 4.0, "mm")]
     write_rows(agreement, [row | {"case_id": "c2", "distance_unit": "px"}], schemas.AGREEMENT)
     assert ask(store, query) == [(2, 0.5, None, None, None)]
+
+
+def test_raters_have_the_mean_of_every_symmetric_metric_those_with_a_unit_in_one_unit(store):
+    symmetric = [metric for metric in METRICS.values() if metric.symmetric]
+    values = {metric.name: float(number) for number, metric in enumerate(symmetric, start=1)}
+    row = {"cohort": "hearts", "structure": "heart", "rater": "r1", "other_rater": "r2", "case_digest": DIGEST,
+           "empty": "none", "protocol": PROTOCOL_VERSION} | values  # fmt: skip
+    query = f"SELECT {', '.join(f'{name}_mean' for name in values)} FROM inter_rater"
+    write_rows(store.layout.agreement("hearts"), [row | {"case_id": "c1", "distance_unit": "mm"}], schemas.AGREEMENT)
+    assert ask(store, query) == [tuple(values.values())]
+    write_rows(store.layout.agreement("hearts"), [row | {"case_id": "c2", "distance_unit": "px"}], schemas.AGREEMENT)
+    assert ask(store, query) == [
+        tuple(None if metric.needs_one_unit else values[metric.name] for metric in symmetric),
+    ]
 
 
 @pytest.mark.parametrize("freedom", [*range(1, 32), 50, 100, 1000, 100_000])
