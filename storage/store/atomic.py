@@ -1,6 +1,6 @@
-"""No half-written file under a final name: write beside, flush, rename. Leftovers start with `.tmp-` and are swept.
+"""Atomic writes: write a scratch file beside the target, then rename it. Leftovers start with `.tmp-` and are swept.
 
-In an object store the scratch file lies on this machine and is put under its final name in one request.
+For an object store the scratch file lies on this machine and is uploaded in one request.
 """
 
 import errno
@@ -20,21 +20,21 @@ from storage.store.locations import connection_errors, is_remote, remove_remote,
 
 TEMPORARY_PREFIX = ".tmp-"
 
-_OF_THE_STORE = frozenset(
+_DISK_ERRORS = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
 )
-"""Errors of writing that a person mends by another folder or a freed disk; others are ours."""
+"""Errors of writing that the user can solve by another folder or a freed disk."""
 
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """Yield a scratch path of this machine (a file or a folder to be made); it becomes `target` on success.
+    """Yield a scratch path of this machine (a file or a folder to create); it becomes `target` on success.
 
-    A file replaces an older one at once. A folder that exists is renamed aside first, so there is a moment without
-    either: folders are therefore written once and only replaced when their source has changed.
+    A file replaces an older one in one step. An existing folder is renamed aside first, so for a moment there is
+    neither: folders are written once and only replaced when their source has changed.
 
     Raises:
-        StoreError: If the disk is full or the folder cannot be written; the target is as it was.
+        StoreError: If the disk is full or the folder cannot be written; the target is unchanged.
     """
     if is_remote(target):
         with _uploading(target) as scratch:
@@ -52,15 +52,15 @@ def replacing(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def store_errors(target: Path) -> Iterator[None]:
-    """Say of a full disk or a folder that cannot be written what a person can do about it.
+    """Turn errors of a full disk or an unwritable folder into a message with a remedy.
 
     Raises:
-        StoreError: In place of the error of the system.
+        StoreError: In place of the system's error.
     """
     try:
         yield
     except OSError as error:
-        if error.errno in _OF_THE_STORE:
+        if error.errno in _DISK_ERRORS:
             msg = f"cannot write {target}: {error.strerror}; free the disk or choose another --store, then run again"
             raise StoreError(msg) from error
         raise
@@ -78,14 +78,14 @@ def _uploading(target: Path) -> Iterator[Path]:
             msg = f"cannot write {target}: {error}; give access to it or choose another --store, then run again"
             raise StoreError(msg) from error
         except OSError as error:
-            if error.errno in _OF_THE_STORE - {errno.EEXIST}:
+            if error.errno in _DISK_ERRORS - {errno.EEXIST}:
                 msg = f"cannot write {scratch} for {target}: {error.strerror}; free the disk or set TMPDIR"
                 raise StoreError(msg) from error
             raise
 
 
 def write_json(target: Path, value: Any) -> None:
-    """Write a JSON file in one step, readable by people."""
+    """Write an indented JSON file in one step."""
     with replacing(target) as scratch:
         scratch.write_text(json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
 
@@ -104,11 +104,11 @@ def read_json(path: Path) -> Any:
 
 
 def sweep_leftovers(folder: Path, *, older_than_seconds: float) -> int:
-    """Remove scratch files and folders that a killed process left below `folder`; returns how many.
+    """Remove scratch files and folders that a killed process left below `folder`; returns their number.
 
-    Younger ones may belong to a process that is writing now and stay.
+    Younger ones stay: they may belong to a running process.
     """
-    if is_remote(folder):  # nothing is written beside
+    if is_remote(folder):  # scratch files of an object store lie elsewhere
         return 0
     limit = time.time() - older_than_seconds
     leftovers = [path for path in folder.rglob(f"{TEMPORARY_PREFIX}*") if path.stat().st_mtime < limit]
@@ -128,7 +128,7 @@ def _put_in_place(scratch: Path, target: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder with all that is in it; nothing happens where there is none."""
+    """Remove a file, or a folder with its content; does nothing if there is none."""
     if is_remote(path):
         remove_remote(path)
     elif path.is_dir():

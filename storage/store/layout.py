@@ -1,4 +1,4 @@
-"""Every path of a store, in one place. Nothing else joins path segments under the store's root.
+"""Every path of a store, in one place. No other module joins path segments under the store's root.
 
     cohorts/<cohort>/cohort.json, cases/, volumes/<aa>/, prompts/<prompt_id>/, fingerprints/, agreement/
     weights/registry.json
@@ -7,8 +7,8 @@
 
 `<aa>` spreads cases over 256 folders: the first two hex digits of the SHA-256 of the case_id.
 
-The root may be `s3://bucket/prefix`. What belongs to a store and is not shared (the catalog's file, caches, the weights
-that come with the product) then lies in a folder of this machine, see `storage.store.locations.cache_folder`.
+The root may be `s3://bucket/prefix`. Files that need not be shared (the catalog's file, caches, the weights that come
+with the product) then lie in a folder of this machine, see `storage.store.locations.cache_folder`.
 """
 
 import hashlib
@@ -24,22 +24,24 @@ from storage.store.locations import cache_folder, connection_errors, is_remote, 
 from storage.store.pseudonyms import require_key_outside
 
 STORE_VARIABLE = "MEDSAM3_STORE"
+"""Environment variable that names the default store."""
 DEFAULT_STORE = "medsam3-store"
-"""Folder of the store where nothing else is said."""
-"""Environment variable that names the store where nothing else does."""
+"""Folder of the store if neither an option nor the variable names one."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _GENERATION = re.compile(r"gen-(\d{4,})")
 
 
 def check_name(kind: str, name: str) -> str:
-    """Return `name` if it can be a folder of the store.
+    """Return `name` if it can name a folder of the store.
 
     Raises:
-        UsageError: If it could leave its folder or is not 1..100 letters, digits and `_ . -`.
+        UsageError: If it is not 1..100 letters, digits and `_ . -`, or starts with a sign.
     """
     if not _NAME.fullmatch(name):
-        msg = f"{kind} name {name!r} may hold 1 to 100 letters, digits and _ . - and starts with a letter or digit"
+        msg = (
+            f"{kind} name {name!r} is invalid: use 1 to 100 letters, digits and _ . - and start with a letter or digit"
+        )
         raise UsageError(msg)
     return name
 
@@ -56,7 +58,7 @@ class StoreLayout:
 
     @property
     def own_folder(self) -> Path:
-        """Folder of this machine for what need not be shared: the store itself where it is one."""
+        """Folder of this machine for files that need not be shared: the store itself if it is a folder."""
         return cache_folder(self.root) if is_remote(self.root) else self.root
 
     def cohorts(self) -> Path:
@@ -68,7 +70,7 @@ class StoreLayout:
         return self.cohorts() / check_name("cohort", cohort)
 
     def cohort_json(self, cohort: str) -> Path:
-        """What the cohort is: sources, recipe, licence."""
+        """Sources, recipe and licence of a cohort."""
         return self.cohort(cohort) / "cohort.json"
 
     def cases(self, cohort: str) -> Path:
@@ -105,7 +107,7 @@ class StoreLayout:
         return self.weights() / "registry.json"
 
     def registry_lock(self) -> Path:
-        """Held while the registry is written."""
+        """Lock held while the registry is written."""
         return self.root / ".locks" / "registry.lock"
 
     def learned_from(self) -> Path:
@@ -113,15 +115,15 @@ class StoreLayout:
         return self.weights() / "learned-from"
 
     def watch_json(self) -> Path:
-        """What the watcher of weights last saw."""
+        """State of the watched weights when the watcher last looked."""
         return self.weights() / "watch.json"
 
     def watch_lock(self) -> Path:
-        """Held by the one watcher of a store."""
+        """Lock held by the one watcher of a store."""
         return self.root / ".locks" / "watch.lock"
 
     def built_in_weights(self, name: str) -> tuple[Path, Path]:
-        """Folder of weights that come with the product, and the file with what is known about them."""
+        """Folder of weights that come with the product, and the file that describes them."""
         folder = self.own_folder / "weights" / "built-in"
         return folder / name, folder / f"{name}.json"
 
@@ -129,10 +131,10 @@ class StoreLayout:
         """Folder of one training run: configuration, manifest, checkpoints, log, curves, weights.
 
         Raises:
-            UsageError: If the store is an object store: checkpoints are written by libraries that know folders alone.
+            UsageError: If the store is an object store: the libraries that write checkpoints need a folder.
         """
         if is_remote(self.root):
-            msg = f"training writes checkpoints into a folder, and the store is {self.root}; give a --store on a disk"
+            msg = f"training writes checkpoints into a folder, but the store is {self.root}; choose a --store on a disk"
             raise UsageError(msg)
         return self.root / "training" / check_name("training", training_id)
 
@@ -145,11 +147,11 @@ class StoreLayout:
         return self.runs() / check_name("run", run_id)
 
     def run_json(self, run_id: str) -> Path:
-        """The run's spec, versions, machine."""
+        """Spec, versions and machine of a run."""
         return self.run(run_id) / "run.json"
 
     def plan(self, run_id: str) -> Path:
-        """Folder of what was planned."""
+        """Folder of the plan tables."""
         return self.run(run_id) / "plan"
 
     def requests(self, run_id: str) -> Path:
@@ -165,7 +167,7 @@ class StoreLayout:
         return self.run(run_id) / "measurements"
 
     def exports(self, run_id: str) -> Path:
-        """Folder of the tables of what was released."""
+        """Folder of the tables of released files."""
         return self.run(run_id) / "exports"
 
     def prediction(self, run_id: str, case_id: str) -> Path:
@@ -173,15 +175,15 @@ class StoreLayout:
         return self.run(run_id) / "predictions" / _two(case_id) / f"{check_name('case', case_id)}.ozx"
 
     def traces(self, run_id: str) -> Path:
-        """Folder of what the agent did."""
+        """Folder of the agent's traces."""
         return self.run(run_id) / "traces"
 
     def agent_spending(self, run_id: str) -> Path:
-        """Folder of what the agent has spent, one file per batch and case."""
+        """Folder of the agent's spending, one file per batch and case."""
         return self.run(run_id) / "agent-spending"
 
     def scores(self, run_id: str) -> Path:
-        """Folder of the newest generation of score tables (generation 0 where there is none yet)."""
+        """Folder of the newest generation of score tables (generation 0 if there is none yet)."""
         folder = self.run(run_id) / "scores"
         found = [entry for entry in folder.glob("gen-*") if _GENERATION.fullmatch(entry.name)]
         return max(found, key=lambda entry: int(entry.name[4:]), default=folder / "gen-0000")
@@ -195,39 +197,39 @@ class StoreLayout:
         return self.own_folder / "reports" / f"{check_name('report', name)}.html"
 
     def encodings(self) -> Path:
-        """Cache of slice encodings; deleting it loses time and nothing else."""
+        """Cache of slice encodings; deleting it costs only time."""
         return self.own_folder / "encodings"
 
     def breadcrumbs(self) -> Path:
-        """Folder where running batches note the case in hand; empty when nothing runs."""
+        """Folder where running batches note their current case; empty when nothing runs."""
         return self.root / ".breadcrumbs"
 
     def sign(self, name: str) -> Path:
-        """File by which workers of other machines prove that they see this store."""
+        """File by which workers on other machines prove that they see this store."""
         return self.breadcrumbs() / check_name("sign", name)
 
     def ingest_lock(self, cohort: str) -> Path:
-        """Lock of the one driver that ingests into a cohort."""
+        """Lock held by the one driver that ingests into a cohort."""
         return self.root / ".locks" / f"cohort-{check_name('cohort', cohort)}.lock"
 
     def writer_lock(self, run_id: str) -> Path:
-        """Held by the driver that writes a run."""
+        """Lock held by the driver that writes a run."""
         return self.root / ".locks" / f"run-{check_name('run', run_id)}.lock"
 
     def release_lock(self, folder: str) -> Path:
-        """Held by the process that releases into a folder outside, which a digest names."""
+        """Lock held by the process that releases into an output folder, named by its digest."""
         return self.root / ".locks" / f"out-{check_name('folder', folder)}.lock"
 
     def writer_token(self, run_id: str) -> Path:
-        """Names the driver whose workers may commit to a run."""
+        """File with the token of the driver whose workers may commit to a run."""
         return self.root / ".locks" / f"run-{check_name('run', run_id)}.token"
 
 
 def open_store(root: Path | str) -> StoreLayout:
-    """The store at `root`, created if absent and proved writable.
+    """The store at `root`, created if absent and tested to be writable.
 
     Raises:
-        StoreError: If the folder cannot be made or written; names it.
+        StoreError: If the folder cannot be created or written; names it.
         UsageError: If it is neither a folder nor on `s3://`, or the key of patients' pseudonyms lies in it.
     """
     root = location(root)
@@ -264,7 +266,7 @@ def existing_store(root: Path | str) -> StoreLayout:
     """The store at `root`, for reading.
 
     Raises:
-        StoreError: If there is none or it cannot be reached; says how to make one.
+        StoreError: If there is none or it cannot be reached; gives the command that creates one.
         UsageError: If it is neither a folder nor on `s3://`.
     """
     root = location(root)
@@ -274,11 +276,11 @@ def existing_store(root: Path | str) -> StoreLayout:
         msg = f"store {root} cannot be reached: {error}"
         raise StoreError(msg) from error
     if not found:
-        msg = f"no store at {root}; make one with: medsam3 ingest SOURCE --cohort NAME --store {root}"
+        msg = f"no store at {root}; create one with: medsam3 ingest SOURCE --cohort NAME --store {root}"
         raise StoreError(msg)
     return StoreLayout(root)
 
 
 def utc_now() -> datetime:
-    """Now, UTC, without zone: tables hold UTC only."""
+    """Current time in UTC, without a zone: tables hold UTC only."""
     return datetime.now(UTC).replace(tzinfo=None)

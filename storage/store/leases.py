@@ -1,9 +1,9 @@
 """Locks in an object store, which has none: an object that one holder keeps renewing.
 
-Taken by a conditional PUT, which the store lets one of many win. A holder renews its object every few seconds; one
-that has not been renewed for `LEASE_SECONDS` of the store's own clock is dead and may be taken over, again by a
-conditional PUT. A holder of this machine whose process is gone is taken over at once. A holder that was taken over
-(a machine that slept) finds out at its next renewal; until then the token of `storage.store.writers` keeps its workers
+A lease is taken by a conditional PUT, which only one of several processes wins. Its holder renews it every few seconds.
+A lease that was not renewed for `LEASE_SECONDS` of the store's own clock is expired and may be taken over, again by a
+conditional PUT. A lease of a process of this machine that has ended is taken over at once. A holder that lost its lease
+(a machine that slept) notices at its next renewal; until then the token of `storage.store.writers` keeps its workers
 from committing.
 """
 
@@ -26,11 +26,11 @@ from medsam3_core.errors import StoreError
 from storage.store.locations import connection_errors, file_system, object_key
 
 LEASE_SECONDS = 60.0
-"""A holder that was not heard of for so long is dead; longer than any pause of a living driver."""
+"""Age at which a lease expires; longer than any pause of a running driver."""
 _RENEW_SECONDS = 10.0
 _ASK_AGAIN_SECONDS = 1.0
 _REFUSED = ("pre-condition", "PreconditionFailed", "ConditionalRequestConflict")
-"""How the answer to a conditional PUT that did not hold reads."""
+"""Parts of the errors that answer a conditional PUT whose condition failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,21 +46,21 @@ def leasing(path: Path, what: str, *, wait: bool = False) -> Iterator[bool]:
 
     Args:
         path: The object.
-        what: What is being done under the lease, for the message: `run abc is being written`.
-        wait: Whether to wait for another holder rather than fail.
+        what: Work done under the lease, for the message: `run abc is being written`.
+        wait: Wait for another holder instead of failing.
 
     Yields:
-        Whether it was taken over from a holder that died.
+        True if it was taken over from a dead holder.
 
     Raises:
-        StoreError: If another process holds it; names the process, its machine and when it was last heard of.
+        StoreError: If another process holds it; names the process, its machine and the time of its last renewal.
     """
     lease = _Lease(path)
     while (other := lease.take()) is not None:
         if not wait:
             msg = (
-                f"{what} by process {other.holder.get('pid', '?')} on {other.holder.get('machine', '?')}, last heard "
-                f"of {other.seconds_ago:.0f} s ago; wait for it or stop it (a dead one is replaced after "
+                f"{what} by process {other.holder.get('pid', '?')} on {other.holder.get('machine', '?')}, last active "
+                f"{other.seconds_ago:.0f} s ago; wait for it or stop it (a dead process is replaced after "
                 f"{LEASE_SECONDS:.0f} s)"
             )
             raise StoreError(msg)
@@ -86,7 +86,7 @@ class _Lease:
         self.was_taken_over = False
 
     def take(self) -> _Found | None:
-        """Take it if it is free or its holder is dead; else the holder."""
+        """Take the lease if it is free or its holder is dead; otherwise return the holder."""
         if self._put(IfNoneMatch="*"):
             return None
         found = self._look()
@@ -100,15 +100,15 @@ class _Lease:
         return found
 
     def keep(self, stop: threading.Event) -> None:
-        """Renew until told to stop, or until somebody else has taken over; an unreachable store is asked again."""
+        """Renew until `stop` is set or another process has taken over; retry while the store is unreachable."""
         while not stop.wait(_RENEW_SECONDS):
             with suppress(OSError, *connection_errors()):
                 if not self._put(IfMatch=self._etag) and not self._is_ours():
                     return
 
     def release(self) -> None:
-        """Give it back, unless somebody else has taken over."""
-        with suppress(OSError, *connection_errors()):  # it ends by itself
+        """Delete the lease, unless another process has taken over."""
+        with suppress(OSError, *connection_errors()):  # it expires by itself
             if self._is_ours():
                 self._client.call_s3("delete_object", **self._place)
 
@@ -132,7 +132,7 @@ class _Lease:
         return True
 
     def _look(self) -> _Found | None:
-        """Who holds it, with the store's own reckoning of time."""
+        """Holder and age of the lease, by the clock of the store."""
         try:
             head = self._client.call_s3("head_object", **self._place)
             body = self._client.cat_file(f"{self._place['Bucket']}/{self._place['Key']}")
@@ -148,14 +148,14 @@ def _this_process() -> dict[str, Any]:
 
 
 def _is_gone(holder: dict[str, Any]) -> bool:
-    """Whether a holder was a process of this machine (and container) and does not run any more."""
+    """True if the holder was a process of this machine (and container) that has ended."""
     if not holder.get("space") or holder.get("space") != _process_space():
         return False
     return bool(_since(int(holder["pid"])) != holder["since"])
 
 
 def _process_space() -> str:
-    """Where process numbers mean what they mean here: this boot of this machine, this container."""
+    """Scope in which process numbers are unique: this boot of this machine, this container."""
     with suppress(OSError):
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
     return ""

@@ -1,8 +1,8 @@
-"""Where things lie: in a folder of this machine, or below `s3://bucket/prefix` of an object store.
+"""Locations: folders of this machine, or prefixes `s3://bucket/prefix` of an object store.
 
-Both are paths to the rest of the package: `location` makes one of a text, and what is joined to it stays of its kind.
+The rest of the package sees paths: `location` makes one from a text, and paths joined to it are of the same kind.
 Credentials, region and endpoint of an object store come from the usual chain (`AWS_*` variables, `~/.aws`, the role of
-the machine); nothing of them is kept or passed on. Listings are never cached: several machines write one store.
+the machine) and are not stored. Listings are never cached, because several machines write one store.
 """
 
 import errno
@@ -27,14 +27,14 @@ _OPTIONS: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": 
 _SNAPSHOT: dict[str, Any] = {"use_listings_cache": True, "skip_instance_cache": True}
 _ROOT_METADATA = "zarr.json"
 _FILES_AT_ONCE = 200
-"""Objects that are fetched in one go: enough to hide the latency, few enough to fit into memory."""
+"""Objects fetched together: enough to hide the latency, few enough to fit into memory."""
 
 
 def location(text: Path | str) -> Path:
     """A folder, or the path of an object store.
 
     Raises:
-        UsageError: If it names another kind of store than `s3://`, or no bucket; says which are known.
+        UsageError: If it names another kind of store than `s3://`, or no bucket.
     """
     if isinstance(text, UPath):
         return cast("Path", text)
@@ -50,45 +50,45 @@ def location(text: Path | str) -> Path:
 
 
 def is_remote(path: Path) -> bool:
-    """Whether a path lies in an object store: no rename, no lock, no folder that is empty."""
+    """True if a path lies in an object store, which has no renames, locks or empty folders."""
     return isinstance(path, UPath)
 
 
 def file_system(path: Path) -> AbstractFileSystem:
-    """The client of the object store that a remote path lies in."""
+    """Client of the object store of a remote path."""
     return cast("UPath", path).fs
 
 
 def snapshot_of(root: Path) -> Path:
-    """The same place for one question: an object store then lists each folder once. A folder is what it is."""
+    """The same location for one query: an object store then lists each folder once. Local paths are unchanged."""
     return cast("Path", UPath(str(root), **_OPTIONS | _SNAPSHOT)) if is_remote(root) else root
 
 
 def connection_errors() -> tuple[type[Exception], ...]:
-    """What a client raises, beside `OSError`, where it has no credentials or finds no server."""
-    from botocore.exceptions import BotoCoreError  # a tenth of a second that stores in folders need not pay
+    """Errors besides `OSError` that a client raises without credentials or server."""
+    from botocore.exceptions import BotoCoreError  # 0.1 s that local stores need not pay
 
     return (BotoCoreError,)
 
 
 def object_key(path: Path) -> str:
-    """A remote path as its client wants it: bucket and key, without `s3://`."""
+    """Bucket and key of a remote path, without `s3://`."""
     return str(cast("UPath", path).path)
 
 
 def absolute(text: Path | str) -> str:
-    """A location as it is recorded: absolute, links resolved; an object store as it was given."""
+    """A location as it is recorded: absolute, links resolved; an object store unchanged."""
     return str(location(text).resolve())
 
 
 def cache_folder(root: Path) -> Path:
-    """Folder of this machine for what belongs to a remote store and need not be shared: its catalog, its caches."""
+    """Folder of this machine for the catalog and caches of a remote store, which need not be shared."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return home / "medsam3" / "stores" / hashlib.sha256(str(root).encode()).hexdigest()[:16]
 
 
 def read_contents(paths: Sequence[Path]) -> Iterator[bytes]:
-    """The bytes of some files, in order; of an object store many at a time."""
+    """Yield the bytes of files in order; from an object store, many are fetched together."""
     for start in range(0, len(paths), _FILES_AT_ONCE):
         chunk = paths[start : start + _FILES_AT_ONCE]
         if not is_remote(chunk[0]):
@@ -103,10 +103,10 @@ def read_contents(paths: Sequence[Path]) -> Iterator[bytes]:
 
 @contextmanager
 def local_copy(path: Path) -> Iterator[Path]:
-    """A file for libraries that want one of this machine: itself, or a copy for the length of the block.
+    """A local file for libraries that need one: the file itself, or a copy for the duration of the block.
 
     Raises:
-        FileNotFoundError: If the object is not there.
+        FileNotFoundError: If the object does not exist.
     """
     with local_copies(path.parent, [path.name]) as folder:
         yield folder / path.name
@@ -114,15 +114,15 @@ def local_copy(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def local_copies(root: Path, names: Iterable[str], *, missing_ok: bool = False) -> Iterator[Path]:
-    """A folder that holds these files of `root`: `root` itself, or copies for the length of the block.
+    """A local folder that holds these files of `root`: `root` itself, or copies for the duration of the block.
 
     Args:
         root: Folder or prefix.
         names: Files, relative to it.
-        missing_ok: Whether objects that are not there are left out, for who will miss them in its own words.
+        missing_ok: Leave out objects that do not exist; the caller reports them itself.
 
     Raises:
-        FileNotFoundError: If one of the objects is not there; names it.
+        FileNotFoundError: If one of the objects does not exist; names it.
     """
     if not is_remote(root):
         yield root
@@ -147,11 +147,11 @@ def _fetch(root: Path, names: Sequence[str], folder: Path) -> None:
 
 
 def upload(scratch: Path, target: Path) -> None:
-    """Put a finished file or folder of this machine under its final name in an object store.
+    """Upload a finished local file or folder to its final name in an object store.
 
-    One file is one request (or a multi-part upload that is completed by one): nobody ever sees half of it. The files of
-    a folder appear one by one, and the one that makes it a whole comes last: the metadata of the root of a Zarr group,
-    which goes first where an older group is replaced.
+    A file is one request, or a multi-part upload that one request completes, so no reader sees half of it. The files of
+    a folder appear one by one. The root metadata of a Zarr group makes it readable: it is uploaded last, and removed
+    first when an older group is replaced.
     """
     client, base = file_system(target), object_key(target)
     if scratch.is_file():
@@ -170,13 +170,13 @@ def upload(scratch: Path, target: Path) -> None:
 
 
 def remove_remote(path: Path) -> None:
-    """Remove an object, or all below a prefix; nothing happens where there is none."""
+    """Remove an object, or all objects below a prefix; does nothing if there are none."""
     client, base = file_system(path), object_key(path)
     if found := client.find(base):
         client.rm(found)
 
 
 def _level(root: Path, file: Path) -> int:
-    """Depth of a file, so that a folder of tables shows its own files first; the metadata of the root comes last."""
+    """Order of upload: by depth, so that a folder shows its own files first; the root metadata comes last."""
     relative = file.relative_to(root)
     return 1_000 if relative.as_posix() == _ROOT_METADATA else len(relative.parts)

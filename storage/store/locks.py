@@ -1,4 +1,4 @@
-"""One process at a time: a lock that the kernel releases when its process dies, or a lease in an object store."""
+"""Locks for one process at a time: a file lock that ends with its process, or a lease in an object store."""
 
 import fcntl
 import os
@@ -14,12 +14,12 @@ from storage.store.locations import is_remote
 
 @contextmanager
 def holding(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
-    """Hold a lock file for the length of a block.
+    """Hold a lock for the duration of a block.
 
     Args:
-        path: Lock file; made if absent, and left behind.
-        what: What is being done under the lock, for the message: `the store is being watched`.
-        wait: Whether to wait for another holder rather than fail.
+        path: Lock file; created if absent, and not removed.
+        what: Work done under the lock, for the message: `the store is being watched`.
+        wait: Wait for another holder instead of failing.
 
     Raises:
         StoreError: If another process holds it; names the process.

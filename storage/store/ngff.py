@@ -1,7 +1,8 @@
 """NGFF 0.5 metadata of our images and label images: axes, levels, labels. Pure dictionaries, no voxels.
 
-Scale and translation cannot say how an oblique volume lies, so they only carry spacing; the exact affine stands beside
-them in the attributes (`nifti.affine`, index order x, y, z, in `nifti.unit`, and the derived `affine_zyx_to_ras_mm`).
+Scale and translation cannot express the orientation of an oblique volume, so they carry only the spacing; the exact
+affine is in the attributes beside them (`nifti.affine`, index order x, y, z, in `nifti.unit`, and the derived
+`affine_zyx_to_ras_mm`).
 """
 
 import colorsys
@@ -24,9 +25,9 @@ def multiscales(
     Args:
         name: Name of the image.
         geometry: Geometry of level 0.
-        level_factors: Per level, how many level-0 voxels one voxel spans along z, y, x.
-        channels: Whether the arrays start with a channel axis.
-        mean: Whether levels are block means (centres shift) or every n-th voxel (they do not).
+        level_factors: Per level, the level-0 voxels that one voxel spans along z, y, x.
+        channels: True if the arrays start with a channel axis.
+        mean: True if levels are block means (centres shift), False if they are every n-th voxel (they do not).
     """
     axes: list[dict[str, str]] = [{"name": "c", "type": "channel"}] if channels else []
     for axis in "zyx":
@@ -72,7 +73,7 @@ def image_attributes(name: str, volume: CaseVolume, level_factors: Sequence[tupl
 
 
 def geometry_attributes(geometry: VolumeGeometry) -> dict[str, Any]:
-    """Affine and unit as they stand beside the `ome` key."""
+    """Attributes beside the `ome` key: affine and unit."""
     return {
         "affine_zyx_to_ras_mm": [list(row) for row in geometry.affine_zyx_to_ras_mm],
         "distance_unit": str(geometry.unit),
@@ -86,7 +87,7 @@ def geometry_from_attributes(attributes: dict[str, Any], shape_zyx: tuple[int, i
 
 
 def reference_attributes(reference: LabelMap, level_factors: Sequence[tuple[int, int, int]]) -> dict[str, Any]:
-    """Attributes of one reference label image: what each value means and who drew it."""
+    """Attributes of one reference label image: meaning of each value, and the rater."""
     properties = [
         {"label-value": entry.value, "structure": entry.structure, "instance": entry.instance}
         for entry in reference.entries

@@ -1,7 +1,7 @@
 """Patients without names: a keyed hash of the patient id, with a key that never lies in a store.
 
-The same patient has the same pseudonym in every cohort that is ingested with the same key; without the key nobody can
-try out names or numbers. Losing the key loses nothing but that link: new ingests then give new pseudonyms.
+The same patient has the same pseudonym in every cohort that is ingested with the same key. Without the key, pseudonyms
+cannot be found by trying names or numbers. If the key is lost, new ingests give new pseudonyms, unlinked to the old.
 """
 
 import hashlib
@@ -17,13 +17,13 @@ from medsam3_core.errors import UsageError
 
 VARIABLE = "MEDSAM3_KEY_FILE"
 _KEY_BYTES = 32
-_SHORTEST_KEY_BYTES = 16
-_SHORTEST_WORD = 3
+_MIN_KEY_BYTES = 16
+_MIN_WORD = 3
 _WORD = re.compile(r"[^\W_]+")
 
 
 def key_file() -> Path:
-    """Where the key is: the file that `MEDSAM3_KEY_FILE` names, else one in the user's configuration folder."""
+    """Path of the key: the file that `MEDSAM3_KEY_FILE` names, else one in the user's configuration folder."""
     named = os.environ.get(VARIABLE)
     if named:
         return Path(named)
@@ -32,13 +32,13 @@ def key_file() -> Path:
 
 
 def load_key(*, outside: Path | None = None) -> bytes:
-    """The key; made on first use, readable by its owner alone.
+    """Read the key; it is created on first use, readable by its owner alone.
 
     Args:
         outside: A folder, such as the store, that the key must not lie in.
 
     Raises:
-        UsageError: If it cannot be read or made, is too short, or lies in `outside`; names the file.
+        UsageError: If it cannot be read or created, is too short, or lies in `outside`; names the file.
     """
     path = key_file()
     if outside is not None:
@@ -48,19 +48,19 @@ def load_key(*, outside: Path | None = None) -> bytes:
             _make(path)
         key = path.read_bytes()
     except OSError as error:
-        msg = f"the patients' key {path} cannot be read or made ({error.strerror}); name another file in {VARIABLE}"
+        msg = f"the patients' key {path} cannot be read or created ({error.strerror}); set {VARIABLE} to another file"
         raise UsageError(msg) from error
-    if len(key) < _SHORTEST_KEY_BYTES:
-        msg = f"the patients' key {path} has {len(key)} bytes; at least {_SHORTEST_KEY_BYTES} random ones are needed"
+    if len(key) < _MIN_KEY_BYTES:
+        msg = f"the patients' key {path} has {len(key)} bytes; at least {_MIN_KEY_BYTES} random bytes are needed"
         raise UsageError(msg)
     return key
 
 
 def require_key_outside(folder: Path) -> None:
-    """Refuse a store that the key lies in, or would be made in: who has the store must not have the key.
+    """Refuse a store that contains the key, or would: access to the store must not give the key.
 
     Raises:
-        UsageError: Names key and folder.
+        UsageError: If the key lies in `folder`; names both.
     """
     path = key_file()
     if path.resolve().is_relative_to(folder.resolve()):
@@ -69,7 +69,7 @@ def require_key_outside(folder: Path) -> None:
 
 
 def _make(path: Path) -> None:
-    """Written beside and linked into place: of two processes that make it at once, both get the same one."""
+    """Write a scratch file and link it into place, so that two processes at once get the same key."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     scratch = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -85,7 +85,7 @@ def _make(path: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Pseudonyms:
-    """Names for patients, and paths without theirs, under one key."""
+    """Pseudonyms of patients, and paths without their names, under one key."""
 
     key: bytes
 
@@ -103,11 +103,11 @@ class Pseudonyms:
 
 
 def identity_words(name: str, *others: str) -> frozenset[str]:
-    """What of a patient's name, id and birth date must not be read in a path, in lower case.
+    """Words of a patient's name, id and birth date that must not appear in a path, in lower case.
 
-    The parts of the name, pairs of them run together, and the others as a whole; nothing shorter than three characters.
+    The parts of the name, pairs of them joined, and the others whole; nothing shorter than three characters.
     """
     parts = [part.casefold() for part in _WORD.findall(name)]
     paired = [first + second for first in parts for second in parts if first != second]
     whole = [word.casefold() for other in others for word in (other, *_WORD.findall(other))]
-    return frozenset(word for word in (*parts, *paired, *whole) if len(word) >= _SHORTEST_WORD)
+    return frozenset(word for word in (*parts, *paired, *whole) if len(word) >= _MIN_WORD)

@@ -1,4 +1,4 @@
-"""Some bytes of an object and its size, in one request: what header scans are made of."""
+"""Ranged reads of an object store, for scans of file headers."""
 
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,10 @@ from storage.store.locations import file_system, object_key
 
 
 def read_object_range(path: Path, start: int, length: int) -> tuple[bytes, int]:
-    """Bytes from `start`, fewer where the object ends before, and the size of the whole object.
+    """Bytes from `start`, fewer if the object ends earlier, and the size of the whole object; one request.
 
     Raises:
-        OSError: If it is not there or cannot be read.
+        OSError: If it does not exist or cannot be read.
     """
     client = file_system(path)
     bucket, key, _ = client.split_path(object_key(path))
@@ -22,7 +22,7 @@ def read_object_range(path: Path, start: int, length: int) -> tuple[bytes, int]:
         data = sync(client.loop, _read, answer["Body"])
     except FileNotFoundError:
         raise
-    except OSError:  # no range of an empty object, or behind its end, can be satisfied
+    except OSError:  # also for an empty object, or a range beyond the end
         size = int(client.info(object_key(path))["size"])
         if start < size:
             raise

@@ -1,4 +1,4 @@
-"""How requests are read from JSON, where a form or a script starts a flow: strictly, with their docstrings as help."""
+"""Validation of requests from JSON (forms, scripts): strict, with the docstrings as descriptions."""
 
 import re
 from typing import Any
@@ -9,7 +9,7 @@ _ATTRIBUTE = re.compile(r"^ {8}(\w+): (.+(?:\n {12}.+)*)", re.MULTILINE)
 
 
 def _explain(schema: dict[str, Any], request: type[Any]) -> None:
-    """Put what the docstring says of each attribute into the JSON schema, so that the form of a deployment shows it."""
+    """Copy the docstring of each attribute into the JSON schema, which the form of a deployment shows."""
     summary, _, attributes = (request.__doc__ or "").partition("Attributes:")
     schema["description"] = " ".join(summary.split())
     for name, text in _ATTRIBUTE.findall(attributes):
@@ -17,4 +17,4 @@ def _explain(schema: dict[str, Any], request: type[Any]) -> None:
 
 
 STRICT = ConfigDict(extra="forbid", json_schema_extra=_explain)
-"""For `__pydantic_config__` of a frozen dataclass: a field that does not exist is refused by its name."""
+"""For `__pydantic_config__` of a frozen dataclass: refuse unknown fields by name."""

@@ -1,7 +1,7 @@
-"""Which folders of a store are runs, and which of them are not whole.
+"""Runs of a store, and runs whose `run.json` is missing or damaged.
 
-A run begins with its `run.json`, before any table: a folder of tables without one was copied in part, or somebody has
-taken it away. Such a run has no name, no weights and no prompts, so it is left out of every view as a whole, and named.
+A run begins with its `run.json`, before any table: a folder of tables without one was copied in part or damaged. Such a
+run has no weights and no prompts, so it is left out of every view, with a warning.
 """
 
 import json
@@ -10,15 +10,15 @@ from storage.store.layout import StoreLayout
 
 
 def run_ids(store: StoreLayout) -> list[str]:
-    """Runs of the store whose `run.json` can be read, sorted."""
+    """Ids of the runs whose `run.json` can be read, sorted."""
     return [name for name, fault in _run_folders(store) if fault is None]
 
 
 def broken_runs(store: StoreLayout) -> list[str]:
-    """One sentence per run that is left out of all views, with what mends it."""
+    """One sentence per run that is left out of all views, with the remedy."""
     return [
-        f"run {name} is left out of all views: {fault}; restore it from a backup, or run the benchmark again, "
-        "which computes the run anew"
+        f"run {name} is left out of all views: {fault}; restore it from a backup, or run the benchmark again to "
+        "recompute it"
         for name, fault in _run_folders(store)
         if fault is not None
     ]
@@ -34,7 +34,7 @@ def _run_folders(store: StoreLayout) -> list[tuple[str, str | None]]:
 
 
 def _fault(store: StoreLayout, run_id: str) -> str | None:
-    """None for a whole run, empty for a folder without tables, which is not a run yet."""
+    """None for a complete run, empty for a folder without tables, which is not a run yet."""
     path = store.run_json(run_id)
     try:
         whole = isinstance(json.loads(path.read_bytes()), dict)
@@ -42,5 +42,5 @@ def _fault(store: StoreLayout, run_id: str) -> str | None:
         has_tables = any(folder.is_dir() for folder in (store.plan(run_id), store.outcomes(run_id)))
         return f"{path} is missing" if has_tables else ""
     except (OSError, ValueError) as error:
-        return f"{path} is not whole ({error})"
-    return None if whole else f"{path} is not an object"
+        return f"{path} is damaged ({error})"
+    return None if whole else f"{path} is not a JSON object"

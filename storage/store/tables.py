@@ -1,4 +1,4 @@
-"""Parquet tables: one writer that checks the schema, one reader that takes older files along."""
+"""Parquet tables: writing with a check of the schema, reading of files of this and older versions."""
 
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,26 +19,23 @@ def write_rows(folder: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schem
     """Write rows as one new file of a table folder; workers never share a file.
 
     Args:
-        folder: Folder of the table; made if absent.
+        folder: Folder of the table; created if absent.
         rows: Every key must be a column; missing keys become NULL.
         schema: One of `storage.store.schemas`.
-        name: File name without suffix where writing twice must give the same file; else a fresh one.
+        name: File name without suffix if writing twice must give the same file; otherwise a new one.
 
     Raises:
         StoreError: If a row has a column that the schema lacks or a value of another type, or the disk refuses.
     """
     if strays := {key for row in rows for key in row} - set(schema.names):
-        msg = f"rows for {folder} hold the unknown columns {sorted(strays)}"
+        msg = f"rows for {folder} have the unknown columns {sorted(strays)}"
         raise StoreError(msg)
-    target = folder / f"{name or uuid.uuid4().hex}.parquet"
     try:
         table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         msg = f"rows for {folder} do not fit the table's schema: {error}"
         raise StoreError(msg) from error
-    with replacing(target) as scratch:
-        pq.write_table(table, scratch, compression="zstd")
-    return target
+    return _write(folder, name, table)
 
 
 def write_columns(
@@ -47,9 +44,9 @@ def write_columns(
     """Write whole columns as one new file of a table folder, for tables too long for a dictionary per row.
 
     Args:
-        folder: Folder of the table; made if absent.
+        folder: Folder of the table; created if absent.
         columns: Columns of equal length.
-        constants: Columns that have one value in all rows.
+        constants: Columns with one value for all rows.
         schema: One of `storage.store.schemas`, with exactly these columns.
     """
     rows = len(next(iter(columns.values())))
@@ -59,14 +56,18 @@ def write_columns(
         else pa.repeat(pa.scalar(constants[field.name], field.type), rows)
         for field in schema
     ]
-    target = folder / f"{uuid.uuid4().hex}.parquet"
+    return _write(folder, None, pa.table(arrays, schema=schema))
+
+
+def _write(folder: Path, name: str | None, table: pa.Table) -> Path:
+    target = folder / f"{name or uuid.uuid4().hex}.parquet"
     with replacing(target) as scratch:
-        pq.write_table(pa.table(arrays, schema=schema), scratch, compression="zstd")
+        pq.write_table(table, scratch, compression="zstd")
     return target
 
 
 def read_table(folder: Path, schema: pa.Schema, *, columns: Sequence[str] | None = None) -> pa.Table:
-    """All rows of a table folder with the columns of `schema` (NULL where an older file lacks one).
+    """All rows of a table folder with the columns of `schema` (NULL if an older file lacks one).
 
     An absent or empty folder is an empty table.
 
@@ -77,8 +78,10 @@ def read_table(folder: Path, schema: pa.Schema, *, columns: Sequence[str] | None
     files = table_files(folder)
     if is_remote(folder):
         contents = zip(files, read_contents(files), strict=True)
-        return _concat((_read(path, pa.BufferReader(content), wanted) for path, content in contents), wanted)
-    return _concat((read_file(path, wanted) for path in files), wanted)
+        tables = [_read(path, pa.BufferReader(content), wanted) for path, content in contents]
+    else:
+        tables = [_read(path, path, wanted) for path in files]
+    return pa.concat_tables(tables) if tables else wanted.empty_table()
 
 
 def table_files(folder: Path) -> list[Path]:
@@ -92,7 +95,7 @@ def table_files(folder: Path) -> list[Path]:
 
 
 def read_file(path: Path, wanted: pa.Schema) -> pa.Table:
-    """One file with exactly the columns `wanted`.
+    """Rows of one file with exactly the columns `wanted`.
 
     Raises:
         StoreError: If it is damaged, has a column of another type or was written by a newer medsam3.
@@ -117,7 +120,7 @@ def _read(path: Path, content: Path | pa.BufferReader, wanted: pa.Schema) -> pa.
 
 
 def statuses_of(folder: Path, name: str, schema: pa.Schema) -> dict[str, str]:
-    """Case ids and statuses in the file of this name (without suffix); empty where there is none."""
+    """Case ids and statuses in the file of this name (without suffix); empty if there is none."""
     path = folder / f"{name}.parquet"
     if not path.exists():
         return {}
@@ -126,11 +129,6 @@ def statuses_of(folder: Path, name: str, schema: pa.Schema) -> dict[str, str]:
 
 
 def rows_of_cases(tables: Iterable[pa.Table], case_ids: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows whose `case_id` is asked for, as plain dictionaries."""
+    """Rows of these cases, as plain dictionaries."""
     wanted = pa.array(case_ids, pa.string())
     return [row for table in tables for row in table.filter(pc.is_in(table["case_id"], value_set=wanted)).to_pylist()]
-
-
-def _concat(tables: Iterable[pa.Table], schema: pa.Schema) -> pa.Table:
-    found = list(tables)
-    return pa.concat_tables(found) if found else schema.empty_table()

@@ -1,14 +1,14 @@
-"""Who may write a run: one driver at a time, and no worker of a driver that has been replaced.
+"""Write access to runs: one driver at a time, and no worker of a driver that has been replaced.
 
-The lock of a run belongs to a driver and dies with it. Its workers may outlive it for a moment and finish what they
-have in hand: they may still commit, but only until another driver has taken over. That is what the token is for. A
-worker commits under a shared lock, a new driver writes its token under an exclusive one: no commit of the old workers
-can fall behind the new driver's look at what is done.
+The lock of a run belongs to a driver and ends with it. Its workers may outlive it for a moment and finish their batch:
+they may commit until another driver has taken over, which they see by the token. A worker commits under a shared lock,
+a new driver writes its token under an exclusive one: after the new driver has listed the finished cases, no old worker
+can commit.
 
-An object store has no locks: there the driver holds a lease (`storage.store.leases`), and a worker asks for the token
-before it commits. Between its question and its commit another driver may take over; a driver that replaces a dead one
-therefore waits a moment before it looks, and what falls behind even that is computed twice and counted once, because
-the newest outcome of a case is the one that counts.
+An object store has no locks: there the driver holds a lease (`storage.store.leases`), and a worker reads the token
+before it commits. Another driver may take over between the two, so a driver that replaces a dead one waits a moment
+before it lists. A case that is committed even later is computed twice and counted once, because only the newest outcome
+of a case counts.
 """
 
 import fcntl
@@ -28,22 +28,22 @@ from storage.store.locations import is_remote
 from storage.store.locks import holding
 
 _COMMITS_END_SECONDS = 5.0
-"""How long commits of a dead driver's workers may be under way after its successor has written the token."""
+"""Longest time that a commit of a dead driver's worker may take after its successor has written the token."""
 
 
 class SupersededError(StoreError):
-    """Another driver has taken over this run; what this worker has in hand belongs to nobody."""
+    """Another driver has taken over this run; the current work of this worker is discarded."""
 
 
 @contextmanager
 def writing(store: StoreLayout, run_ids: Sequence[str]) -> Iterator[str]:
-    """Hold the writer lock of some runs; the kernel releases it when this process dies, however it dies.
+    """Hold the writer locks of runs; the kernel releases them when this process ends, however it ends.
 
     Yields:
         The token with which workers of this driver commit.
 
     Raises:
-        StoreError: If another process writes one of them; names the run and the process.
+        StoreError: If another process is writing one of them; names the run and the process.
     """
     token = uuid.uuid4().hex
     runs = sorted(set(run_ids))
@@ -60,7 +60,7 @@ def writing(store: StoreLayout, run_ids: Sequence[str]) -> Iterator[str]:
 
 @contextmanager
 def ingesting(store: StoreLayout, cohort: str, tell: Callable[[str], None]) -> Iterator[None]:
-    """Be the only one that ingests into a cohort; wait, and say so, where somebody else does.
+    """Hold the ingest lock of a cohort; if another process holds it, say so and wait.
 
     Two drivers that list one source would read the same cases, and the first to finish would close the journal of the
     other.
@@ -77,7 +77,7 @@ def ingesting(store: StoreLayout, cohort: str, tell: Callable[[str], None]) -> I
 
 @contextmanager
 def committing(store: StoreLayout, run_id: str, token: str) -> Iterator[None]:
-    """Commit to a run as a worker of the driver that has this token; an empty token is not asked for.
+    """Commit to a run as a worker of the driver with this token; an empty token is not checked.
 
     Raises:
         SupersededError: If another driver has taken over.
@@ -97,7 +97,7 @@ def committing(store: StoreLayout, run_id: str, token: str) -> Iterator[None]:
 
 def _require_token(found: str, token: str, run_id: str) -> None:
     if found != token:
-        msg = f"another process has taken over run {run_id}; this one leaves it alone"
+        msg = f"another process has taken over run {run_id}; this process stops writing it"
         raise SupersededError(msg)
 
 
@@ -124,7 +124,7 @@ def _opened(path: Path) -> IO[str]:
 
 
 def _overwrite(path: Path, handle: IO[str], text: str) -> None:
-    """Without a buffer: what a full disk refuses must not be tried once more when the file is closed."""
+    """Write unbuffered: a write that a full disk refuses must not be repeated when the file is closed."""
     with store_errors(path):
         handle.truncate(0)
         os.write(handle.fileno(), text.encode())

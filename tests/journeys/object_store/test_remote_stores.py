@@ -165,7 +165,7 @@ def test_a_dead_holder_is_replaced(remote_store: StoreLayout, monkeypatch: pytes
         lock.write_text(json.dumps(ours | {"pid": 2**22 - 1, "since": 1.0}))
     else:  # another machine: only once it has been silent for long enough
         lock.write_text(json.dumps(ours | {"space": "elsewhere", "machine": "far-away"}))
-        with pytest.raises(StoreError, match="on far-away, last heard of"), writing(remote_store, ["run1"]):
+        with pytest.raises(StoreError, match="on far-away, last active"), writing(remote_store, ["run1"]):
             pass
         monkeypatch.setattr(leases, "LEASE_SECONDS", -1.0)
     with writing(remote_store, ["run1"]) as token:
@@ -178,7 +178,7 @@ def test_locations_that_are_no_store_are_refused_by_name(bucket: str, tmp_path: 
         open_store("gs://bucket/x")
     with pytest.raises(StoreError, match=r"s3://no-such-bucket-1/store is not writable .*AWS_ENDPOINT_URL"):
         open_store("s3://no-such-bucket-1/store")
-    with pytest.raises(StoreError, match=f"no store at {bucket}/nothing; make one with"):
+    with pytest.raises(StoreError, match=f"no store at {bucket}/nothing; create one with"):
         existing_store(f"{bucket}/nothing")
     with pytest.raises(UsageError, match="training writes checkpoints into a folder"):
         StoreLayout(location(f"{bucket}/store")).training("t")

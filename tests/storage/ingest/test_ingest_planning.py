@@ -181,7 +181,7 @@ def test_a_folder_without_cases_is_an_error_that_names_it(store: StoreLayout, tm
 
 @pytest.mark.parametrize(("name", "split"), [("../eyes", None), ("eyes", "a/b")])
 def test_names_that_could_leave_their_folder_are_refused(store: StoreLayout, name: str, split: str | None) -> None:
-    with pytest.raises(UsageError, match="may hold 1 to 100 letters"):
+    with pytest.raises(UsageError, match="use 1 to 100 letters"):
         plan_ingest(store, IngestRequest("phantom:ct", name, split=split))
 
 

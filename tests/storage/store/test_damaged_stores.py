@@ -108,7 +108,7 @@ def test_scratch_files_and_empty_folders_of_runs_are_no_runs(store):
 
 
 @pytest.mark.parametrize(
-    ("damage", "fault"), [(lambda path: path.unlink(), "run.json is missing"), (truncate, "run.json is not whole (")]
+    ("damage", "fault"), [(lambda path: path.unlink(), "run.json is missing"), (truncate, "run.json is damaged (")]
 )
 def test_a_run_without_its_run_json_is_left_out_as_a_whole_and_named(store, damage, fault):
     damage(store.layout.run_json("run1"))

@@ -127,7 +127,7 @@ def test_weights_that_changed_since_are_refused_by_name(
     ("name", "path", "message"),
     [
         ("tiny-untrained", ".", "is built in; choose another"),
-        ("a/b", ".", "may hold 1 to 100 letters"),
+        ("a/b", ".", "use 1 to 100 letters"),
         ("tiny", "absent.pt", "no weights at absent.pt"),
         ("tiny", "hf://facebook", "is not hf://owner/name"),
     ],
