@@ -1,4 +1,4 @@
-"""The DuckDB catalog: views over the tables of a store, guarded questions, and compaction of scores.
+"""The DuckDB catalog: views over the tables of a store, guarded queries, and compaction of scores.
 
-All SQL lives here, and `duckdb` with it; what other rooms ask is a function of `queries`.
+All SQL and all use of `duckdb` are here; other rooms call the functions of `queries`.
 """

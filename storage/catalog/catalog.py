@@ -1,4 +1,4 @@
-"""The catalog: views over the tables of a store, in memory for our own reading, as a file for other tools."""
+"""The catalog: views over the tables of a store, in memory for our own queries, as a file for other tools."""
 
 from pathlib import Path
 
@@ -14,23 +14,23 @@ from storage.store.runs import run_ids
 from storage.store.versions import newer_version, written_by_newer
 
 Connection = duckdb.DuckDBPyConnection
-"""For rooms that ask several queries of one moment, and do not know the engine."""
+"""Type for rooms that run several queries on one snapshot without knowing the engine."""
 
-_RUNS_READ = "runs_read"  # every view needs the runs, some many times: a snapshot reads their small files once
+_RUNS_READ = "runs_read"  # the views use the runs many times: a snapshot reads their small files once
 
 
 def connect(store: StoreLayout, naming: str | None = None) -> duckdb.DuckDBPyConnection:
-    """A catalog of what the store holds now: in memory, so that nothing it does can change the store's tables.
+    """Open a catalog of the store's present content, in memory, so that queries cannot change the store's tables.
 
-    Cheap enough to be made for each question; it does not see what is written afterwards.
+    Cheap enough for one query; it does not see later writes.
 
     Args:
         store: The store.
-        naming: The question, where it is known: only the views that it names are made. None for all of them.
+        naming: The query, if known: only the views that it names are made. None for all views.
 
     Raises:
-        StoreError: If a table that is read for it is damaged or from a newer medsam3; names the file. Other questions
-            are answered all the same.
+        StoreError: If a table that the views read is damaged or from a newer medsam3; names the file. Queries of other
+            tables still work.
     """
     store = snapshot(store)
     con = open_engine(store, python_enable_replacements="false")
@@ -41,7 +41,7 @@ def connect(store: StoreLayout, naming: str | None = None) -> duckdb.DuckDBPyCon
         con.close()
         msg = (
             f"cannot read the tables of store {store.root}: {error}; move the named file away and run the benchmark or "
-            "ingest again, which computes what was in it"
+            "ingest again to recompute it"
         )
         raise StoreError(msg) from error
     except StoreError:
@@ -51,7 +51,7 @@ def connect(store: StoreLayout, naming: str | None = None) -> duckdb.DuckDBPyCon
 
 
 def lock_to_tables(con: duckdb.DuckDBPyConnection, store: StoreLayout) -> None:
-    """Take from a connection all access but to the table folders of the store, for good."""
+    """Restrict a connection to the table folders of the store, irrevocably."""
     store = snapshot(store)
     folders = ", ".join(quoted(str(folder.resolve())) for folder in table_folders(store))
     files = ", ".join(quoted(str(store.run_json(run).resolve())) for run in run_ids(store))
@@ -64,10 +64,10 @@ def lock_to_tables(con: duckdb.DuckDBPyConnection, store: StoreLayout) -> None:
 
 
 def publish_catalog(store: StoreLayout) -> Path:
-    """Write `catalog.duckdb` anew, views only, built aside and renamed; readers of the old file are not disturbed.
+    """Write `catalog.duckdb`, which holds views only; replaces an older file in one step, without disturbing readers.
 
-    It names absolute folders, so it goes stale when the store moves and when a cohort, run or generation of scores
-    is added (`catalog_is_current` says so); rows added to known folders it sees.
+    It names absolute folders, so it is outdated when the store moves and when a cohort, run or generation of scores
+    is added (see `catalog_is_current`); it sees rows added to known folders.
 
     Raises:
         StoreError: If a table is not of this version or the disk refuses.
@@ -84,7 +84,7 @@ def publish_catalog(store: StoreLayout) -> Path:
 
 
 def catalog_is_current(store: StoreLayout) -> bool:
-    """Whether `catalog.duckdb` is there and names the folders that the store has now, where it lies now."""
+    """True if `catalog.duckdb` exists and names the present folders of the store."""
     if not store.catalog().is_file():
         return False
     store = snapshot(store)
@@ -113,7 +113,7 @@ def _make_views(con: duckdb.DuckDBPyConnection, store: StoreLayout, *, live: boo
 
 
 def _refuse_newer(con: duckdb.DuckDBPyConnection, files: list[str]) -> None:
-    """Look at the schema version that every file carries; the engine reads each footer once, for this and the views."""
+    """Check the schema version of every file; the engine reads each footer once, for this and the views."""
     if not files:
         return
     listed = ", ".join(quoted(file) for file in files)

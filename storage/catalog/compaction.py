@@ -1,7 +1,7 @@
-"""Many small score files become one, in a new generation folder, while others read.
+"""Compaction: many small score files become one, in a new generation folder, while other processes read.
 
-A generation is written aside and appears by one rename. Readers that began before keep their list of files of the old
-generation, which therefore stays for a grace period. The caller holds the run's writer lock: nobody else writes scores.
+A generation is written aside and appears by one rename. Earlier readers keep their list of files of the old generation,
+which therefore stays for a grace period. The caller holds the run's writer lock, so no other process writes scores.
 """
 
 import time
@@ -26,31 +26,29 @@ from storage.store.runs import run_ids
 from storage.store.tables import table_files
 
 GRACE_SECONDS = 3600.0
-"""Longer than any query or open page; a reader that lists files anew never needs the old generation."""
+"""Longer than any query or open page; a reader that lists the files again does not need the old generation."""
 
 _ROWS_PER_GROUP = 122_880  # the engine's own unit of parallel work
 
+MAX_LOOSE_FILES = 64
+"""Number of score files of a run up to which queries stay fast without compaction."""
 
-FEW_FILES = 64
-"""A run with no more score files than that is left as its workers wrote it: queries do not feel them."""
-
-MUCH_BYTES = 16_000_000
-"""About 100,000 rows: from there on the leaderboard is felt, unless compaction has kept its groups."""
-
-
-def runs_to_compact(store: StoreLayout, *, more_files_than: int = FEW_FILES) -> list[str]:
-    """Runs whose scores stand in so many files, or are so many, that queries feel it."""
-    return [run for run in run_ids(store) if _is_felt(table_files(store.scores(run)), more_files_than)]
+MAX_LOOSE_BYTES = 16_000_000
+"""Size of the scores of a run, about 100,000 rows, above which the leaderboard is slow without the kept groups."""
 
 
-def _is_felt(files: Sequence[Path], more_files_than: int) -> bool:
-    if is_compacted(list(files)):
-        return False
-    return len(files) > more_files_than or sum(file.stat().st_size for file in files) > MUCH_BYTES
+def runs_to_compact(store: StoreLayout, *, more_files_than: int = MAX_LOOSE_FILES) -> list[str]:
+    """Runs whose scores are in so many files, or so large, that they slow queries down."""
+
+    def is_slow(files: list[Path]) -> bool:
+        return len(files) > more_files_than or sum(file.stat().st_size for file in files) > MAX_LOOSE_BYTES
+
+    files_of = {run: table_files(store.scores(run)) for run in run_ids(store)}
+    return [run for run, files in files_of.items() if not is_compacted(files) and is_slow(files)]
 
 
 def tidy_scores(store: StoreLayout, written: Sequence[str]) -> None:
-    """After a benchmark: compact what it has written if that is many files, and sweep what was replaced long ago.
+    """Compact the runs of a benchmark that have many files, and remove generations replaced long ago.
 
     Args:
         store: The store.
@@ -63,13 +61,13 @@ def tidy_scores(store: StoreLayout, written: Sequence[str]) -> None:
 
 
 def compact_scores(store: StoreLayout, run_id: str) -> Path | None:
-    """Write the scores of a run as one file of a new generation; every query answers the same before and after.
+    """Write the scores of a run as one file of a new generation; every query gives the same answer before and after.
 
     Returns:
         The new generation, or None if there is nothing to compact.
 
     Raises:
-        StoreError: If a table cannot be read, or somebody wrote scores of this run meanwhile; nothing has changed then.
+        StoreError: If a table cannot be read, or scores of this run were written meanwhile; then nothing has changed.
     """
     old = store.scores(run_id)
     files = table_files(old)
@@ -87,9 +85,9 @@ def compact_scores(store: StoreLayout, run_id: str) -> Path | None:
 
 
 def sweep_generations(store: StoreLayout, *, older_than_seconds: float = GRACE_SECONDS) -> int:
-    """Remove generations that were replaced longer ago than that; returns how many.
+    """Remove generations that were replaced longer ago than that; returns their number.
 
-    A published catalog that still reads one of them is written anew first.
+    A published catalog that still reads one of them is published again first.
     """
     replaced = replaced_generations(store, older_than_seconds=older_than_seconds)
     if replaced and store.catalog().exists() and not catalog_is_current(store):
@@ -102,24 +100,21 @@ def sweep_generations(store: StoreLayout, *, older_than_seconds: float = GRACE_S
 def replaced_generations(store: StoreLayout, *, older_than_seconds: float = GRACE_SECONDS) -> list[Path]:
     """Generations that were replaced longer ago than that."""
     limit = time.time() - older_than_seconds
-    return [folder for run in run_ids(store) for folder in _replaced_generations(store, run, limit)]
-
-
-def _replaced_generations(store: StoreLayout, run_id: str, limit: float) -> list[Path]:
-    newest = store.scores(run_id)
-    if not newest.is_dir() or _appeared(newest) > limit:
-        return []
-    return sorted(folder for folder in newest.parent.glob("gen-*") if folder != newest)
+    found: list[Path] = []
+    for newest in (store.scores(run) for run in run_ids(store)):
+        if newest.is_dir() and _appeared(newest) <= limit:
+            found += sorted(folder for folder in newest.parent.glob("gen-*") if folder != newest)
+    return found
 
 
 def _appeared(generation: Path) -> float:
-    """When a generation appeared: a folder knows it, of an object store the tables do."""
+    """Time at which a generation appeared: that of its folder or, in an object store, of its tables."""
     parts = table_files(generation) if is_remote(generation) else [generation]
     return max((part.stat().st_mtime for part in parts), default=time.time())
 
 
 def _write_lasting_scores(store: StoreLayout, run_id: str, target: Path) -> None:
-    """Sorted by case, so that the engine skips what a query on one case does not need."""
+    """Write the rows sorted by case, so that a query on one case skips the others."""
     rows = lasting_scores_sql(catalog_sources(store, live=False, only_run=run_id))
     query = f"SELECT * FROM ({rows}) ORDER BY case_id, rater, structure, protocol"
     try:
@@ -135,7 +130,7 @@ def _write_lasting_scores(store: StoreLayout, run_id: str, target: Path) -> None
 
 
 def keep_groups(store: StoreLayout, run_id: str, folder: Path) -> None:
-    """Write what the leaderboard shows of a run into a new folder, with the key of what it rests on.
+    """Write the score groups of a run, which the leaderboard shows, into a new folder, with their group key.
 
     Raises:
         StoreError: If a table cannot be read.

@@ -1,4 +1,4 @@
-"""SQL of the table macro `compare(base, new)`: the rows of two weights side by side, paired by all but the weights."""
+"""SQL of the table macro `compare(base, new)`: rows of two weights side by side, equal in all but the weights."""
 
 from medsam3_core.metrics.table import METRICS
 from storage.catalog.relations import CatalogSources
@@ -13,9 +13,9 @@ _CARRIED = (
 def compare_macro_sql(sources: CatalogSources) -> str:
     """The statement that makes the macro; `base` and `new` are `NAME` (its latest version with a run) or `NAME@N`.
 
-    Runs are paired first (cohort, prompt_id, settings_id). Prompt code that changed leaves a pair of each generation:
-    per cohort and what was asked, in words, the newest pair stands. Then their cases are paired, which gives each pair
-    of cases a number; the many rows are paired last, by that number, structure and rater.
+    Runs are paired first (cohort, prompt_id, settings_id). If the prompt code has changed, there is a pair of each
+    version of it: of equal cohort, prompt and settings, the newest pair counts. Then their cases are paired, which
+    gives each pair of cases a number; the many rows are paired last, by that number, structure and rater.
     """
     others = ", ".join(f"b.{name} AS base_{name}, n.{name} AS new_{name}" for name in METRICS if name != "dice")
     return f"""
@@ -63,7 +63,7 @@ def _runs_of(weights: str) -> str:
 
 
 def _attempts_of(weights: str) -> str:
-    """Which rows of one side belong to a pair of cases."""
+    """Attempts of one side that belong to a pair of cases."""
     return f"""
     SELECT {weights}_run_id AS run_id, case_id, {weights}_attempt AS attempt, case_digest, split, patient_id,
         {weights}_is_marked AS is_marked, pair_key
@@ -71,7 +71,7 @@ def _attempts_of(weights: str) -> str:
 
 
 def _rows_of(weights: str, sources: CatalogSources) -> str:
-    """Fresh scores of one side; the name of the weights again, for it lets the engine skip files unread."""
+    """Fresh scores of one side; the condition on the weights lets the engine skip files."""
     columns = ", ".join(f's."{column}"' for column in (*_CARRIED, *METRICS))
     fresh = fresh_scores_sql(sources, attempts=f"{weights}_attempts", extra=("pair_key",))
     return f"SELECT {columns} FROM ({fresh}) AS s WHERE s.weights = {_name(weights)}"

@@ -9,7 +9,6 @@ import pyarrow as pa
 
 from medsam3_core.metrics.table import METRICS
 from storage.catalog.catalog import connect
-from storage.catalog.relations import sql_type
 from storage.catalog.views import PUBLIC_VIEWS
 from storage.store import schemas
 from storage.store.layout import StoreLayout
@@ -26,30 +25,30 @@ _SCHEMAS = {
     "agreement": schemas.AGREEMENT,
 }
 VIEW_SUMMARIES = {
-    "cases": "One row per case of every cohort: the newest, accepted or rejected with its reason.",
-    "prompts": "Prompts made from the cases as they are now.",
-    "runs": "One row per run: what was run on what.",
-    "plan": "What each run has planned: every row ends as scored, failed or pending.",
+    "cases": "One row per case of every cohort, as last ingested: accepted, or rejected with its reason.",
+    "prompts": "Prompts made from the current cases.",
+    "runs": "One row per run: weights, cohort, prompts, settings and versions.",
+    "plan": "Planned rows of each run: every one is scored, failed or pending.",
     "outcomes": "The ledger: one row per case and batch that worked on it; `latest` marks the newest of each case.",
     "scores": "Fresh scores, one row per planned run, case, rater and structure: newest outcome, current case, current "
     "protocol. Rows that ended without a score are here too, with NULL metrics. `split` and `patient_id` are those "
     "that the cohort has now, and `in_training` knows the marks that its cases got later.",
     "failures": "Every case that did not end as scored or segmented in a run, and every case rejected at ingest.",
     "leaderboard": "Means with their denominators, per cohort, split, weights, prompt, settings, structure and rater. "
-    "Where the inference or prompt code has changed, the newest run stands for its key.",
+    "If the inference or prompt code has changed, only the newest run of equal keys is shown.",
     "leaderboard_of_runs": "The leaderboard with the runs that a newer one has replaced (`superseded`).",
     "history": "One row per weights version, cohort, split, prompt and settings, over all structures, against the "
-    "primary rater (who stands first in most cases of the cohort).",
+    "primary rater (the first rater of most cases of the cohort).",
     "medical_sam3_v1": "Our scores by the formulas and denominators of the published Medical-SAM3 toolkit, for every "
     "run; `benchmark --preset medical-sam3-v1` makes runs with its settings too. See docs/metrics.md.",
     "measurements": "Volumes, bounding boxes and intensities of predictions.",
-    "traces": "What the agent did, event by event, behind the newest outcome of each case; joins `scores` by `run_id`, "
-    "`case_id` and `structure`.",
-    "agreement": "How far two raters of the same case agree, per case and structure, for cases as they are now.",
+    "traces": "Events of the agent behind the newest outcome of each case; joins `scores` by `run_id`, `case_id` and "
+    "`structure`.",
+    "agreement": "Agreement of two raters of the same case, per case and structure, for the current cases.",
     "inter_rater": "The inter-rater line of a leaderboard: agreement of raters over the cases of a cohort and split.",
 }
 _DERIVED = {
-    "latest": "whether this is the newest outcome of the case in this run",
+    "latest": "true for the newest outcome of the case in this run",
     "planned": "scored + failed + pending",
     "scored": "rows with a score",
     "failed": "rows that ended as rejected, failed or crashed",
@@ -57,19 +56,19 @@ _DERIVED = {
     "in_training": "rows on cases that the weights were trained on; left out of all that follows",
     "present": "scored rows whose reference holds the structure: the rows behind the means",
     "absent": "scored rows whose reference does not hold it",
-    "absent_correct": "absent rows where nothing was drawn",
+    "absent_correct": "absent rows with an empty prediction",
     "failed_present": "failed rows that failures_as_zero counts: the structure is not known to be absent from the case",
     "distance_unit": "mm or px; NULL where the rows behind the means are in both: then distances and NSD are NULL, too",
     "seconds_per_case": "mean seconds of the run per case, all steps",
-    "superseded": "whether a newer run has the same cohort, weights, version, prompt and settings",
+    "superseded": "true if a newer run has the same cohort, weights, version, prompt and settings",
     "dice_mean": "mean Dice of counted rows",
     "n": "rows behind the mean",
     "first_finished": "UTC",
     "last_finished": "UTC",
-    "is_preset": "whether the run has the settings of the preset medical-sam3-v1",
-    "absent_left_out": "rows without the structure: that toolkit does not ask for them",
-    "boxes_dropped": "box rows without a mask: that toolkit drops them",
-    "texts_as_zero": "text rows without a mask: zeros in that toolkit",
+    "is_preset": "true if the run has the settings of the preset medical-sam3-v1",
+    "absent_left_out": "rows without the structure, which that toolkit leaves out",
+    "boxes_dropped": "box rows without a mask, which that toolkit drops",
+    "texts_as_zero": "text rows without a mask, zeros in that toolkit",
     "without_counts": "rows scored before voxels were counted; left out here",
     "psnr_mean": "mean PSNR of masks in dB; perfect ones are infinite and left out",
     "ssim_mean": "mean SSIM of masks, one window as large as the image",
@@ -98,7 +97,7 @@ _INTRODUCTION = """# The catalog
 Generated by `make docs` from the Arrow schemas; do not edit.
 
 `medsam3 sql "SELECT ..."` answers from these views. `catalog.duckdb` in the store holds the same views for other tools
-that open it read-only; it names absolute folders and is written anew when the store has moved. Times are UTC. NULL is
+that open it read-only; it names absolute folders and is written again when the store has moved. Times are UTC. NULL is
 "not defined" or "not known", never NaN. Distances are in the `distance_unit` of their row.
 """
 
@@ -111,7 +110,7 @@ def catalog_markdown() -> str:
 
 
 def with_metric_tables(page: str) -> str:
-    """A page with its marked tables of metrics as the table of metrics has them."""
+    """A page with its marked tables generated from the table of metrics."""
     definitions = [
         (f"`{name}`", _escaped(metric.definition), metric.unit, metric.source) for name, metric in METRICS.items()
     ]
@@ -143,9 +142,9 @@ def _compare_section(con: duckdb.DuckDBPyConnection) -> str:
     columns = con.execute("DESCRIBE SELECT * FROM compare('BASE', 'NEW')").fetchall()
     text = (
         "Rows of two weights side by side: `SELECT * FROM compare('NAME', 'NAME@2')`. A name alone is its latest "
-        "version with a run. Paired by cohort, case, rater, structure, prompt_id and settings_id, of several pairs of "
-        "runs with equal prompt and settings (older prompt code) the newest; a row is here when both have one, scored "
-        "or not."
+        "version with a run. Rows are paired by cohort, case, rater, structure, prompt_id and settings_id; of several "
+        "pairs of runs with equal prompt and settings (older prompt code) the newest counts. A row needs one of both "
+        "weights, scored or not."
     )
     return _table(
         "## compare(base, new)", text, [(row[0], row[1], column_meaning("compare", row[0])) for row in columns]
@@ -162,12 +161,12 @@ def _rows(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def column_meaning(view: str, column: str) -> str:
-    """What a column of a view holds."""
+    """Meaning of a column of a view."""
     schema = _SCHEMAS.get(view)
     if schema is not None and column in schema.names:
         return _of_schema(schema, column)
     if view == "compare" and column == "in_training":
-        return "whether one of the two was trained on this case"
+        return "true if one of the two was trained on this case"
     if view == "compare" and column == "distance_unit":
         return "mm or px"
     if column in _DERIVED:
@@ -190,7 +189,6 @@ def column_meaning(view: str, column: str) -> str:
 
 def _of_schema(schema: pa.Schema, column: str) -> str:
     field = schema.field(column)
-    sql_type(field.type)  # a type that the catalog does not know is found here, when the page is made
     description: str = field.metadata[b"description"].decode()
     return _escaped(description)
 

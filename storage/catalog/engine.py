@@ -1,4 +1,4 @@
-"""DuckDB over the tables of a store; an object store is read through its client, so that no extension is fetched."""
+"""DuckDB over the tables of a store; an object store is read through its client, without a DuckDB extension."""
 
 import io
 from pathlib import Path
@@ -11,30 +11,30 @@ from storage.store.layout import StoreLayout
 from storage.store.locations import file_system, is_remote, snapshot_of
 
 _SMALL_BYTES = 8 << 20
-"""Tables up to this size are kept by a connection: workers write small ones, compaction makes large ones."""
+"""Size up to which a connection keeps tables: workers write small ones, compaction large ones."""
 
 
 def open_engine(
     store: StoreLayout, file: Path | str = ":memory:", *, read_only: bool = False, **config: Any
 ) -> duckdb.DuckDBPyConnection:
-    """A connection that can read the tables of this store wherever it lies; best of a `snapshot` of it."""
+    """Connect to DuckDB with access to the tables of this store, local or remote; best with a `snapshot` of it."""
     con = duckdb.connect(str(file), read_only=read_only, config=config)
-    con.execute("SET enable_progress_bar = false")  # long queries drew on stdout, which is the answer's alone
+    con.execute("SET enable_progress_bar = false")  # it would write to stdout, which carries results only
     if is_remote(store.root):
         con.register_filesystem(SnapshotFileSystem(file_system(store.root)))
     return con
 
 
 def snapshot(store: StoreLayout) -> StoreLayout:
-    """The store as it is now, for one question: every folder of an object store is listed once."""
+    """The present content of the store, for one query: every folder of an object store is listed once."""
     return StoreLayout(snapshot_of(store.root))
 
 
 class SnapshotFileSystem(AbstractFileSystem):
-    """What one connection sees of an object store: each folder is listed once, each small table fetched once.
+    """Object store as one connection sees it: each folder is listed once, each small table fetched once.
 
-    The engine asks for a file a dozen times while it makes views and answers. A folder's small tables are fetched
-    together, which takes as long as one.
+    The engine requests a file a dozen times while it makes views and answers. The small tables of a folder are fetched
+    together, which takes as long as fetching one.
     """
 
     protocol = "s3"
@@ -47,15 +47,15 @@ class SnapshotFileSystem(AbstractFileSystem):
         self._contents: dict[str, bytes] = {}
 
     def ls(self, path: str, detail: bool = True, **kwargs: Any) -> list[Any]:
-        """Entries of a folder; none where there is no such folder."""
+        """Entries of a folder; none if it does not exist."""
         found = self._folder(self._key(path))
         return list(found.values()) if detail else sorted(found)
 
     def info(self, path: str, **kwargs: Any) -> dict[str, Any]:
-        """Facts of a file or folder.
+        """Details of a file or folder.
 
         Raises:
-            FileNotFoundError: If there is neither.
+            FileNotFoundError: If it does not exist.
         """
         key = self._key(path)
         known = self._folder(key.rpartition("/")[0]).get(key)
@@ -64,7 +64,7 @@ class SnapshotFileSystem(AbstractFileSystem):
         return known
 
     def modified(self, path: str) -> Any:
-        """When a file was last written."""
+        """Time of the last write of a file."""
         return self.info(path)["LastModified"]
 
     def _open(self, path: str, mode: str = "rb", **kwargs: Any) -> Any:

@@ -1,13 +1,13 @@
 """SQL of score groups: counts and statistics per run, split, structure and rater, which leaderboard and history show.
 
 A row of `scores` is *counted* when it is scored, its structure is present in the reference and the weights were not
-trained on the case. Means and medians are over counted rows, intervals over the means of patients. Where counted rows
-are in mm and in px, what needs one unit is undefined, its number of values too.
+trained on the case. Means and medians are over counted rows, intervals over the means of patients. If counted rows are
+in mm and in px, metrics that need one unit are undefined, and so is their number of values.
 
-Compaction keeps the groups of a run beside its scores. They hold as long as nothing that they rest on has changed:
-the attempts that are current, the digests, splits, patients, structures and marks of training of their cases (the
-*group key* is a digest of these), the protocol, and this file (`GROUPS_VERSION`). Else they are computed from the rows:
-all metrics of 10 million rows take 30 s, kept groups 2 s.
+Compaction keeps the groups of a run beside its scores. They are valid while their inputs are unchanged: the current
+attempts, the digests, splits, patients, structures and marks of training of their cases (the *group key* is a digest of
+these), the protocol, and this file (`GROUPS_VERSION`). Otherwise they are computed from the rows: all metrics of
+10 million rows take 30 s, kept groups 2 s.
 """
 
 from medsam3_core.metrics.protocol_version import PROTOCOL_VERSION
@@ -48,14 +48,14 @@ def t_quantile_sql(freedom: str) -> str:
 
 
 GROUPS_VERSION = "2"
-"""Raise it when the same scores give other groups."""
+"""Raise it when a change of code gives other groups for the same scores."""
 
 GROUP_COLUMNS = ("run_id", "split", "structure", "rater")
 GROUP_COUNTS = ("scored", "failed", "in_training", "present", "absent", "absent_correct")
 _ONE_UNIT = "NOT coalesce(bool_or(in_mm) AND bool_or(in_px), false)"
 _HOLDS = """k.run_id = f.run_id AND k.cases = f.cases AND k.fingerprint = f.group_key AND k.protocol = f.protocol
     AND k.groups_version = f.groups_version"""
-"""Of kept groups k and facts f of their run; on disk the group key has its first name."""
+"""Condition for kept groups k to be valid by the facts f of their run; on disk the group key is `fingerprint`."""
 _IDENTITY = {"cases", "fingerprint", "protocol", "groups_version"}
 
 
@@ -65,14 +65,14 @@ def score_groups_sql(sources: CatalogSources) -> str:
 
 
 def score_group_ctes(sources: CatalogSources) -> str:
-    """`groups`: one row per group; `run_facts`: one per run with current attempts; `attempts`: these.
+    """CTEs `groups` (one row per group), `run_facts` (one per run with current attempts) and `attempts` (these).
 
-    Of the groups that compaction kept, those that still hold; all others from the rows. The rows are read once, into
-    one row per patient; means come from sums and medians from lists, so that no second pass is needed. The engine
-    computes nothing for the metrics that a query does not ask for.
+    Groups that compaction kept are taken while valid; all others are computed from the rows. The rows are read once,
+    into one row per patient; means come from sums and medians from lists, so that no second pass is needed. The engine
+    skips metrics that a query does not select.
     """
     keys = ", ".join(GROUP_COLUMNS)
-    columns = ", ".join(f"g.{name}" for name in group_columns())
+    columns = ", ".join(f"g.{name}" for name in GROUPS.names if name not in _IDENTITY)
     return f"""
 attempts AS MATERIALIZED (SELECT * FROM internal.current_attempts),
 run_facts AS MATERIALIZED ({_run_facts_sql()}),
@@ -99,7 +99,7 @@ groups AS MATERIALIZED (
 
 
 def _run_facts_sql() -> str:
-    """What is known of a run as a whole; the group key is a digest of all that its groups rest on."""
+    """Facts of each run as a whole; the group key is a digest of the inputs of its groups."""
     row = "case_id, attempt, status, case_digest, split, patient_id, case_status, case_structures, is_marked"
     return f"""
     SELECT run_id, count(*) AS cases, sum(hash({row}))::VARCHAR AS group_key,
@@ -107,11 +107,6 @@ def _run_facts_sql() -> str:
         avg(seconds) FILTER (status IN ('scored', 'segmented')) AS seconds_per_case,
         min(finished_at) AS first_finished, max(finished_at) AS last_finished
     FROM attempts GROUP BY run_id"""
-
-
-def group_columns() -> tuple[str, ...]:
-    """Columns of a group, in the order of the table that compaction keeps."""
-    return tuple(name for name in GROUPS.names if name not in _IDENTITY)
 
 
 def same_group(one: str, other: str) -> str:
@@ -133,7 +128,7 @@ def _counted_scores_sql(scores: str) -> str:
 
 
 def _patients_sql(scores: str) -> str:
-    """Counts, and sum, number and list of each metric, per patient (a number, which groups faster than three texts)."""
+    """Counts, and sum, number and list of each metric, per patient (by number: faster than by three texts)."""
     lists = ", ".join(
         f"sum({m}) AS {m}_sum, count({m}) AS {m}_n, list({m}) FILTER ({m} IS NOT NULL) AS {m}_list" for m in METRICS
     )
@@ -152,7 +147,7 @@ def _patients_sql(scores: str) -> str:
 
 
 def _missed_sql(scores: str) -> str:
-    """Failed rows that count as zero: not trained on, and the structure not known to be absent from the case."""
+    """Failed rows that count as zero: case not trained on, structure not known to be absent."""
     return f"""
     SELECT s.run_id, s.split, s.structure, s.rater, count(*) AS missed
     FROM {scores} AS s LEFT JOIN cases AS c ON c.cohort = s.cohort AND c.case_id = s.case_id

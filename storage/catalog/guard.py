@@ -1,9 +1,9 @@
-"""`medsam3 sql`: one SELECT over the catalog's views, and nothing else.
+"""Guard of `medsam3 sql`: only a single SELECT over the catalog's views is run.
 
-Two walls. The statement is parsed by DuckDB itself (what is checked is what runs, no second parser can disagree) and
-every node, table and function of its tree must be on a list of what is allowed. And the engine that runs it is
-in memory and locked to the table folders of the store. Neither suffices alone: `COPY ... TO` works inside an allowed
-folder, and a list may have a hole.
+There are two barriers. The statement is parsed by DuckDB itself, so that the checked statement is the one that runs,
+and every node, table and function of its tree must be on an allow list. The engine that runs it is in memory and locked
+to the table folders of the store. Neither suffices alone: `COPY ... TO` works inside an allowed folder, and an allow
+list may have a gap.
 """
 
 import json
@@ -21,10 +21,10 @@ from storage.catalog.catalog import connect, lock_to_tables
 from storage.catalog.views import PUBLIC_VIEWS, TABLE_MACROS
 from storage.store.layout import StoreLayout
 
-# Functions that `medsam3 sql` may call. A list of what is allowed: a new DuckDB can add readers, never to this list.
+# Functions that `medsam3 sql` may call. It is an allow list because a new DuckDB may add functions that read files.
 #
-# Left out on purpose: all that reads files, settings, variables, secrets or the engine's own tables, that runs SQL held
-# in a string, writes a log, waits, or changes state (`nextval`, `setseed`).
+# Left out on purpose: functions that read files, settings, variables, secrets or the engine's own tables, run SQL from
+# a string, write a log, wait, or change state (`nextval`, `setseed`).
 TABLE_FUNCTIONS = frozenset({"compare", "generate_series", "json_each", "range", "unnest"})
 
 _OPERATORS = "+ - * / // % ** ^ & | << >> || ~ ! !__postfix @ -> ->> ~~ !~~ ~~* !~~* ~~~ ^@ && @> <@"
@@ -78,17 +78,16 @@ _WINDOWS = (
 _GROUPS = (_OPERATORS, _NUMBERS, _TEXTS, _TIMES, _NESTED, _CHOICES, _AGGREGATES, _WINDOWS)
 FUNCTIONS = frozenset(name for group in _GROUPS for name in group.split())
 
-
 _QUERY_NODES = frozenset({"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"})
 _TABLE_NODES = frozenset({"BASE_TABLE", "TABLE_FUNCTION", "SUBQUERY", "JOIN", "EXPRESSION_LIST", "EMPTY", "PIVOT"})
 _PLAIN_NAME = re.compile(r"(?!duckdb_|pg_|sqlite_|pragma_|information_schema)[a-z_][a-z0-9_]*", re.IGNORECASE)
 
 
 def run_sql(store: StoreLayout, text: str) -> pa.Table:
-    """The answer to one SELECT over the views, with the engine's types.
+    """Run one SELECT over the views and return its rows, with the engine's types.
 
     Raises:
-        UsageError: If it is anything else, or the engine refuses it; the message lists the views and their columns.
+        UsageError: If the text is not one SELECT, or the engine refuses it; lists the views and their columns.
         StoreError: If a table of the store cannot be read.
     """
     with connect(store, text) as con:
@@ -103,7 +102,7 @@ def run_sql(store: StoreLayout, text: str) -> pa.Table:
 
 
 def check_select(con: duckdb.DuckDBPyConnection, text: str) -> None:
-    """Let one SELECT over the views pass.
+    """Refuse a text that is not one SELECT over the views.
 
     Raises:
         UsageError: If the text is not exactly one SELECT, or reads a table or calls a function that is not allowed.
@@ -112,14 +111,14 @@ def check_select(con: duckdb.DuckDBPyConnection, text: str) -> None:
     statements = con.extract_statements(text)
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
         kinds = ", ".join(statement.type.name for statement in statements) or "nothing"
-        msg = f"sql takes one SELECT statement, got {kinds}"
+        msg = f"sql accepts one SELECT statement, got {kinds}"
         raise UsageError(msg)
     tree = _parse(con, text)
     nodes = list(_nodes(tree))
     defined = {name for node in nodes for name in _defined_names(node)}
     for name in defined:
         if not _PLAIN_NAME.fullmatch(name):
-            msg = f"WITH {name!r}: choose a name of letters, digits and _ that no table of the engine has"
+            msg = f"WITH {name!r}: choose a name of letters, digits and _ that is not a table of the engine"
             raise UsageError(msg)
     for node in nodes:
         _check_kind(node)
@@ -128,7 +127,7 @@ def check_select(con: duckdb.DuckDBPyConnection, text: str) -> None:
 
 
 def view_columns() -> dict[str, list[tuple[str, str]]]:
-    """Name and type of the columns of every view: those of an empty store, for they do not depend on what it holds."""
+    """Name and type of the columns of every view, which are the same for every store."""
     with tempfile.TemporaryDirectory() as empty, connect(StoreLayout(Path(empty))) as con:
         described = {view: con.execute(f"DESCRIBE {view}").fetchall() for view in PUBLIC_VIEWS}
     return {view: [(row[0], row[1]) for row in rows] for view, rows in described.items()}
@@ -145,12 +144,12 @@ def _parse(con: duckdb.DuckDBPyConnection, text: str) -> Any:
     """DuckDB's own tree of the statement.
 
     Raises:
-        UsageError: If it is no plain SELECT (DuckDB gives a tree of nothing else).
+        UsageError: If it is not a plain SELECT, the only statement that DuckDB gives a tree of.
     """
     found = con.execute("SELECT json_serialize_sql(?)", [text]).fetchone()
     tree: dict[str, Any] = json.loads(found[0]) if found else {"error": True}
     if tree["error"] or len(tree["statements"]) != 1:
-        msg = f"sql takes one plain SELECT statement: {tree.get('error_message', 'this is none')}"
+        msg = f"sql accepts one plain SELECT statement: {tree.get('error_message', 'this is another')}"
         raise UsageError(msg)
     return tree["statements"]
 
@@ -165,20 +164,19 @@ def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
 
 
 def _defined_names(node: dict[str, Any]) -> Iterator[str]:
-    """Names that a WITH of this node defines."""
-    definitions = node.get("cte_map")
+    definitions = node.get("cte_map")  # of a WITH
     if isinstance(definitions, dict):
         yield from (entry["key"] for entry in definitions["map"])
 
 
 def _check_kind(node: dict[str, Any]) -> None:
-    """Only queries: a WITH can hold a DELETE, and DESCRIBE, SHOW and SUMMARIZE come as tables."""
+    """Allow only queries: a WITH can hold a DELETE, and DESCRIBE, SHOW and SUMMARIZE appear as tables."""
     kind = str(node.get("type", ""))
     is_query = kind.endswith("_NODE")
     is_table = "sample" in node and "from_table" not in node
     allowed = _QUERY_NODES if is_query else _TABLE_NODES
     if (is_query or is_table or kind == "SHOW_REF") and kind not in allowed:
-        msg = f"sql takes SELECT alone, not {kind.removesuffix('_NODE').removesuffix('_REF')}"
+        msg = f"sql accepts only SELECT, not {kind.removesuffix('_NODE').removesuffix('_REF')}"
         raise UsageError(msg)
 
 

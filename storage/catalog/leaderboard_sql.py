@@ -1,6 +1,6 @@
 """SQL of `leaderboard`, `history`, `agreement` and `inter_rater`.
 
-Means never stand without their denominators; raters are compared on the cases as they are now.
+Every mean comes with its denominator; raters are compared on the current cases.
 """
 
 from medsam3_core.metrics.protocol_version import PROTOCOL_VERSION
@@ -40,9 +40,9 @@ def leaderboard_sql() -> str:
 
 
 def secondary_raters_sql() -> str:
-    """Raters of each cohort but the primary one, who stands first in most of its cases.
+    """Raters of each cohort except the primary one, who is the first rater of most of its cases.
 
-    Means over all but these count every case once: those without a reference, too, which fail under no rater's name.
+    Means without these raters count every case once, also failed cases without a reference, which have no rater.
     """
     return """
 SELECT cohort, rater FROM (SELECT cohort, unnest(raters) AS rater, raters[1] AS first_rater FROM cases)
@@ -51,7 +51,7 @@ QUALIFY row_number() OVER (PARTITION BY cohort ORDER BY count(*) FILTER (rater =
 
 
 def history_sql() -> str:
-    """One row per weights version, cohort, split, prompt and settings, over all structures, against one rater."""
+    """One row per weights version, cohort, split, prompt and settings, over structures, against the primary rater."""
     return """
 SELECT r.weights, r.weights_version, r.cohort, g.split, r.prompt, min(g.first_finished) AS first_finished,
     max(g.last_finished) AS last_finished, sum(g.dice_mean * g.dice_n) / nullif(sum(g.dice_n), 0) AS dice_mean,
@@ -66,7 +66,7 @@ GROUP BY r.weights, r.weights_version, r.cohort, g.split, r.prompt, r.settings_i
 
 
 def _pending_sql() -> str:
-    """Planned rows without a fresh score: the plan is counted by group only for runs whose numbers differ."""
+    """Planned rows without a fresh score; the plan is counted by group only for runs whose totals differ."""
     return f"""
     WITH finished AS (SELECT run_id, sum(scored + failed) AS n FROM groups GROUP BY run_id),
     unfinished AS MATERIALIZED (
@@ -101,9 +101,9 @@ def _metric_columns(metric: Metric) -> str:
 
 
 def _failures_as_zero(metric: Metric) -> str:
-    """Mean with zeros for the missed rows; a metric that may not apply to the structure needs one value at least.
+    """Mean with zeros for the missed rows; a metric that may not apply to the structure needs at least one value.
 
-    A metric whose number of values is NULL is undefined in this group (two units).
+    If its number of values is NULL, the metric is undefined in this group (two units).
     """
     values = f"g.{metric.name}_n"
     mean = f"coalesce(g.{metric.name}_mean * {values}, 0) / nullif({values} + g.missed, 0)"
@@ -111,7 +111,7 @@ def _failures_as_zero(metric: Metric) -> str:
 
 
 def agreement_sql(sources: CatalogSources) -> str:
-    """Rows of the current digest and protocol, with split and patient as the cohort has them now."""
+    """Rows of the current digest and protocol, with the current split and patient of the case."""
     current = f"""
 SELECT a.*, c.split, c.patient_id FROM ({sources.agreement}) AS a
 JOIN cases AS c ON c.cohort = a.cohort AND c.case_id = a.case_id AND c.case_digest IS NOT DISTINCT FROM a.case_digest

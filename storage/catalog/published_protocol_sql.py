@@ -1,13 +1,13 @@
 """SQL of `medical_sam3_v1`: our scores by the formulas and denominators of the published Medical-SAM3 toolkit.
 
-What that toolkit does (inference/, commit 98fb4f9 of January 2026), and the view with it:
+Rules of that toolkit (inference/, commit 98fb4f9 of January 2026), which the view follows:
 
 - a case without the structure is left out, for boxes and for texts: a false alarm costs nothing;
-- a box that gets no mask is dropped, a text that gets none is a row of zeros: the two means have other denominators;
-- nobody is left out for having been trained on;
-- PSNR and SSIM are taken of masks, SSIM as one formula over the whole image; a perfect PSNR is infinite and left out.
+- a box without a mask is dropped, a text without a mask is a row of zeros: the two means have different denominators;
+- cases that the weights were trained on are not left out;
+- PSNR and SSIM are computed on masks, SSIM by one formula over the image; a perfect PSNR is infinite and left out.
 
-All of it is arithmetic on the four counts of voxels, so no prediction is read again.
+All values follow from the four counts of voxels, so no prediction is read again.
 """
 
 from medsam3_core.settings.presets import MEDICAL_SAM3_V1, PRESETS
@@ -18,7 +18,7 @@ _C1, _C2 = 0.01**2, 0.03**2  # constants of SSIM for values 0..1
 
 
 def published_protocol_sql() -> str:
-    """One row per run, split and structure, for every run, so that settings and formulas can be told apart."""
+    """One row per run, split and structure, for every run, to separate the effects of settings and formulas."""
     settings = quoted(PRESETS[MEDICAL_SAM3_V1].settings_id)
     means = ", ".join(f"avg({name}) FILTER (kept) AS {name}_mean" for name in PUBLISHED_METRICS)
     return f"""
@@ -46,7 +46,7 @@ GROUP BY ALL"""
 
 
 def _counts_sql() -> str:
-    """Counts of voxels as numbers with a point; the first rater's reference alone; absent where it is known."""
+    """Counts of voxels as DOUBLE, against the first rater only; `absent` if the structure is known to be absent."""
     voxels = "s.true_positive + s.false_positive + s.false_negative + s.true_negative"
     return f"""
     SELECT s.run_id, s.split, s.structure, s.prompt, s.status, s.true_positive::DOUBLE AS shared,
@@ -59,7 +59,7 @@ def _counts_sql() -> str:
 
 
 def _or_zero(formula: str) -> str:
-    """The formula where something was drawn, zero where nothing was."""
+    """The formula if there is a mask, otherwise zero."""
     return f"CASE WHEN no_mask THEN 0 ELSE {formula} END"
 
 

@@ -1,14 +1,14 @@
-"""Which files each table of the catalog reads, as typed SQL relations: the only SQL that names paths.
+"""Files of each table of the catalog, as typed SQL relations: the only SQL that names paths.
 
-Two ways to name files. A *snapshot* lists every file, the ledger before the scores: workers write scores first, so
-every outcome of the list has its scores in the list. A *live* source names folders, for the published catalog, and sees
-files that are added to them later. Folders and files are always named one by one, never by a wildcard over the store:
-the newest generation of scores alone is read, and the engine can be locked to table folders.
+A *snapshot* lists every file, the ledger before the scores: workers write scores first, so every listed outcome has its
+scores in the list. A *live* source names folders, for the published catalog, and sees files that are added to them
+later. Folders and files are always named one by one, never by a wildcard over the store: only the newest generation of
+scores is read, and the engine can be locked to table folders.
 """
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -31,7 +31,7 @@ _TYPES = {
     pa.list_(pa.int32()): "INTEGER[]",
 }
 COMPACTED_FILE = "compacted.parquet"
-_FILES = "[!.]*.parquet"  # scratch files of writers start with a dot
+_FILES = "[!.]*.parquet"  # without the scratch files of writers
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +46,12 @@ class CatalogSources:
         measurements: All rows of the measurement tables.
         traces: All rows of the traces of the agent.
         agreement: All rows of the tables that compare raters.
-        plan_distinct: Plans of one file, where no row can stand twice.
+        plan_distinct: Plans of one file, which have no duplicate rows.
         plan: All other plans.
-        scores_compacted: Scores of compacted generations: no row twice, and each with the digest of its outcome.
+        scores_compacted: Scores of compacted generations: no duplicate rows, each with the digest of its outcome.
         scores: All other scores of the newest generation of each run.
         groups: Score groups that compaction kept beside those generations.
-        files: Parquet files by the relation that reads them.
+        files: Parquet files by relation.
     """
 
     cases: str
@@ -66,31 +66,29 @@ class CatalogSources:
     scores_compacted: str
     scores: str
     groups: str
-    files: Mapping[str, list[str]] = field(default_factory=dict)
+    files: Mapping[str, list[str]]
 
     def files_of(self, statements: Iterable[str]) -> list[str]:
         """Parquet files that these statements read."""
-        texts = list(statements)
-        return [
-            file for relation, files in self.files.items() if any(relation in text for text in texts) for file in files
-        ]
+        read = "".join(statements)
+        return [file for relation, files in self.files.items() if relation in read for file in files]
 
 
 def catalog_sources(store: StoreLayout, *, live: bool, only_run: str | None = None) -> CatalogSources:
-    """Relations over what the store holds now.
+    """Relations over the present content of the store.
 
     Args:
-        store: The store; nothing in it need exist.
-        live: Name folders instead of files, see the module's text.
-        only_run: Read this run and no other.
+        store: The store; it may be empty.
+        live: Name folders instead of files, see the module's docstring.
+        only_run: Read only this run.
     """
     runs, case_tables = run_ids(store) if only_run is None else [only_run], case_folders(store)
-    outcomes = _files([store.outcomes(run) for run in runs], live=live)  # before scores, see the module's text
+    outcomes = _files([store.outcomes(run) for run in runs], live=live)  # before the scores
     plan_one, plan_many = _apart([store.plan(run) for run in runs], lambda files: len(files) == 1, live=live)
     compacted, scores = _apart([store.scores(run) for run in runs], is_compacted, live=live)
     summarised = [] if live else [store.scores(run) for run in runs if is_compacted(table_files(store.scores(run)))]
     groups = _files([groups_folder(scores) for scores in summarised], live=live)
-    measurements = _files([measurements_folder(store, run) for run in runs], live=live)
+    measurements = _files([store.measurements(run) for run in runs], live=live)
     cases = _files(case_tables, live=live)
     prompts = _files(prompt_folders(store), live=live)
     agreement = _files([store.agreement(folder.parent.name) for folder in case_tables], live=live)
@@ -128,31 +126,26 @@ def prompt_folders(store: StoreLayout) -> list[Path]:
     return sorted(path for path in store.cohorts().glob("[!.]*/prompts/[!.]*") if path.is_dir())
 
 
-def measurements_folder(store: StoreLayout, run_id: str) -> Path:
-    """Folder of the measurement tables of one run."""
-    return store.measurements(run_id)
-
-
 def groups_folder(generation: Path) -> Path:
-    """Where compaction keeps the score groups of a generation of scores."""
+    """Folder in which compaction keeps the score groups of a generation of scores."""
     return generation / "groups"
 
 
 def table_folders(store: StoreLayout) -> list[Path]:
-    """Folders that the catalog may read; neither volumes nor predictions nor weights are below them."""
+    """Folders that the catalog may read; no volumes, predictions or weights are below them."""
     case_tables = case_folders(store)
     folders = [*case_tables, *prompt_folders(store)]
     folders += [folder for cases in case_tables if (folder := store.agreement(cases.parent.name)).is_dir()]
     for run in run_ids(store):
         scores = store.scores(run).parent
-        folders += [store.plan(run), store.outcomes(run), scores, measurements_folder(store, run), store.traces(run)]
+        folders += [store.plan(run), store.outcomes(run), scores, store.measurements(run), store.traces(run)]
     return folders
 
 
 def tables_state(store: StoreLayout) -> int:
-    """A number that changes when a table gets or loses a file: what was read while it stays is still true.
+    """A number that changes when a table gains or loses a file, to keep answers until then.
 
-    Looks at folders alone, one call of the system for each; an object store lists their files.
+    Reads only the times of folders, one system call each; of an object store, it lists their files.
     """
     folders = [*table_folders(store), *(store.scores(run) for run in run_ids(store))]
     if is_remote(store.root):
@@ -161,7 +154,7 @@ def tables_state(store: StoreLayout) -> int:
 
 
 def is_compacted(files: list[Path]) -> bool:
-    """Whether these files of a generation are what compaction leaves: one file of this name."""
+    """True if these files of a generation are the single file that compaction writes."""
     return [file.name for file in files] == [COMPACTED_FILE]
 
 
@@ -171,13 +164,8 @@ def quoted(text: str) -> str:
 
 
 def literal_path(path: Path) -> str:
-    """The absolute path with its wildcard characters disarmed, for readers that take patterns."""
+    """The absolute path with its wildcard characters escaped, for readers that accept patterns."""
     return re.sub(r"([\[*?])", r"[\1]", str(path.resolve()))
-
-
-def sql_type(kind: pa.DataType) -> str:
-    """DuckDB's name of a type of our schemas."""
-    return _TYPES[kind]
 
 
 def _files(folders: Iterable[Path], *, live: bool) -> list[str]:
@@ -190,7 +178,7 @@ def _files(folders: Iterable[Path], *, live: bool) -> list[str]:
 def _apart(
     folders: Iterable[Path], is_simple: Callable[[list[Path]], bool], *, live: bool
 ) -> tuple[list[str], list[str]]:
-    """Files of simple folders, and of all others; a live folder may get more files and is never simple."""
+    """Files of simple folders, and of all others; a live folder may gain files and is never simple."""
     simple: list[str] = []
     others: list[str] = []
     for folder in folders:
@@ -200,15 +188,15 @@ def _apart(
 
 
 def _empty(schema: pa.Schema) -> str:
-    columns = ", ".join(f'NULL::{sql_type(field.type)} AS "{field.name}"' for field in schema)
+    columns = ", ".join(f'NULL::{_TYPES[field.type]} AS "{field.name}"' for field in schema)
     return f"SELECT {columns} WHERE false"
 
 
 def _parquet(schema: pa.Schema, files: list[str]) -> str:
-    """Typed relation: a column that all files lack is NULL, a column that the schema lacks is left out."""
+    """Typed relation: columns that all files lack are NULL, columns that the schema lacks are left out."""
     if not files:
         return _empty(schema)
-    columns = ", ".join(f'"{field.name}"::{sql_type(field.type)} AS "{field.name}"' for field in schema)
+    columns = ", ".join(f'"{field.name}"::{_TYPES[field.type]} AS "{field.name}"' for field in schema)
     listed = ", ".join(quoted(file) for file in files)
     read = f"SELECT * FROM read_parquet([{listed}], union_by_name = true, hive_partitioning = false)"
     return f"SELECT {columns} FROM (({_empty(schema)}) UNION ALL BY NAME ({read}))"
@@ -217,6 +205,6 @@ def _parquet(schema: pa.Schema, files: list[str]) -> str:
 def _json(schema: pa.Schema, files: list[str]) -> str:
     if not files:
         return _empty(schema)
-    columns = ", ".join(f'"{field.name}": {quoted(sql_type(field.type))}' for field in schema)
+    columns = ", ".join(f'"{field.name}": {quoted(_TYPES[field.type])}' for field in schema)
     listed = ", ".join(quoted(file) for file in files)
     return f"SELECT * FROM read_json([{listed}], format = 'unstructured', columns = {{{columns}}})"

@@ -1,4 +1,4 @@
-"""SQL of fresh scores: which of the rows that were ever written are true now."""
+"""SQL of fresh scores: the rows, of all that were written, that are valid for the current cases and protocol."""
 
 from collections.abc import Sequence
 
@@ -14,19 +14,19 @@ def newest_sql(keys: str, order: str, relation: str) -> str:
 
 
 def outcomes_sql(sources: CatalogSources) -> str:
-    """All attempts, the newest of each case marked."""
+    """All attempts, with a mark on the newest of each case."""
     newest = "row_number() OVER (PARTITION BY run_id, case_id ORDER BY finished_at DESC, attempt DESC) = 1"
     return f'SELECT *, {newest} AS "latest" FROM ({sources.outcomes})'
 
 
 def current_attempts_sql(sources: CatalogSources, *, of_runs: str | None = None) -> str:
-    """The newest attempt per run and case, as in `outcomes`, if it was made from the case as it is now.
+    """The newest attempt per run and case, as in `outcomes`, if it was made from the current case.
 
-    `is_marked`: whether the case is marked, by now, as one that the weights of the run learned from.
+    `is_marked` is true if the case is now marked as one that the weights of the run learned from.
 
     Args:
         sources: Relations of the store.
-        of_runs: Relation with the column `run_id`: leave out the attempts of other runs; None for all runs.
+        of_runs: Relation with the column `run_id` of the runs to take; None for all runs.
     """
     where = f" WHERE run_id IN (SELECT run_id FROM {of_runs})" if of_runs else ""
     outcomes = f"SELECT * FROM ({sources.outcomes}){where}"
@@ -45,15 +45,15 @@ JOIN cases AS c ON c.cohort = r.cohort AND c.case_id = o.case_id AND c.case_dige
 def fresh_scores_sql(
     sources: CatalogSources, *, attempts: str = "internal.current_attempts", extra: Sequence[str] = ()
 ) -> str:
-    """Fresh rows, with split, patient and marks of training as the cohort has them now.
+    """Fresh rows, with the current split, patient and marks of training of their cases.
 
-    Files of batches may hold a row twice (scored again after an interruption): the newest wins. Compaction has seen to
-    that already, and to the digests, which need not be compared again for every row.
+    Files of batches may hold a row twice (scored again after an interruption): the newest counts. Compacted scores have
+    no duplicates and no other digests, so these checks are not repeated for them.
 
     Args:
         sources: Relations of the store.
         attempts: Relation of the current attempts.
-        extra: Further columns to take from it.
+        extra: Additional columns of that relation.
     """
     keys = "run_id, case_id, rater, structure"
     same_digest = "AND o.case_digest IS NOT DISTINCT FROM s.case_digest"
@@ -71,10 +71,10 @@ WHERE s.protocol = {quoted(PROTOCOL_VERSION)}"""
 
 
 def lasting_scores_sql(sources: CatalogSources) -> str:
-    """Rows that are fresh or may become so again: of the newest attempts and their digests, the newest per protocol.
+    """Rows that are fresh or may become fresh again: of the newest attempts and their digests, the newest per protocol.
 
-    Left out is what no change of a case or of the protocol can bring back: rows of older attempts, of attempts without
-    an outcome, and rows that were written again.
+    Rows that no change of a case or protocol can make fresh again are left out: rows of older attempts, of attempts
+    without an outcome, and rows that were written again.
     """
     newest = newest_sql("run_id, case_id", "finished_at DESC, attempt DESC", sources.outcomes)
     rows = f"""

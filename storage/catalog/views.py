@@ -1,6 +1,6 @@
-"""SQL of the catalog's views over the relations of `catalog_sources`, in the order in which they are made.
+"""SQL of the catalog's views over the relations of `catalog_sources`, in the order of their creation.
 
-Views of the schema `internal` are steps on the way and may change; the others are the contract.
+Views of the schema `internal` are intermediate steps and may change; the others are the contract.
 """
 
 import re
@@ -41,12 +41,12 @@ TABLE_MACROS = ("compare",)
 
 
 def catalog_statements(sources: CatalogSources, *, naming: str | None = None) -> list[str]:
-    """The statements that make schema, views and macros, to be run in this order.
+    """The statements that create schema, views and macros, in this order.
 
     Args:
         sources: Relations of the store.
-        naming: Make only what this text names, and what that rests on: the engine binds each view when it is made,
-            which for all of them takes longer than most questions. None for all.
+        naming: Create only the views that this text names, and those that they use: the engine binds each view when it
+            is created, which for all of them takes longer than most queries. None for all.
     """
     views = {
         "cases": newest_sql("cohort, case_id", "ingested_at DESC, case_digest DESC", sources.cases),
@@ -76,7 +76,7 @@ def catalog_statements(sources: CatalogSources, *, naming: str | None = None) ->
 
 
 def _named(text: str, made: Mapping[str, str]) -> set[str]:
-    """Views whose names stand in a text, and those that stand in their statements; rather one too many."""
+    """Views named in a text, and those named in their statements; may include unused ones."""
     found: set[str] = set()
     texts = [text]
     while texts:
@@ -95,7 +95,7 @@ SEMI JOIN cases AS c ON c.cohort = p.cohort AND c.case_id = p.case_id
 
 
 def _measurements_sql(sources: CatalogSources) -> str:
-    """Measurements of predictions that were made from the case as it is now."""
+    """Measurements of predictions that were made from the current case."""
     return f"""
 SELECT DISTINCT m.* FROM ({sources.measurements}) AS m
 SEMI JOIN internal.current_attempts AS o
@@ -105,7 +105,7 @@ SEMI JOIN internal.current_attempts AS o
 def _numbered_runs_sql() -> str:
     """Runs with two marks: a newer run has the same row of the leaderboard, or the same pairs of `compare`.
 
-    Both happen when the inference or the prompt code changed: the numbers of the older run are kept but not mixed in.
+    Both occur when the inference or prompt code has changed: results of the older run are kept but not mixed in.
     """
 
     def newer(prompt: str) -> str:
@@ -121,7 +121,7 @@ def _plan_sql(sources: CatalogSources) -> str:
 
 
 def _traces_sql(sources: CatalogSources) -> str:
-    """What the agent did in the newest attempt of each case."""
+    """Events of the agent in the newest attempt of each case."""
     return f"""
 SELECT DISTINCT ON (t.run_id, t.case_id, t.step) r.cohort, r.weights, r.prompt, t.*
 FROM ({sources.traces}) AS t

@@ -1,1 +1,1 @@
-"""Status and upkeep of a whole store: nothing that looks at a single run or case."""
+"""Status and upkeep of a whole store."""

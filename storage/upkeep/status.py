@@ -1,4 +1,4 @@
-"""What a store holds: cohorts, runs with what is done and pending, disk use, leftovers of killed processes."""
+"""Content of a store: cohorts, runs with their progress, disk use, leftovers of killed processes."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ from storage.store.locations import file_system, is_remote, object_key
 
 @dataclass(frozen=True, slots=True)
 class CohortStatus:
-    """One cohort: cases by how ingest ended, per split ("" without splits), and the licence of its data."""
+    """One cohort: accepted and rejected cases, cases per split ("" without splits), and the licence of its data."""
 
     name: str
     accepted: int
@@ -25,14 +25,14 @@ class CohortStatus:
 
 @dataclass(frozen=True, slots=True)
 class StoreStatus:
-    """What a store holds.
+    """Content of a store.
 
     Attributes:
         cohorts: Cohorts by name.
         runs: Runs by cohort and last activity.
         files: Files in the store.
         size_bytes: Their size.
-        leftovers: Scratch files and folders that a killed process left, or that one is writing now.
+        leftovers: Scratch files and folders of killed or running processes.
     """
 
     cohorts: tuple[CohortStatus, ...]
@@ -43,7 +43,7 @@ class StoreStatus:
 
 
 def read_status(store: StoreLayout) -> StoreStatus:
-    """Look at tables and files of a store; writes nothing.
+    """Read the status of a store from its tables and files; writes nothing.
 
     Raises:
         StoreError: If a table is not of this version; names it.
@@ -74,7 +74,7 @@ def _objects(root: Path) -> Iterator[tuple[str, bool, int]]:
 
 
 def _entries(folder: str) -> Iterator[tuple[str, bool, int]]:
-    """Name, whether it is a file, and size of all below a folder; what vanishes meanwhile is left out."""
+    """Name, file or not, and size of all entries below a folder; skips those that vanish meanwhile."""
     try:
         entries = list(os.scandir(folder))
     except OSError:

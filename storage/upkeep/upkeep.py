@@ -1,8 +1,8 @@
-"""Upkeep of a store: what may go without losing a number, and files that are better as one.
+"""Upkeep of a store: removal of files that no result needs, and compaction of small files.
 
-Gone may be: scratch files of killed processes, notes of batches that nobody runs, generations of scores that were
-replaced, encodings beyond a size. Compaction of scores takes the writer lock of the run, so that a running benchmark is
-left alone.
+Removable are scratch files of killed processes, notes of batches that have ended, replaced generations of scores, and
+encodings beyond a size. Compaction of scores takes the writer lock of the run, so it does not disturb a running
+benchmark.
 """
 
 import time
@@ -22,15 +22,15 @@ from storage.weights.encodings import CacheSettings, trim_cache
 
 @dataclass(frozen=True, slots=True)
 class Upkeep:
-    """What was done, or would be.
+    """Result of upkeep, or of a dry run.
 
     Attributes:
         leftovers: Scratch files and folders of killed processes, and notes of their batches.
         generations: Replaced generations of scores.
         encodings: Encodings beyond the size.
         compacted: Runs whose scores became one file.
-        busy: Runs left alone because somebody writes them.
-        freed_bytes: Size of all that went.
+        busy: Runs skipped because another process is writing them.
+        freed_bytes: Size of all removed files.
     """
 
     leftovers: int = 0
@@ -44,12 +44,12 @@ class Upkeep:
 def prune_store(
     store: StoreLayout, *, encodings_size: int | None, leftover_seconds: float, dry_run: bool = False
 ) -> Upkeep:
-    """Remove what nobody needs.
+    """Remove files that no result needs.
 
     Args:
         store: The store.
-        encodings_size: Bytes to which the cache of encodings is trimmed; None leaves it alone.
-        leftover_seconds: Age from which a scratch file belongs to a killed process.
+        encodings_size: Bytes to which the cache of encodings is trimmed; None keeps it whole.
+        leftover_seconds: Age above which a scratch file belongs to a killed process.
         dry_run: Only count.
     """
     leftovers = list(_leftovers(store, time.time() - leftover_seconds))
@@ -66,7 +66,7 @@ def prune_store(
 
 
 def compact_store(store: StoreLayout, *, more_files_than: int) -> Upkeep:
-    """Compact the scores of runs that stand in many files, and publish the catalog anew.
+    """Compact the scores of runs with many files, and publish the catalog.
 
     Raises:
         StoreError: If a table cannot be read.
@@ -87,14 +87,14 @@ def compact_store(store: StoreLayout, *, more_files_than: int) -> Upkeep:
 
 
 def _leftovers(store: StoreLayout, limit: float) -> Iterator[Path]:
-    if not is_remote(store.root):  # an object store has none: what is not whole has no name there
+    if not is_remote(store.root):  # an object store has no partial files
         yield from (path for path in store.root.rglob(f"{TEMPORARY_PREFIX}*") if _changed(path) < limit)
     if store.breadcrumbs().is_dir():
         yield from (path for path in store.breadcrumbs().iterdir() if _changed(path) < limit)
 
 
 def _encodings_beyond(store: StoreLayout, size: int | None) -> list[Path]:
-    """The longest unused encodings that make the cache larger than this."""
+    """The least recently used encodings that make the cache larger than this."""
     if size is None:
         return []
     entries = sorted(store.encodings().glob("??/*.npy"), key=_changed)
@@ -108,7 +108,7 @@ def _encodings_beyond(store: StoreLayout, size: int | None) -> list[Path]:
 
 
 def _changed(path: Path) -> float:
-    """When a file was last changed; now where it has just been taken away."""
+    """Time of the last change of a file; now if it has just been removed."""
     try:
         if is_remote(path):
             return max((item.stat().st_mtime for item in (path, *path.rglob("*")) if item.is_file()), default=0.0)

@@ -243,7 +243,7 @@ def test_sql_answers_a_select_and_refuses_all_else(page):
     page.get_by_text("rows", exact=False).first.wait_for()
     page.get_by_role("textbox", name="Query").fill("DROP VIEW scores")
     page.get_by_role("button", name="Run").click()
-    page.get_by_text("sql takes one SELECT").wait_for()
+    page.get_by_text("sql accepts one SELECT").wait_for()
 
 
 def test_a_failure_is_grouped_by_its_reason(page):

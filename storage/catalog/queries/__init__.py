@@ -1,1 +1,1 @@
-"""Questions that other rooms ask of the catalog, by subject: one function each, its SQL inside, its answer typed."""
+"""Queries of the catalog for other rooms, by subject: typed functions that contain their SQL."""

@@ -1,4 +1,4 @@
-"""Queries of the leaderboard as commands print it, and of the agreement of raters beside it."""
+"""Queries of the leaderboard that commands print, and of the agreement of raters."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ def read_leaderboard(store: StoreLayout, run_ids: Sequence[str] | None = None) -
 
     Args:
         store: The store.
-        run_ids: These runs, also where a newer one has replaced them; None for the newest run of each key.
+        run_ids: These runs, even if a newer one has replaced them; None for the newest run of each key.
     """
     where = "NOT superseded" if run_ids is None else "run_id IN (SELECT unnest($runs))"
     order = "cohort, split NULLS LAST, structure, rater, dice_mean DESC NULLS LAST, weights, prompt, settings_id"

@@ -7,12 +7,11 @@ from medsam3_core.settings.inference import InferenceSettings
 from storage.catalog.catalog import connect
 from storage.store.layout import StoreLayout
 
-if TYPE_CHECKING:  # only the pages ask for frames
+if TYPE_CHECKING:  # commands do not need pandas
     import pandas as pd
 
-
 _LABEL = "{0}.weights || CASE WHEN {0}.weights_version > 1 THEN '@' || {0}.weights_version ELSE '' END AS label"
-"""How weights are called on pages: NAME for version 1, else NAME@N."""
+"""Label of weights on pages: NAME for version 1, otherwise NAME@N."""
 
 
 def leaderboard(store: StoreLayout) -> "pd.DataFrame":
@@ -39,7 +38,7 @@ def case_scores(store: StoreLayout, cohort: str) -> "pd.DataFrame":
         store,
         f"""
         SELECT s.case_id, s.structure, s.rater, {_LABEL.format("s")}, s.prompt, r.settings,
-            {", ".join(f"s.{metric}" for metric in METRICS)}, s.volume_error, s.confidence, s.status, s."empty",
+            {", ".join(f"s.{metric}" for metric in METRICS)}, s.volume_error, s.status, s."empty",
             s.reason, s.patient_id, s.split, s.distance_unit, s.run_id
         FROM scores AS s JOIN runs AS r USING (run_id) WHERE s.cohort = $cohort
         ORDER BY s.dice NULLS LAST, s.case_id, s.structure""",
@@ -48,7 +47,7 @@ def case_scores(store: StoreLayout, cohort: str) -> "pd.DataFrame":
 
 
 def accepted_cases(store: StoreLayout) -> "pd.DataFrame":
-    """Cases that can be shown: cohort, case_id, size, spacing, unit, structures, raters."""
+    """Accepted cases: cohort, case_id, size, spacing, unit, structures, raters."""
     return _ask(
         store,
         """
@@ -86,7 +85,7 @@ def runs_of_case(store: StoreLayout, cohort: str, case_id: str) -> "pd.DataFrame
 
 
 def traces_of_case(store: StoreLayout, cohort: str, case_id: str) -> "pd.DataFrame":
-    """What the agent did with a case, run by run, structure by structure, in order."""
+    """Events of the agent on a case, by run and structure, in order."""
     return _ask(
         store,
         f"""
@@ -112,7 +111,7 @@ def prompts_of_case(store: StoreLayout, cohort: str, case_id: str, prompt_id: st
 
 
 def runs(store: StoreLayout) -> "pd.DataFrame":
-    """All runs with how far they are, newest first."""
+    """All runs with their progress, newest first."""
     return _ask(
         store,
         f"""
@@ -141,12 +140,12 @@ def history(store: StoreLayout) -> "pd.DataFrame":
 
 
 def protocol_steps(store: StoreLayout, cohort: str) -> "pd.DataFrame":
-    """How a mean Dice changes from our protocol to the published one, per weights, prompt kind and structure.
+    """Mean Dice by our protocol, by the published one and by mixtures of both, per weights, prompt kind and structure.
 
     `ours` has our settings and denominators, `settings` the preset's settings and our denominators, `formulas` our
-    settings and the toolkit's denominators, `published` both; NULL where there is no such run, or where the toolkit
-    drops every row. All are against the primary rater, for the toolkit has no other. Every run of ours has the
-    toolkit's denominators too, so that this step is known without a run of the preset.
+    settings and the toolkit's denominators, `published` both of the toolkit; NULL if there is no such run, or if the
+    toolkit drops every row. All are against the primary rater, the only one of the toolkit. The toolkit's denominators
+    are computed for every run, so `formulas` needs no run of the preset.
     """
     return _ask(
         store,
@@ -172,7 +171,7 @@ def protocol_steps(store: StoreLayout, cohort: str) -> "pd.DataFrame":
 
 
 def pending(store: StoreLayout) -> int:
-    """Planned scores that do not stand yet, and planned measurements of cases that nobody has segmented yet."""
+    """Number of planned scores without a score, and of planned measurements of cases that are not segmented yet."""
     found = _ask(
         store,
         """
@@ -185,7 +184,7 @@ def pending(store: StoreLayout) -> int:
 
 
 def failures(store: StoreLayout) -> "pd.DataFrame":
-    """Cases without a score and why, newest first; rejected cases stand once, with no run."""
+    """Cases without a score and the reasons, newest first; rejected cases appear once, without a run."""
     return _ask(
         store,
         """

@@ -1,4 +1,4 @@
-"""Queries of weights against weights: which can be compared, and the rows of both side by side."""
+"""Queries that compare weights: comparable pairs, and the rows of two weights side by side."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -29,7 +29,7 @@ def compared_rows(store: StoreLayout, base: str, new: str, cohorts: Sequence[str
     Args:
         store: The store.
         base: `NAME` or `NAME@N`, as runs have recorded it.
-        new: The same of the other weights.
+        new: The other weights, likewise.
         cohorts: These cohorts; empty for all.
         split: This split; None for all cases.
     """

@@ -15,7 +15,7 @@ _ROWS_AT_ONCE = 50_000
 
 
 class CurrentAttempt(NamedTuple):
-    """The newest attempt of a case, made from the case as it is now."""
+    """The newest attempt of a case, made from the current case."""
 
     case_id: str
     status: str
@@ -31,9 +31,9 @@ class Pace(NamedTuple):
     """Seconds per case in the past.
 
     Attributes:
-        cases: Cases that it rests on.
-        seconds: Mean of all steps, a pass over the slices shared by the runs that it served.
-        seconds_again: Mean of what scoring a stored prediction again takes.
+        cases: Number of past cases.
+        seconds: Mean of all steps; runs that were served by one pass over the slices share its time.
+        seconds_again: Mean for scoring a stored prediction again.
     """
 
     cases: int
@@ -64,7 +64,7 @@ def planned_rows(con: Connection, run_id: str) -> Iterator[PlanRow]:
 
 
 def fresh_rows(con: Connection, run_id: str, *, scored_only: bool) -> Iterator[PlanRow]:
-    """Rows of `scores` of a run, in order of case; with `scored_only` those that hold a score."""
+    """Rows of `scores` of a run, in order of case; with `scored_only` only those with a score."""
     query = f"""
     SELECT case_id, rater, structure FROM scores
     WHERE run_id = ? AND (status = '{CaseStatus.SCORED}' OR NOT ?) ORDER BY case_id"""
@@ -72,13 +72,13 @@ def fresh_rows(con: Connection, run_id: str, *, scored_only: bool) -> Iterator[P
 
 
 def planned_structures(con: Connection, run_id: str) -> set[str]:
-    """Structures that a run was ever planned for."""
+    """Structures in the plan of a run."""
     rows = con.execute("SELECT DISTINCT structure FROM plan WHERE run_id = ?", [run_id]).fetchall()
     return {row[0] for row in rows}
 
 
 def current_attempts(store: StoreLayout, run_id: str) -> list[CurrentAttempt]:
-    """Newest attempts of a run whose case has not changed since, in order of case."""
+    """Newest attempts of a run on cases that have not changed since, in order of case."""
     query = "SELECT case_id, status, reason, attempt FROM internal.current_attempts WHERE run_id = ? ORDER BY case_id"
     with connect(store, query) as con:
         return [CurrentAttempt(*row) for row in con.execute(query, [run_id]).fetchall()]
@@ -106,7 +106,7 @@ def weights_with_runs(store: StoreLayout) -> set[str]:
 
 
 def recorded_versions(store: StoreLayout, weights_sha256: str) -> list[tuple[str, int]]:
-    """Names and versions under which runs of these weights were recorded, sorted."""
+    """Names and versions under which these weights were recorded in runs, sorted."""
     query = "SELECT DISTINCT weights, weights_version FROM runs WHERE weights_sha256 = ? ORDER BY ALL"
     with connect(store, query) as con:
         return [(name, version) for name, version in con.execute(query, [weights_sha256]).fetchall()]

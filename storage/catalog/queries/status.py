@@ -1,4 +1,4 @@
-"""Queries of `medsam3 status`: cases by cohort and split, and runs with what is done and pending."""
+"""Queries of `medsam3 status`: cases by cohort and split, and progress of runs."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -36,7 +36,7 @@ ORDER BY r.cohort, last_activity"""
 
 
 class SplitCount(NamedTuple):
-    """Cases of one split of a cohort by how ingest ended; `split` is "" without splits."""
+    """Accepted and rejected cases of one split of a cohort; `split` is "" without splits."""
 
     cohort: str
     split: str
@@ -62,7 +62,7 @@ class RunStatus:
 
 
 def counted_cases(store: StoreLayout) -> tuple[list[SplitCount], tuple[RunStatus, ...]]:
-    """Splits of all cohorts, and runs by cohort and last activity, of one moment.
+    """Splits of all cohorts, and runs by cohort and last activity, from one snapshot.
 
     Raises:
         StoreError: If a table is not of this version; names it.

@@ -105,7 +105,7 @@ def test_compacted_run_is_left_alone(store):
 
 def test_few_files_are_compacted_where_they_hold_many_rows(store, monkeypatch):
     assert runs_to_compact(store.layout) == []
-    monkeypatch.setattr(compaction, "MUCH_BYTES", 1000)
+    monkeypatch.setattr(compaction, "MAX_LOOSE_BYTES", 1000)
     assert runs_to_compact(store.layout) == ["run1"]
     compact_scores(store.layout, "run1")
     assert runs_to_compact(store.layout) == []
