@@ -1,4 +1,4 @@
 """Comparison of two weights: pairs of scores, statistics by patient, and the sentences that report them.
 
-Reads the catalog and writes nothing.
+Reads the catalog; writes no files.
 """

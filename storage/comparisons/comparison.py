@@ -1,11 +1,11 @@
-"""BASE against NEW from the catalog's pairs: one verdict per cohort, prompts, settings and structure.
+"""Comparison of BASE and NEW on pairs of scores: one verdict per cohort, prompts, settings and structure.
 
-How a pair counts:
+Rules for a pair:
 - both scored and the structure present: the difference of the metric;
-- one of them failed: it counts as 0 where 0 is the worst value (overlap), and is left out of distances;
-- both failed, or either trained on the case: left out, counted beside the numbers;
+- one failed: it counts as 0 if 0 is the worst value (overlap), and is left out of distances;
+- both failed, or either trained on the case: left out, and counted;
 - cases in mm and others in px: distances and NSD are undefined for the whole structure;
-- the structure absent: left out of the means; drawing it nevertheless is counted as a false alarm.
+- structure absent: left out of the means; a non-empty prediction is counted as a false alarm.
 """
 
 from collections.abc import Hashable, Mapping
@@ -14,7 +14,6 @@ from enum import StrEnum
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from medsam3_core.errors import UsageError
 from medsam3_core.metrics.statistics import PairedComparison, compare_pairs, holm, is_improvement, is_regression
@@ -30,7 +29,7 @@ ALPHA = 0.05
 
 
 class Verdict(StrEnum):
-    """What the numbers allow to say about NEW."""
+    """Conclusion about NEW."""
 
     WORSE = "worse"
     WITHIN_MARGIN = "worse, within margin"
@@ -43,7 +42,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ComparisonRequest:
-    """What is to be compared.
+    """Weights, cases and metrics to compare.
 
     Attributes:
         base: `NAME` or `NAME@N`.
@@ -51,7 +50,7 @@ class ComparisonRequest:
         cohorts: These cohorts; empty for all.
         split: This split; None for all cases.
         metrics: Columns of `scores`; the first one ranks the worst cases.
-        margins: Per metric, by how much the mean may get worse without being called a regression.
+        margins: Per metric, the loss of the mean that is tolerated before it counts as a regression.
     """
 
     base: str
@@ -83,20 +82,20 @@ class StructureComparison:
         cohort: Cohort.
         prompt: Canonical policy, shared by both.
         settings: Inference settings, shared by both.
-        rater: Whose reference both were scored against.
+        rater: Rater of the reference.
         structure: Structure.
         metric: Column of `scores`.
         unit: Unit of the metric; empty for shares.
         numbers: Means, interval, test, wins and losses.
-        adjusted_p: Holm over the structures of the group; None where no test was made.
-        verdict: In words.
-        base_failed: Pairs that BASE has no score for.
-        new_failed: Pairs that NEW has no score for.
+        adjusted_p: Holm over the structures of the group; None without a test.
+        verdict: Conclusion.
+        base_failed: Pairs without a score of BASE.
+        new_failed: Pairs without a score of NEW.
         absent: Pairs whose case lacks the structure.
-        base_false_alarms: Of these, how often BASE drew it.
-        new_false_alarms: Of these, how often NEW drew it.
+        base_false_alarms: Of these, pairs in which BASE predicted it.
+        new_false_alarms: Of these, pairs in which NEW predicted it.
         in_training: Pairs left out because one of the weights was trained on the case.
-        two_units: Whether pairs that count are in mm and in px, so that a metric with a unit is undefined.
+        two_units: True if counted pairs are in mm and in px, so that a metric that needs one unit is undefined.
     """
 
     cohort: str
@@ -119,19 +118,19 @@ class StructureComparison:
 
     @property
     def group(self) -> tuple[str, str, str, str]:
-        """What both runs share besides the structure: cohort, prompt, settings, rater."""
+        """Keys that both runs share besides the structure: cohort, prompt, settings, rater."""
         return (self.cohort, self.prompt, self.settings, self.rater)
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """The whole answer.
+    """Result of a comparison.
 
     Attributes:
-        request: What was asked.
+        request: The request.
         structures: One entry per metric, group and structure.
         worst: The cases that lost most on the first metric, worst first; at most ten rows of `pairs`.
-        pairs: Every pair that counts, with `metric`, `base`, `new`, `difference` and `loss` (positive where NEW is
+        pairs: Every counted pair, with `metric`, `base`, `new`, `difference` and `loss` (positive where NEW is
             worse) beside the columns of the macro.
     """
 
@@ -142,7 +141,7 @@ class Comparison:
 
     @property
     def regressions(self) -> tuple[StructureComparison, ...]:
-        """Where NEW is significantly worse by more than the margin."""
+        """Structures on which NEW is significantly worse by more than the margin."""
         return tuple(item for item in self.structures if item.verdict is Verdict.WORSE)
 
 
@@ -150,7 +149,7 @@ def compare_weights(store: StoreLayout, request: ComparisonRequest) -> Compariso
     """Compare two weights on all runs that they have in common.
 
     Raises:
-        UsageError: If there are none; lists what could be compared.
+        UsageError: If there are none; lists comparable weights.
     """
     rows = read_pairs(store, request.base, request.new, request.cohorts, request.split)
     parts, pairs = [], []
@@ -187,12 +186,14 @@ def _compare_metric(rows: pd.DataFrame, metric: str, margin: float) -> tuple[lis
 
 
 def _pairs_that_count(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Rows with the values that are compared, see the module's text."""
+    """Counted rows with their values, see the module's docstring."""
     counted = _that_count(rows).copy()
     mixed = counted.groupby([*GROUP_KEYS, "structure"], dropna=False)["distance_unit"].transform("nunique") > 1
     for side in ("base", "new"):
         values = counted[f"{side}_{metric}"].to_numpy(np.float64, na_value=np.nan)
-        counted[side] = _failures_as_zero(values, counted[f"{side}_status"], metric)
+        if METRICS[metric].higher_is_better:
+            values = np.where(counted[f"{side}_status"].to_numpy() == "scored", values, 0.0)
+        counted[side] = values
         if METRICS[metric].needs_one_unit:
             counted.loc[mixed, side] = np.nan
     counted["metric"] = metric
@@ -206,19 +207,12 @@ def _that_count(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[present & ~rows["in_training"]]
 
 
-def _failures_as_zero(values: NDArray[np.float64], status: pd.Series, metric: str) -> NDArray[np.float64]:
-    if not METRICS[metric].higher_is_better:
-        return values
-    filled: NDArray[np.float64] = np.where(status.to_numpy() == "scored", values, 0.0)
-    return filled
-
-
 def _structure_comparison(
     rows: pd.DataFrame, metric: str, numbers: PairedComparison, adjusted_p: float | None, margin: float
 ) -> StructureComparison:
     first = rows.iloc[0]
     absent = rows["base_empty"].isin(_ABSENT) | rows["new_empty"].isin(_ABSENT)
-    units = _units(_that_count(rows))
+    units = _that_count(rows)["distance_unit"].dropna().unique()  # rows without a score have none
     return StructureComparison(
         cohort=first["cohort"],
         prompt=first["prompt"],
@@ -238,12 +232,6 @@ def _structure_comparison(
         in_training=int(rows["in_training"].sum()),
         two_units=METRICS[metric].needs_one_unit and len(units) > 1,
     )
-
-
-def _units(rows: pd.DataFrame) -> NDArray[np.object_]:
-    """Units of the rows that have one: a row without a score has none."""
-    units: NDArray[np.object_] = rows["distance_unit"].dropna().unique()
-    return units
 
 
 def _verdict(numbers: PairedComparison, adjusted_p: float | None, metric: str, margin: float) -> Verdict:

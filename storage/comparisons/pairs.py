@@ -1,4 +1,4 @@
-"""The pairs that a comparison of two weights is made of, as the catalog has them."""
+"""Pairs of scores for a comparison of two weights, from the catalog."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ def read_pairs(store: StoreLayout, base: str, new: str, cohorts: Sequence[str], 
     """Rows of the macro `compare` for two weights, with `settings`: a row per case, structure and rater.
 
     Raises:
-        UsageError: If a name is no weights or the two have no run in common; lists what could be compared.
+        UsageError: If a name is invalid or the two have no run in common; lists comparable weights.
     """
     first, second = (_as_recorded(store, _checked(weights)) for weights in (base, new))
     rows = compared_rows(store, first, second, cohorts, split)
@@ -33,7 +33,7 @@ def _checked(weights: str) -> str:
 
 
 def _as_recorded(store: StoreLayout, text: str) -> str:
-    """Weights as the rows of their run have them: the same tensors registered again are not run again."""
+    """Weights by the name in the rows of their run: tensors registered under another name are not run again."""
     name, _, version = text.partition("@")
     versions = {item.version: item.sha256 for item in registered_weights(store) if item.name == name}
     wanted = int(version) if version else max(versions, default=0)
@@ -49,5 +49,5 @@ def _nothing_in_common(store: StoreLayout, base: str, new: str, cohorts: Sequenc
     where += f" in split {split!r}" if split else ""
     pairs = comparable_weights(store)
     known = [f"  {row.base} {row.new}  ({row.cohorts})" for row in pairs.itertuples()]
-    listed = "\n".join(["could be compared:", *known]) if known else "no two weights share a cohort and prompts yet"
+    listed = "\n".join(["comparable weights:", *known]) if known else "no two weights share a cohort and prompts yet"
     return f"{base} and {new} have no scored run in common{where} (same cohort, prompts and settings); {listed}"

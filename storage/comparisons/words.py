@@ -1,15 +1,15 @@
-"""A comparison in words: the same sentences for the terminal, the dashboard and the report."""
+"""Sentences that report a comparison, for the terminal, the dashboard and the report."""
 
 from functools import partial
 
 from medsam3_core.prompts.policies import short_prompt
 from storage.comparisons.comparison import ALPHA, Comparison, StructureComparison, Verdict
 
-_MOST_NAMED = 6
+_MAX_NAMED = 6
 
 
 def comparison_sentences(comparison: Comparison) -> list[str]:
-    """The verdict, one sentence per outcome, the bad news first."""
+    """One sentence per verdict, regressions first."""
     base, new = (name.removesuffix("@1") for name in (comparison.request.base, comparison.request.new))
     by_verdict: dict[Verdict, list[StructureComparison]] = {}
     for item in comparison.structures:
@@ -42,18 +42,18 @@ def comparison_sentences(comparison: Comparison) -> list[str]:
 
 
 def is_tested(comparison: Comparison) -> bool:
-    """Whether one structure at least has a verdict: a test, or pairs that are all equal."""
+    """True if at least one structure was tested, or is identical in all pairs."""
     return any(item.verdict not in (Verdict.TOO_FEW, Verdict.NO_PAIRS) for item in comparison.structures)
 
 
 def has_several_raters(comparison: Comparison) -> bool:
-    """Whether a structure of some cohort stands there once for each of several raters, so that they must be named."""
+    """True if a cohort is compared against several raters, so that they must be named."""
     pairs = {(item.cohort, item.rater) for item in comparison.structures}
     return len(pairs) > len({cohort for cohort, _ in pairs})
 
 
 def comparison_notes(comparison: Comparison) -> list[str]:
-    """What a reader must know about these numbers, one sentence each; only what applies."""
+    """Explanations and reservations that apply to these numbers, one sentence each."""
     items = comparison.structures
     named = partial(_named, several_raters=has_several_raters(comparison), numbers=False)
     notes = [
@@ -71,8 +71,7 @@ def comparison_notes(comparison: Comparison) -> list[str]:
     if absent := sum(item.absent for item in first):
         base, new = sum(item.base_false_alarms for item in first), sum(item.new_false_alarms for item in first)
         notes.append(
-            f"{absent} pairs lack the structure and are not in the means; drawn all the same by BASE in {base}, "
-            f"by NEW in {new}."
+            f"{absent} pairs lack the structure and are not in the means; false alarms: BASE {base}, NEW {new}."
         )
     if trained := sum(item.in_training for item in first):
         notes.append(f"{trained} pairs are left out: one of the weights was trained on the case.")
@@ -82,7 +81,7 @@ def comparison_notes(comparison: Comparison) -> list[str]:
             "some cases are in mm and others in px."
         )
     if undefined := sum(item.numbers.undefined for item in items if not item.two_units):
-        reason = "nothing drawn, or scored before the metric was added"
+        reason = "empty prediction, or scored before the metric was added"
         notes.append(f"{undefined} pairs have no value for the metric on one side ({reason}) and are left out.")
     margins = ", ".join(f"{metric} {margin:g}" for metric, margin in comparison.request.margins.items())
     return [*notes, *([f"Margins: {margins}."] if margins else [])]
@@ -90,8 +89,8 @@ def comparison_notes(comparison: Comparison) -> list[str]:
 
 def _named(items: list[StructureComparison], *, several_raters: bool, numbers: bool = True) -> str:
     names = list(dict.fromkeys(_name(item, several_raters, numbers=numbers) for item in items))
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return ", ".join(names[:_MOST_NAMED]) + more
+    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    return ", ".join(names[:_MAX_NAMED]) + more
 
 
 def _name(item: StructureComparison, several_raters: bool, *, numbers: bool) -> str:

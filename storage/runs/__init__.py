@@ -1,4 +1,4 @@
 """Runs: the plan, the pending cases, and the ledger, predictions and traces that they write.
 
-Exports and comparisons of runs have rooms of their own.
+Exports and comparisons of runs are separate packages.
 """

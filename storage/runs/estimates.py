@@ -1,8 +1,8 @@
-"""How long a plan will take, from how long cases took before.
+"""Estimates of the duration of a plan, from the durations of past cases.
 
-A case that served several runs in one pass over its slices counts with its share of the pass. Nearest experience first:
-the same weights (any version), cohort and prompt policy; then the same weights and cohort; then the same weights.
-Estimates are compute time of one worker; what a cluster makes of it is the caller's division.
+Of a pass over the slices that served several runs, each run counts its share. The nearest past cases are taken: of the
+same weights (any version), cohort and prompt policy; else of the same weights and cohort; else of the same weights.
+Estimates are compute time of one worker; the caller divides them by the number of workers.
 """
 
 from collections.abc import Mapping
@@ -16,11 +16,11 @@ from storage.store.layout import StoreLayout
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Time that one run of a plan will take on one worker.
+    """Estimated time of one run of a plan on one worker.
 
     Attributes:
-        seconds: Seconds; None where these weights have never run.
-        cases: Number of past cases that it rests on.
+        seconds: Seconds; None if these weights have never run.
+        cases: Number of past cases that it is based on.
     """
 
     seconds: float | None
@@ -28,7 +28,7 @@ class Estimate:
 
 
 def estimate_plan(store: StoreLayout, plan: BenchmarkPlan) -> dict[str, Estimate]:
-    """Estimates by run id, of all runs of a plan that have something to do."""
+    """Estimates by run id, of all runs of a plan."""
     paces = past_paces(store)
     return {
         run.run_id: _estimate(

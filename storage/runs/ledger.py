@@ -1,6 +1,6 @@
-"""Runs in the store: spec, plan, outcomes and scores; what is still to do.
+"""Runs in the store: spec, plan, outcomes and scores.
 
-Freshness has one definition, the catalog's `scores` view; what is pending is the plan without the fresh scores.
+The catalog's view `scores` alone defines which scores are fresh; pending is the plan without the fresh scores.
 Rows and files carry the id of the batch that wrote them, in a column that is called `attempt` for historical reasons.
 """
 
@@ -33,7 +33,7 @@ _VERSIONED = ("medsam3", "torch", "transformers", "numpy", "scipy", "zarr", "pya
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One RunSpec with all that its rows need; picklable and small.
+    """One RunSpec with the other values of its rows; picklable and small.
 
     Attributes:
         weights: Name, version, digest, path.
@@ -41,9 +41,9 @@ class Run:
         policy: Prompt policy.
         prompt_id: Digest of policy, texts and prompt code.
         settings: Inference settings.
-        structures: Structures that are asked for, in the order of the recipe.
-        texts: Structure and text of each, for a run that scores nothing: it segments and measures cases whether they
-            have a reference or not. Empty for a benchmark.
+        structures: Structures to segment, in the order of the recipe.
+        texts: Structures and their texts, for a run that scores nothing: it segments and measures cases with or
+            without a reference. Empty for a benchmark.
     """
 
     weights: Weights
@@ -56,7 +56,7 @@ class Run:
 
     @property
     def measures(self) -> bool:
-        """Whether cases end as segmented and measured instead of scored."""
+        """True if cases end as segmented and measured instead of scored."""
         return bool(self.texts)
 
     @property
@@ -102,7 +102,7 @@ def write_run(store: StoreLayout, run: Run) -> None:
 
 
 def write_plan(store: StoreLayout, run: Run, rows: Iterable[tuple[str, str | None, str]]) -> None:
-    """Add (case_id, rater, structure) to what is planned, as one file; none where there is nothing to add."""
+    """Add (case_id, rater, structure) rows to the plan, as one file; no file without rows."""
     columns: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
     for row in rows:
         for column, value in zip(columns, row, strict=True):
@@ -122,7 +122,7 @@ def write_outcomes(
     *,
     token: str = "",
 ) -> None:
-    """Commit finished cases: scores first, then the outcomes that make them count. Writing twice gives the same.
+    """Commit finished cases: scores first, then the outcomes that make them valid. Writing twice gives the same files.
 
     Args:
         store: The store.
@@ -130,7 +130,7 @@ def write_outcomes(
         batch_id: Names the files.
         scores: Rows of `storage.store.schemas.SCORES`.
         outcomes: Rows of `storage.store.schemas.OUTCOMES`.
-        token: The driver's, for workers that may outlive it, see `storage.store.writers`.
+        token: Token of the driver, for workers that may outlive it, see `storage.store.writers`.
 
     Raises:
         SupersededError: If another driver has taken over since.
@@ -143,12 +143,12 @@ def write_outcomes(
 
 
 def committed_outcomes(store: StoreLayout, run_id: str, batch_id: str) -> dict[str, str]:
-    """Case ids and statuses that this batch committed; empty if it never came so far."""
+    """Case ids and statuses that this batch committed; empty if it did not commit."""
     return statuses_of(store.outcomes(run_id), batch_id, OUTCOMES)
 
 
 def score_row(run: Run, case: CaseRef, batch_id: str, rater: str, structure: str) -> dict[str, Any]:
-    """Columns that every score row of this case has, scored or not."""
+    """Columns of every score row of this case, scored or not."""
     return {
         "run_id": run.run_id,
         "attempt": batch_id,
@@ -169,9 +169,9 @@ def score_row(run: Run, case: CaseRef, batch_id: str, rater: str, structure: str
 
 
 def _saw(weights: Weights, case: CaseRef) -> bool:
-    """Whether weights, or weights that they come from, learned from a case.
+    """True if the weights, or weights that they come from, learned from the case.
 
-    By the marks on the case; and by its digest, for shipped weights that are newer than the ingest of the case.
+    Checks the marks on the case and, for shipped weights that are newer than its ingest, its digest.
     """
     if not weights.identities.isdisjoint(case.in_training):
         return True
@@ -182,7 +182,7 @@ def _saw(weights: Weights, case: CaseRef) -> bool:
 def unscored_rows(
     run: Run, case: CaseRef, batch_id: str, status: CaseStatus, reason: str
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Score rows and the outcome of a case that got no score: one row per rater and structure, with the reason.
+    """Score rows and the outcome of a case without a score: one row per rater and structure, with the reason.
 
     A run that only measures has no score rows.
     """
@@ -198,7 +198,7 @@ def unscored_rows(
 
 
 def outcome_row(run: Run, case: CaseRef, batch_id: str, status: CaseStatus) -> dict[str, Any]:
-    """Columns that every outcome has."""
+    """Columns of every outcome."""
     return {
         "run_id": run.run_id,
         "case_id": case.case_id,
@@ -210,7 +210,7 @@ def outcome_row(run: Run, case: CaseRef, batch_id: str, status: CaseStatus) -> d
 
 
 def provenance(run: Run, case: CaseRef, batch_id: str) -> dict[str, Any]:
-    """Origin of a prediction, kept inside its file."""
+    """Origin of a prediction, stored in its file."""
     return {
         "run_id": run.run_id,
         "attempt": batch_id,
@@ -224,7 +224,7 @@ def provenance(run: Run, case: CaseRef, batch_id: str) -> dict[str, Any]:
 
 
 def write_measurements(store: StoreLayout, run_id: str, batch_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Add measurements of one batch; they count once the outcomes of the same batch are there."""
+    """Add measurements of one batch; they become valid with the outcomes of the same batch."""
     if rows:
         write_rows(store.measurements(run_id), rows, MEASUREMENTS, name=batch_id)
 

@@ -1,4 +1,4 @@
-"""What of a run is done already, for a million cases: few objects per case, shared by all that look alike."""
+"""Finished work of a run, for up to a million cases: cases with equal work share their objects."""
 
 from collections.abc import Callable, Collection, Iterable
 from itertools import groupby
@@ -16,22 +16,22 @@ from storage.store.schemas import OUTCOMES, SCORES
 from storage.store.tables import read_table
 
 Pairs = frozenset[tuple[str | None, str]]
-"""Rater and structure of what was planned, scored or predicted."""
+"""Rater and structure of planned, scored or predicted rows."""
 NOTHING: Pairs = frozenset()
 
 
 def planned_pairs(connection: Connection, run: Run) -> dict[str, Pairs]:
-    """What has been planned for each case."""
+    """Planned pairs of each case."""
     return _pairs_by_case(planned_rows(connection, run.run_id))
 
 
 def fresh_pairs(connection: Connection, run: Run, *, retry: bool) -> dict[str, Pairs]:
-    """What holds for each case as it is now; with `retry` only what has a score."""
+    """Pairs of each case with a fresh row; with `retry` only those with a score."""
     return _pairs_by_case(fresh_rows(connection, run.run_id, scored_only=retry))
 
 
 def predicted_pairs(store: StoreLayout, run: Run, fresh: Collection[str]) -> dict[tuple[str, str], Pairs]:
-    """(case_id, case_digest) to what the newest batch scored, under any protocol; without cases that are fresh."""
+    """Pairs that the newest batch scored under any protocol, by (case_id, case_digest); without fresh cases."""
     outcomes = read_table(store.outcomes(run.run_id), OUTCOMES, columns=["case_id", "attempt", "finished_at"])
     outcomes = _of_cases(outcomes, lambda case_id: case_id not in fresh)
     if not outcomes.num_rows:
@@ -54,7 +54,7 @@ def _of_cases(table: pa.Table, wanted: Callable[[str], bool]) -> pa.Table:
 
 
 def _pairs_by_case(rows: Iterable[PlanRow]) -> dict[str, Pairs]:
-    """Of rows in order of case; cases with the same pairs share them."""
+    """Pairs by case, from rows in order of case; cases with equal pairs share one object."""
     shared: dict[Pairs, Pairs] = {}
     found: dict[str, Pairs] = {}
     for case_id, group in groupby(rows, key=itemgetter(0)):

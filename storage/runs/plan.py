@@ -1,4 +1,4 @@
-"""From runs to the cases that are still to do."""
+"""Plan of a benchmark: the pending cases of its runs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,13 +23,13 @@ NO_FILES: Mapping[str, str] = {}
 
 @dataclass(frozen=True, slots=True)
 class PlannedCase:
-    """A case with the runs that still want it.
+    """A case with the runs for which it is pending.
 
     Attributes:
         case: The case.
         run_ids: Runs to segment it for.
         rescore_ids: Runs whose stored prediction is current and only needs new scores.
-        prompt_files: Prompt id to the file that holds its prompts, where they exist.
+        prompt_files: File with the stored prompts, by prompt id.
     """
 
     case: CaseRef
@@ -39,13 +39,13 @@ class PlannedCase:
 
     @property
     def case_id(self) -> str:
-        """Names the case in breadcrumbs."""
+        """Id of the case."""
         return self.case.case_id
 
 
 @dataclass(frozen=True, slots=True)
 class WorkGroup:
-    """All that is pending for one cohort and one set of weights: one pass over the cases serves all its runs.
+    """Pending work for one cohort and one set of weights: one pass over the cases serves all its runs.
 
     Attributes:
         cohort: Cohort.
@@ -53,7 +53,7 @@ class WorkGroup:
         runs: Runs by id.
         pending: Cases to do.
         rejected: Cases without usable data, with the runs that must record them.
-        fresh: Case and run pairs that are done already.
+        fresh: Number of results (pairs of case and run) that are up to date.
     """
 
     cohort: Cohort
@@ -66,11 +66,11 @@ class WorkGroup:
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkPlan:
-    """What some requests need to be met.
+    """Work that some requests need.
 
     Attributes:
         groups: All work.
-        refused: Combinations that no segmenter takes, and requests that cannot be met (one sentence each).
+        refused: One sentence per skipped combination and per request that cannot be met.
         asked: The runs by request.
     """
 
@@ -80,28 +80,28 @@ class BenchmarkPlan:
 
     @property
     def run_ids(self) -> list[str]:
-        """All runs, done or not, in order."""
+        """All runs, finished or not, in order."""
         return [run_id for group in self.groups for run_id in group.runs]
 
     @property
     def pending(self) -> int:
-        """Cases to do over all groups."""
+        """Pending cases of all groups."""
         return sum(len(group.pending) + len(group.rejected) for group in self.groups)
 
     @property
     def fresh(self) -> int:
-        """Case and run pairs that are done already, over all groups."""
+        """Results (pairs of case and run) that are up to date, in all groups."""
         return sum(group.fresh for group in self.groups)
 
 
 def pending(store: StoreLayout, runs: BenchmarkRuns) -> BenchmarkPlan:
-    """Decide which cases of some runs must be computed; writes nothing.
+    """Find the cases of some runs that must be computed; writes nothing.
 
-    Every case and score is looked at: what computes asks once, under the locks of the runs. One pass over the cases of
-    a cohort serves all runs of the same weights, whichever request they are of.
+    Reads every case and score, so call it once, under the locks of the runs. One pass over the cases of a cohort serves
+    all runs of the same weights, also of different requests.
 
     Raises:
-        UsageError: If a single request, or all of several, want a split or a cohort without cases; lists what exists.
+        UsageError: If a single request, or all of several, name a split or a cohort without cases; lists the splits.
     """
     groups: dict[tuple[str, str], WorkGroup] = {}
     cases: dict[str, list[CaseRef]] = {}
@@ -127,7 +127,7 @@ def pending(store: StoreLayout, runs: BenchmarkRuns) -> BenchmarkPlan:
 
 
 def record_plan(store: StoreLayout, group: WorkGroup) -> None:
-    """Write run files and what is newly planned, before any work begins."""
+    """Write run files and newly planned rows, before any work begins."""
     with connect(store, "scores plan") as connection:
         for run_id, run in group.runs.items():
             write_run(store, run)
@@ -144,7 +144,7 @@ def record_plan(store: StoreLayout, group: WorkGroup) -> None:
 
 
 def select_cases(cases: list[CaseRef], cohort: str, split: str | None, limit: int) -> list[CaseRef]:
-    """Those of all cases of a cohort that are of a split, in their order.
+    """Cases of a split, in their order, of all cases of a cohort.
 
     Raises:
         UsageError: If the cohort has no such split or no case.
@@ -157,15 +157,15 @@ def select_cases(cases: list[CaseRef], cohort: str, split: str | None, limit: in
         raise UsageError(msg)
     chosen = [case for case in cases if split == "all" or case.split == split]
     if not chosen:
-        msg = f"cohort {cohort!r} has no case; ingest some with: medsam3 ingest SOURCE --cohort {cohort}"
+        msg = f"cohort {cohort!r} has no cases; ingest some with: medsam3 ingest SOURCE --cohort {cohort}"
         raise UsageError(msg)
     return chosen[:limit] if limit else chosen
 
 
 def _with_planned_structures(connection: Connection, cohort: Cohort, run: Run) -> Run:
-    """The run with the structures that it was planned for before, too.
+    """The run with all structures of its earlier plan added.
 
-    A prediction holds all structures of its run: asking for another structure must not cost the earlier ones.
+    A prediction holds all structures of its run: a request for another structure must not lose the earlier ones.
     """
     wanted = {*run.structures, *planned_structures(connection, run.run_id)}
     return replace(run, structures=tuple(item.name for item in cohort.recipe.structures if item.name in wanted))
@@ -223,8 +223,7 @@ def _merged(one: WorkGroup, other: WorkGroup) -> WorkGroup:
 def _merged_cases(one: Sequence[PlannedCase], other: Sequence[PlannedCase]) -> tuple[PlannedCase, ...]:
     cases = {item.case_id: item for item in one}
     for item in other:
-        known = cases.get(item.case_id)
-        if known is not None:
+        if (known := cases.get(item.case_id)) is not None:
             run_ids = tuple(dict.fromkeys((*known.run_ids, *item.run_ids)))
             rescore = dict.fromkeys((*known.rescore_ids, *item.rescore_ids))
             item = PlannedCase(
@@ -240,7 +239,7 @@ def _merged_cases(one: Sequence[PlannedCase], other: Sequence[PlannedCase]) -> t
 def _state(
     store: StoreLayout, connection: Connection, run: Run, cases: Sequence[CaseRef], *, retry: bool
 ) -> tuple[dict[str, Pairs], dict[tuple[str, str], Pairs]]:
-    """What is fresh, and what only wants new scores."""
+    """Fresh pairs by case, and predicted pairs that only need new scores."""
     if not store.run_json(run.run_id).exists():
         return {}, {}
     done = fresh_pairs(connection, run, retry=retry)
@@ -254,7 +253,7 @@ def _prompt_files(prompts: Mapping[str, Mapping[tuple[str, str], str]], case: Ca
 
 
 def wanted_pairs(case: CaseRef, run: Run) -> Pairs:
-    """What a run wants of a case: every structure, of every rater or, where it only measures, of none."""
+    """Pairs of a run and a case: every structure of every rater or, if the run only measures, of no rater."""
     return _wanted(() if run.measures else case.raters or ("reference",), run.structures)
 
 

@@ -19,7 +19,7 @@ from storage.store.ngff import NGFF_VERSION, geometry_attributes, geometry_from_
 class PredictionWriter:
     """Collects the label images of one case, structure by structure, and writes them in one step.
 
-    Compressed as they come: memory holds one dense structure at a time.
+    Each image is compressed when added, so memory holds one dense structure at a time.
     """
 
     def __init__(self, geometry: VolumeGeometry, structures: Sequence[str], provenance: Mapping[str, Any]) -> None:
@@ -47,7 +47,7 @@ class PredictionWriter:
         """Write the file; replaces an older prediction in one step.
 
         Raises:
-            StoreError: If the disk refuses.
+            StoreError: If the file cannot be written.
         """
         write_zip(self._content, target)
 
@@ -60,7 +60,7 @@ class StoredPrediction:
 
     @property
     def structures(self) -> tuple[str, ...]:
-        """Structures it holds, in the order of the recipe or the request."""
+        """Structures of the prediction, in the order of the recipe or the request."""
         ome: Any = self.group["labels"].attrs["ome"]
         return tuple(ome["labels"])
 
@@ -72,11 +72,11 @@ class StoredPrediction:
 
     @property
     def batch_id(self) -> str:
-        """Batch that made it."""
+        """Id of the batch that made it."""
         return str(self.provenance["attempt"])
 
     def labels(self, structure: str) -> NDArray[np.uint16]:
-        """Label image (z, y, x) of one structure; `KeyError` for a structure that it does not hold."""
+        """Label image (z, y, x) of one structure; `KeyError` for a structure that is not in the prediction."""
         array: Any = self.group[f"labels/{structure}/0"]
         return np.asarray(array[...], dtype=np.uint16)
 

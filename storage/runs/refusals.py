@@ -1,4 +1,4 @@
-"""Combinations of weights, prompt policy and settings that give no run, and what would take them."""
+"""Combinations of weights, prompt policy and settings that cannot run, and weights that could."""
 
 from collections.abc import Iterator
 
@@ -9,33 +9,37 @@ from storage.store.layout import StoreLayout
 from storage.weights.registry import registered_weights
 from storage.weights.weights import Weights
 
+_NAMES = {"text": "text prompts", "box": "box prompts", "interactive": "interactive prompts"}
+"""Names of capabilities in messages."""
+
 
 def refusal(weights: Weights, policy: PromptPolicy, settings: InferenceSettings) -> str | None:
-    """One sentence where these weights cannot be asked like this; None where they can."""
-    missing = [*policy.lacking(weights.capabilities), *_unfit_settings(weights, policy, settings)]
-    return f"{weights.name} takes no {' or '.join(missing)}: no run for {policy.canonical()}" if missing else None
+    """One sentence if these weights do not accept the policy or the settings; None if they do."""
+    lacking = (_NAMES.get(need, need) for need in policy.lacking(weights.capabilities))
+    missing = [*lacking, *_unfit_settings(weights, policy, settings)]
+    return f"{weights.name} does not accept {' or '.join(missing)} ({policy.canonical()})" if missing else None
 
 
 def remedy(store: StoreLayout, weights: Weights, policy: PromptPolicy, settings: InferenceSettings) -> str:
-    """Which weights would take points, masks and interactive boxes, where these lack the head for them."""
+    """Registered weights that accept points, masks and interactive boxes, if these lack the head for them."""
     clicked = settings.mode is PromptMode.INTERACTIVE or "interactive" in policy.needs
     if not clicked or weights.capabilities.interactive:
         return ""
     able = [item for item in registered_weights(store) if refusal(item, policy, settings) is None]
     if not able:
-        return "; the released sam3.pt has the head for it, add it with: medsam3 weights add sam3 PATH"
-    return f"; registered weights that have the head for it: {', '.join(f'{one.name}@{one.version}' for one in able)}"
+        return "; the released sam3.pt has the interactive head, add it with: medsam3 weights add sam3 PATH"
+    return f"; registered weights with the interactive head: {', '.join(f'{one.name}@{one.version}' for one in able)}"
 
 
 def _unfit_settings(weights: Weights, policy: PromptPolicy, settings: InferenceSettings) -> Iterator[str]:
-    """Settings that these weights would ignore or choke on under this policy, as people wrote them."""
+    """Settings that these weights would ignore or fail on under this policy, as `key=value`."""
     can = weights.capabilities
     clicked = settings.mode is PromptMode.INTERACTIVE or "interactive" in policy.needs
     if settings.mode is PromptMode.INTERACTIVE:
         if not can.interactive:
             yield "mode=interactive"
         elif "text" in policy.needs:
-            yield "text with mode=interactive"
+            yield "text prompts with mode=interactive"
     if settings.merge.uses_semantic_mask and (not can.text or clicked):
         yield f"merge={settings.merge}" if not can.text else f"merge={settings.merge} with interactive prompts"
     if settings.tiles > 1:
@@ -44,14 +48,12 @@ def _unfit_settings(weights: Weights, policy: PromptPolicy, settings: InferenceS
         elif can.propagation and policy.slices is PromptedSlices.KEY:
             yield f"tiles={settings.tiles} with slices=key"
     if policy.kind is not PromptKind.AGENT and settings.agent != AgentSettings():
-        yield "setting of the agent"
+        yield "agent settings"
     if settings.resolution and not _takes_resolution(weights, settings.resolution):
         taken = f" (only {', '.join(map(str, weights.resolutions))})" if weights.resolutions else ""
         yield f"resolution={settings.resolution}{taken}"
 
 
 def _takes_resolution(weights: Weights, resolution: int) -> bool:
-    """Whether weights take an input side; those registered before anybody looked are given the benefit of the doubt."""
-    if weights.resolutions:
-        return resolution in weights.resolutions
-    return weights.path is not None
+    """True if weights accept an input side, or if it is unknown (registered before the sides were recorded)."""
+    return resolution in weights.resolutions if weights.resolutions else weights.path is not None

@@ -1,4 +1,4 @@
-"""From a request to runs: cheap, because neither scores nor cases are looked at."""
+"""Runs of a request; cheap, because it reads neither scores nor cases."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,17 +21,17 @@ from storage.weights.weights import Weights
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkRequest:
-    """Every combination of cohort, weights and prompt policy is one run; what is left out is taken from earlier ones.
+    """Every combination of cohort, weights and prompt policy is one run; omitted fields come from earlier requests.
 
     Attributes:
         cohorts: Cohorts by name; none for all that were benchmarked before.
         weights: Weights as `NAME` or `NAME@N`; none for all that were benchmarked before.
-        prompts: Prompt policies such as `text` or `box:jitter=0.1`; none for all that were asked for before.
+        prompts: Prompt policies such as `text` or `box:jitter=0.1`; none for all that were requested before.
         settings: Inference settings as `key=value`.
-        split: Split, `all`, or nothing for `test` where the cohort has one and all cases otherwise.
-        structures: Structures; none means all of the recipe.
-        limit: At most so many cases per cohort, in order of case_id; 0 means all.
-        retry: Whether rejected, failed and crashed cases are tried again.
+        split: Split, or `all`; none for `test` if the cohort has one, otherwise all cases.
+        structures: Structures; none for all of the recipe.
+        limit: Maximum number of cases per cohort, in order of case_id; 0 for all.
+        retry: Try rejected, failed and crashed cases again.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -50,13 +50,13 @@ ALL_THAT_IS_STALE = BenchmarkRequest()
 
 @dataclass(frozen=True, slots=True)
 class RequestedRuns:
-    """Runs of one cohort and one set of weights that a request asks for.
+    """Runs of one cohort and one set of weights for a request.
 
     Attributes:
         request: The request.
         cohort: Cohort.
-        weights: As the request names them.
-        runs: One per prompt policy that these weights take.
+        weights: Name in the request.
+        runs: One per prompt policy that these weights accept.
     """
 
     request: BenchmarkRequest
@@ -67,7 +67,7 @@ class RequestedRuns:
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkRuns:
-    """All runs of some requests, and one sentence per combination that gives none."""
+    """All runs of some requests, and one sentence per skipped combination."""
 
     groups: tuple[RequestedRuns, ...]
     refused: tuple[str, ...]
@@ -79,17 +79,17 @@ class BenchmarkRuns:
 
     @property
     def weights(self) -> list[Weights]:
-        """What workers may have to hold."""
+        """Weights that workers may have to load."""
         return list({run.weights.sha256: run.weights for group in self.groups for run in group.runs}.values())
 
 
 def runs_of(store: StoreLayout, requests: Sequence[BenchmarkRequest]) -> BenchmarkRuns:
-    """Runs that some requests, with nothing left out, ask for; `storage.runs.plan.pending` says what they still need.
+    """Runs of complete requests; `storage.runs.plan.pending` finds their pending cases.
 
-    Of several requests, one that cannot be met any more (its cohort or weights are gone) is refused in a sentence.
+    Of several requests, those that cannot be met any more (cohort or weights are gone) give a sentence in `refused`.
 
     Raises:
-        UsageError: If a single request, or none of several, gives a run; lists what exists.
+        UsageError: If no request gives a run, or the only request is invalid; lists the existing names.
     """
     groups: list[RequestedRuns] = []
     refused, sentences = list[str](), list[str]()
@@ -137,7 +137,7 @@ def _runs_of(store: StoreLayout, request: BenchmarkRequest) -> tuple[list[Reques
     if not groups:
         msg = "nothing to run: " + "; ".join(refused or ["give at least one cohort, weights and prompt policy"])
         raise UsageError(msg)
-    return groups, refused
+    return groups, [f"skipped: {sentence}" for sentence in refused]
 
 
 def _run(
@@ -150,7 +150,7 @@ def _run(
 
 
 def _as_recorded(store: StoreLayout, run: Run) -> Run:
-    """The run under the name and version that its rows carry: the same tensors may be registered again as another."""
+    """The run under the weights' name in its rows: the same tensors may be registered again under another."""
     path = store.run_json(run.run_id)
     if not path.exists():
         return run

@@ -1,14 +1,15 @@
-"""Standing benchmarks: what has been asked for once is asked for again whenever something it depends on has changed.
+"""Standing benchmarks: a recorded request is planned again whenever one of its inputs has changed.
 
     runs/<run_id>/requests/<digest>.json
 
-A benchmark depends on weights, cohort, prompts, settings, inference code and protocol. Each run notes the request that
-made it. A request for `NAME` follows the newest version of these weights, one for `NAME@N` stays with that version; the
-plan over all requests is then exactly what is stale.
+A benchmark depends on weights, cohort, prompts, settings, inference code and protocol. The request is recorded with
+each of its runs. A request for `NAME` follows the newest version of these weights, one for `NAME@N` keeps its version;
+the plan over all requests is then exactly the stale work.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 from medsam3_core.digests import short_digest
 from medsam3_core.errors import UsageError
@@ -25,11 +26,11 @@ from storage.weights.weights import Weights
 
 @dataclass(frozen=True, slots=True, order=True)
 class StandingBenchmark:
-    """One cohort, weights, prompt policy and settings, with the cases and structures that are asked for.
+    """One cohort, weights, prompt policy and settings, with the requested cases and structures.
 
     Attributes:
         cohort: Cohort.
-        weights: `NAME` or `NAME@N`, as it was asked for.
+        weights: `NAME` or `NAME@N`, as requested.
         prompt: Canonical policy.
         settings: Inference settings as `key=value`.
         split: As in `BenchmarkRequest`.
@@ -47,7 +48,7 @@ class StandingBenchmark:
 
 
 def record_requests(store: StoreLayout, plan: BenchmarkPlan) -> None:
-    """Note with each run of a plan which request made it."""
+    """Record with each run of a plan the request that made it."""
     planned = set(plan.run_ids)
     for group in plan.asked:
         for run in group.runs:
@@ -58,7 +59,7 @@ def record_requests(store: StoreLayout, plan: BenchmarkPlan) -> None:
 
 
 def standing_benchmarks(store: StoreLayout) -> list[StandingBenchmark]:
-    """What has been asked for, sorted; the same twice stands once."""
+    """Recorded requests, sorted, without duplicates."""
     found = set()
     for path in store.runs().glob("*/requests/[!.]*.json"):
         value = read_json(path)
@@ -68,37 +69,35 @@ def standing_benchmarks(store: StoreLayout) -> list[StandingBenchmark]:
 
 
 def completed_requests(store: StoreLayout, request: BenchmarkRequest) -> list[BenchmarkRequest]:
-    """Requests for what a request leaves open: cohorts, weights or prompts are taken from the standing benchmarks.
+    """Complete a request without cohorts, weights or prompts from the standing benchmarks.
 
-    What is given selects the standing benchmarks that have it. Where none has it (new weights, a new cohort), it takes
-    its place in all of them.
+    Given values select the standing benchmarks that have them. A value that none has (new weights, a new cohort)
+    replaces the value of all of them.
 
     Raises:
-        UsageError: If something is left open and nothing has been benchmarked yet.
+        UsageError: If a field is omitted and nothing has been benchmarked yet.
     """
     if request.cohorts and request.weights and request.prompts:
         return [request]
     standing = standing_benchmarks(store)
     if not standing:
-        msg = (
-            "nothing has been benchmarked yet: give --cohort, --weights and --prompt, and later ones may leave them out"
-        )
+        msg = "nothing has been benchmarked yet: give --cohort, --weights and --prompt; later benchmarks may omit them"
         raise UsageError(msg)
     prompts = tuple(PromptPolicy.parse(text).canonical() for text in request.prompts)
-    chosen = _narrowed(standing, request.weights, lambda item, text: replace(item, weights=text), _same_weights)
-    chosen = _narrowed(chosen, request.cohorts, lambda item, text: replace(item, cohort=text), _same_cohort)
-    chosen = _narrowed(chosen, prompts, lambda item, text: replace(item, prompt=text), _same_prompt)
+    chosen = _narrowed(standing, "weights", request.weights)
+    chosen = _narrowed(chosen, "cohort", request.cohorts)
+    chosen = _narrowed(chosen, "prompt", prompts)
     own = {name: value for name in ("settings", "split", "structures", "limit") if (value := getattr(request, name))}
     return [replace(item, retry=request.retry) for item in _as_requests(store, [replace(one, **own) for one in chosen])]
 
 
 def requests_following(store: StoreLayout, name: str) -> list[BenchmarkRequest]:
-    """Requests that follow the newest version of some weights; empty where nothing was ever asked of them."""
+    """Requests that follow the newest version of these weights; empty if they were never benchmarked."""
     return _as_requests(store, [item for item in standing_benchmarks(store) if item.weights == name])
 
 
 def previous_version(store: StoreLayout, new: Weights) -> Weights | None:
-    """The newest version before this one, with other tensors, that has a run; None where there is none."""
+    """The newest earlier version with other tensors that has a run; None if there is none."""
     ran = weights_with_runs(store)
     earlier = [
         item
@@ -109,7 +108,7 @@ def previous_version(store: StoreLayout, new: Weights) -> Weights | None:
 
 
 def only_rescoring(plan: BenchmarkPlan) -> BenchmarkPlan:
-    """What of a plan needs no inference: stored predictions that a changed protocol wants scored again."""
+    """The part of a plan without inference: stored predictions to score again after a change of protocol."""
     groups = []
     for group in plan.groups:
         pending = tuple(replace(item, run_ids=()) for item in group.pending if item.rescore_ids)
@@ -126,34 +125,23 @@ def _standing(asked: RequestedRuns, policy: PromptPolicy) -> StandingBenchmark:
     )
 
 
-def _same_weights(item: StandingBenchmark, text: str) -> bool:
-    return text in (item.weights, item.weights.partition("@")[0])
-
-
-def _same_cohort(item: StandingBenchmark, text: str) -> bool:
-    return item.cohort == text
-
-
-def _same_prompt(item: StandingBenchmark, text: str) -> bool:
-    return item.prompt == text
-
-
 def _narrowed(
-    standing: Sequence[StandingBenchmark],
-    wanted: Sequence[str],
-    put: Callable[[StandingBenchmark, str], StandingBenchmark],
-    has: Callable[[StandingBenchmark, str], bool],
+    standing: list[StandingBenchmark], field: Literal["weights", "cohort", "prompt"], wanted: Sequence[str]
 ) -> list[StandingBenchmark]:
+    def has(item: StandingBenchmark, text: str) -> bool:
+        return text == getattr(item, field) or (field == "weights" and text == item.weights.partition("@")[0])
+
     if not wanted:
-        return list(standing)
+        return standing
     found: list[StandingBenchmark] = []
     for text in wanted:
-        found += [item for item in standing if has(item, text)] or [put(item, text) for item in standing]
+        changed: dict[str, Any] = {field: text}
+        found += [item for item in standing if has(item, text)] or [replace(item, **changed) for item in standing]
     return list(dict.fromkeys(found))
 
 
 def _as_requests(store: StoreLayout, standing: Sequence[StandingBenchmark]) -> list[BenchmarkRequest]:
-    """As few requests as possible: prompts that share all else together, and no case asked for twice."""
+    """Merge into as few requests as possible: prompts with equal other fields together, no case twice."""
     widest: dict[StandingBenchmark, StandingBenchmark] = {}
     split_of = {name: _split_of_today(store, name) for name in {item.cohort for item in standing if item.split is None}}
     for item in standing:
@@ -172,14 +160,14 @@ def _as_requests(store: StoreLayout, standing: Sequence[StandingBenchmark]) -> l
 
 
 def _split_of_today(store: StoreLayout, cohort: str) -> str | None:
-    """The split that None means today; None stays where the cohort is gone, and planning says so."""
+    """The split that None means for the current cases; None if the cohort is gone, which planning reports."""
     if not store.cohort_json(cohort).exists():
         return None
     return "test" if "test" in set(latest_cases(store, cohort, ["split"])["split"]) else "all"
 
 
 def _wider(one: StandingBenchmark, other: StandingBenchmark) -> StandingBenchmark:
-    """Asks for what either asks for; no structures are all structures, and limit 0 is none."""
+    """Union of two benchmarks; no structures mean all structures, and limit 0 means no limit."""
     structures = {*one.structures, *other.structures} if one.structures and other.structures else ()
     limit = max(one.limit, other.limit) if one.limit and other.limit else 0
     return replace(one, structures=tuple(sorted(structures)), limit=limit)

@@ -1,4 +1,4 @@
-"""Traces of the agent in the store: what happened, row by row, and what a run has spent."""
+"""Traces of the agent in the store: its events, row by row, and the spending of a run."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -21,13 +21,13 @@ def trace_rows(run_id: str, case_id: str, batch_id: str, events: Iterable[TraceE
 
 
 def write_traces(store: StoreLayout, run_id: str, name: str, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows as one file; writing twice under a name gives the same file."""
+    """Write rows as one file; writing twice under one name gives the same file."""
     if rows:
         write_rows(store.traces(run_id), rows, TRACES, name=name)
 
 
 def write_trace_file(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write the trace of a single image beside its answer."""
+    """Write the trace of a single image beside its result."""
     write_rows(path.parent, rows, TRACES, name=path.name.removesuffix(".parquet"))
 
 
@@ -40,13 +40,13 @@ def read_traces(store: StoreLayout, run_id: str) -> dict[tuple[str, str], list[T
 
 
 def read_trace_file(path: Path) -> list[TraceEvent]:
-    """Events of a trace beside an image.
+    """Events of the trace of a single image.
 
     Raises:
-        StoreError: If there is no such file, or it is no trace.
+        StoreError: If there is no such file, or it is not a trace.
     """
     if not path.is_file():
-        msg = f"no trace at {path}; it stands beside the answer, with the ending .trace.parquet"
+        msg = f"no trace at {path}; traces lie beside their results and end in .trace.parquet"
         raise StoreError(msg)
     return _events(read_file(path, TRACES).to_pylist())
 
@@ -64,9 +64,9 @@ def _events(rows: Iterable[dict[str, Any]]) -> list[TraceEvent]:
 
 
 class SpentLedger:
-    """What a run has spent, over all workers: each case writes a file of its own, all are summed up.
+    """Spending of a run, over all workers: each case writes its own file, and the files are summed.
 
-    A case that is begun again under the same name, after its worker died, adds to what it had spent.
+    A case that is repeated under the same name, after its worker died, adds to its earlier spending.
     """
 
     def __init__(self, store: StoreLayout, run_id: str, name: str) -> None:
@@ -75,10 +75,10 @@ class SpentLedger:
         self._before = Spent(**read_json(self._path)) if self._path.is_file() else Spent()
 
     def note(self, case: Spent) -> None:
-        """Write what the case at hand has spent so far."""
+        """Write the spending of the current case so far."""
         write_json(self._path, asdict(self._before + case))
 
     def others(self) -> Spent:
-        """What the run has spent without the case at hand."""
+        """Spending of the run without the current case."""
         files = self._folder.glob("[!.]*.json") if self._folder.is_dir() else ()
         return sum((Spent(**read_json(path)) for path in files if path != self._path), self._before)

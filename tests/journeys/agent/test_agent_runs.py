@@ -131,5 +131,5 @@ def test_caps_of_the_run_hold_over_its_cases(nuclei):
 
 
 def test_settings_of_the_agent_without_its_policy_make_no_run(nuclei):
-    with pytest.raises(UsageError, match="takes no setting of the agent: no run for text"):
+    with pytest.raises(UsageError, match=r"does not accept agent settings \(text"):
         run(nuclei, "text", settings=("agent_turns=3",))

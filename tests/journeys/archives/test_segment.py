@@ -309,7 +309,7 @@ def test_a_file_that_reads_back_differently_is_not_released() -> None:
 def test_requests_that_make_no_sense_are_refused(archive: tuple, store: StoreLayout, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="give what to segment"):
         SegmentRequest("x", "baseline:box")
-    with pytest.raises(UnsupportedPromptError, match="baseline:box takes no text"):
+    with pytest.raises(UnsupportedPromptError, match="baseline:box does not accept text prompts"):
         segment_here(store, SegmentRequest(str(archive[0]), "baseline:box", texts=("liver",)), tmp_path / "out")
     wrong = boxes_file(tmp_path / "wrong.csv", "nobody")
     with pytest.raises(UsageError, match=r"row 1 of the prompts: no case 'nobody'; there are: "):

@@ -24,7 +24,7 @@ def benchmarked(medsam3: Medsam3, tmp_path_factory: pytest.TempPathFactory) -> P
     medsam3("ingest", "phantom:ct,cases=5,size=6x48x56", "--cohort", "ct", store=store)
     medsam3("ingest", "phantom:fundus,cases=5,size=1x96x96", "--cohort", "fundus", *IN_PROCESS, store=store)
     finished = medsam3(*BENCHMARK, store=store)
-    assert "baseline:box takes no text" in finished.stderr
+    assert "skipped: baseline:box does not accept text prompts (text:slices=all)" in finished.stderr
     assert "tiny-untrained" in finished.stdout
     return store
 
@@ -151,7 +151,10 @@ def _write_pair(source: Path, name: str, *, label_shift: float = 0.0, value: int
         ),
         (("--cohort", "ct", "--weights", "best", "--prompt", "box"), "unknown weights 'best'; known: baseline:box"),
         (("--cohort", "ct", "--weights", "baseline:box", "--prompt", "circle"), "circle"),
-        (("--cohort", "ct", "--weights", "baseline:box", "--prompt", "text"), "nothing to run: baseline:box takes no"),
+        (
+            ("--cohort", "ct", "--weights", "baseline:box", "--prompt", "text"),
+            "nothing to run: baseline:box does not accept",
+        ),
         (("--cohort", "ct", "--weights", "baseline:box", "--prompt", "box", "--structure", "toe"), "unknown structure"),
         (("--cohort", "ct", "--weights", "baseline:box", "--prompt", "box", "--set", "speed=1"), "unknown setting"),
         (("--cohort", "ct", "--weights", "baseline:box", "--prompt", "box", "--split", "dev"), "has no split 'dev'"),

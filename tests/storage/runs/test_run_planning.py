@@ -232,12 +232,12 @@ def test_a_limit_takes_the_first_cases_by_name(eyes: StoreLayout) -> None:
 
 def test_a_combination_that_no_segmenter_takes_is_named_and_makes_no_run(eyes: StoreLayout) -> None:
     plan = plan_here(eyes, plan_of(prompts=("text", "box")))
-    assert plan.refused == ("baseline:box takes no text: no run for text:slices=all",)
+    assert plan.refused == ("skipped: baseline:box does not accept text prompts (text:slices=all)",)
     assert len(plan.run_ids) == 1
 
 
 def test_a_request_that_gives_no_run_at_all_is_an_error(eyes: StoreLayout) -> None:
-    with pytest.raises(UsageError, match="nothing to run: baseline:box takes no text"):
+    with pytest.raises(UsageError, match="nothing to run: baseline:box does not accept text prompts"):
         plan_here(eyes, plan_of(prompts=("text",)))
 
 

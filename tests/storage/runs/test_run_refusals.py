@@ -30,17 +30,17 @@ def sentence(weights: Weights, policy: str, *settings: str) -> str | None:
 @pytest.mark.parametrize(
     ("weights", "policy", "settings", "missing"),
     [
-        (BOX, "text", (), "text"),
+        (BOX, "text", (), "text prompts"),
         (BOX, "box", ("mode=interactive",), "mode=interactive"),
         (BOX, "box", ("merge=semantic",), "merge=semantic"),
         (BOX, "box", ("merge=components",), "merge=components"),
         (BOX, "box", ("tiles=2",), "tiles=2"),
         (BOX, "box", ("resolution=504",), "resolution=504"),
         (BOX, "box", ("tiles=2", "resolution=504"), "tiles=2 or resolution=504"),
-        (DETECTOR, "points", (), "interactive"),
+        (DETECTOR, "points", (), "interactive prompts"),
         (DETECTOR, "box", ("mode=interactive",), "mode=interactive"),
         (DETECTOR, "box", ("resolution=500",), "resolution=500 (only 1008, 504)"),
-        (WHOLE, "text", ("mode=interactive",), "text with mode=interactive"),
+        (WHOLE, "text", ("mode=interactive",), "text prompts with mode=interactive"),
         (WHOLE, "points", ("merge=semantic",), "merge=semantic with interactive prompts"),
         (WHOLE, "box", ("mode=interactive", "merge=semantic"), "merge=semantic with interactive prompts"),
         (WHOLE, "box:slices=key", ("tiles=2",), "tiles=2 with slices=key"),
@@ -48,7 +48,7 @@ def sentence(weights: Weights, policy: str, *settings: str) -> str | None:
 )
 def test_what_cannot_be_taken_is_named(weights: Weights, policy: str, settings: tuple[str, ...], missing: str) -> None:
     assert sentence(weights, policy, *settings) == (
-        f"{weights.name} takes no {missing}: no run for {PromptPolicy.parse(policy).canonical()}"
+        f"{weights.name} does not accept {missing} ({PromptPolicy.parse(policy).canonical()})"
     )
 
 
@@ -72,7 +72,7 @@ def test_a_refused_combination_makes_no_run_beside_the_ones_that_work(store: Sto
     ingest_here(store, "phantom:fundus,cases=2,size=48x48", "eyes")
     request = BenchmarkRequest(("eyes",), ("baseline:box", "tiny-untrained"), ("box",), ("resolution=112",), "all")
     plan = plan_here(store, request)
-    assert plan.refused == ("baseline:box takes no resolution=112: no run for box:jitter=0,per=auto,slices=all",)
+    assert plan.refused == ("skipped: baseline:box does not accept resolution=112 (box:jitter=0,per=auto,slices=all)",)
     assert len(plan.run_ids) == 1
     with pytest.raises(UsageError, match=r"nothing to run: .*resolution=100 \(only 224, 112\)"):
         plan_here(store, replace(request, settings=("resolution=100",)))
@@ -85,4 +85,4 @@ def test_weights_that_would_take_clicks_are_named(store: StoreLayout, tmp_path: 
     write_untrained(tmp_path / "clickable", tracker=True)
     add_weights(store, "clickable", tmp_path / "clickable")
     (sentence,) = plan_here(store, request).refused
-    assert sentence.endswith("registered weights that have the head for it: clickable@1")
+    assert sentence.endswith("registered weights with the interactive head: clickable@1")
