@@ -1,9 +1,9 @@
-"""What the variables of memory allocation are worth that workers are started with (`flows.settings.environment`).
+"""Effect of the memory allocation variables that workers start with (`flows.settings.environment`).
 
     python -m benchmarks.allocation FOLDER [--resolution 504] [--rounds 2]
 
-One image with one prompt through the full-size architecture on checkpoints of `benchmarks.full_weights` in FOLDER, in a
-thread as in a Dask worker, in processes of their own, in turns: glibc's defaults, what Dask sets, what we set.
+Segments one image with one prompt with the full-size checkpoint of `benchmarks.full_weights` in FOLDER, in a thread as
+in a Dask worker. Each setting runs in a process of its own, in turns: defaults of glibc, those of Dask, ours.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def _passes(weights: Path, resolution: int) -> tuple[float, float, float]:
-    """Seconds of encoding and of answering, and page faults of both, in the best of two passes after a first one."""
+    """Seconds of encoding and of segmentation, and page faults of both: minima of two passes after a warm-up."""
     segmenter, settings = open_segmenter(weights), InferenceSettings(resolution=resolution)
     passes = []
     for number in range(3):

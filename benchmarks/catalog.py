@@ -1,15 +1,17 @@
-"""How fast the catalog answers at scale, over pandas that holds the same rows in memory, and while files are compacted.
+"""Speed of the catalog at scale, against pandas with the same rows in memory, and while files are compacted.
 
     python -m benchmarks.catalog [--rows 10000000] [--quick]
 
-Three parts. `leaderboard`: counts and means with their 95 % t intervals on patient means, per run and structure, from
-the rows and from the groups that compaction keeps; pandas groups a DataFrame of the columns that this takes,
-loading not counted, once with text columns and once with categories. `pairs`: the rows of two weights side by side and
-their differences, over pandas twice: with the rows as the tables hold them, where it has to find the newest attempts
-and current cases as the catalog does, and with rows that the catalog has sorted out before. All must give the same
-numbers. `compaction`: 1,000 small files become one per run while three processes query; every answer must hold every
-row exactly once. Seconds are the best of three (pandas: one round); CPU seconds are of the whole process, for machines
-that are shared.
+`leaderboard`: counts and means with 95 % t intervals over patient means, per run and structure, from rows and from the
+groups that compaction keeps. pandas groups a DataFrame with the same columns, loading not counted, once with text
+columns and once with categories.
+`pairs`: rows of two weights side by side and their differences. pandas does it twice: from the rows of the tables,
+where it must find the newest attempts and current cases as the catalog does, and from rows that the catalog has
+filtered.
+`compaction`: 1,000 small files become one per run while three processes query; every answer must hold every row once.
+
+All answers must be equal. Seconds are the best of three (pandas: one round); CPU seconds are those of the whole
+process, for shared machines.
 """
 
 import argparse
@@ -51,7 +53,7 @@ FROM compare('weights-0', 'weights-1')"""
 
 def main() -> None:
     """Print one line per question."""
-    parser = argparse.ArgumentParser(description="the catalog at scale")
+    parser = argparse.ArgumentParser(description="speed of the catalog at scale")
     parser.add_argument("--rows", type=int, default=10_000_000, help="score rows")
     parser.add_argument("--quick", action="store_true", help="200,000 rows and 100 small files")
     options = parser.parse_args()
@@ -62,7 +64,7 @@ def main() -> None:
 
 
 def measure_queries(root: Path, rows: int) -> None:
-    """Leaderboard and pairs, side by side with pandas."""
+    """Time leaderboard and pairs against pandas."""
     store = write_synthetic_store(root, rows=rows)
     seconds, cpu, _ = best_of(lambda: connect(store).close())
     print(f"connect: {seconds:.2f} s ({cpu:.2f} s CPU)")
@@ -94,7 +96,7 @@ def measure_queries(root: Path, rows: int) -> None:
 
 
 def pandas_leaderboard(frame: pd.DataFrame) -> pd.DataFrame:
-    """The same numbers with pandas: two groupings, because intervals are over patients."""
+    """Leaderboard with pandas: two groupings, because intervals are over patients."""
     scored = frame["status"] == "scored"
     usable = ~frame["in_training"]
     counted = scored & usable & frame["empty"].isin(["none", "prediction"])
@@ -121,7 +123,7 @@ def pandas_leaderboard(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def pandas_pairs_of(frame: pd.DataFrame) -> pd.DataFrame:
-    """The same pairs with pandas."""
+    """Pairs with pandas."""
     keys = ["cohort", "case_id", "rater", "structure", "prompt_id", "settings_id"]
     columns = [*keys, "prompt", "patient_id", "status", "dice"]
     base = frame.loc[frame["weights"] == "weights-0", columns]
@@ -131,7 +133,7 @@ def pandas_pairs_of(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def pandas_fresh(frame: pd.DataFrame, attempts: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
-    """What the catalog does before it pairs: rows of the newest attempts on cases as they are now, of two weights."""
+    """Rows of two weights from the newest attempts on the current cases, which the catalog pairs."""
     rows = frame[frame["weights"].isin(["weights-0", "weights-1"]) & (frame["protocol"] == PROTOCOL_VERSION)]
     wanted = attempts[attempts["run_id"].isin(rows["run_id"].unique())].sort_values(["finished_at", "attempt"])
     newest = wanted.drop_duplicates(["run_id", "case_id"], keep="last")
@@ -142,7 +144,7 @@ def pandas_fresh(frame: pd.DataFrame, attempts: pd.DataFrame, cases: pd.DataFram
 
 
 def measure_compaction(root: Path, files: int) -> None:
-    """Readers query all the time while the files of every run become one."""
+    """Compact the files of every run while readers query."""
     runs, cases = 2, max(files // 2, 1) * 2
     store = write_synthetic_store(root, rows=runs * cases * N_STRUCTURES, files_per_run=files // runs, runs=runs)
     context = multiprocessing.get_context("spawn")
@@ -166,7 +168,7 @@ def measure_compaction(root: Path, files: int) -> None:
 
 
 def read_until(stop: Event, store: StoreLayout, expected: int, found: "Queue[tuple[int, str | None]]") -> None:
-    """Query until told to stop; report how many queries were made, and the first wrong answer or error."""
+    """Query until `stop` is set; report the number of queries and the first wrong answer or error."""
     made, wrong = 0, None
     while not stop.is_set() and wrong is None:
         try:
@@ -174,14 +176,14 @@ def read_until(stop: Event, store: StoreLayout, expected: int, found: "Queue[tup
                 query = "SELECT count(*), count(DISTINCT (run_id, case_id, structure)) FROM scores"
                 answer = con.execute(query).fetchall()[0]
             wrong = None if answer == (expected, expected) else f"{answer} instead of {expected}"
-        except Exception as error:  # noqa: BLE001 - whatever a reader meets is the finding
+        except Exception as error:  # noqa: BLE001 - any error of a reader is a finding
             wrong = repr(error)
         made += 1
     found.put((made, wrong))
 
 
 def best_of(work: Callable[[], Any], rounds: int = ROUNDS) -> tuple[float, float, Any]:
-    """Best wall seconds, CPU seconds of that round, and the answer."""
+    """Wall seconds of the fastest round, its CPU seconds and its answer."""
     best: tuple[float, float, Any] = (float("inf"), 0.0, None)
     for _ in range(rounds):
         wall, cpu = time.perf_counter(), time.process_time()
@@ -199,7 +201,7 @@ def _scores(con: duckdb.DuckDBPyConnection) -> pa.Table:
 
 
 def _ledger(con: duckdb.DuckDBPyConnection) -> tuple[pa.Table, pa.Table]:
-    """Attempts and cases, with what the freshness of a row depends on."""
+    """Attempts and cases, with the columns that decide if a row is current."""
     attempts = """
     SELECT o.run_id, r.cohort, o.case_id, o.attempt, o.case_digest, o.finished_at
     FROM outcomes AS o JOIN runs AS r ON r.run_id = o.run_id"""

@@ -46,9 +46,9 @@ class SyntheticRun:
 
 
 def write_synthetic_store(root: Path, *, rows: int, files_per_run: int = 1, runs: int = N_RUNS) -> StoreLayout:
-    """A store with about `rows` score rows: runs x cases x structures, one cohort.
+    """Write a store with about `rows` score rows: runs x cases x structures, one cohort.
 
-    One file per run is what compaction leaves, more are what workers write.
+    Compaction leaves one file per run; workers write more.
     """
     store = StoreLayout(root)
     n_cases = max(rows // (runs * N_STRUCTURES), CASES_PER_PATIENT)
@@ -132,7 +132,7 @@ def _plan_table(run: SyntheticRun, n_cases: int) -> pa.Table:
 
 
 def _scores_table(run: SyntheticRun, n_cases: int, files: int) -> pa.Table:
-    """1 % of the cases fail, 2 % were trained on, 5 % of the structures are absent; four decimals as of real masks."""
+    """Random scores: 1 % of the cases fail, 2 % are training cases, 5 % of the structures are absent."""
     n = n_cases * N_STRUCTURES
     random = np.random.default_rng(run.number)
     failed = np.repeat(random.random(n_cases) < 0.01, N_STRUCTURES)

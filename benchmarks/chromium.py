@@ -1,4 +1,4 @@
-"""A real browser: Debian's chromium driven by Playwright, with everything that goes wrong on a page written down."""
+"""Debian's chromium driven by Playwright, with a record of errors and external requests of a page."""
 
 import shutil
 from collections.abc import Iterator
@@ -16,13 +16,13 @@ _OWN = ("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:", "file:")
 
 @dataclass
 class Watched:
-    """What a page did that it should not."""
+    """Console errors and requests to other hosts."""
 
     errors: list[str] = field(default_factory=list)
     external: list[str] = field(default_factory=list)
 
     def watch(self, page: Any) -> None:
-        """Listen to a page from now on."""
+        """Start recording a page."""
         page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("request", lambda request: self._request(request.url))

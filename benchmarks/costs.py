@@ -1,4 +1,4 @@
-"""What two things cost that are done in turns: time on the clock, and of all threads."""
+"""Wall and CPU time of two pieces of work that run in turns."""
 
 import time
 from collections.abc import Callable
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What something took.
+    """Time of a piece of work.
 
     Attributes:
-        wall: Seconds on the clock.
-        cpu: Seconds of all threads of this process; with OMP_NUM_THREADS=1 other work on the machine adds nothing.
+        wall: Wall time in seconds.
+        cpu: CPU seconds of all threads; other work on the machine adds little.
     """
 
     wall: float
@@ -19,7 +19,7 @@ class Cost:
 
 
 def interleaved(rounds: int, one: Callable[[], object], other: Callable[[], object]) -> tuple[Cost, Cost]:
-    """Mean costs of two things done in turns, so that other work on the machine hits both alike."""
+    """Mean costs of two pieces of work run in turns, so that other load affects both alike."""
     costs = [(cost(one), cost(other)) for _ in range(rounds)]
     first, second = (
         Cost(sum(one.wall for one in column) / rounds, sum(one.cpu for one in column) / rounds)
@@ -28,17 +28,17 @@ def interleaved(rounds: int, one: Callable[[], object], other: Callable[[], obje
     return first, second
 
 
-def say(what: str, ours: Cost, theirs: Cost, wanted: str) -> None:
-    """One line: both costs and their ratios."""
+def report_costs(title: str, ours: Cost, theirs: Cost, target: str) -> None:
+    """Print both costs and their ratios on one line."""
     print(
-        f"{what}: {ours.wall:.2f} s and {theirs.wall:.2f} s: {theirs.wall / ours.wall:.2f} times faster ({wanted}); "
+        f"{title}: {ours.wall:.2f} s and {theirs.wall:.2f} s: {theirs.wall / ours.wall:.2f} times faster ({target}); "
         f"CPU {ours.cpu:.2f} s and {theirs.cpu:.2f} s: {theirs.cpu / ours.cpu:.2f} times",
         flush=True,
     )
 
 
 def cost(work: Callable[[], object]) -> Cost:
-    """Do it once."""
+    """Run a piece of work once."""
     wall, cpu = time.perf_counter(), time.process_time()
     work()
     return Cost(time.perf_counter() - wall, time.process_time() - cpu)

@@ -1,6 +1,6 @@
-"""How many DICOM headers are scanned per second: `python -m benchmarks.dicom_headers [--source FOLDER] [--files N]`.
+"""DICOM headers scanned per second: `python -m benchmarks.dicom_headers [--source FOLDER] [--files N]`.
 
-Real files are copied until there are enough of them; the scan is the one of an ingest, with its start-up of processes.
+Copies real files until there are N; the scan is that of an ingest, including the start of its processes.
 """
 
 import argparse

@@ -1,13 +1,13 @@
-"""`make full`: checkpoints of the real size through everything a user does with them, killed and resumed on the way.
+"""`make full`: all commands with checkpoints of full size, killed and resumed on the way.
 
     python -m benchmarks.full [--folder DIR] [--part weights|fundus|ct|ct-text|segment] [--tiny] [--data DIR]
 
-Writes 840-million-parameter checkpoints (seeded, untrained) in the released and the bare layout into a folder outside
-the repository and adds them. Then, with both: predicts on CHASE_DB1 with every kind of prompt, benchmarks two images,
-kills the benchmark in between, resumes it, and benchmarks other prompts with warm encodings. Then the abdominal CT, at
-504 pixels: a box on one slice followed by the tracker, killed and resumed, a text on every slice that shows the liver
-with the encodings of before, and `segment`. Prints a log with wall times and the highest resident memory of all
-processes of a step. `--part` (repeated) runs parts of it on a folder that is kept.
+Writes checkpoints with 840 million parameters (seeded, untrained) in the released and the bare layout into a folder
+outside the repository and registers them. With both it predicts on CHASE_DB1 with every kind of prompt, benchmarks two
+images, kills and resumes the benchmark, and benchmarks other prompts with cached encodings. On the abdominal CT, at
+504 pixels, it benchmarks a box on one slice followed by the tracker, killed and resumed, then a text on every slice
+with liver with the cached encodings, and runs `segment`. Prints wall time and peak resident memory of all processes of
+each step. `--part` (repeated) runs parts of it on a folder that is kept.
 """
 
 import argparse
@@ -35,7 +35,7 @@ _FIRST_DONE_LIMIT_SECONDS = 3600
 
 @dataclass(frozen=True)
 class Step:
-    """How a command ended."""
+    """Exit code, cost and output of a command."""
 
     code: int
     seconds: float
@@ -45,7 +45,7 @@ class Step:
 
 
 class FullRun:
-    """The steps, one after the other, on one store."""
+    """All steps, in order, on one store."""
 
     def __init__(self, folder: Path, data: Path, *, tiny: bool) -> None:
         self.folder, self.data, self.tiny = folder, data, tiny
@@ -53,7 +53,7 @@ class FullRun:
         self._environment = {**os.environ, "MEDSAM3_STORE": str(self.store.root), "HF_HUB_OFFLINE": "1"}
 
     def run(self, parts: Sequence[str]) -> None:
-        """Parts in order; the first step that ends otherwise than it should ends the run with exit code 1."""
+        """Run parts in order; exit with code 1 at the first step with an unexpected result."""
         steps = (self._weights, self._fundus, self._follow, self._text, self._segment)
         for name, part in zip(PARTS, steps, strict=True):
             if name in parts:
@@ -96,7 +96,7 @@ class FullRun:
         self._medsam3("benchmark resumed", *words)
         after = self._outcomes()
         kept = [row for row in before if row in after]
-        print(f"    {len(before)} outcomes before the kill, {len(kept)} of them kept as they were, {len(after)} in all")
+        print(f"    {len(before)} outcomes before the kill, {len(kept)} of them unchanged, {len(after)} in all")
         if len(kept) != len(before) or len(after) != 4:
             sys.exit("resume lost or repeated work")
         self._medsam3("benchmark again: nothing to do", *words)
@@ -105,7 +105,7 @@ class FullRun:
             print(f"    {row['weights']} {row['prompt']}: {row['seconds']:.1f} s of inference per image")
 
     def _killed(self, when: str, reached: Callable[[], bool], *words: str) -> None:
-        """Run a command until something is reached, then kill it and its workers without a word."""
+        """Run a command until `reached`, then kill it and its workers with SIGKILL."""
         process = subprocess.Popen(
             [sys.executable, "-m", "flows", *words], cwd=ROOT, env=self._environment, start_new_session=True,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -124,7 +124,7 @@ class FullRun:
                 child.kill()
         self._say(f"{words[0]}, killed (SIGKILL) {when}", Step(0, watch.seconds, watch.peak, "", ""))
         if ended:
-            sys.exit(f"it ended before it could be killed: exit code {process.returncode}")
+            sys.exit(f"the command ended before it could be killed: exit code {process.returncode}")
 
     def _any_outcome(self) -> bool:
         return bool(list(self.store.runs().glob("*/outcomes/*.parquet")))
@@ -159,7 +159,7 @@ class FullRun:
         before = self._encodings()
         words = (*self._on_liver(), "--prompt", "text:slices=reference")
         self._medsam3("benchmark CT, text, warm encodings", *words)
-        print(f"    {self._encodings() - before} slices encoded, all others came from the cache")
+        print(f"    {self._encodings() - before} slices encoded, all others read from the cache")
 
     def _segment(self) -> None:
         out = self.folder / "segmented"
@@ -178,14 +178,11 @@ class FullRun:
         return len(list(self.store.encodings().glob("??/*.npy")))
 
     def _medsam3(self, name: str, *words: str, code: int = 0) -> None:
-        step = self._flows(*words)
+        step = self._python("-m", "flows", *words)
         self._say(name, step)
         if step.code != code:
             print(step.out, step.err, sep="\n")
             sys.exit(f"{name}: exit code {step.code}, expected {code}")
-
-    def _flows(self, *words: str) -> Step:
-        return self._python("-m", "flows", *words)
 
     def _python(self, *words: str) -> Step:
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
@@ -206,7 +203,7 @@ class FullRun:
 
 
 def main() -> None:
-    """Run all steps in a folder that is removed afterwards, unless one is named."""
+    """Run all steps, in a temporary folder unless one is given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, help="outside the repository; kept  [default: a temporary one]")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of CHASE_DB1")
@@ -216,7 +213,7 @@ def main() -> None:
     if not (arguments.data / "CHASE_DB1").is_dir():
         sys.exit(f"no CHASE_DB1 in {arguments.data}; name its folder with --data")
     if arguments.folder is not None and arguments.folder.resolve().is_relative_to(ROOT):
-        sys.exit(f"{arguments.folder} lies in the repository; choose a folder outside: 7 GB of checkpoints go there")
+        sys.exit(f"{arguments.folder} is inside the repository; choose a folder outside it for 7 GB of checkpoints")
     memory = psutil.virtual_memory().total / 1e9
     print(
         f"{'tiny' if arguments.tiny else 'full size'}, {os.cpu_count()} cores, {memory:.0f} GB, {platform.platform()}"

@@ -1,9 +1,9 @@
-"""Writes seeded, untrained SAM3 checkpoints at full size (840 million parameters), in a process of its own.
+"""Write seeded, untrained SAM3 checkpoints of full size (840 million parameters).
 
     python -m benchmarks.full_weights FOLDER [--tiny]
 
 `FOLDER/released/sam3.pt` has detector and tracker in the released layout, `FOLDER/bare/checkpoint.safetensors` the
-detector alone under the names of Medical-SAM3. The full-size ones stand without a config.json, as published.
+detector alone with the keys of Medical-SAM3. Full-size checkpoints have no config.json, as published.
 """
 
 import argparse

@@ -1,13 +1,13 @@
-"""What an ingest costs over bare decode and encode: volumes and pictures, two processes.
+"""Cost of an ingest over bare decode and encode: volumes and pictures, two processes.
 
     python -m benchmarks.ingest [--source FOLDER] [--rounds 3]
 
-Bare: the same reader decodes, the same Zarr calls encode (image and label arrays, their levels, no metadata beyond
-Zarr's own), in two plain processes. System: the stream of the product on two Dask workers, started before the clock.
-FOLDER is a Decathlon folder; without it the same number of phantoms of that size is written to a temporary one.
+Bare: the same reader and the same Zarr calls (image and label arrays with their levels, no other metadata) in two plain
+processes. System: the stream of the product on two Dask workers, which are running before the clock starts. FOLDER is a
+Decathlon folder; by default, phantoms of the same number and size are written to a temporary folder.
 
 Volumes: 160 small ones and one CT of 512 x 512 x 200. Pictures: 1,000 pairs of a JPEG image and a PNG mask, 512 x 384;
-their bare side decodes with Pillow alone and packs the same arrays into the same kind of zip, without checks, digests,
+their bare side decodes with Pillow and packs the same arrays into the same kind of zip, without checks, digests,
 fingerprints or tables.
 """
 
@@ -126,7 +126,7 @@ def _bare_pictures(root: Path, plan: IngestPlan, share: int, ready: object) -> N
 
 
 def _picture_pairs(folder: Path, count: int = 1000) -> Path:
-    """JPEG images with the texture of tissue and PNG masks of one lesion each."""
+    """Write JPEG images with the texture of tissue and PNG masks of one lesion each."""
     random = np.random.default_rng(0)
     y, x = np.ogrid[:384, :512]
     for name in ("images", "masks"):
@@ -149,7 +149,7 @@ def _phantoms(folder: Path) -> Path:
 
 
 def _large_ct(folder: Path) -> Path:
-    """Smooth structures plus noise of a CT: compresses like one, unlike zeros."""
+    """Write a CT of smooth structures and noise, which compresses like a real one."""
     shape = (200, 512, 512)
     generator = np.random.default_rng(0)
     z, y, x = np.ogrid[:200, :512, :512]

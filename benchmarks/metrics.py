@@ -1,12 +1,12 @@
-"""How much faster our overlap and surface metrics are than MONAI's, and whether the numbers are the same.
+"""Speed of our overlap and surface metrics against MONAI's, with a check that all values agree.
 
     python -m benchmarks.metrics [--quick] [--hippocampus DIR]
 
 Two workloads: one CT-sized case with 20 structures (512 x 512 x 200, anisotropic; 256 x 256 x 100 with `--quick`), and
-60 cases of the size of a hippocampus (the real Task04 where it is found, else synthetic). Two ways to call MONAI: on
-masks that somebody cropped before, and on the whole volume as one-hot, as its documentation shows. Both sides compute
-Dice, IoU, HD95, ASSD and NSD in one process on one thread, and every value must agree to 1e-6. Seconds are medians of
-three runs, except for MONAI on the large case, which runs once.
+60 cases of the size of a hippocampus (the real Task04 if found, else synthetic). MONAI is called in two ways: on
+cropped masks, and on the whole volume as one-hot, as in its documentation. Both sides compute Dice, IoU, HD95, ASSD and
+NSD in one process on one thread, and every value must agree to 1e-6. Seconds are medians of three runs; MONAI runs once
+on the large case.
 """
 
 import argparse
@@ -51,14 +51,14 @@ class LabelledCase:
     spacing_zyx: tuple[float, float, float]
 
     def masks(self) -> Iterator[tuple[Mask, Mask]]:
-        """Whole-volume masks of every structure."""
+        """Whole-volume masks of reference and prediction, per structure."""
         for value in range(1, self.n_structures + 1):
             yield self.reference == value, self.prediction == value
 
 
 def main() -> None:
     """Print one table per workload."""
-    parser = argparse.ArgumentParser(description="our metrics over MONAI's, side by side")
+    parser = argparse.ArgumentParser(description="speed of our metrics against MONAI's")
     parser.add_argument("--quick", action="store_true", help="a CT of 256 x 256 x 100 instead of 512 x 512 x 200")
     parser.add_argument("--hippocampus", type=Path, default=HIPPOCAMPUS, help="folder of Task04_Hippocampus")
     arguments = parser.parse_args()
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def compare(title: str, cases: list[LabelledCase]) -> None:
-    """Time both sides on the same masks and check that the values agree."""
+    """Time both sides on the same masks and print if their values agree."""
     monai_repeats = 1 if len(cases) == 1 else 3
     cropped = [(*crop_to_union(*pair), case.spacing_zyx) for case in cases for pair in case.masks()]
     ours_seconds, ours = timed(lambda: np.array([ours_on_masks(*item) for item in cropped]), 3)
@@ -91,7 +91,7 @@ def compare(title: str, cases: list[LabelledCase]) -> None:
 
 
 def timed(compute: Callable[[], NDArray[np.float64]], repeats: int) -> tuple[float, NDArray[np.float64]]:
-    """Median seconds of a computation, and its answer."""
+    """Median seconds of a computation, and its result."""
     seconds = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -114,7 +114,7 @@ def ours_on_masks(reference: Mask, prediction: Mask, spacing_zyx: tuple[float, f
 
 
 def ours_on_case(case: LabelledCase) -> NDArray[np.float64]:
-    """The same five per structure, through the function that the product calls."""
+    """The same metrics per structure, through `score_structure`."""
     z, y, x = case.spacing_zyx
     geometry = VolumeGeometry.from_nifti(case.reference.shape, np.diag([x, y, z, 1.0]))
     structure = Structure("structure", "structure", nsd_tolerance=TOLERANCE)
@@ -123,13 +123,13 @@ def ours_on_case(case: LabelledCase) -> NDArray[np.float64]:
 
 
 def monai_on_masks(reference: Mask, prediction: Mask, spacing_zyx: tuple[float, float, float]) -> list[float]:
-    """MONAI's five on one pair of masks."""
+    """The same metrics by MONAI on one pair of masks."""
     one, other = torch.from_numpy(prediction)[None, None], torch.from_numpy(reference)[None, None]
     return monai_metrics(one, other, spacing_zyx, include_background=True)[0].tolist()
 
 
 def monai_on_case(case: LabelledCase) -> NDArray[np.float64]:
-    """MONAI's five on the whole volume as boolean one-hot with background (kinder than the usual float one-hot)."""
+    """The same metrics by MONAI on the whole volume as boolean one-hot (faster than the usual float one-hot)."""
     values = torch.arange(case.n_structures + 1, dtype=torch.uint8)[:, None, None, None]
     prediction, reference = (
         (torch.from_numpy(labels)[None] == values)[None] for labels in (case.prediction, case.reference)
@@ -158,7 +158,7 @@ def monai_metrics(
 
 
 def ellipsoids(shape_zyx: tuple[int, int, int], n_structures: int, *, seed: int) -> LabelledCase:
-    """Smooth organs of many sizes; the prediction shifts, swells and ripples each by a few voxels."""
+    """Ellipsoids of many sizes; the prediction shifts, scales and ripples each by a few voxels."""
     random = np.random.default_rng(seed)
     maps = np.zeros((2, *shape_zyx), dtype=np.uint8)
     for value in range(1, n_structures + 1):
@@ -184,7 +184,7 @@ def paint(
 
 
 def hippocampi(folder: Path, n_cases: int = 60) -> tuple[str, list[LabelledCase]]:
-    """Real references with a prediction that is shifted by a voxel, or synthetic ones where the data are absent."""
+    """Real references with a prediction shifted by a voxel, or synthetic cases if the folder is missing."""
     files = sorted(folder.glob("labelsTr/hippocampus_*.nii.gz"))[:n_cases]
     if not files:
         return "synthetic", [ellipsoids((36, 50, 35), 2, seed=seed) for seed in range(n_cases)]

@@ -1,11 +1,11 @@
-"""What the orchestration of a benchmark costs: 2,000 small 2D cases on two workers against a bare loop.
+"""Cost of orchestration: a benchmark of 2,000 small 2D cases on two workers against a bare loop.
 
     python -m benchmarks.overhead [--cases 2000] [--size 96] [--weights baseline:otsu] [--rounds 3]
 
-Both sides do the same reads, prompts, inference, scores and writes on the same store of volumes with two processes.
-The bare side is two plain processes that call the unit of work case by case and write one table each at the end: no
-Prefect, no Dask, no ledger commits in between. Start-up is reported apart: Prefect (existing database), Dask, weights.
-The side by side is interleaved (A B A B ...), because shared machines drift.
+Both sides do the same reads, prompts, inference, scores and writes on the same store with two processes. The bare side
+calls the unit of work case by case and writes one table per process at the end: no Prefect, no Dask, no commits in
+between. Start-up (Prefect with an existing database, Dask, weights) is reported separately. Both sides run in turns,
+because shared machines drift.
 """
 
 import argparse
@@ -41,7 +41,7 @@ WORKERS = 2
 
 
 def main() -> None:
-    """Build the cohort once, run both sides in turn, print figures."""
+    """Build the cohort once, run both sides in turns, print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=2000)
     parser.add_argument("--size", type=int, default=96, help="side of the images in pixels")
@@ -59,7 +59,7 @@ def main() -> None:
 
 @dataclass(frozen=True)
 class Round:
-    """Seconds of one round."""
+    """Seconds and memory of one round."""
 
     system: float
     startup: float
@@ -74,7 +74,7 @@ def _one_round(base: Path, request: BenchmarkRequest, weights: str) -> Round:
 
 
 def _system(base: Path, weights: str) -> tuple[float, float, int, int]:
-    """The product's own flow in its own process; `benchmarks.timed_flow` prints stream time and start-up."""
+    """Run the benchmark flow in a process; return its stream seconds, start-up seconds, peak and idle memory."""
     _forget_runs(base)
     answer = subprocess.run(
         [sys.executable, "-m", "benchmarks.timed_flow", str(base), weights, str(WORKERS)],
@@ -87,7 +87,7 @@ def _system(base: Path, weights: str) -> tuple[float, float, int, int]:
 
 
 def _bare(base: Path, request: BenchmarkRequest) -> float:
-    """Two processes, each half of the cases, one batch each; the clock starts when both have loaded everything."""
+    """Run half of the cases in each of two processes; the clock starts when both have loaded the weights."""
     _forget_runs(base)
     store = open_store(base)
     group = pending(store, runs_of(store, [request])).groups[0]
@@ -123,7 +123,7 @@ def _the(segmenter: Segmenter) -> Segmenter:
 
 
 def _forget_runs(base: Path) -> None:
-    """Both sides start without runs and prompts."""
+    """Remove runs and prompts, so that both sides start without them."""
     shutil.rmtree(base / "runs", ignore_errors=True)
     for prompts in base.glob("cohorts/*/prompts"):
         shutil.rmtree(prompts)

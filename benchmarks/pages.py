@@ -1,12 +1,11 @@
-"""How long people wait for the pages of the dashboard, and what they look like.
+"""Waiting times and screenshots of the pages of the dashboard.
 
     python -m benchmarks.pages [--store DIR] [--out DIR] [--rounds 3]
 
-Starts `medsam3 dashboard` on a store (without --store on one that `medsam3 demo` makes) and drives Debian's chromium.
-`first chart` is from the address to the first drawn chart in a new tab with an empty cache, on a server that has just
-started; `again` is the same page opened from the menu. An interaction ends when the page shows the change and the
-server has nothing more to do. Worst of the rounds. CPU seconds are those of server and browser together, on whatever
-core: on a shared machine they say more than the clock. Screenshots go to --out.
+Starts `medsam3 dashboard` on a store (by default one made by `medsam3 demo`) and drives Debian's chromium. `first
+chart` is the time from the URL to the first drawn chart, in a new tab with an empty cache, on a server that has just
+started. An interaction ends when the page shows the change and the server is idle. Prints the worst round, with the
+CPU seconds of server and browser, which mean more than wall time on a shared machine. Screenshots go to --out.
 """
 
 import argparse
@@ -19,7 +18,6 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from typing import Any
 import psutil
 
 from benchmarks.chromium import Watched, browser
+from benchmarks.costs import Cost
 
 FIRST_CHART_SECONDS, INTERACTION_SECONDS = 10.0, 1.5
 PAGES = ("", "compare", "cases", "runs", "failures", "try", "sql")
@@ -38,18 +37,10 @@ _DRAWING = "[...document.querySelectorAll('.js-plotly-plot')].map(plot => plot.i
 _HANG_MS, _POLL_MS = 120_000, 50
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """Seconds on the clock, and of the processors in server and browser."""
-
-    wall: float
-    cpu: float
-
-
 def main() -> None:
     """Print one line per page and per interaction."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--store", type=Path, help="store that is shown; default: one that the demo makes")
+    parser.add_argument("--store", type=Path, help="store to show  [default: one made by the demo]")
     parser.add_argument("--out", type=Path, default=Path("pages"), help="folder of the screenshots")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
@@ -60,8 +51,8 @@ def main() -> None:
 
 
 def measure(store: Path, out: Path, rounds: int) -> None:
-    """Open all pages, interact with each, keep the worst times."""
-    watched, waits = Watched(), dict[str, list[Wait]]()
+    """Open all pages, interact with each, print the worst times."""
+    watched, waits = Watched(), dict[str, list[Cost]]()
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     for place in range(rounds):
         with _served(store, waits) as address, browser() as chromium:
@@ -80,8 +71,8 @@ def measure(store: Path, out: Path, rounds: int) -> None:
     _report(waits, watched)
 
 
-def _interactions(page: Any) -> Iterator[tuple[str, Wait]]:
-    """One or two things that people do on each page."""
+def _interactions(page: Any) -> Iterator[tuple[str, Cost]]:
+    """Typical interactions on each page."""
     yield "Leaderboard: another metric", _timed(lambda: _choose(page, "Metric", 1))
     yield "Leaderboard: another cohort", _timed(lambda: _choose(page, "Cohort", 1))
     yield from _opened(page, "Compare")
@@ -100,7 +91,7 @@ def _interactions(page: Any) -> Iterator[tuple[str, Wait]]:
     yield "SQL: an example is answered", _timed(lambda: _answered(page))
 
 
-def _opened(page: Any, name: str) -> Iterator[tuple[str, Wait]]:
+def _opened(page: Any, name: str) -> Iterator[tuple[str, Cost]]:
     def go() -> None:
         page.get_by_role("link", name=name, exact=True).click()
         page.wait_for_selector(f"h3:has-text('{name}')")
@@ -118,7 +109,7 @@ def _open(page: Any, address: str) -> None:
 
 
 def _choose(page: Any, label: str, place: int, *, draws: bool = True) -> None:
-    """Take another entry of a select box and wait for what it changes."""
+    """Choose another entry of a select box and wait for the change."""
     page.get_by_role("combobox", name=label).first.click()
     entries = page.get_by_role("option")
     entries.first.wait_for()
@@ -127,7 +118,7 @@ def _choose(page: Any, label: str, place: int, *, draws: bool = True) -> None:
 
 
 def _redrawn(page: Any, act: Callable[[], object]) -> None:
-    """Act, then wait until a chart differs and the server rests."""
+    """Act, then wait until a chart has changed and the server is idle."""
     before = page.evaluate(_DRAWING)
     act()
     page.wait_for_function(
@@ -155,7 +146,7 @@ def _draw_box(page: Any) -> None:
     page.mouse.down()
     page.mouse.move(*points[1], steps=4)
     page.mouse.up()
-    page.get_by_text("Asked: box x").wait_for()
+    page.get_by_text("Prompt: box x").wait_for()
 
 
 def _segment(page: Any) -> None:
@@ -170,14 +161,14 @@ def _answered(page: Any) -> None:
     _rerun(page, lambda: None)
 
 
-def _timed(act: Callable[[], object]) -> Wait:
+def _timed(act: Callable[[], object]) -> Cost:
     started, worked = time.perf_counter(), _cpu_seconds()
     act()
-    return Wait(time.perf_counter() - started, _cpu_seconds() - worked)
+    return Cost(time.perf_counter() - started, _cpu_seconds() - worked)
 
 
 def _cpu_seconds() -> float:
-    """Of this process and all that it has started and that still runs."""
+    """CPU seconds of this process and of its running descendants."""
     own = psutil.Process()
     total = 0.0
     for process in (own, *own.children(recursive=True)):
@@ -193,7 +184,7 @@ def _settle(page: Any) -> None:
 
 
 def _picture(page: Any, target: Path) -> None:
-    """The whole page: it scrolls inside the window, so the window grows first."""
+    """Take a screenshot of the whole page; the window grows first, because the page scrolls inside it."""
     width = page.viewport_size["width"]
     height = page.evaluate("document.querySelector('[data-testid=stMain]').scrollHeight")
     page.set_viewport_size({"width": width, "height": min(int(height) + 80, 2600)})
@@ -212,8 +203,8 @@ def _tab(chromium: Any, watched: Watched) -> Iterator[Any]:
 
 
 @contextmanager
-def _served(store: Path, waits: dict[str, list[Wait]]) -> Iterator[str]:
-    """The dashboard as people start it, on a free port; ends with the block."""
+def _served(store: Path, waits: dict[str, list[Cost]]) -> Iterator[str]:
+    """Serve the dashboard on a free port until the block ends."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -249,7 +240,7 @@ def _demo(store: Path) -> Path:
     return store
 
 
-def _report(waits: dict[str, list[Wait]], watched: Watched) -> None:
+def _report(waits: dict[str, list[Cost]], watched: Watched) -> None:
     for what, found in waits.items():
         limit = FIRST_CHART_SECONDS if "first chart" in what else INTERACTION_SECONDS
         worst, cpu = max(wait.wall for wait in found), min(wait.cpu for wait in found)

@@ -1,9 +1,9 @@
-"""What `ingest --check` costs: many small files in one folder, read whole, files per second.
+"""Speed of `ingest --check`: files per second for many small files in one folder.
 
     python -m benchmarks.preflight [--files 100000] [--side 64]
 
-Half of the files are PNG images, half their masks, all different. The whole command is timed: its start, listing,
-reading on all cores, hashes, duplicates.
+Half of the files are PNG images, half their masks, all different. Times the whole command: start, listing, reading on
+all cores, hashes, duplicates.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from PIL import Image
 
 
 def main() -> None:
-    """Write the files, check them in a process of its own, print the rate."""
+    """Write the files, run the check, print the rate."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=100_000)
     parser.add_argument("--side", type=int, default=64)
@@ -27,18 +27,9 @@ def main() -> None:
         source = Path(folder) / "source"
         source.mkdir()
         write_pairs(source, arguments.files // 2, arguments.side)
-        command = [
-            sys.executable,
-            "-m",
-            "flows",
-            "ingest",
-            str(source),
-            "--check",
-            "--store",
-            str(Path(folder) / "store"),
-        ]
+        words = ["ingest", str(source), "--check", "--store", str(Path(folder) / "store")]
         started = time.perf_counter()
-        finished = subprocess.run(command, capture_output=True, text=True, check=False)
+        finished = subprocess.run([sys.executable, "-m", "flows", *words], capture_output=True, text=True, check=False)
         seconds = time.perf_counter() - started
     print(finished.stderr.strip().splitlines()[-1])
     print(
@@ -48,7 +39,7 @@ def main() -> None:
 
 
 def write_pairs(folder: Path, pairs: int, side: int) -> None:
-    """Images `N.png` and masks `N_mask.png` in one folder, no two alike."""
+    """Write images `N.png` and masks `N_mask.png` into one folder, no two alike."""
     random = np.random.default_rng(0)
     for number in range(pairs):
         coarse = Image.fromarray(random.integers(30, 220, (8, 8), dtype=np.uint8))

@@ -1,15 +1,15 @@
-"""What a million cases cost: planning and resuming, the stream, files on disk.
+"""Cost of a million cases: planning and resuming, the stream, files on disk.
 
     python -m benchmarks.scale [--cases 1000000] [--stream-cases 100000] [--part plan|stream]
 
-plan: a cohort of --cases 2D cases of which half have been scored, in files of 500 rows as batches write them; what is
-still to do is found out as every `medsam3 benchmark` does at its start, in a process of its own. Wall time, highest
-resident memory. The tables are written directly, not by a million ingests.
+plan: writes the tables of a cohort of --cases 2D cases, half of them scored, in files of 500 rows as batches write
+them. Then a process plans the pending cases, as every `medsam3 benchmark` does at its start. Prints wall time and peak
+resident memory.
 
-stream: --stream-cases phantoms of 48 x 48 pixels are ingested and segmented by a segmenter that draws nothing, over
-two Dask worker processes, through the flow's own stream: read, prompt, predict, score, write, commit. Driver time is
-CPU time of the driver process per case; memory is the driver's, mean of the last quarter of the run over the first.
-Then all files of the store are counted.
+stream: ingests --stream-cases phantoms of 48 x 48 pixels and segments them with a segmenter that predicts nothing, on
+two Dask workers, through the stream of the flows: read, prompt, predict, score, write, commit. Driver time is CPU time
+of the driver per case; driver memory is the mean of the last quarter of the run over that of the first. Then counts
+all files of the store.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=1_000_000, help="cases of the part plan")
     parser.add_argument("--stream-cases", type=int, default=100_000, help="cases of the part stream")
     parser.add_argument("--part", choices=("plan", "stream"), help="only this part")
-    parser.add_argument("--store", type=Path, help=argparse.SUPPRESS)  # the process that plans
+    parser.add_argument("--store", type=Path, help=argparse.SUPPRESS)  # for the planning process
     arguments = parser.parse_args()
     if arguments.store:
         _plan(arguments.store)
@@ -94,7 +94,7 @@ def _measure_planning(store: StoreLayout, count: int) -> None:
     pending, peak = int(answer[0]), int(answer[3])
     (seconds, cpu), (again, _) = ([float(part) for part in text.split("/")] for text in answer[1:3])
     if pending != count - count // 2:
-        sys.exit(f"{pending} cases are pending, {count - count // 2} should be")
+        sys.exit(f"{pending} cases are pending, expected {count - count // 2}")
     print(f"plan and resume scan   {seconds:8.1f} s   target 60   ({cpu:.1f} s of CPU)")
     print(f"the same, files cached {again:8.1f} s")
     print(f"highest memory         {peak / 1e9:8.2f} GB  target 2")
@@ -110,7 +110,7 @@ def _plan(root: Path) -> None:
 
 
 def _write_tables(store: StoreLayout, count: int, *, done: int) -> None:
-    """What an ingest of all cases and a benchmark of the first ones leave behind."""
+    """Write the tables of an ingest of all cases and of a benchmark of the first `done` cases."""
     _, recipe = find_reader("phantom:fundus,cases=1")
     write_cohort(store, Cohort("many", recipe, ("phantom:fundus",)))
     ids = np.char.add("case_", np.char.zfill(np.arange(count).astype(str), 7))
@@ -134,7 +134,7 @@ def _write_tables(store: StoreLayout, count: int, *, done: int) -> None:
 
 
 def plan_benchmark_run(store: StoreLayout) -> Run:
-    """The run that the request of this benchmark is."""
+    """The run of this benchmark's request."""
     request = BenchmarkRequest(("many",), ("baseline:box",), ("box",), split="all", limit=1)
     (group,) = pending(store, runs_of(store, [request])).groups
     (run,) = group.runs.values()
@@ -185,7 +185,7 @@ def _row_columns(
 
 @dataclass(frozen=True, slots=True)
 class NullSegmenter:
-    """Takes boxes and draws nothing: what is left is the cost of everything else."""
+    """Accepts boxes and predicts nothing, which leaves the cost of everything else."""
 
     name: str = "null"
     version: int = 1
@@ -194,7 +194,7 @@ class NullSegmenter:
     capabilities: Capabilities = field(default_factory=lambda: Capabilities(text=False, box=True))
 
     def precision(self, settings: InferenceSettings) -> str:
-        """None to speak of."""
+        """Precision in the record of the run."""
         return "uint8"
 
     def encode(self, images: Sequence[Any], settings: InferenceSettings) -> list[tuple[int, ...]]:
@@ -204,7 +204,7 @@ class NullSegmenter:
     def segment(
         self, encoding: tuple[int, ...], prompts: Sequence[SlicePrompt], settings: InferenceSettings
     ) -> list[SliceInstances]:
-        """No instance."""
+        """No instances."""
         nothing = SliceInstances(
             np.zeros((0, *encoding), bool), np.zeros(0, dtype=np.float32), np.zeros((0, 4), dtype=np.float32)
         )

@@ -1,11 +1,11 @@
-"""What encode-once, precision and attention are worth, and what the system costs around a segmenter.
+"""Gains by encoding once, precision and attention, and cost of the system around a segmenter.
 
     python -m benchmarks.segmenter [--part NAME] [--resolution 504] [--tiny] [--folder DIR] [--rounds N]
 
-Full-size architecture, seeded untrained weights, this machine. `--tiny` shows that it runs; its ratios mean nothing.
-What is compared runs in turns. Checkpoints and a store in the folder are taken as they are, so that the parts can run
-one by one: `system`, `cache`, `once`, `precision`, `golden`, `encoder`, `gpu`. At half the resolution the encoder has a
-quarter of the tokens: a machine that is shared gets through in minutes.
+Uses the full-size architecture with seeded, untrained weights. `--tiny` is for a quick run; its ratios mean nothing.
+Compared variants run in turns. Checkpoints and store in the folder are reused, so that the parts can run one by one:
+`system`, `cache`, `once`, `precision`, `golden`, `encoder`, `gpu`. At half the resolution the encoder has a quarter of
+the tokens, which takes minutes on a shared machine.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.costs import interleaved, say
+from benchmarks.costs import interleaved, report_costs
 from benchmarks.full_weights import BARE
 from flows.settings.environment import prepare_environment
 from medsam3_core.cases.geometry import VolumeGeometry
@@ -61,10 +61,10 @@ def main() -> None:
     parser.add_argument("--part", action="append", choices=PARTS, help="only this; repeat for several")
     parser.add_argument("--resolution", type=int, default=0, help="side in pixels  [default: that of the weights]")
     parser.add_argument("--tiny", action="store_true", help="small weights, for a quick run")
-    parser.add_argument("--folder", type=Path, help="where checkpoints and store go  [default: a temporary folder]")
-    parser.add_argument("--rounds", type=int, default=2, help="how often what is compared is done in turns")
+    parser.add_argument("--folder", type=Path, help="folder of checkpoints and store  [default: a temporary one]")
+    parser.add_argument("--rounds", type=int, default=2, help="rounds of each comparison")
     arguments = parser.parse_args()
-    _allocate_as_workers_do()
+    _restart_with_worker_environment()
     with tempfile.TemporaryDirectory(prefix="medsam3-segmenter-") as temporary:
         bench = Bench(
             arguments.folder or Path(temporary), InferenceSettings(resolution=arguments.resolution), arguments.rounds
@@ -81,9 +81,9 @@ class Bench:
     """The parts, on one folder of weights and store.
 
     Args:
-        folder: Where checkpoints and store lie.
-        settings: Of every part: default precision, and the resolution that is asked for.
-        rounds: How often what is compared is done in turns.
+        folder: Folder of checkpoints and store.
+        settings: Settings of every part: default precision, and the resolution of the command line.
+        rounds: Rounds of each comparison.
     """
 
     def __init__(self, folder: Path, settings: InferenceSettings, rounds: int) -> None:
@@ -91,7 +91,7 @@ class Bench:
         self.folder, self.settings, self.rounds = folder, settings, rounds
 
     def write_weights(self, *, tiny: bool) -> None:
-        """Write the checkpoints unless they are there, and say what machine this is."""
+        """Write the checkpoints unless they exist, and print facts of the machine."""
         if not self.weights.is_file():
             size = ["--tiny"] if tiny else []
             subprocess.run([sys.executable, "-m", "benchmarks.full_weights", str(self.folder), *size], check=True)
@@ -104,43 +104,43 @@ class Bench:
         )
 
     def segmenter(self, settings: InferenceSettings | None = None, device: str = "cpu") -> Sam3Segmenter:
-        """One that has its network built and its first pass behind it."""
+        """Open the weights and run one pass, so that the network is built."""
         segmenter = open_segmenter(self.weights, device)
         answer(segmenter, picture(1), settings or self.settings)
         return segmenter
 
     def system(self) -> None:
-        """Four images through flow, Dask, scores and store, over encode and segment alone; both build a network."""
+        """Four images through flow, Dask, scores and store, against encode and segment only; both build a network."""
         store = self._filled_store()
         request = BenchmarkRequest(("small",), ("seeded",), ("box",), self._settings(), split="all")
         group = pending(store, runs_of(store, [request])).groups[0]
         if not group.pending:
-            print(f"{IMAGES} images: they are in the store already; remove {self.store} to measure again")
+            print(f"{IMAGES} images are in the store already; remove {self.store} to measure again")
             return
         work = _work_of(store, group)
         before = self._bare_loop(work)
         system, startup = self._timed_flow("box")
-        bare = (before + self._bare_loop(work)) / 2  # one loop before and one behind: a busy machine hits both
+        bare = (before + self._bare_loop(work)) / 2  # one loop before and one after, so that other load affects both
         inside = sum(self._seconds_of_images())
         print(
             f"{IMAGES} images: system {system:.2f} s, bare loop {bare:.2f} s: {system / bare:.3f} (at most 1.05); "
-            f"start-up {startup:.1f} s apart; in the same process, over encode and segment alone ({inside:.2f} s): "
+            f"start-up {startup:.1f} s; in the same process, over encode and segment only ({inside:.2f} s): "
             f"{system / inside:.3f}",
             flush=True,
         )
 
     def cache(self) -> None:
-        """One more prompt policy on an empty cache of encodings, and another one on the cache that it filled."""
+        """One more prompt policy on an empty cache of encodings, and another on the cache that it filled."""
         for cohort, kind, count in (("small", "fundus", "two structures"), ("lesions", "dermoscopy", "one structure")):
             shutil.rmtree(self._filled_store(cohort, kind).encodings(), ignore_errors=True)
-            jitter = time.time() % 0.1  # policies that no run before has answered
+            jitter = time.time() % 0.1  # policies without earlier runs
             seconds, images = [], []
             for policy in (f"box:jitter={jitter:.6f}", f"box:jitter={jitter + 0.1:.6f}"):
                 seconds.append(self._timed_flow(policy, cohort, cache="4GB")[0])
                 images.append(sum(self._seconds_of_images()[1:]))
             (cold, warm), (cold_images, warm_images) = seconds, images
             print(
-                f"one more policy, {count} an image: warm cache of encodings {warm:.2f} s, cold one {cold:.2f} s: "
+                f"one more policy, {count} per image: warm cache of encodings {warm:.2f} s, cold one {cold:.2f} s: "
                 f"{cold / warm:.2f} times faster; without the first image, which builds the network: "
                 f"{cold_images / warm_images:.2f} times, {cold_images:.2f} s and {warm_images:.2f} s (at least 4)",
                 flush=True,
@@ -154,7 +154,7 @@ class Bench:
             lambda: segmenter.segment(segmenter.encode([image], settings)[0], TEXTS, settings),
             lambda: [segmenter.segment(segmenter.encode([image], settings)[0], [one], settings) for one in TEXTS],
         )
-        say("8 prompts: encode once over once per prompt", once, each, "at least 3.5")
+        report_costs("8 prompts: encode once over once per prompt", once, each, "at least 3.5")
 
     def precision(self) -> None:
         """One prompt in the default precision and in fp32."""
@@ -166,17 +166,17 @@ class Bench:
             return
         one, other, image = self.segmenter(), self.segmenter(exact), picture(0)
         found = interleaved(self.rounds, lambda: answer(one, image, self.settings), lambda: answer(other, image, exact))
-        say("1 prompt: default precision over fp32", *found, "at least 1.7")
+        report_costs("1 prompt: default precision over fp32", *found, "at least 1.7")
 
     def golden(self) -> None:
-        """How far masks in mixed precision differ from those in fp32 on the golden model."""
+        """IoU of masks in mixed precision with those in fp32 on the golden model."""
         if not GOLDEN.is_file():
             print("mask IoU against fp32: no golden model beside the repository")
             return
         segmenter = open_segmenter(GOLDEN)
         ious: list[float] = []
         for number in range(4):
-            # All queries, so that both precisions speak of the same masks.
+            # All queries, so that the masks of both precisions correspond.
             one, other = (
                 _all_masks(segmenter, picture(number), InferenceSettings(dtype=dtype, threshold=0.0))
                 for dtype in (Dtype.MIXED, Dtype.FP32)
@@ -185,7 +185,7 @@ class Bench:
         print(f"mask IoU of mixed against fp32 on the golden model: mean {np.mean(ious):.3f} (at least 0.97)")
 
     def encoder(self) -> None:
-        """The encoder in the default precision with our attention and with that of transformers, both beside fp32."""
+        """Encoder in the default precision with our attention and with that of transformers, both against fp32."""
         image, ours = picture(0), network.use_rotary_attention
         rotary = self.segmenter()
         network.use_rotary_attention = lambda _trunk: None
@@ -195,7 +195,7 @@ class Bench:
         found = interleaved(
             self.rounds, lambda: rotary.encode([image], self.settings), lambda: plain.encode([image], self.settings)
         )
-        say("encoder: our attention over that of transformers", *found, "at least 1.2")
+        report_costs("encoder: our attention over that of transformers", *found, "at least 1.2")
         exact = self.segmenter(replace(self.settings, dtype=Dtype.FP32))
         maps = exact.encode([image], replace(self.settings, dtype=Dtype.FP32))[0].trunk
         ours_off, theirs_off = (
@@ -204,9 +204,9 @@ class Bench:
         print(f"mean difference from fp32, of its mean: ours {ours_off:.4f}, that of transformers {theirs_off:.4f}")
 
     def gpu(self) -> None:
-        """Images per second through encode and segment in batches, over a bare loop on tensors on the device."""
+        """Images per second through encode and segment in batches, against a bare loop over tensors on the device."""
         if not torch.cuda.is_available():
-            print("images per second on a GPU: none here")
+            print("images per second on a GPU: this machine has none")
             return
         segmenter = self.segmenter(device="cuda:0")
         images, built = [picture(number) for number in range(32)], segmenter._loaded.network_for(self.settings)
@@ -233,7 +233,7 @@ class Bench:
         print(f"GPU: {32 / ours:.1f} images/s, bare loop {32 / loop:.1f}: {loop / ours:.2f} (at least 0.9)")
 
     def _filled_store(self, cohort: str = "small", kind: str = "fundus") -> StoreLayout:
-        """The store with the images and the weights that flows work on."""
+        """Ingest the images and register the weights."""
         store = open_store(self.store)
         source = f"phantom:{kind},cases={IMAGES},size=1x{SIDE}x{SIDE}"
         words = ["-m", "flows", "ingest", source, "--cohort", cohort, "--store", str(self.store)]
@@ -252,12 +252,12 @@ class Bench:
         return time.perf_counter() - started
 
     def _seconds_of_images(self) -> list[float]:
-        """Encoding and answering in the last run, image by image, as its outcomes say; other work hits all alike."""
+        """Seconds of encoding and segmentation per image of the last run, from its outcomes."""
         query = f"SELECT seconds_segment AS seconds FROM outcomes ORDER BY finished_at DESC LIMIT {IMAGES}"
         return [float(row["seconds"]) for row in run_sql(open_store(self.store), query).to_pylist()][::-1]
 
     def _timed_flow(self, policy: str, cohort: str = "small", cache: str = "") -> tuple[float, float]:
-        """Seconds of the streams of a benchmark by one worker, and of everything around them."""
+        """Seconds of the streams of a benchmark with one worker, and of everything else."""
         given = [str(self.store), "seeded", "1", policy, cache, cohort, *self._settings()]
         words = ["-m", "benchmarks.timed_flow", *given]
         answered = subprocess.run([sys.executable, *words], check=True, capture_output=True, text=True)
@@ -265,8 +265,8 @@ class Bench:
         return stream, startup
 
 
-def _allocate_as_workers_do() -> None:
-    """Start again with the variables that worker processes are started with: they are read while Python is loaded."""
+def _restart_with_worker_environment() -> None:
+    """Restart this process with the environment of workers, which glibc reads when a process starts."""
     if _STARTED_AGAIN not in os.environ:
         prepare_environment()
         os.environ[_STARTED_AGAIN] = "1"
@@ -274,7 +274,7 @@ def _allocate_as_workers_do() -> None:
 
 
 def _work_of(store: StoreLayout, group: WorkGroup) -> list[tuple[Rgb, list[SlicePrompt]]]:
-    """Images and prompts of a planned benchmark, as a bare loop takes them."""
+    """Images and prompts of a planned benchmark, for a bare loop."""
     (run,) = group.runs.values()
     work = []
     for planned in group.pending:
@@ -296,12 +296,12 @@ def picture(seed: int) -> Rgb:
 
 
 def answer(segmenter: Sam3Segmenter, image: Rgb, settings: InferenceSettings) -> None:
-    """One image, one prompt."""
+    """Segment one image with one prompt."""
     segmenter.segment(segmenter.encode([image], settings)[0], TEXTS[:1], settings)
 
 
 def _all_masks(segmenter: Sam3Segmenter, image: Rgb, settings: InferenceSettings) -> NDArray[np.bool_]:
-    """Masks of all queries, in the order of the queries, at the size of the slice."""
+    """Masks of all queries, in order, at the size of the slice."""
     encoding = segmenter.encode([image], settings)[0]
     heads = segmenter._loaded.heads_on(encoding, settings)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Runs the benchmark flow as the command line does and prints: stream seconds, start-up seconds, peak and idle RSS."""
+"""Run the benchmark flow as the command line does; print stream and start-up seconds, peak and idle memory."""
 
 import os
 import sys
@@ -22,7 +22,7 @@ def main(
     cohort: str = "small",
     *settings: str,
 ) -> None:
-    """Run it once; start-up is everything that is not the stream and not the closing publication."""
+    """Run the flow once; start-up is the total time minus that of the stream."""
     from flows.clusters.forking import begin_forking
     from flows.settings.clusters import parse_cluster
     from storage.runs.requests import BenchmarkRequest

@@ -1,10 +1,10 @@
-"""From the event that weights have changed to the first case in work, and where the time goes.
+"""Time from the event of changed weights to the first case in work, by stage.
 
     python -m benchmarks.trigger [--rounds 3] [--poll 2]
 
-Starts what `make server` starts (its worker polls every 2 s), with small SAM3 weights and a phantom cohort that was
+Starts the services of `make server` (the worker polls every 2 s), with small SAM3 weights and a phantom cohort that was
 benchmarked with their first version. Each round registers another version, sends the event as `medsam3 watch` does, and
-follows the flow run that it starts through the server's records, its log and the breadcrumbs of the first case.
+follows the flow run through the records of the server, its log and the breadcrumbs of the first case.
 """
 
 import argparse
@@ -49,10 +49,10 @@ STAGES = (
 
 
 def main() -> None:
-    """Run the rounds and print the shares."""
+    """Run the rounds and print the median seconds of each stage."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--poll", type=float, default=2.0, help="seconds between two questions of the worker")
+    parser.add_argument("--poll", type=float, default=2.0, help="polling interval of the worker in seconds")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -92,7 +92,7 @@ def _deployed(url: str) -> bool:
 
 
 def _first_benchmark(store: StoreLayout, folder: Path) -> None:
-    """A cohort, and the first version of the weights benchmarked on it."""
+    """Ingest a cohort and benchmark the first version of the weights on it."""
     write_untrained(folder / "weights", seed=0)
     add_weights(store, "tiny", folder / "weights")
     _command("ingest", "phantom:fundus,cases=8,size=64x64", "--cohort", "eyes", "--store", str(store.root))
@@ -100,20 +100,15 @@ def _first_benchmark(store: StoreLayout, folder: Path) -> None:
 
 
 def _round(store: StoreLayout, folder: Path, url: str, number: int) -> list[float]:
-    """Seconds of each stage."""
+    """Run one round; return the seconds of each stage."""
     from flows.service.events import CHANGED, send_event
 
     shutil.rmtree(folder / "weights")
     write_untrained(folder / "weights", seed=number)
     old = find_weights(store, "tiny")
     new = add_weights(store, "tiny", folder / "weights")
-    payload = {
-        "store": str(store.root),
-        "name": "tiny",
-        "old_sha256": old.sha256,
-        "new_sha256": new.sha256,
-        "version": new.version,
-    }
+    digests = {"old_sha256": old.sha256, "new_sha256": new.sha256}
+    payload = {"store": str(store.root), "name": "tiny", **digests, "version": new.version}
     sent = time.time()
     send_event(CHANGED, "tiny", payload)
     first_case = _wait(lambda: _case_in_work(store))
@@ -138,7 +133,7 @@ def _round(store: StoreLayout, folder: Path, url: str, number: int) -> list[floa
 
 
 def _case_in_work(store: StoreLayout) -> float | None:
-    """The moment at which a worker noted that a case is in hand."""
+    """Current time once a worker has noted a case in its breadcrumb, else None."""
     for crumb in store.breadcrumbs().glob("*/*"):
         if _text(crumb) not in ("", BETWEEN_CASES):
             return time.time()
@@ -178,7 +173,7 @@ def _wait(answer: Callable[[], Any], seconds: float = 600.0) -> Any:
         if found := answer():
             return found
         time.sleep(0.02)
-    sys.exit(f"waited {seconds} s")
+    sys.exit(f"gave up after {seconds:g} s")
 
 
 def _command(*words: str) -> None:

@@ -1,11 +1,11 @@
-"""What a volume costs in memory beside the model: a CT of 512 x 512 x 600 against one of two slices.
+"""Memory of a volume beside the model: a CT of 512 x 512 x 600 against one of two slices.
 
     python -m benchmarks.volume_memory [--slices N] [--side N] [--way NAME] [--folder DIR]
 
-Everything is done twice, with two slices and with all: `ingest` of a NIfTI file (a phantom, repeated along z),
-`benchmark` with a text on every slice and with a box on one slice that the tracker follows, and `predict`. What the
-largest process of a command needs for two slices (libraries, model, one slice in flight) is what stands beside the
-volume; the rest is the volume's. The small architecture, untrained: the size of the model falls out of the difference.
+Runs each command with two slices and with all: `ingest` of a NIfTI file (a phantom, repeated along z), `benchmark`
+with a text on every slice and with a box on one slice that the tracker follows, and `predict`. The memory of the
+largest process for two slices is that of libraries, model and one slice; the difference is that of the volume. Uses
+the small, untrained architecture: the size of the model cancels out.
 """
 
 import argparse
@@ -46,15 +46,15 @@ def main() -> None:
         few = _peaks(folder, weights, _FEW, arguments.side, arguments.way or WAYS)
         many = _peaks(folder, weights, arguments.slices, arguments.side, arguments.way or WAYS)
     for way, peak in many.items():
-        beside = peak - few[way]
+        volume = peak - few[way]
         print(
             f"{way}: {few[way] / 1e9:.2f} GB with {_FEW} slices, {peak / 1e9:.2f} GB with {arguments.slices}: "
-            f"{beside / 1e9:.2f} GB for the volume ({'within' if beside <= LIMIT_BYTES else 'OVER'} 4 GB)"
+            f"{volume / 1e9:.2f} GB for the volume ({'within' if volume <= LIMIT_BYTES else 'OVER'} 4 GB)"
         )
 
 
 def _peaks(folder: Path, weights: Path, depth: int, side: int, ways: Sequence[str]) -> dict[str, int]:
-    """Resident memory of the largest process of each command, in bytes."""
+    """Peak resident memory of the largest process of each command, in bytes."""
     store, source = folder / f"store-{depth}", folder / f"source-{depth}"
     _write_source(source, depth, side)
     peaks = {"ingest": _peak(store, "ingest", str(source), "--cohort", "ct")}
@@ -72,7 +72,7 @@ def _peaks(folder: Path, weights: Path, depth: int, side: int, ways: Sequence[st
 
 
 def _write_source(source: Path, depth: int, side: int) -> None:
-    """A volume of any depth from a few slices of a phantom, with its reference."""
+    """Write a volume of `depth` slices, repeated from a phantom, with its reference."""
     drawn = phantom_case(PhantomKind.CT, 0, shape_zyx=(_DRAWN, side, side))
     repeats = -(-depth // _DRAWN)
     for name, voxels in (("images", drawn.voxels), ("masks", drawn.references[0].voxels)):

@@ -1,4 +1,4 @@
-"""Wall time and resident memory of a process and of all that it starts, by looking at them again and again."""
+"""Wall time and resident memory of a process and its descendants, by polling."""
 
 import time
 
@@ -8,12 +8,12 @@ _POLL_SECONDS = 0.2
 
 
 class Watch:
-    """Looks at a family of processes.
+    """Samples a process and its descendants.
 
     Attributes:
-        peak: Highest sum of the resident memory of all, in bytes.
-        largest: Highest resident memory of any one of them.
-        seen: All that were ever seen.
+        peak: Highest sum of their resident memory, in bytes.
+        largest: Highest resident memory of a single process, in bytes.
+        seen: All processes seen so far.
     """
 
     def __init__(self, pid: int) -> None:
@@ -24,11 +24,11 @@ class Watch:
 
     @property
     def seconds(self) -> float:
-        """Since it began."""
+        """Seconds since the start."""
         return time.perf_counter() - self._started
 
     def look(self) -> None:
-        """Take the memory of this moment into account, then wait a little."""
+        """Take one sample, then wait for the polling interval."""
         sizes = [0]
         try:
             family = [self._root, *self._root.children(recursive=True)]

@@ -1,4 +1,4 @@
-"""`python -m dashboards report|serve`: what `medsam3 report` and `medsam3 dashboard` run as a process of their own."""
+"""`python -m dashboards report|serve`: the process behind `medsam3 report` and `medsam3 dashboard`."""
 
 import sys
 from pathlib import Path
@@ -20,7 +20,7 @@ def main() -> None:
 @_store
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="File to write.")
 def report(store: str, out: Path) -> None:
-    """Write the report; its path is the answer."""
+    """Write the report and print its path."""
     from dashboards.report.report import write_report
     from storage.store.runs import broken_runs
 

@@ -1,4 +1,4 @@
-"""Start the Streamlit server of the dashboard: on this machine alone, nothing reported to anybody."""
+"""Start the Streamlit server of the dashboard on 127.0.0.1, without usage statistics."""
 
 import importlib
 import os
@@ -8,7 +8,7 @@ from dashboards.figures.style import ACCENT, INK
 from storage.store.layout import STORE_VARIABLE, StoreLayout
 
 PAGE_PATHS = ("leaderboard", "compare", "cases", "runs", "failures", "try", "sql")
-"""Addresses of the pages; the first one is served at the root too."""
+"""URL paths of the pages; the first page is also served at the root."""
 
 _SLOW_TO_IMPORT = (
     "dashboards.figures.comparison", "dashboards.figures.figures", "storage.catalog.queries.pages",
@@ -27,23 +27,22 @@ _OPTIONS = {
     "theme.primaryColor": ACCENT,
     "theme.textColor": INK,
 }
-_SERVER_OF_THE_PAGE = "<script>window.__streamlit = {BACKEND_BASE_URL: window.location.origin}</script>"
-"""Streamlit guesses from a page's address where its server is, and each wrong guess is an error in the console."""
-
-_NOT_KEPT = {"Cache-Control": "no-cache"}
+_BACKEND_SCRIPT = "<script>window.__streamlit = {BACKEND_BASE_URL: window.location.origin}</script>"
+"""Names the server to a page: Streamlit would guess it from the URL, and each wrong guess is a console error."""
 
 
 def serve(store: StoreLayout, port: int) -> None:
-    """Serve until interrupted; prints the address once it can be opened."""
+    """Serve until interrupted; print the address once it is reachable."""
     os.environ[STORE_VARIABLE] = str(store.root)
     for module in _SLOW_TO_IMPORT:
-        importlib.import_module(module)  # so that the first visitor does not wait for it
+        importlib.import_module(module)  # before the first visit, which would wait for it
     from starlette.responses import HTMLResponse
     from starlette.routing import Route
     from streamlit import App
     from streamlit.file_util import get_static_dir
 
     frame = Path(get_static_dir(), "index.html").read_text(encoding="utf-8")
-    told = frame.replace("<head>", f"<head>{_SERVER_OF_THE_PAGE}", 1)
-    routes = [Route(f"/{path}", lambda _: HTMLResponse(told, headers=_NOT_KEPT)) for path in PAGE_PATHS]
+    page = frame.replace("<head>", f"<head>{_BACKEND_SCRIPT}", 1)
+    headers = {"Cache-Control": "no-cache"}
+    routes = [Route(f"/{path}", lambda _: HTMLResponse(page, headers=headers)) for path in PAGE_PATHS]
     App(Path(__file__).with_name("app.py"), routes=routes).run(config={**_OPTIONS, "server.port": port})

@@ -1,1 +1,1 @@
-"""Scripts about the shipped weights and the agent: how they were measured and shipped. Never part of the tests."""
+"""Scripts that measure and ship the small weights and measure the agent. Not part of the tests."""

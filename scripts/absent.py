@@ -1,12 +1,12 @@
-"""How often small weights answer nothing to a text for what is not on a slice, and something for what is.
+"""Share of empty masks of small weights for texts of absent and of present structures.
 
     python -m scripts.absent --store DIR [--weights tiny-medical] [--threshold 0.05] [--merge semantic] [--data DIR]
 
 Takes the test cases of the cohorts of `scripts.small_weights` (and ingests what the store lacks). On the slice with
-the largest reference of each, asks by text: the structures that the slice holds, the structures of its own cohort that
-it does not hold, the structures of the other cohorts, and words that no training has seen. Structures of other cohorts
-that the slice may show without a label (a crop of one hippocampus may be the left one) are counted apart. Prints shares
-per cohort and of all.
+the largest reference of each, it prompts by text: structures present on the slice, absent structures of the same
+cohort, structures of the other cohorts, and words never used in training. Structures of other cohorts that the slice
+may show without a label (a crop of one hippocampus may be the left one) are counted separately. Prints shares per
+cohort and over all.
 """
 
 import argparse
@@ -29,16 +29,16 @@ from storage.weights.shipped import shipped_checkpoint
 KINDS = ("present", "absent", "of other cohorts", "unseen words", "may be there")
 UNSEEN = ("wristwatch", "coronary stent", "bicycle wheel", "mandibular molar")
 MAY_BE_THERE = {"hippocampus": "hippocampus", "held-out-mr": "hippocampus"}
-"""Per cohort: a word of texts of other cohorts for what its slices may show without a label."""
+"""Per cohort: a word in texts of other cohorts for structures that its slices may show without a label."""
 
 
 def main() -> None:
-    """Ask and print."""
+    """Prompt all cohorts and print the shares."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--weights", default="tiny-medical")
     parser.add_argument("--threshold", type=float, default=0.05)
-    parser.add_argument("--merge", default="semantic", help="what answers: the semantic mask, or `auto`, the instances")
+    parser.add_argument("--merge", default="semantic", help="`semantic` (the semantic mask) or `auto` (instances)")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     options = parser.parse_args()
     store = StoreLayout(options.store)
@@ -47,7 +47,7 @@ def main() -> None:
     segmenter = open_segmenter(shipped_checkpoint(options.weights))
     settings = InferenceSettings.parse([f"threshold={options.threshold}", f"merge={options.merge}"])
     texts = {name: {one.name: one.text for one in read_cohort(store, name).recipe.structures} for name in cohorts}
-    print(f"{options.weights}, threshold {options.threshold}, merge {options.merge}: share of empty answers (asked)")
+    print(f"{options.weights}, threshold {options.threshold}, merge {options.merge}: share of empty masks (prompts)")
     total: dict[str, list[bool]] = defaultdict(list)
     for cohort in cohorts:
         counts = _counts(store, cohort, texts, segmenter, settings)
@@ -68,7 +68,7 @@ def _counts(
     segmenter: Sam3Segmenter,
     settings: InferenceSettings,
 ) -> dict[str, list[bool]]:
-    """Whether each answer was empty, by what was asked."""
+    """True per empty mask, by kind of text."""
     counts: dict[str, list[bool]] = defaultdict(list)
     for ref in case_refs(latest_cases(store, cohort)):
         if ref.split != "test":

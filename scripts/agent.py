@@ -1,10 +1,10 @@
-"""Rules over plain text on requests written as synonyms, and no loss on plain names: held-out cases, mean Dice.
+"""Compare the rules of the agent with plain text prompts: mean Dice on held-out cases, synonyms and plain names.
 
 python -m scripts.agent --weights tiny-medical [--cases 3] [--hippocampus FOLDER] [--set threshold=0.05] [--all]
 
-The test split of phantoms (seed 99, never used for training) and, where the folder is given, of the MSD hippocampus.
-Both strategies ask the same weights on the same slices; the mean is over phrases, of the mean over cases that hold the
-structure. Structures that no shipped weights were trained for are left out unless `--all` asks for them.
+The test split of phantoms (seed 99, never used for training) and, if the folder is given, of the MSD hippocampus.
+Both strategies use the same weights on the same slices; means are over phrases, of the mean over cases with the
+structure. Structures that no shipped weights were trained for are left out unless `--all` is given.
 """
 
 import argparse
@@ -35,7 +35,7 @@ SEED = 99
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where cases come from; the last ones are the test split."""
+    """Source of cases; the last cases are the test split."""
 
     name: str
     source: str
@@ -43,7 +43,7 @@ class Source:
 
 
 def sources(cases: int, hippocampus: str | None, untrained: bool = False) -> Iterator[Source]:
-    """Phantoms with phrases, and real cases where they are given."""
+    """Phantoms with phrases, and real cases if their folder is given."""
     trained = trained_sources()
     for kind in PHRASES:
         if kind not in trained and not untrained:
@@ -56,7 +56,7 @@ def sources(cases: int, hippocampus: str | None, untrained: bool = False) -> Ite
 
 
 def held_out(source: Source, cases: int) -> Iterator[tuple[CaseVolume, Recipe]]:
-    """Cases of the test split, at most so many."""
+    """Up to `cases` cases of the test split."""
     layout, recipe = find_reader(source.source, source.reader)
     listed = sorted(layout.list_cases(Path(source.source), recipe), key=lambda case: case.case_id)
     test = [case for case in listed if case.split == "test"] or listed[-recipe.split.test_last :]
@@ -65,7 +65,7 @@ def held_out(source: Source, cases: int) -> Iterator[tuple[CaseVolume, Recipe]]:
 
 
 def session_on(case: CaseVolume, recipe: Recipe, segmenter: Segmenter, settings: InferenceSettings) -> AgentSession:
-    """A session on a case in memory."""
+    """Agent session on a case in memory."""
     window = IntensityPolicy.parse(recipe.window).value_range(case.voxels)
     return AgentSession(
         segmenter,
@@ -77,12 +77,12 @@ def session_on(case: CaseVolume, recipe: Recipe, segmenter: Segmenter, settings:
 
 
 def dice(drawn: np.ndarray, reference: np.ndarray) -> float:
-    """Dice of two masks, of which the reference is not empty."""
+    """Dice of two masks; the reference must not be empty."""
     return float(2 * np.count_nonzero(drawn & reference) / (np.count_nonzero(drawn) + np.count_nonzero(reference)))
 
 
 def measure(weights: str, words: argparse.Namespace) -> None:
-    """Print the table of one set of weights."""
+    """Measure one set of weights and print its table."""
     found = find_weights(StoreLayout(words.store), weights)
     settings = InferenceSettings.parse(words.set)
     segmenter = load_segmenter(found, "cpu")
@@ -123,12 +123,12 @@ def report(weights: str, scores: dict[tuple[str, str, str], list[tuple[float, fl
     trained = trained_texts()
     known = [key[2] for key in means if key[0] == "synonym" and key[2].lower() in trained]
     unread = [key[2] for key in means if read_request(key[2], reviewed_vocabulary()).term is None]
-    print(f"phrases that weights were trained with: {known or 'none'}")
-    print(f"phrases that the vocabulary does not know: {unread or 'none'}")
+    print(f"phrases used in training: {known or 'none'}")
+    print(f"phrases unknown to the vocabulary: {unread or 'none'}")
 
 
 def main() -> None:
-    """Measure what is asked for."""
+    """Measure all given weights."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", action="append", required=True)
     parser.add_argument("--cases", type=int, default=3)

@@ -1,6 +1,6 @@
-"""Requests as people would write them, none of them a text that shipped weights were trained with (a test says so).
+"""Requests as users may write them; a test proves that none is a training text of the shipped weights.
 
-Per source of cases and structure; `left` and `right` structures of phantoms are asked for with their side.
+By source and structure; phrases for `left` and `right` structures of phantoms name the side.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from storage.sources.listing.recipes import builtin_recipes
 from storage.training.configs import SHIPPED_CONFIGS, read_training_config
 
 _READERS = {"Task04_Hippocampus": "msd_hippocampus"}
-"""Folder of a training configuration to its key in `PHRASES`."""
+"""Folder named in a training configuration, to its key in `PHRASES`."""
 PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
     "ct": {
         "liver": (
@@ -111,7 +111,7 @@ PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
 
 
 def trained_texts() -> frozenset[str]:
-    """Every text that shipped weights can have been trained with, of recipes and settings, in lower case."""
+    """All texts in recipes and training configurations of the shipped weights, in lower case."""
     structures = [one for recipe in builtin_recipes().values() for one in recipe.structures]
     texts = {text for one in structures for text in (one.name, one.text, *one.synonyms)}
     for file in sorted(SHIPPED_CONFIGS.glob("*.yaml")):
@@ -120,7 +120,7 @@ def trained_texts() -> frozenset[str]:
 
 
 def trained_sources() -> frozenset[str]:
-    """Keys of `PHRASES` whose structures are asked for when shipped weights are trained."""
+    """Keys of `PHRASES` whose structures the shipped weights were trained on."""
     found = set()
     for file in SHIPPED_CONFIGS.glob("*.yaml"):
         for cohort in read_training_config(file).cohorts:

@@ -1,9 +1,9 @@
-"""Does a small fine-tune pay? LoRA adapters of tiny-base on ten hippocampi, compared on the test split.
+"""Benefit of a small fine-tune: LoRA adapters of tiny-base on ten hippocampi, compared on the test split.
 
     python -m scripts.lora [--store DIR] [--source DIR]
 
 Ingests the hippocampi if the store has none, trains `hippocampus-lora` (a configuration that comes with the product),
-benchmarks it and tiny-base on the test split by text and by box at a threshold of 0.05 (their scores are low), and
+benchmarks it and tiny-base on the test split by text and by box at a threshold of 0.05 (scores are low), and
 prints the paired comparison with its intervals.
 Targets: under 10 minutes of training on 2 cores; the 95 % interval of the difference in Dice above 0.
 """
@@ -19,7 +19,7 @@ BASE, NEW, COHORT = "tiny-base", "hippocampus-lora", "hippocampus"
 
 
 def main() -> None:
-    """Run all steps; the first that fails ends the benchmark with its exit code."""
+    """Run all steps; exit with the code of the first that fails."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", type=Path, help="kept; a temporary one by default")
     parser.add_argument("--source", default="../shared/data/Task04_Hippocampus")

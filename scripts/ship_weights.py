@@ -1,4 +1,4 @@
-"""Copy a finished training run to where weights are shipped from: python -m scripts.ship_weights RUN_FOLDER NAME."""
+"""Copy a finished training run into the shipped weights: python -m scripts.ship_weights RUN_FOLDER NAME [NOTE]."""
 
 import sys
 from dataclasses import asdict, replace
@@ -9,7 +9,7 @@ from storage.weights.shipped import ship
 
 
 def main() -> None:
-    """Ship."""
+    """Copy the weights and their facts."""
     run_folder, name = Path(sys.argv[1]), sys.argv[2]
     facts = inspect_location(name, str(run_folder / "weights"))
     note = sys.argv[3] if len(sys.argv) > 3 else "small SAM3 that comes with medsam3; see its README.md"

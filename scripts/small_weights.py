@@ -1,10 +1,10 @@
-"""What the weights that come with the product reach on held-out cases, beside the baselines, and the targets.
+"""Mean Dice of the shipped weights on held-out cases, beside baselines and targets.
 
     python -m scripts.small_weights [--store DIR] [--data DIR] [--weights tiny-base --weights tiny-medical]
 
-Ingests the real cohorts and phantoms of seeds that were never trained on, benchmarks the test splits (text, box, one
-central point; tiles for vessels) and prints mean Dice per question from the leaderboard, failures as zero. A text is
-answered by the semantic mask unless the row says otherwise.
+Ingests the real cohorts and phantoms with seeds not used in training, benchmarks the test splits (text, box, one
+central point; tiles for vessels) and prints mean Dice per question from the leaderboard, failures as zero. Text
+prompts use the semantic mask unless the row says otherwise.
 """
 
 import argparse
@@ -28,12 +28,12 @@ class Question:
     """One row of the table.
 
     Attributes:
-        label: What is asked, for people.
+        label: Title of the row.
         cohort: Cohort.
         prompt: Policy.
         settings: Inference settings.
         metric: Column of the leaderboard without `_mean`.
-        target: What the small medical weights should reach.
+        target: Target of `tiny-medical`.
     """
 
     label: str
@@ -73,12 +73,12 @@ PHANTOMS = {"held-out-ct": "phantom:ct,cases=16,seed=905", "held-out-mr": "phant
 
 
 def main() -> None:
-    """Measure and print."""
+    """Benchmark all cohorts and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", type=Path, help="kept; a temporary one by default")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--weights", action="append", help="default: tiny-base and tiny-medical")
-    parser.add_argument("--cohort", action="append", help="these alone")
+    parser.add_argument("--cohort", action="append", help="only these cohorts")
     options = parser.parse_args()
     weights = tuple(options.weights or ("tiny-base", "tiny-medical"))
     questions = [one for one in QUESTIONS if not options.cohort or one.cohort in options.cohort]
@@ -92,7 +92,7 @@ def main() -> None:
 
 
 def ingest_missing(store: StoreLayout, cohorts: Iterable[str], data: Path) -> None:
-    """Ingest what the store does not hold yet."""
+    """Ingest cohorts that the store lacks."""
     for cohort in cohorts:
         if not (store.root / "cohorts" / cohort).is_dir():
             _medsam3(store, "ingest", PHANTOMS.get(cohort) or str(data / SOURCES[cohort]), "--cohort", cohort)

@@ -11,25 +11,25 @@ from dashboards.figures.style import INK, MUTED, axis_title, colour_of, styled
 from medsam3_core.metrics.table import METRICS
 from storage.comparisons.comparison import StructureComparison, Verdict
 
-_MOST_POINTS = 2000  # drawn as SVG: a browser has 16 WebGL contexts, and a report may have more plots
+_MAX_POINTS = 2000  # drawn as SVG: a browser has 16 WebGL contexts, and a report may have more plots
 _DECIDED = (Verdict.WORSE, Verdict.BETTER, Verdict.WITHIN_MARGIN)
 
 
 def paired_scatter(pairs: pd.DataFrame, base: str, new: str, metric: str, colours: Mapping[str, str]) -> go.Figure:
-    """Every pair as a point, NEW over BASE; a point has the colour of the weights that did better on it.
+    """Scatter plot of all pairs, NEW against BASE; each point has the colour of the weights that scored better.
 
     Args:
-        pairs: Rows of `Comparison.pairs` of one metric; of more than 2,000 a fixed sample is drawn.
+        pairs: Rows of `Comparison.pairs` of one metric; a fixed sample is drawn if there are more than 2,000.
         base: Label of BASE.
         new: Label of NEW.
-        metric: The metric.
+        metric: Name of the metric.
         colours: From `weights_colours`.
     """
     complete = pairs.dropna(subset=["base", "new"])
-    shown = complete.sample(min(len(complete), _MOST_POINTS), random_state=0)
+    shown = complete.sample(min(len(complete), _MAX_POINTS), random_state=0)
     signs = np.sign(complete["loss"])
     figure = go.Figure()
-    low, high = 0.0, METRICS[metric].upper or _largest(shown)
+    low, high = 0.0, METRICS[metric].upper or (float(shown[["base", "new"]].max().max()) if len(shown) else 1.0)
     figure.add_scatter(
         x=[low, high], y=[low, high], mode="lines", line={"color": MUTED, "dash": "dot", "width": 1},
         hoverinfo="skip", showlegend=False,
@@ -55,7 +55,7 @@ def paired_scatter(pairs: pd.DataFrame, base: str, new: str, metric: str, colour
 
 
 def difference_figure(pairs: pd.DataFrame, base: str, new: str, metric: str, colours: Mapping[str, str]) -> go.Figure:
-    """Distribution of NEW minus BASE per structure and rater, one point per case where these are few."""
+    """Box plots of NEW minus BASE per structure and rater, with all points for up to 600 pairs, else outliers."""
     figure = go.Figure()
     several_raters = len(set(pairs["rater"])) > 1
     groups = list(pairs.groupby(["structure", "rater"], sort=True, dropna=False))[::-1]
@@ -77,7 +77,7 @@ def difference_figure(pairs: pd.DataFrame, base: str, new: str, metric: str, col
 def forest_figure(
     items: Sequence[StructureComparison], base: str, new: str, metric: str, colours: Mapping[str, str]
 ) -> go.Figure:
-    """Mean difference with its interval per structure; filled where the test decides, in the colour of the better."""
+    """Mean difference with its interval per structure: filled if the test is conclusive, coloured by the better."""
     figure = go.Figure()
     shown = [item for item in items if item.numbers.difference is not None][::-1]
     several_raters = len({item.rater for item in items}) > 1
@@ -124,10 +124,6 @@ def _difference_title(base: str, new: str, metric: str, unit: str | None) -> str
     good = "right" if METRICS[metric].higher_is_better else "left"
     shown = unit if unit and METRICS[metric].is_distance else METRICS[metric].unit.partition(",")[0]
     return f"{name.partition(' (')[0]} of {new} minus {base} ({shown})<br>{good} of 0: {new} is better"
-
-
-def _largest(pairs: pd.DataFrame) -> float:
-    return float(pairs[["base", "new"]].max().max()) if len(pairs) else 1.0
 
 
 def _unit(pairs: pd.DataFrame) -> str | None:

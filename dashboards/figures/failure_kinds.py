@@ -1,4 +1,4 @@
-"""Reasons of failures that differ only in what they name, as one: `cannot open …: no such file`."""
+"""Kinds of failure reasons, without names, paths and numbers: `cannot open …: no such file`."""
 
 import re
 
@@ -6,7 +6,7 @@ import pandas as pd
 
 _NAMED = re.compile(
     r"""
-    '[^']*' | "[^"]*"                    # what stands in quotes
+    '[^']*' | "[^"]*"                    # quoted text
     | (?<![\w/.])(?:\.{0,2}/|[A-Za-z]:\\)[^\s:;,'")]+   # a path
     | (?<![\w.])[-+]?\d+(?:[.,:]\d+)*(?:e[-+]?\d+)?(?![\w])   # a number, a time
     """,
@@ -16,14 +16,14 @@ _GAPS = re.compile(r"…(?:[\s,x*]*…)+")
 
 
 def kind_of_reason(reason: str | None, case_id: str) -> str:
-    """The reason with names, paths and numbers left out."""
+    """Replace names, paths and numbers of a reason by `…`."""
     text = reason or "no reason was recorded"
     nameless = re.sub(rf"(?<!\w){re.escape(case_id)}(?!\w)", "…", text)
     return _GAPS.sub("…", _NAMED.sub("…", nameless))
 
 
 def no_failure_sentence(pending: int) -> str:
-    """What is said where nothing has failed: that all is done, or how much is not.
+    """Sentence for an empty list of failures: all done, or the number of pending scores.
 
     Args:
         pending: From `pages.pending`.
@@ -34,7 +34,7 @@ def no_failure_sentence(pending: int) -> str:
 
 
 def with_kinds(failures: pd.DataFrame) -> pd.DataFrame:
-    """Rows of `pages.failures` with the column `kind`; weights of rejected cases are called ingest."""
+    """Add the column `kind` to rows of `pages.failures`; cases rejected at ingest get the label `ingest`."""
     kinds = [
         kind_of_reason(reason if isinstance(reason, str) else None, case)
         for reason, case in zip(failures["reason"], failures["case_id"], strict=True)

@@ -1,4 +1,4 @@
-"""Plots of leaderboard, cost and history; drawn alike on pages and in the report."""
+"""Plots of leaderboard, cost and history, shared by pages and report."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,20 +11,22 @@ from medsam3_core.metrics.table import METRICS
 from medsam3_core.prompts.policies import short_prompt
 
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star", "hexagon", "triangle-down", "x", "pentagon")
+UNTRAINED_NOTE = "Untrained weights predict random masks: they only show that the pipeline works."
+
 _ROW, _SPREAD = 26, 0.7
-_MOST_NAMED = 4
+_MAX_NAMED = 4
 
 
 def leaderboard_figure(
     rows: pd.DataFrame, metric: str, colours: Mapping[str, str], raters: Mapping[str, float] | None = None
 ) -> go.Figure:
-    """Means with their intervals, one band per structure; colour is the weights, symbol the prompts.
+    """Means with their intervals, one band per structure; colours distinguish weights, symbols prompts.
 
     Args:
         rows: Rows of `pages.leaderboard` of one cohort and split.
-        metric: Metric shown.
+        metric: Name of the metric.
         colours: From `weights_colours`.
-        raters: What a second rater reaches against the first, by structure, where a cohort has one: a line.
+        raters: Means of a second rater against the first, by structure; drawn as lines.
     """
     structures = list(dict.fromkeys(rows["structure"]))[::-1]
     series = _groups(rows, "label", "prompt", "settings", "rater")
@@ -46,8 +48,8 @@ def leaderboard_figure(
             marker={"color": colour_of(label, colours), "size": 9, "symbol": symbols[prompt, settings]},
             customdata=part[["structure", f"{metric}_low", f"{metric}_high", "present", "scored", "planned", "failed"]],
             hovertemplate="<b>%{customdata[0]}</b> %{x:.3f} [%{customdata[1]:.3f} %{customdata[2]:.3f}]<br>mean over "
-            "%{customdata[3]} cases that hold it<br>%{customdata[4]} of %{customdata[5]} scored, %{customdata[6]} "
-            "failed<extra>%{fullData.name}</extra>",
+            "%{customdata[3]} cases with the structure<br>%{customdata[4]} of %{customdata[5]} scored, "
+            "%{customdata[6]} failed<extra>%{fullData.name}</extra>",
         )  # fmt: skip
     for name, value in (raters or {}).items():
         if name in structures:
@@ -74,22 +76,18 @@ def _add_rater_line(figure: go.Figure, band: int, value: float, *, first: bool) 
 
 
 def cost_figure(rows: pd.DataFrame, metric: str, colours: Mapping[str, str]) -> go.Figure:
-    """Quality against cost: the mean over structures against the seconds per case of the same run."""
+    """Quality against cost: mean over structures against seconds per case, one point per run."""
     figure = go.Figure()
-    symbols, few = _symbols(rows), len(set(rows["run_id"])) <= _MOST_NAMED
+    symbols, few = _symbols(rows), len(set(rows["run_id"])) <= _MAX_NAMED
     for (label, prompt, settings, _), part in _groups(rows, "label", "prompt", "settings", "run_id"):
         figure.add_scatter(
-            x=[part["seconds_per_case"].iloc[0]],
-            y=[part[f"{metric}_mean"].mean()],
-            mode="markers+text" if few else "markers",
-            text=[short_prompt(prompt)],
-            textposition="bottom center",
-            cliponaxis=False,
-            textfont={"color": MUTED, "size": 11},
+            x=[part["seconds_per_case"].iloc[0]], y=[part[f"{metric}_mean"].mean()],
+            mode="markers+text" if few else "markers", text=[short_prompt(prompt)],
+            textposition="bottom center", cliponaxis=False, textfont={"color": MUTED, "size": 11},
             name=series_name(label, prompt, settings, None),
             marker={"color": colour_of(label, colours), "size": 12, "symbol": symbols[prompt, settings]},
             hovertemplate="%{y:.3f} at %{x:.3g} s per case<extra>%{fullData.name}</extra>",
-        )
+        )  # fmt: skip
     unit = rows["distance_unit"].dropna()
     figure.update_xaxes(
         title="time per case (s, logarithmic)", type="log", tickformat="~g",
@@ -102,17 +100,14 @@ def cost_figure(rows: pd.DataFrame, metric: str, colours: Mapping[str, str]) -> 
 
 
 def _log_step(seconds: pd.Series) -> str | int:
-    """Ticks of a logarithmic axis: every digit within a decade, 1-2-5 over a few, whole decades beyond."""
+    """Tick step of a logarithmic axis: all digits within a decade, 1-2-5 over a few, else whole decades."""
     positive = seconds[seconds > 0]
     span = positive.max() / positive.min() if len(positive) else 1.0
     return "D1" if span < 6 else "D2" if span < 300 else 1
 
 
 def history_figure(rows: pd.DataFrame, colours: Mapping[str, str]) -> go.Figure:
-    """Mean Dice of one cohort over the versions of each weights, in the order in which they were finished.
-
-    A line is one split: scores of others are not beside it on the same line.
-    """
+    """Mean Dice of one cohort by version of the weights, in order of completion; one line per split."""
     figure = go.Figure()
     symbols, several_splits = _symbols(rows, "settings_id"), len(rows["split"].drop_duplicates()) > 1
     for (weights, prompt, settings, split), part in _groups(rows, "weights", "prompt", "settings_id", "split"):
@@ -121,28 +116,22 @@ def history_figure(rows: pd.DataFrame, colours: Mapping[str, str]) -> go.Figure:
         labels = [name if version == 1 else f"{name}@{version}" for name, version in
                   zip(ordered["weights"], ordered["weights_version"], strict=True)]  # fmt: skip
         figure.add_scatter(
-            x=ordered["last_finished"],
-            y=ordered["dice_mean"],
-            mode="lines+markers",
-            name=f"{weights}, {short_prompt(prompt)}{where}",
-            line={"color": MUTED, "width": 1},
-            marker={
-                "size": 11,
-                "color": [colour_of(label, colours) for label in labels],
-                "symbol": symbols[prompt, settings],
-            },
+            x=ordered["last_finished"], y=ordered["dice_mean"], mode="lines+markers",
+            name=f"{weights}, {short_prompt(prompt)}{where}", line={"color": MUTED, "width": 1},
+            marker={"size": 11, "color": [colour_of(label, colours) for label in labels],
+                    "symbol": symbols[prompt, settings]},
             customdata=ordered.assign(label=labels)[["label", "n", "failed", "dice_mean_failures_as_zero"]],
             hovertemplate="<b>%{customdata[0]}</b> %{y:.3f}<br>n = %{customdata[1]}, failed %{customdata[2]}"
             "<br>failures as 0: %{customdata[3]:.3f}"
             f"<extra>{short_prompt(prompt)}, settings {settings[:6]}{where}</extra>",
-        )
+        )  # fmt: skip
     figure.update_xaxes(title="finished (UTC)")
     figure.update_yaxes(title=axis_title("dice"), range=[-0.02, 1.02], showgrid=True)
     return styled(figure, height=360)
 
 
 def series_name(label: str, prompt: str, settings: str, rater: str | None) -> str:
-    """Weights with what was asked of them, as short as it stays clear."""
+    """Short label of a series: weights, prompt, and settings and rater unless they are the default."""
     parts = [f"{label}, {short_prompt(prompt)}"]
     parts += [settings] if settings != "default" else []
     parts += [f"rater {rater}"] if rater not in (None, "reference") and rater == rater else []
@@ -150,11 +139,11 @@ def series_name(label: str, prompt: str, settings: str, rater: str | None) -> st
 
 
 def _symbols(rows: pd.DataFrame, settings: str = "settings") -> dict[tuple[str, str], str]:
-    """One symbol per prompts and settings, in the order in which they first appear."""
-    asked = dict.fromkeys(zip(rows["prompt"], rows[settings], strict=True))
-    return {key: _SYMBOLS[place % len(_SYMBOLS)] for place, key in enumerate(asked)}
+    """One symbol per pair of prompt and settings, in order of appearance."""
+    pairs = dict.fromkeys(zip(rows["prompt"], rows[settings], strict=True))
+    return {pair: _SYMBOLS[place % len(_SYMBOLS)] for place, pair in enumerate(pairs)}
 
 
 def _groups(rows: pd.DataFrame, *keys: str) -> list[tuple[Any, pd.DataFrame]]:
-    """Rows with equal keys, in the order in which these first appear."""
+    """Group rows by keys, in order of appearance."""
     return list(rows.groupby(list(keys), sort=False, dropna=False))

@@ -1,4 +1,4 @@
-"""Slices of stored cases as pixels, and masks as contours; no plotting."""
+"""Read slices of stored cases as pixels and masks as contours; no plotting."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from storage.store.layout import StoreLayout
 
 @dataclass(frozen=True)
 class CasePicture:
-    """One case as it is shown: slices through a window, references by rater.
+    """A case to display: windowed slices and references by rater.
 
     Attributes:
         volume: The stored volume.
@@ -41,19 +41,19 @@ class CasePicture:
 
     @property
     def colour(self) -> bool:
-        """Whether it is an RGB image: these have no window to choose."""
+        """True if the case is an RGB image, which has no window."""
         return self.volume.slice(0).ndim == 3
 
     @cached_property
     def extremes(self) -> tuple[float, float]:
-        """Lowest and highest stored intensity, of a coarse sample of slices."""
+        """Lowest and highest stored intensity in a sample of up to nine slices."""
         depth = self.geometry.shape_zyx[0]
         planes = [self.volume.slice(z) for z in np.unique(np.linspace(0, depth - 1, 9).astype(int))]
         return float(min(plane.min() for plane in planes)), float(max(plane.max() for plane in planes))
 
     @cached_property
     def value_range(self) -> tuple[float, float]:
-        """Intensities that the recipe's window maps to black and white."""
+        """Stored intensities that the recipe's window maps to black and white."""
         policy = IntensityPolicy.parse(self.window).resolved(self.volume.modality, self.volume.dtype)
         needs_voxels = policy.kind in ("percentile", "minmax")
         return policy.value_range(self.volume.voxels() if needs_voxels else np.zeros(1))
@@ -63,12 +63,12 @@ class CasePicture:
         return as_rgb(to_uint8(self.volume.slice(z), value_range or self.value_range))
 
     def reference(self, rater: str) -> LabelMap | None:
-        """Label map of a rater, None where this rater drew none."""
+        """Label map of a rater, None if this rater has none."""
         return self.volume.reference(rater) if rater in self.volume.raters else None
 
 
 def open_case_picture(store: StoreLayout, cohort: str, case_id: str, ndim: int) -> CasePicture:
-    """Open a case to show it.
+    """Open a case for display.
 
     Raises:
         StoreError: If it is absent or damaged.
@@ -80,13 +80,13 @@ def open_case_picture(store: StoreLayout, cohort: str, case_id: str, ndim: int) 
 
 
 def open_case_prediction(store: StoreLayout, run_id: str, case_id: str) -> StoredPrediction | None:
-    """The prediction of a case, None where the run wrote none (or it was pruned)."""
+    """Open the prediction of a case; None if the run wrote none or it was pruned."""
     path: Path = store.prediction(run_id, case_id)
     return open_prediction(path) if path.exists() else None
 
 
 def predicted_mask(prediction: StoredPrediction | None, structure: str) -> NDArray[np.bool_] | None:
-    """Mask (z, y, x) of one structure, None where nothing is stored for it."""
+    """Mask (z, y, x) of one structure, None if the prediction does not hold it."""
     if prediction is None or structure not in prediction.structures:
         return None
     mask: NDArray[np.bool_] = prediction.labels(structure) > 0
@@ -94,7 +94,7 @@ def predicted_mask(prediction: StoredPrediction | None, structure: str) -> NDArr
 
 
 def fullest_slice(masks: Sequence[NDArray[np.bool_] | None]) -> int | None:
-    """Slice with the largest area of the first mask that holds anything; None where all are empty."""
+    """Index of the slice with the largest area of the first non-empty mask; None if all are empty."""
     for mask in masks:
         if mask is not None and mask.any():
             return int(mask.sum(axis=(1, 2)).argmax())
@@ -102,7 +102,7 @@ def fullest_slice(masks: Sequence[NDArray[np.bool_] | None]) -> int | None:
 
 
 def contours(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
-    """Outlines of a mask of shape (y, x), closed also at the border: arrays of shape (points, 2) with x and y."""
+    """Outlines of a mask (y, x), closed at the border too: arrays of shape (points, 2) with x and y."""
     if not mask.any():
         return []
     padded = np.pad(mask, 1).astype(np.float32)
@@ -110,7 +110,7 @@ def contours(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
 
 
 def contour_line(mask: NDArray[np.bool_]) -> tuple[list[float | None], list[float | None]]:
-    """All outlines of a mask as one broken line: x and y with None between the parts."""
+    """All outlines of a mask as one line, x and y, with None between the parts."""
     xs: list[float | None] = []
     ys: list[float | None] = []
     for line in contours(mask):
@@ -120,7 +120,7 @@ def contour_line(mask: NDArray[np.bool_]) -> tuple[list[float | None], list[floa
 
 
 def click_grid(shape_yx: tuple[int, int], per_side: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Positions (x, y) of a grid of pixels, about `per_side` along the longer side.
+    """Coordinates x and y of a grid of pixels, about `per_side` along the longer side.
 
     Raises:
         UsageError: If the grid would be empty.

@@ -1,4 +1,4 @@
-"""How much of a number is protocol: Dice by ours, and step by step as the published Medical-SAM3 toolkit counts it."""
+"""Effect of the protocol: Dice by our protocol and, step by step, by that of the published Medical-SAM3 toolkit."""
 
 from collections.abc import Mapping
 
@@ -9,59 +9,57 @@ from dashboards.figures.style import GRID, axis_title, colour_of, styled
 
 STEPS = {
     "ours": "ours",
-    "settings": "its settings",
-    "formulas": "its denominators",
+    "settings": "published settings",
+    "formulas": "published denominators",
     "published": "as published",
 }
-"""Columns of `pages.protocol_steps` and what they are called."""
+"""Columns of `pages.protocol_steps` and their titles."""
 
 EXPLAINED = (
-    "Its settings: the one instance with the highest score above 0.1. Its denominators: cases without the structure "
-    "are left out and boxes that get no mask are dropped. docs/metrics.md has its formulas."
+    "Published settings keep only the instance with the highest score above 0.1; published denominators exclude cases "
+    "without the structure and boxes without a mask. See docs/metrics.md for the formulas."
 )
-NO_PRESET_RUN = "Its settings were not run: add `--preset medical-sam3-v1` to a benchmark."
+NO_PRESET_RUN = "No run has the published settings; add `--preset medical-sam3-v1` to a benchmark."
 _SYMBOLS = ("circle", "triangle-up", "square", "diamond-open")
 _SMALL = 0.0005
 
 
 def steps_of_split(steps: pd.DataFrame, split: object) -> pd.DataFrame:
-    """Rows of one split; cases without splits have none."""
+    """Rows of one split; None or NaN selects the rows without a split."""
     found = steps[steps["split"] == split] if isinstance(split, str) else steps[steps["split"].isna()]
     return found.reset_index(drop=True)
 
 
 def mean_steps(steps: pd.DataFrame) -> pd.DataFrame:
-    """Means over the structures that every step of the row has, per weights and kind of prompt."""
+    """Means per weights and kind of prompt, over structures scored by our and by the published protocol."""
     whole = steps.dropna(subset=["ours", "published"])
     means = whole.groupby(["label", "kind"], sort=False)[list(STEPS)].mean()
     return means.assign(structures=whole.groupby(["label", "kind"], sort=False).size()).reset_index()
 
 
 def protocol_sentences(steps: pd.DataFrame, cohort: str) -> list[str]:
-    """One sentence per weights and kind of prompt that were run both ways, the largest effect first."""
+    """One sentence per weights and kind of prompt scored by both protocols, the largest effect first."""
     means = mean_steps(steps)
-    told = []
+    sentences = []
     for row in sorted(means.to_dict("records"), key=lambda row: -abs(row["published"] - row["ours"])):
         effect = row["published"] - row["ours"]
-        whose = f"the mean Dice of {row['label']} under {row['kind']} prompts on {cohort}"
+        mean = f"Mean Dice of {row['label']} with {row['kind']} prompts on {cohort}: {row['ours']:.3f}"
         if abs(effect) < _SMALL:
-            told.append(
-                f"Nothing of {whose} is protocol: {row['ours']:.3f} by ours and as the published toolkit counts."
-            )
+            sentences.append(f"{mean} by our and by the published protocol.")
             continue
         parts = [
             f"{STEPS[step]} {row[step] - row['ours']:+.3f}" for step in ("settings", "formulas") if pd.notna(row[step])
         ]
         alone = f" ({', '.join(parts)} alone)" if parts else ""
-        told.append(
-            f"Of {whose}, {effect:+.3f} is protocol: {row['ours']:.3f} by ours, {row['published']:.3f} as the "
-            f"published toolkit counts{alone}."
+        sentences.append(
+            f"{mean} by our protocol, {row['published']:.3f} by the published one. Effect of the protocol: "
+            f"{effect:+.3f}{alone}."
         )
-    return told
+    return sentences
 
 
 def protocol_figure(steps: pd.DataFrame, colours: Mapping[str, str]) -> go.Figure:
-    """One line per weights, kind of prompt and structure from ours to as published, with the steps between.
+    """One line per weights, kind of prompt and structure, from our Dice to the published one through both steps.
 
     Args:
         steps: Rows of one cohort and split.

@@ -1,4 +1,4 @@
-"""How everything looks: one colour per weights, titles of axes, the template of all plots."""
+"""Style of all figures: one colour per weights, axis titles, plot template."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,24 +17,24 @@ _PALETTE = (
 
 
 def weights_colours(labels: Sequence[str]) -> dict[str, str]:
-    """One colour per weights, by their order; the same on every page and in the report."""
+    """One colour per weights, by order; the same on every page and in the report."""
     return {label: _PALETTE[place % len(_PALETTE)] for place, label in enumerate(labels)}
 
 
 def colour_of(label: str, colours: Mapping[str, str]) -> str:
-    """Colour of some weights; grey for weights that have no run yet."""
+    """Colour of weights; grey if they have no run yet."""
     return colours.get(label, MUTED)
 
 
 def axis_title(metric: str, distance_unit: str | None = None) -> str:
-    """Name, unit and direction of a metric."""
+    """Axis title of a metric: name, unit and direction."""
     facts = METRICS[metric]
     unit = distance_unit or "unit of the cohort" if facts.is_distance else facts.unit
     return f"{facts.label} ({unit}, {'higher' if facts.higher_is_better else 'lower'} is better)"
 
 
 def styled(figure: go.Figure, *, height: int, title: str = "") -> go.Figure:
-    """Give a figure the look of the product."""
+    """Apply the common style to a figure."""
     figure.update_layout(
         template="simple_white",
         height=height,
@@ -46,14 +46,8 @@ def styled(figure: go.Figure, *, height: int, title: str = "") -> go.Figure:
         paper_bgcolor="white",
         plot_bgcolor="white",
     )
-    axes = {
-        "automargin": True,
-        "gridcolor": GRID,
-        "linecolor": GRID,
-        "tickcolor": GRID,
-        "zeroline": False,
-        "title_font": {"size": 13},
-    }
+    axes = {"automargin": True, "gridcolor": GRID, "linecolor": GRID, "tickcolor": GRID, "zeroline": False,
+            "title_font": {"size": 13}}  # fmt: skip
     figure.update_xaxes(showgrid=True, **axes)
     figure.update_yaxes(showgrid=False, **axes)
     return figure

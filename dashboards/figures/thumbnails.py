@@ -1,4 +1,4 @@
-"""Small pictures for the report: image, outline of the reference and of the prediction, as JPEG data URIs."""
+"""Thumbnails for the report: image with outlines of reference and prediction, as JPEG data URIs."""
 
 import base64
 import io
@@ -8,13 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from dashboards.figures.pictures import (
-    contours,
-    fullest_slice,
-    open_case_picture,
-    open_case_prediction,
-    predicted_mask,
-)
+from dashboards.figures.pictures import contours, fullest_slice, open_case_picture, open_case_prediction, predicted_mask
 from dashboards.figures.style import REFERENCE_COLOUR
 from storage.store.layout import StoreLayout
 
@@ -26,13 +20,13 @@ _QUALITY = 82
 def case_thumbnail(
     store: StoreLayout, cohort: str, case_id: str, ndim: int, run_id: str, structure: str, rater: str, colour: str
 ) -> tuple[str, int]:
-    """A case around one structure, on the slice where the reference is largest.
+    """Draw a case around one structure, on the slice with the largest area of the reference.
 
     Returns:
-        Data URI of a JPEG and the slice shown.
+        Data URI of a JPEG and index of the slice.
 
     Raises:
-        StoreError: If the case or prediction is damaged or gone.
+        StoreError: If the case or prediction is damaged or missing.
     """
     picture = open_case_picture(store, cohort, case_id, ndim)
     reference = picture.reference(rater)
@@ -46,7 +40,7 @@ def case_thumbnail(
 
 
 def outlined(rgb: NDArray[np.uint8], masks: Iterable[tuple[NDArray[np.bool_], str]]) -> Image.Image:
-    """Crop around the masks, enlarge to the side of a thumbnail, draw the outlines."""
+    """Crop around the masks, scale to the size of a thumbnail, draw the outlines."""
     shown = list(masks)
     x0, y0, x1, y1 = _crop(rgb.shape[:2], [mask for mask, _ in shown])
     scale = _SIDE / max(x1 - x0, y1 - y0)
@@ -61,14 +55,14 @@ def outlined(rgb: NDArray[np.uint8], masks: Iterable[tuple[NDArray[np.bool_], st
 
 
 def data_uri(image: Image.Image, form: str = "JPEG") -> str:
-    """The picture as text that stands in HTML."""
+    """Encode an image as a data URI."""
     sink = io.BytesIO()
     image.save(sink, form, **({"quality": _QUALITY, "optimize": True} if form == "JPEG" else {"compress_level": 1}))
     return f"data:image/{form.lower()};base64,{base64.b64encode(sink.getvalue()).decode()}"
 
 
 def _crop(shape_yx: tuple[int, ...], masks: list[NDArray[np.bool_]]) -> tuple[int, int, int, int]:
-    """Square-ish window around all masks with a margin; the whole slice where they are empty."""
+    """Bounding box x0, y0, x1, y1 around all masks with a margin; the whole slice if they are empty."""
     height, width = shape_yx
     union = np.zeros((height, width), dtype=bool)
     for mask in masks:

@@ -13,16 +13,16 @@ from dashboards.figures.style import FONT, INK, PROMPT_COLOUR, REFERENCE_COLOUR
 from dashboards.figures.thumbnails import data_uri
 
 _LARGE = 512 * 512
-_BOX_GRID, _CLICK_GRID = 12, 48  # points per side: a box needs some to be noticed, a click one where it falls
+_BOX_GRID, _CLICK_GRID = 12, 48  # points per side: a box must hold some, a click must fall near one
 
 
 def slice_figure(rgb: NDArray[np.uint8], spacing_yx: tuple[float, float], *, height: int = 520) -> go.Figure:
-    """The bare slice, with pixels as wide and high as they are in the body.
+    """Plot a slice without overlays; pixels have their physical aspect ratio.
 
     Args:
         rgb: Shape (y, x, 3).
         spacing_yx: Distance between rows and between columns.
-        height: Height of the plot on the page, in pixels.
+        height: Height of the plot in pixels.
     """
     rows, columns = rgb.shape[:2]
     image = Image.fromarray(rgb)
@@ -59,12 +59,12 @@ def add_outline(figure: go.Figure, mask: NDArray[np.bool_], colour: str, name: s
 
 
 def add_reference(figure: go.Figure, mask: NDArray[np.bool_], structure: str) -> None:
-    """Outline of the reference, in the colour that no weights have."""
+    """Outline the reference, in a colour that no weights have."""
     add_outline(figure, mask, REFERENCE_COLOUR, f"reference, {structure}", dashed=True)
 
 
 def add_prompts(figure: go.Figure, prompts: pd.DataFrame) -> None:
-    """Boxes as frames, positive points as circles, negative ones as crosses; texts are named beside the plot."""
+    """Draw boxes as frames, positive points as circles and negative ones as crosses; texts are not drawn."""
     boxes = prompts.loc[prompts["kind"] == "box", ["x0", "y0", "x1", "y1"]]
     for x0, y0, x1, y1 in boxes.to_numpy("float64"):
         add_box(figure, (x0, y0, x1, y1))
@@ -73,20 +73,16 @@ def add_prompts(figure: go.Figure, prompts: pd.DataFrame) -> None:
 
 
 def add_box(figure: go.Figure, box: tuple[float, float, float, float]) -> None:
-    """A half-open pixel box: its frame runs along the outer edges of its pixels."""
+    """Draw a half-open pixel box along the outer edges of its pixels."""
     x0, y0, x1, y1 = box
     figure.add_shape(
-        type="rect",
-        x0=x0 - 0.5,
-        y0=y0 - 0.5,
-        x1=x1 - 0.5,
-        y1=y1 - 0.5,
+        type="rect", x0=x0 - 0.5, y0=y0 - 0.5, x1=x1 - 0.5, y1=y1 - 0.5,
         line={"color": PROMPT_COLOUR, "width": 1.5, "dash": "dash"},
-    )
+    )  # fmt: skip
 
 
 def add_points(figure: go.Figure, points: Iterable[tuple[float, float, bool]]) -> None:
-    """Clicks."""
+    """Draw points, given as x, y and True if positive."""
     for x, y, positive in points:
         figure.add_scatter(
             x=[x], y=[y], mode="markers", hovertemplate=f"{'inside' if positive else 'outside'}<extra>prompt</extra>",
@@ -96,7 +92,7 @@ def add_points(figure: go.Figure, points: Iterable[tuple[float, float, bool]]) -
 
 
 def make_selectable(figure: go.Figure, shape_yx: tuple[int, int], *, boxes: bool) -> None:
-    """Lay an unseen grid of points over the slice, so that dragging a box or clicking gives selection events."""
+    """Add an invisible grid of points, so that dragging a box or clicking causes selection events."""
     xs, ys = click_grid(shape_yx, _BOX_GRID if boxes else _CLICK_GRID)
     figure.add_scatter(
         x=xs, y=ys, mode="markers", name="grid", marker={"color": "rgba(0,0,0,0)", "size": 7},

@@ -1,4 +1,4 @@
-"""Pictures of the best and worst cases of each cohort, under the weights that lead there."""
+"""Thumbnails of the best and worst cases of each cohort, by the best run."""
 
 import html
 from collections.abc import Mapping
@@ -13,14 +13,14 @@ from medsam3_core.errors import Medsam3Error
 from storage.catalog.queries import pages
 from storage.store.layout import StoreLayout
 
-_EACH, _MOST_COHORTS = 5, 12
+_EACH, _MAX_COHORTS = 5, 12
 
 
 def case_gallery(store: StoreLayout, board: pd.DataFrame, colours: Mapping[str, str]) -> str:
-    """HTML of one row of worst and one of best cases per cohort."""
+    """HTML with one row of the worst and one of the best cases per cohort."""
     cases = pages.accepted_cases(store)
     parts = []
-    for cohort, rows in list(board.groupby("cohort", sort=False))[:_MOST_COHORTS]:
+    for cohort, rows in list(board.groupby("cohort", sort=False))[:_MAX_COHORTS]:
         leader = _leading_run(rows)
         if leader is None:
             continue
@@ -42,7 +42,7 @@ def case_gallery(store: StoreLayout, board: pd.DataFrame, colours: Mapping[str, 
 
 
 def _leading_run(rows: pd.DataFrame) -> dict[str, Any] | None:
-    """The run with the best mean Dice over structures; untrained weights only where there are no others."""
+    """Run with the highest mean Dice over structures; untrained weights only if there are no others."""
     means = rows.groupby(["run_id", "label", "prompt", "settings"])["dice_mean"].mean().dropna().reset_index()
     trained = means[~means["label"].str.contains("untrained")]
     chosen = trained if len(trained) else means

@@ -1,4 +1,4 @@
-"""HTML of the report: page, sections, tables. Text is escaped here; plots carry no copy of plotly.js of their own."""
+"""HTML of the report: page, sections, tables. Escapes all text; plots share one copy of plotly.js."""
 
 import html
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,10 +13,10 @@ from dashboards.figures.protocol_effect import STEPS
 from dashboards.figures.style import ACCENT, FONT, GRID, INK, MUTED, colour_of
 from medsam3_core.prompts.policies import short_prompt
 
-_MOST_FAILED_CASES = 12
+_MAX_FAILED_CASES = 12
 
 _FIT = "window.addEventListener('load', () => window.dispatchEvent(new Event('resize')));"
-"""Plots are drawn while the page still grows, so they are fitted once more at its end."""
+"""Resizes the plots once the page is complete, because they are drawn while it still loads."""
 
 _CSS = f"""
 :root {{ color-scheme: light; }}
@@ -46,7 +46,7 @@ details summary {{ cursor: pointer; color: {ACCENT}; }}
 
 
 def page(title: str, subtitle: str, sections: Iterable[str]) -> str:
-    """The whole file; plotly.js stands in it once."""
+    """The whole file, with plotly.js included once."""
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'><link rel='icon' href='data:,'>"
@@ -74,11 +74,11 @@ def plot(figure: go.Figure) -> str:
 
 
 def leaderboard_table(rows: pd.DataFrame, colours: Mapping[str, str]) -> str:
-    """Means with intervals and denominators; the rater, where a structure stands there once for each of several."""
+    """Means with intervals and denominators; with a column for the rater if there are several."""
     several_raters = len(set(rows["rater"])) > 1
     header = ("structure", *(["rater"] if several_raters else []), "weights",
               "prompt", "Dice [95 %]", "failures as 0", "NSD", "HD95", "present",
-              "absent: kept empty", "scored / planned", "failed", "s / case")  # fmt: skip
+              "absent, left empty", "scored / planned", "failed", "s / case")  # fmt: skip
     cells = []
     for row in rows.to_dict("records"):
         dot = f"<span class='dot' style='background:{colour_of(row['label'], colours)}'></span>"
@@ -95,25 +95,24 @@ def leaderboard_table(rows: pd.DataFrame, colours: Mapping[str, str]) -> str:
              f"{_whole(row['scored'])} / {_whole(row['planned'])}", _whole(row["failed"]),
              _number(row["seconds_per_case"], ".2g")]
         )  # fmt: skip
-    star = notes(["* prompts made from the reference."]) if rows["privileged"].any() else ""
+    star = notes(["* Prompts derived from the reference."]) if rows["privileged"].any() else ""
     return _table(header, cells, right_from=4 if several_raters else 3) + star
 
 
 def failure_table(failures: pd.DataFrame, pending: int) -> str:
-    """Failures grouped by reason, the most frequent first; where there is none, whether all has been done."""
+    """Failures grouped by reason, the most frequent first; a sentence if there are none."""
     if failures.empty:
         return f"<p>{no_failure_sentence(pending)}</p>"
     cells = []
-    for (status, kind), part in sorted(
-        with_kinds(failures).groupby(["status", "kind"]), key=lambda item: -len(item[1])
-    ):
+    groups = sorted(with_kinds(failures).groupby(["status", "kind"]), key=lambda item: -len(item[1]))
+    for (status, kind), part in groups:
         reason = kind if len(set(part["reason"])) > 1 else part["reason"].iloc[0] or kind
         names = list(dict.fromkeys(part["cohort"] + "/" + part["case_id"]))
-        more = f" and {len(names) - _MOST_FAILED_CASES} more" if len(names) > _MOST_FAILED_CASES else ""
+        more = f" and {len(names) - _MAX_FAILED_CASES} more" if len(names) > _MAX_FAILED_CASES else ""
         cells.append(
             [html.escape(str(status)), html.escape(str(reason)), str(len(part)),
              html.escape(", ".join(dict.fromkeys(part["label"]))),
-             html.escape(", ".join(names[:_MOST_FAILED_CASES]) + more)]
+             html.escape(", ".join(names[:_MAX_FAILED_CASES]) + more)]
         )  # fmt: skip
     return _table(("status", "reason", "times", "weights", "cases"), cells)
 
@@ -127,14 +126,14 @@ def protocol_steps_table(steps: pd.DataFrame, colours: Mapping[str, str]) -> str
          _number(row["published"] - row["ours"], "+.3f"), _whole(row["n"])]
         for row in steps.to_dict("records")
     ]  # fmt: skip
-    header = ("structure", "weights", "prompt", *STEPS.values(), "is protocol", "rows in its mean")
+    header = ("structure", "weights", "prompt", *STEPS.values(), "effect", "rows in the mean")
     return _table(header, cells, right_from=3)
 
 
 def protocol_table(
     runs: pd.DataFrame, cohorts: pd.DataFrame, case_lists: Mapping[str, Mapping[str, str]], protocol: str
 ) -> str:
-    """What the numbers rest on: digests of cohorts, weights, prompts, settings and code."""
+    """Digests of the cohorts, weights, prompts, settings and code behind the numbers."""
     lists = [
         [html.escape(row["cohort"]), str(row["accepted"]), str(row["rejected"]),
          f"<code>{html.escape(case_lists[row['cohort']]['case_list_digest'])}</code>",
@@ -150,8 +149,8 @@ def protocol_table(
         for row in runs.to_dict("records")
     ]  # fmt: skip
     return (
-        notes([f"Metrics and empty-mask policy: version {protocol}. Dice of two empty masks is undefined and left out; "
-               "of one empty mask it is 0. Paired tests use one number per patient."])
+        notes([f"Version {protocol} of metrics and empty-mask policy. Dice is undefined and excluded if both masks are "
+               "empty, and 0 if one is. Paired tests use one value per patient."])
         + _table(("cohort", "accepted", "rejected", "digest of the case list", "licence"), lists)
         + "<details><summary>All runs</summary>"
         + _table(("run", "weights", "cohort", "prompt", "settings", "SHA-256 of weights", "code", "commit"), cells)

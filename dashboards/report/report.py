@@ -1,4 +1,4 @@
-"""`medsam3 report`: all results of a store as one HTML file that needs nothing but a browser."""
+"""`medsam3 report`: all results of a store as one self-contained HTML file."""
 
 import itertools
 from collections.abc import Iterator, Mapping
@@ -37,7 +37,7 @@ from storage.comparisons.words import comparison_notes, comparison_sentences
 from storage.store.atomic import read_json, replacing
 from storage.store.layout import StoreLayout
 
-_MOST_COMPARISONS = 4
+_MAX_COMPARISONS = 4
 _METRIC = "dice"
 
 
@@ -77,19 +77,19 @@ def _leaderboard_sections(store: StoreLayout, board: pd.DataFrame, colours: Mapp
         yield section(
             name,
             plot(leaderboard_figure(rows, _METRIC, colours)),
-            notes(["Dots: mean over the cases that hold the structure; bars: 95 % t interval over patients."]),
+            notes(["Dots: mean over cases with the structure; bars: 95 % t interval over patients."]),
             leaderboard_table(rows, colours),
-            "<h3>What it costs</h3>",
+            "<h3>Quality against cost</h3>",
             plot(cost_figure(rows, _METRIC, colours)),
             *_protocol_parts(steps_of_split(steps[cohort], split), str(cohort), colours),
         )
 
 
 def _protocol_parts(steps: pd.DataFrame, cohort: str, colours: Mapping[str, str]) -> Iterator[str]:
-    """How much of the numbers above is protocol; nothing where no run can be read by the published one."""
+    """Effect of the protocol on the numbers above; nothing if no run can be scored by the published protocol."""
     if steps.empty:
         return
-    yield "<h3>How much is protocol</h3>"
+    yield "<h3>Effect of the protocol</h3>"
     yield notes(protocol_sentences(steps, cohort), tag="p")
     yield plot(protocol_figure(steps, colours))
     yield protocol_steps_table(steps, colours)
@@ -97,17 +97,17 @@ def _protocol_parts(steps: pd.DataFrame, cohort: str, colours: Mapping[str, str]
 
 
 def _comparisons(store: StoreLayout, board: pd.DataFrame) -> Iterator[Comparison]:
-    """The leading weights as NEW against the others, best first, as far as they have runs in common."""
+    """The best weights as NEW against each of the others, best first, if they have runs in common."""
     trained = board[~board["label"].str.contains("untrained")]
     ranked = trained.groupby("label")["dice_mean"].mean().sort_values(ascending=False).index.tolist()
     if len(ranked) < 2:
         ranked += [label for label in dict.fromkeys(board["label"]) if label not in ranked]
     found = (_compare(store, base, ranked[0]) for base in ranked[1:])
-    yield from itertools.islice((item for item in found if item is not None), _MOST_COMPARISONS)
+    yield from itertools.islice((item for item in found if item is not None), _MAX_COMPARISONS)
 
 
 def _compare(store: StoreLayout, base: str, new: str) -> Comparison | None:
-    """None where they have no run in common."""
+    """Comparison of two weights, None if they have no runs in common."""
     base, new = (label if "@" in label else f"{label}@1" for label in (base, new))
     try:
         return compare_weights(store, ComparisonRequest(base, new, metrics=(_METRIC,)))
@@ -138,5 +138,5 @@ def _case_lists(store: StoreLayout, cohorts: pd.DataFrame) -> dict[str, dict[str
     for cohort in cohorts["cohort"]:
         path = store.cohort_json(cohort)
         facts = read_json(path) if path.exists() else {}
-        found[cohort] = {key: str(facts.get(key, "")) for key in ("case_list_digest", "licence", "reader")}
+        found[cohort] = {key: str(facts.get(key, "")) for key in ("case_list_digest", "licence")}
     return found

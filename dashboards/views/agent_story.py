@@ -1,4 +1,4 @@
-"""What the agent did with a case, told as a story: who asked for what, what was tried, and why this is the answer."""
+"""Trace of the agent on a case, as sentences: the request, each step, the answer and its reason."""
 
 import html
 import json
@@ -24,22 +24,20 @@ _SIGNS = {
 
 
 def show_story(cohort: str, case_id: str) -> None:
-    """Under the viewer: one story per run and structure; nothing where no agent has worked on the case."""
+    """Show one trace per run and structure; nothing if no agent has worked on the case."""
     traces = pages.traces_of_case(store(), cohort, case_id)
     if traces.empty:
         return
-    st.subheader("What the agent did")
+    st.subheader("Agent traces")
     for (_, structure), events in traces.groupby(["run_id", "structure"], sort=False):
         first = events.iloc[0]
-        told: list[dict[str, Any]] = [
-            {str(key): value for key, value in row.items()} for row in events.to_dict("records")
-        ]
-        who = series_name(first["label"], first["prompt"], first["settings"], None)
-        with st.expander(f"**{structure}** by {who}: {_safe(ending(told))}", expanded=len(traces) < 20):
+        rows: Sequence[Mapping[Any, Any]] = events.to_dict("records")
+        name = series_name(first["label"], first["prompt"], first["settings"], None)
+        with st.expander(f"**{structure}** by {name}: {_safe(ending(rows))}", expanded=len(traces) < 20):
             st.markdown(
-                "\n\n".join(f"{_SIGNS[row['kind']]} {_safe(line)}" for row, line in zip(told, story(told), strict=True))
+                "\n\n".join(f"{_SIGNS[row['kind']]} {_safe(line)}" for row, line in zip(rows, story(rows), strict=True))
             )
-            if costs := cost_line(told):
+            if costs := cost_line(rows):
                 st.caption(costs)
 
 
@@ -49,13 +47,13 @@ def story(events: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def ending(events: Iterable[Mapping[str, Any]]) -> str:
-    """How it ended, in a few words."""
+    """The answer, or the reason why there is none."""
     last = list(events)[-1]
     return str(last["text"]) if last["kind"] == "answer" else f"no answer: {last['text']}"
 
 
 def cost_line(events: Iterable[Mapping[str, Any]]) -> str:
-    """What the model cost; empty where none was asked."""
+    """Tokens, seconds and cost of the model; empty if no model was used."""
     asked = [event for event in events if event["kind"] == "model"]
     if not asked:
         return ""
@@ -65,25 +63,27 @@ def cost_line(events: Iterable[Mapping[str, Any]]) -> str:
     cost = f"cost {sum(known):.4g}" if len(known) == len(asked) else "cost unknown"
     pictures = len({digest for event in asked for digest in (() if event["images"] is None else event["images"])})
     hosts = ", ".join(sorted({str(event["endpoint"]) for event in asked}))
-    shown = f"{pictures} pictures were shown" if pictures else "no picture was shown"
-    return f"{len(asked)} answers of {asked[0]['model']} at {hosts}: {tokens} tokens, {seconds:.1f} s, {cost}; {shown}."
+    return (
+        f"{len(asked)} responses of {asked[0]['model']} at {hosts}: {tokens} tokens, {seconds:.1f} s, {cost}, "
+        f"{pictures} images sent."
+    )
 
 
 def _sentence(event: Mapping[str, Any]) -> str:
     text, kind = str(event["text"]), event["kind"]
     if kind == "request":
-        return f"Somebody {text}."
+        return f"The request {text}."
     if kind == "model":
         return f"Turn {event['turn']}: {text}."
     if kind == "tool":
         return _of_tool(event)
     if kind == "decision":
-        return f"So: {text}."
+        return f"Decision: {text}."
     if kind == "fault":
-        return f"Something was wrong: {text}."
+        return f"Fault: {text}."
     if kind == "cap":
-        return f"It was {text}."
-    return f"The answer: {text}."
+        return f"The agent was {text}."
+    return f"Answer: {text}."
 
 
 def _of_tool(event: Mapping[str, Any]) -> str:
@@ -91,19 +91,19 @@ def _of_tool(event: Mapping[str, Any]) -> str:
     arguments = json.loads(event["arguments"] or "{}")
     if event["tool"] == "segment_text":
         where = f" on slice {arguments['slice']}" if "slice" in arguments else ""
-        return f"Asked the segmenter for “{arguments.get('text')}”{where}: {_amount(result)}."
+        return f"Prompted the segmenter with “{arguments.get('text')}”{where}: {_amount(result)}."
     if str(event["tool"]).startswith("segment_"):
-        return f"Showed the segmenter a {str(event['tool']).removeprefix('segment_')}: {_amount(result)}."
+        return f"Prompted the segmenter with a {str(event['tool']).removeprefix('segment_')}: {_amount(result)}."
     if event["tool"] == "measure":
         return _of_measure(arguments, result)
     if event["tool"] == "accept":
-        taken = " and ".join(f"mask {one['mask']}{_objects(one.get('objects'))}" for one in arguments["masks"])
-        return f"Took {taken} as the answer."
+        accepted = " and ".join(f"mask {one['mask']}{_objects(one.get('objects'))}" for one in arguments["masks"])
+        return f"Accepted {accepted} as the answer."
     if event["tool"] == "report_absent":
-        return "Reported that it is not there."
+        return "Reported the structure as absent."
     if event["tool"] == "look":
         over = f", mask {arguments['mask']} outlined" if "mask" in arguments else ""
-        part = ", a part of it" if "box" in arguments else ""
+        part = ", cropped" if "box" in arguments else ""
         return f"Looked at slice {arguments['slice']}{over}{part}."
     return f"{event['text']!s}."
 
@@ -130,7 +130,7 @@ def _amount(result: Mapping[str, Any]) -> str:
 
 
 def _safe(line: str) -> str:
-    """Words of models and of requests are shown, never interpreted."""
+    """Escape HTML and Markdown in text of models and requests."""
     escaped = html.escape(line, quote=False)
     for sign in "\\`*_{}[]<>#|$~:!":
         escaped = escaped.replace(sign, f"\\{sign}")

@@ -1,4 +1,4 @@
-"""The viewer of one case: two weights side by side, slice, window, structures, prompts."""
+"""Viewer of one case: predictions of two runs side by side, slice, window, structures, prompts."""
 
 from typing import Any
 
@@ -18,23 +18,22 @@ from dashboards.figures.pictures import (
 )
 from dashboards.figures.style import PROMPT_COLOUR, REFERENCE_COLOUR, colour_of
 from dashboards.figures.viewer import add_outline, add_prompts, add_reference, slice_figure
-from dashboards.views.parts import colours, kept, show_errors, store
+from dashboards.views.parts import chart, colour_chips, colours, kept, show_errors, store
 from storage.catalog.queries import pages
 
-_NOTHING = "nothing"
-_CHART = {"displaylogo": False, "scrollZoom": True, "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"]}
+_NO_RUN = "none"
 
 
 @st.fragment
 def show_viewer(case: pd.Series, case_id: str, structure: str | None) -> None:
-    """Everything about one case; a move of a slider redraws this part of the page alone.
+    """Show one case; moving a slider redraws only this part of the page.
 
     Args:
         case: Row of `pages.accepted_cases`.
         case_id: Case.
-        structure: Structure that is looked at first, or None for all.
+        structure: Structure selected first, or None for all.
     """
-    with show_errors():  # a fragment shows its errors itself: the page round it never sees them
+    with show_errors():  # errors of a fragment never reach the page around it
         _show_case(case, case_id, structure)
 
 
@@ -63,14 +62,10 @@ def _show_case(case: pd.Series, case_id: str, structure: str | None) -> None:
 def _structures(picture: CasePicture, case: pd.Series, structure: str | None, key: str) -> tuple[list[str], str]:
     left, middle, right = st.columns([6, 2, 2], vertical_alignment="bottom")
     known = list(picture.texts)
-    with left:
-        first = [structure] if structure in known else known
-        chosen = st.multiselect("Structures", known, default=first, key=f"structures_{key}")
-    with middle:
-        raters = list(picture.volume.raters) or ["none"]
-        rater = st.selectbox("Reference by", raters, key=f"rater_{key}")
-    with right:
-        st.toggle("Prompts", value=True, key=f"prompts_{key}")
+    first = [structure] if structure in known else known
+    chosen = left.multiselect("Structures", known, default=first, key=f"structures_{key}")
+    rater = middle.selectbox("Reference by", list(picture.volume.raters) or ["none"], key=f"rater_{key}")
+    right.toggle("Prompts", value=True, key=f"prompts_{key}")
     return chosen, rater
 
 
@@ -82,7 +77,7 @@ def _slice(depth: int, masks: dict[str, NDArray[np.bool_] | None], key: str) -> 
 
 
 def _window(picture: CasePicture, key: str) -> tuple[float, float] | None:
-    """Black and white point in stored intensities; None for colour, which has no window."""
+    """Black and white point in stored intensities; None for a colour or constant image."""
     if picture.colour:
         return None
     low, high = picture.extremes
@@ -97,18 +92,11 @@ def _window(picture: CasePicture, key: str) -> tuple[float, float] | None:
 
 
 def _show_side(
-    place: int,
-    runs: pd.DataFrame,
-    picture: CasePicture,
-    case: pd.Series,
-    case_id: str,
-    masks: dict[str, NDArray[np.bool_] | None],
-    z: int,
-    window: tuple[float, float] | None,
-    with_prompts: bool,
-) -> None:
-    """One half of the viewer: image, reference, and what one run drew."""
-    names = [_NOTHING]
+    place: int, runs: pd.DataFrame, picture: CasePicture, case: pd.Series, case_id: str,
+    masks: dict[str, NDArray[np.bool_] | None], z: int, window: tuple[float, float] | None, with_prompts: bool,
+) -> None:  # fmt: skip
+    """One half of the viewer: image, reference, and the prediction of one run."""
+    names = [_NO_RUN]
     names += [series_name(run["label"], run["prompt"], run["settings"], None) for run in runs.to_dict("records")]
     chosen = _prediction(place, names, case["cohort"])
     _, spacing_y, spacing_x = picture.geometry.spacing_zyx
@@ -116,17 +104,17 @@ def _show_side(
     for name, mask in masks.items():
         if mask is not None:
             add_reference(figure, mask[z], name)
-    if chosen != _NOTHING:
+    if chosen != _NO_RUN:
         run = runs.iloc[names.index(chosen) - 1]
         texts = _add_run(figure, run, case, case_id, list(masks), z, with_prompts)
-        _chart(figure, f"view_{place}")
+        chart(figure, f"view_{place}", scroll_zoom=True)
         _numbers(run, case, case_id, list(masks), texts)
     else:
-        _chart(figure, f"view_{place}")
+        chart(figure, f"view_{place}", scroll_zoom=True)
 
 
 def _prediction(place: int, names: list[str], cohort: str) -> str:
-    """What a side shows; the left one follows the row that was selected in the table."""
+    """Run to show on a side; the left side follows the row selected in the table."""
     wanted = st.session_state.get("case_series")
     key = f"run_{place}_{cohort}_{len(names)}_{wanted}"
     others = [name for name in names[1:] if name != wanted] or names
@@ -138,7 +126,7 @@ def _prediction(place: int, names: list[str], cohort: str) -> str:
 def _add_run(
     figure: go.Figure, run: pd.Series, case: pd.Series, case_id: str, structures: list[str], z: int, with_prompts: bool
 ) -> list[str]:
-    """Outlines and prompts of one run; the texts that were asked on this slice."""
+    """Add outlines and prompts of one run; return the text prompts of this slice."""
     colour = colour_of(run["label"], colours())
     for name in structures:
         mask = prediction_mask(str(store().root), run["run_id"], case_id, name)
@@ -163,28 +151,22 @@ def _numbers(run: pd.Series, case: pd.Series, case_id: str, structures: list[str
         if row.status != "scored":
             lines.append(f"{row.structure}: {row.status} ({row.reason})")
         elif pd.isna(row.dice):
-            lines.append(f"{row.structure}: absent, nothing drawn")
+            lines.append(f"{row.structure}: absent, empty prediction")
         else:
             distance = "" if pd.isna(row.hd95) else f", HD95 {row.hd95:.1f} {unit}"
             lines.append(f"{row.structure}: Dice {row.dice:.3f}, NSD {row.nsd:.3f}{distance}")
-    asked = [f"asked for: {', '.join(texts)}"] if texts else []
-    st.caption("  \n".join([*lines, *asked]))
+    prompted = [f"text prompts: {', '.join(texts)}"] if texts else []
+    st.caption("  \n".join([*lines, *prompted]))
 
 
 def _legend(runs: pd.DataFrame) -> None:
-    shown = colours()
-    marks = [("reference (dotted)", REFERENCE_COLOUR), ("prompt", PROMPT_COLOUR)]
-    marks += [(label, colour_of(label, shown)) for label in dict.fromkeys(runs["label"])]
-    st.html("".join(f"<span class='chip'><i style='background:{colour}'></i>{name}</span>" for name, colour in marks))
-
-
-def _chart(figure: go.Figure, key: str) -> None:
-    st.plotly_chart(figure, key=key, width="stretch", theme=None, config=_CHART)
+    labels = {"reference (dotted)": REFERENCE_COLOUR, "prompt": PROMPT_COLOUR}
+    colour_chips([*labels, *dict.fromkeys(runs["label"])], colours() | labels)
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)
 def case_picture(root: str, cohort: str, case_id: str, ndim: int) -> CasePicture:
-    """An open case, kept while it is looked at."""
+    """Open a case; the last eight are cached."""
     return open_case_picture(store(), cohort, case_id, ndim)
 
 

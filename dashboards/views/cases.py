@@ -1,4 +1,4 @@
-"""Cases: find one by score or name, and see it under two weights side by side."""
+"""Cases: find a case by score or name, and view it with the predictions of two runs."""
 
 from typing import Any
 
@@ -14,29 +14,28 @@ from medsam3_core.prompts.policies import short_prompt
 from storage.catalog.queries import pages
 
 _ANY = "any"
-_MOST_ROWS = 500
+_MAX_ROWS = 500
 
 
 def show() -> None:
     """The page."""
-    heading("Cases", "Sort by any metric, worst first; select a row to see image, reference and prediction.")
+    heading("Cases", "Sort by any metric, worst first. Select a row to view image, reference and prediction.")
     cases = kept(pages.accepted_cases)
     if cases.empty:
         nothing_yet("No cases yet.", "Run `medsam3 ingest` and reload.")
         return
     _take_over_target()
     filters = st.columns([2, 2, 3, 2, 3])
-    with filters[0]:
-        cohort = pick("Cohort", list(dict.fromkeys(cases["cohort"])), "cohort")
+    cohort = pick("Cohort", list(dict.fromkeys(cases["cohort"])), "cohort", filters[0])
     cases = cases[cases["cohort"] == cohort]
     scores = kept(pages.case_scores, cohort)
     found = _found(scores, cases, filters)
     event: Any = st.dataframe(
-        found.head(_MOST_ROWS), hide_index=True, height=230, on_select="rerun", selection_mode="single-row",
+        found.head(_MAX_ROWS), hide_index=True, height=230, on_select="rerun", selection_mode="single-row",
         key=f"cases_{cohort}", column_config=_columns(scores),
     )  # fmt: skip
-    if len(found) > _MOST_ROWS:
-        st.caption(f"The first {_MOST_ROWS:,} of {len(found):,} rows; search or choose a structure to see others.")
+    if len(found) > _MAX_ROWS:
+        st.caption(f"First {_MAX_ROWS:,} of {len(found):,} rows; search or filter to see others.")
     case_id, structure = _chosen(found, event.selection.rows, cases)
     _show_failures(scores[(scores["case_id"] == case_id) & (scores["status"] != "scored")])
     show_viewer(cases.set_index("case_id").loc[case_id], case_id, structure)
@@ -44,7 +43,7 @@ def show() -> None:
 
 
 def _show_failures(rows: pd.DataFrame) -> None:
-    """Under which weights the case has no score, and why."""
+    """Warn about runs without a score for the case, with their reasons."""
     for (status, reason), part in rows.groupby(["status", "reason"], sort=False, dropna=False):
         names = [series_name(row["label"], row["prompt"], row["settings"], None) for row in part.to_dict("records")]
         case_id, under = part["case_id"].iloc[0], "; ".join(dict.fromkeys(names))
@@ -52,7 +51,7 @@ def _show_failures(rows: pd.DataFrame) -> None:
 
 
 def _take_over_target() -> None:
-    """A link from another page names cohort, case and structure once."""
+    """Select the cohort, case and structure of a link from another page, once."""
     if target := st.session_state.pop("case_to_open", None):
         st.session_state["kept_cohort"], st.session_state["case_id"], st.session_state["case_structure"] = target
         for key in [key for key in st.session_state if str(key).startswith(("cohort_", "cases_"))]:
@@ -60,16 +59,12 @@ def _take_over_target() -> None:
 
 
 def _found(scores: pd.DataFrame, cases: pd.DataFrame, filters: list[Any]) -> pd.DataFrame:
-    """Rows of the table: scores where there are some, else the cases alone."""
-    with filters[1]:
-        structure = pick("Structure", [_ANY, *sorted(scores["structure"].unique())], "structure")
-    with filters[2]:
-        weights = pick("Weights", [_ANY, *dict.fromkeys(scores["label"])], "table_weights")
-    with filters[3]:
-        metrics = [name for name in METRICS if name in scores and scores[name].notna().any()] or ["dice"]
-        metric = pick("Sort by", metrics, "sort_metric", format_func=lambda name: METRICS[name].label)
-    with filters[4]:
-        search = st.text_input("Search case or patient", key="case_search", icon=":material/search:")
+    """Rows of the table: scores, or the cases if there are no scores."""
+    structure = pick("Structure", [_ANY, *sorted(scores["structure"].unique())], "structure", filters[1])
+    weights = pick("Weights", [_ANY, *dict.fromkeys(scores["label"])], "table_weights", filters[2])
+    metrics = [name for name in METRICS if name in scores and scores[name].notna().any()] or ["dice"]
+    metric = pick("Sort by", metrics, "sort_metric", filters[3], format_func=lambda name: METRICS[name].label)
+    search = filters[4].text_input("Search case or patient", key="case_search", icon=":material/search:")
     if scores.empty:
         table = cases[["case_id", "patient_id", "split", "modality"]]
     else:
@@ -86,7 +81,7 @@ def _found(scores: pd.DataFrame, cases: pd.DataFrame, filters: list[Any]) -> pd.
 
 
 def _chosen(found: pd.DataFrame, rows: list[int], cases: pd.DataFrame) -> tuple[str, str | None]:
-    """The selected row, else the case that was shown before, else the first one."""
+    """Case and structure of the selected row, else of the previous selection, else of the first row."""
     known = set(cases["case_id"])
     selected = bool(rows) and rows[0] < len(found)
     if selected or st.session_state.get("case_id") not in known:

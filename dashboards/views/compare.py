@@ -1,4 +1,4 @@
-"""Compare: is NEW better than BASE, where, by how much, and on which cases not."""
+"""Compare: paired results of NEW against BASE, per structure, pair and case."""
 
 from collections.abc import Callable
 
@@ -6,48 +6,29 @@ import pandas as pd
 import streamlit as st
 
 from dashboards.figures.comparison import difference_figure, forest_figure, paired_scatter
-from dashboards.views.parts import (
-    KEPT_SECONDS,
-    chart,
-    colour_chips,
-    colours,
-    heading,
-    kept,
-    nothing_yet,
-    pick,
-    store_key,
-)
+from dashboards.views.parts import chart, colour_chips, colours, heading, kept, nothing_yet, pick
 from medsam3_core.metrics.table import METRICS
 from medsam3_core.prompts.policies import short_prompt
 from storage.catalog.queries.pairs import comparable_weights
 from storage.comparisons.comparison import Comparison, ComparisonRequest, StructureComparison, compare_weights
-from storage.comparisons.words import (
-    comparison_notes,
-    comparison_sentences,
-    has_several_raters,
-    is_tested,
-)
+from storage.comparisons.words import comparison_notes, comparison_sentences, has_several_raters, is_tested
 from storage.store.layout import StoreLayout
-from storage.store.locations import location
 
 
 def show(open_case: Callable[[str, str, str], None]) -> None:
-    """The page; `open_case` leads to the viewer."""
-    heading("Compare", "Paired by case, structure and prompt; failures counted; tested on one number per patient.")
+    """The page; `open_case` opens a case in the viewer."""
+    heading("Compare", "Results paired by case, structure and prompt. Failures count; tests use one value per patient.")
     names = kept(_names)
     if not names:
-        nothing_yet("No two weights share a cohort and prompts yet.", "Benchmark several on the same cohort.")
+        nothing_yet("No two weights share a cohort and a prompt yet.", "Benchmark two on the same cohort.")
         return
     base_box, new_box, cohort_box, metric_box = st.columns(4)
-    with base_box:
-        base = pick("BASE", list(names), "base", format_func=_plain)
-    with new_box:
-        new = pick("NEW", list(names[base]), "new", format_func=_plain)
-    with cohort_box:
-        cohort = pick("Cohort", names[base][new], "cohort")
-    with metric_box:
-        metric = pick("Metric", list(METRICS), "metric", format_func=lambda name: METRICS[name].label)
-    found = _compare(*store_key(), base, new, cohort, metric)
+    base = pick("BASE", list(names), "base", base_box, format_func=_plain)
+    new = pick("NEW", list(names[base]), "new", new_box, format_func=_plain)
+    cohort = pick("Cohort", names[base][new], "cohort", cohort_box)
+    metric = pick("Metric", list(METRICS), "metric", metric_box, format_func=lambda name: METRICS[name].label)
+    with st.spinner("Comparing ..."):
+        found = kept(_compare, base, new, cohort, metric)
     _show_verdict(found)
     prompts = list(dict.fromkeys((item.prompt, item.settings) for item in found.structures))
     prompt, settings = prompts[0]
@@ -75,12 +56,12 @@ def _show_plots(found: Comparison, prompt: str, settings: str, metric: str) -> N
     colour_chips([base, new], shown)
     items = [item for item in found.structures if (item.prompt, item.settings) == (prompt, settings)]
     pairs = found.pairs[(found.pairs["prompt"] == prompt) & (found.pairs["settings"] == settings)]
-    st.markdown("**Mean difference per structure**, filled where the test decides")
+    st.markdown("**Mean difference per structure** (filled: the test is conclusive)")
     chart(forest_figure(items, base, new, metric, shown), key="forest")
     _show_numbers(items, base, new)
     left, right = st.columns(2, gap="medium")
     with left:
-        st.markdown("**Every pair**")
+        st.markdown("**All pairs**")
         chart(paired_scatter(pairs, base, new, metric, shown), key="scatter")
     with right:
         st.markdown("**Distribution of differences**")
@@ -88,7 +69,7 @@ def _show_plots(found: Comparison, prompt: str, settings: str, metric: str) -> N
 
 
 def _show_numbers(items: list[StructureComparison], base: str, new: str) -> None:
-    """Means, interval, test and effect per structure."""
+    """Table of means, interval, test and effect per structure."""
     found = [item.numbers for item in items]
     raters = [item.rater for item in items]
     table = pd.DataFrame(
@@ -115,7 +96,7 @@ def _p_value(p: float | None) -> str:
 def _show_worst(found: Comparison, open_case: Callable[[str, str, str], None]) -> None:
     if found.worst.empty:
         return
-    st.markdown("**Cases that lost most** (select one to see it)")
+    st.markdown("**Largest losses** (select a case to view it)")
     worst = found.worst
     table = pd.DataFrame(
         {
@@ -123,7 +104,7 @@ def _show_worst(found: Comparison, open_case: Callable[[str, str, str], None]) -
             **({"rater": worst["rater"]} if has_several_raters(found) else {}),
             "prompt": worst["prompt"].map(short_prompt),
             "BASE": worst["base"], "NEW": worst["new"], "difference": worst["difference"],
-            "NEW ended": worst["new_status"],
+            "status of NEW": worst["new_status"],
         }
     )  # fmt: skip
     form = {name: st.column_config.NumberColumn(format="%.3f") for name in ("BASE", "NEW", "difference")}
@@ -136,7 +117,7 @@ def _show_worst(found: Comparison, open_case: Callable[[str, str, str], None]) -
 
 
 def _names(store: StoreLayout) -> dict[str, dict[str, list[str]]]:
-    """BASE to NEW to the cohorts that both were run on; either order."""
+    """Cohorts that two weights share, by BASE and NEW, in either order."""
     names: dict[str, dict[str, list[str]]] = {}
     for row in comparable_weights(store).to_dict("records"):
         cohorts = row["cohorts"].split(", ")
@@ -145,9 +126,8 @@ def _names(store: StoreLayout) -> dict[str, dict[str, list[str]]]:
     return names
 
 
-@st.cache_data(ttl=KEPT_SECONDS, show_spinner="Comparing ...")
-def _compare(root: str, state: int, base: str, new: str, cohort: str, metric: str) -> Comparison:
-    return compare_weights(StoreLayout(location(root)), ComparisonRequest(base, new, (cohort,), None, (metric,)))
+def _compare(store: StoreLayout, base: str, new: str, cohort: str, metric: str) -> Comparison:
+    return compare_weights(store, ComparisonRequest(base, new, (cohort,), None, (metric,)))
 
 
 def _plain(name: str) -> str:

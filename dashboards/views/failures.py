@@ -1,4 +1,4 @@
-"""Failures: why cases have no score, grouped by reason, one click from the case."""
+"""Failures: cases without a score, grouped by reason, with links to the viewer."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,36 +13,30 @@ from dashboards.views.parts import chart, colours, heading, kept
 from medsam3_core.prompts.policies import short_prompt
 from storage.catalog.queries import pages
 
-_LONGEST = 60
-_MOST_BARS = 12
+_MAX_LABEL, _MAX_BARS = 60, 12
 
 
 def show(open_case: Callable[[str, str], None]) -> None:
-    """The page; `open_case` leads to the viewer."""
-    heading("Failures", "Every planned case ends as a score or here; none of these is in a mean.")
+    """The page; `open_case` opens a case in the viewer."""
+    heading("Failures", "Planned cases without a score, with the reason. Means exclude them.")
     failures = kept(pages.failures)
     if failures.empty:
-        pending = kept(pages.pending)
-        said = no_failure_sentence(pending)
+        sentence = no_failure_sentence(pending := kept(pages.pending))
         if pending:
-            st.info(said, icon=":material/hourglass_empty:")
+            st.info(sentence, icon=":material/hourglass_empty:")
         else:
-            st.success(said, icon=":material/check:")
+            st.success(sentence, icon=":material/check:")
         return
     failures = with_kinds(failures)
     groups = (
         failures.groupby(["status", "kind"])
-        .agg(
-            times=("case_id", "size"),
-            cases=("case_id", "nunique"),
-            cohorts=("cohort", _joined),
-            weights=("label", _joined),
-        )
+        .agg(times=("case_id", "size"), cases=("case_id", "nunique"), cohorts=("cohort", _joined),
+             weights=("label", _joined))
         .reset_index()
         .sort_values("times", ascending=False, ignore_index=True)
-    )
-    chart(_reasons_figure(failures, list(dict.fromkeys(groups["kind"]))[:_MOST_BARS]), key="reasons")
-    st.markdown("**Reasons** (select one to narrow the list below; … stands for names and numbers that differ)")
+    )  # fmt: skip
+    chart(_reasons_figure(failures, list(dict.fromkeys(groups["kind"]))[:_MAX_BARS]), key="reasons")
+    st.markdown("**Reasons** (select one to filter the cases below; … replaces names and numbers)")
     picked: Any = st.dataframe(
         groups, hide_index=True, on_select="rerun", selection_mode="single-row", key="reason",
         column_config={"kind": st.column_config.TextColumn("reason", width="large")},
@@ -52,7 +46,7 @@ def show(open_case: Callable[[str, str], None]) -> None:
         chosen_kind = groups.iloc[picked.selection.rows[0]]
         failures = failures[(failures["kind"] == chosen_kind["kind"]) & (failures["status"] == chosen_kind["status"])]
         failures = failures.reset_index(drop=True)
-    st.markdown(f"**Cases** ({len(failures):,}; select one to see it)")
+    st.markdown(f"**Cases** ({len(failures):,}; select one to view it)")
     table = failures[["cohort", "case_id", "label", "prompt", "status", "reason", "source", "finished_at"]].copy()
     table["prompt"] = table["prompt"].map(short_prompt, na_action="ignore")
     table[["prompt", "source"]] = table[["prompt", "source"]].fillna("")
@@ -70,7 +64,7 @@ def show(open_case: Callable[[str, str], None]) -> None:
 
 
 def _reasons_figure(failures: pd.DataFrame, kinds: list[str]) -> go.Figure:
-    """The most frequent kinds of reasons, coloured by the weights that met them."""
+    """Bar chart of the given kinds of reasons, coloured by weights."""
     figure = go.Figure()
     shown = colours()
     failures = failures[failures["kind"].isin(kinds)]
@@ -84,14 +78,12 @@ def _reasons_figure(failures: pd.DataFrame, kinds: list[str]) -> go.Figure:
     longest = int(failures["kind"].value_counts().max())
     figure.update_layout(barmode="stack", bargap=0.35)
     figure.update_yaxes(categoryorder="array", categoryarray=order)
-    figure.update_xaxes(
-        title="case-and-run pairs (count)", rangemode="tozero", dtick=1 if longest <= _MOST_BARS else None
-    )
+    figure.update_xaxes(title="results (count)", rangemode="tozero", dtick=1 if longest <= _MAX_BARS else None)
     return styled(figure, height=min(140 + 34 * len(order), 600))
 
 
 def _short(kind: str) -> str:
-    return kind if len(kind) <= _LONGEST else kind[: _LONGEST - 1] + "…"
+    return kind if len(kind) <= _MAX_LABEL else kind[: _MAX_LABEL - 1] + "…"
 
 
 def _joined(values: pd.Series) -> str:

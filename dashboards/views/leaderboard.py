@@ -1,4 +1,4 @@
-"""Leaderboard: means with intervals and denominators, and what they cost."""
+"""Leaderboard: means with intervals and denominators, cost, effect of the protocol."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboards.figures.figures import cost_figure, leaderboard_figure
+from dashboards.figures.figures import UNTRAINED_NOTE, cost_figure, leaderboard_figure
 from dashboards.figures.protocol_effect import EXPLAINED, NO_PRESET_RUN, STEPS, protocol_sentences, steps_of_split
 from dashboards.views.parts import chart, colours, heading, kept, nothing_yet, pick
 from medsam3_core.metrics.table import METRICS
@@ -19,25 +19,25 @@ _ALL = "all cases"
 
 def show() -> None:
     """The page."""
-    heading("Leaderboard", "Means over the cases that hold the structure, with 95 % intervals over patients.")
+    heading("Leaderboard", "Means over cases with the structure; 95 % intervals over patients.")
     board = kept(pages.leaderboard)
     if board.empty:
         nothing_yet("No scores yet.", "Run `medsam3 benchmark` and reload.")
         return
     rows, metric = _filters(board)
     if rows.empty:
-        nothing_yet("Nothing left to show.", "Widen the filters above.")
+        nothing_yet("No results match the filters.", "Clear some of the filters above.")
         return
     shown = colours()
     scored, planned = int(rows["scored"].sum()), int(rows["planned"].sum())
     left, middle, right, last = st.columns(4)
     left.metric("scored of planned", f"{scored:,} / {planned:,}")
     middle.metric("failed", f"{int(rows['failed'].sum()):,}")
-    right.metric("left out, trained on", f"{int(rows['in_training'].sum()):,}")
+    right.metric("excluded, in training", f"{int(rows['in_training'].sum()):,}")
     absent, left_empty = int(rows["absent"].sum()), int(rows["absent_correct"].sum())
     last.metric("absent structures left empty", f"{left_empty:,} / {absent:,}")
     if METRICS[metric].is_distance:
-        st.caption("A distance has no value where nothing was drawn: read it beside the share of cases it is over.")
+        st.caption("Distances are undefined for empty predictions: read them together with the number of cases.")
     raters = _second_rater(rows, metric)
     chart(leaderboard_figure(rows, metric, shown, raters), key="board")
     st.markdown("**Numbers and denominators**")
@@ -46,36 +46,31 @@ def show() -> None:
     with cost:
         st.markdown("**Quality against cost**")
         if rows[[f"{metric}_mean", "seconds_per_case"]].dropna().empty:
-            nothing_yet("No scored case yet.", "The cost is shown when a run has finished some.")
+            nothing_yet("No scored case yet.", "The cost appears once a run has scored cases.")
         else:
             chart(cost_figure(rows, metric, shown), key="cost")
             st.caption("Colours and symbols as above.")
     with protocol:
         _show_protocol(str(rows["cohort"].iloc[0]), rows["split"].iloc[0])
-    notes = ["Prompts marked with \\* are made from the reference (privileged)."] if rows["privileged"].any() else []
+    notes = ["Prompts marked with \\* are derived from the reference (privileged)."] if rows["privileged"].any() else []
     if any("untrained" in label for label in rows["label"]):
-        notes.append("Untrained weights draw at random: they prove that the path works, nothing else.")
+        notes.append(UNTRAINED_NOTE)
     st.caption(" ".join(notes))
 
 
 def _filters(board: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     cohort_box, split_box, metric_box, weights_box, prompt_box = st.columns([2, 2, 2, 3, 3])
-    with cohort_box:
-        cohort = pick("Cohort", list(dict.fromkeys(board["cohort"])), "cohort")
+    cohort = pick("Cohort", list(dict.fromkeys(board["cohort"])), "cohort", cohort_box)
     rows = board[board["cohort"] == cohort]
     splits = [split if isinstance(split, str) else _ALL for split in rows["split"]]
-    with split_box:
-        split = pick("Split", list(dict.fromkeys(splits)), "split")
+    split = pick("Split", list(dict.fromkeys(splits)), "split", split_box)
     rows = rows[[name == split for name in splits]]
-    with metric_box:
-        metrics = [name for name in METRICS if rows[f"{name}_mean"].notna().any()] or ["dice"]
-        metric = pick("Metric", metrics, "metric", format_func=lambda name: METRICS[name].label)
-    with weights_box:
-        weights = st.multiselect("Weights", list(dict.fromkeys(rows["label"])), placeholder="all")
-    with prompt_box:
-        prompts = st.multiselect(
-            "Prompts", list(dict.fromkeys(rows["prompt"])), placeholder="all", format_func=short_prompt
-        )
+    metrics = [name for name in METRICS if rows[f"{name}_mean"].notna().any()] or ["dice"]
+    metric = pick("Metric", metrics, "metric", metric_box, format_func=lambda name: METRICS[name].label)
+    weights = weights_box.multiselect("Weights", list(dict.fromkeys(rows["label"])), placeholder="all")
+    prompts = prompt_box.multiselect(
+        "Prompts", list(dict.fromkeys(rows["prompt"])), placeholder="all", format_func=short_prompt
+    )
     rows = rows[rows["label"].isin(weights)] if weights else rows
     return rows[rows["prompt"].isin(prompts)] if prompts else rows, metric
 
@@ -110,13 +105,11 @@ def _table(rows: pd.DataFrame, metric: str) -> None:
 
 
 def _show_protocol(cohort: str, split: str | None) -> None:
-    """What of a published number is protocol."""
-    st.markdown("**How much is protocol**: Dice by ours and as published")
+    """Show the effect of the protocol on Dice."""
+    st.markdown("**Effect of the protocol**: Dice by our protocol and as published")
     steps = steps_of_split(kept(pages.protocol_steps, cohort), split)
     if steps.empty:
-        nothing_yet(
-            "No run was counted as the published toolkit does.", "Add `--preset medical-sam3-v1` to a benchmark."
-        )
+        nothing_yet("No run has scores by the published protocol.", "Add `--preset medical-sam3-v1` to a benchmark.")
         return
     for sentence in protocol_sentences(steps, cohort)[:2]:
         st.markdown(sentence)
@@ -128,13 +121,13 @@ def _show_protocol(cohort: str, split: str | None) -> None:
 
 
 def _second_rater(rows: pd.DataFrame, metric: str) -> dict[str, float]:
-    """Means of another rater against the first rater of the rows, by structure; as far as `inter_rater` has them."""
+    """Means of another rater against the first rater of the rows, by structure, from `inter_rater`."""
     split, first = rows["split"].iloc[0], rows["rater"].iloc[0]
     shown = (rows["cohort"].iloc[0], split if isinstance(split, str) else None, first)
     pairs = [row for row in kept(read_inter_rater).to_pylist() if row.get(f"{metric}_mean") is not None]
     return {
         row["structure"]: row[f"{metric}_mean"]
-        for row in reversed(pairs)  # of several other raters the first one stays
+        for row in reversed(pairs)  # the first of several other raters is kept
         if (row["cohort"], row["split"], row["rater"]) == shown
     }
 

@@ -1,4 +1,4 @@
-"""What all pages share: the store, cached answers, charts, colours, errors in words."""
+"""Shared by all pages: store, cached queries, charts, colours, error messages."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import plotly.graph_objects as go
 import streamlit as st
 
-from dashboards.figures.style import GRID, MUTED, weights_colours
+from dashboards.figures.style import GRID, MUTED, colour_of, weights_colours
 from medsam3_core.errors import Medsam3Error
 from storage.catalog.queries import pages
 from storage.catalog.relations import tables_state
@@ -19,8 +19,8 @@ from storage.store.runs import broken_runs
 
 Answer = TypeVar("Answer")
 
-KEPT_SECONDS = 600
-"""How long an answer is kept at most; it is asked anew as soon as a table of the store has changed."""
+_MAX_AGE_SECONDS = 600
+"""Maximum age of a cached answer; a change of any table of the store invalidates it at once."""
 
 _CSS = f"""<style>
 .block-container {{ padding-top: 4.2rem; max-width: 1320px; }}
@@ -38,13 +38,13 @@ def store() -> StoreLayout:
 
 
 def show_css() -> None:
-    """The few rules that Streamlit has no option for."""
+    """Add the CSS rules that Streamlit has no option for."""
     st.html(_CSS)
 
 
 @contextmanager
 def show_errors() -> Iterator[None]:
-    """Errors of ours as one sentence on the page, not as a traceback."""
+    """Show errors of medsam3 as one sentence on the page, not as a traceback."""
     try:
         yield
     except Medsam3Error as error:
@@ -52,42 +52,40 @@ def show_errors() -> Iterator[None]:
 
 
 def show_broken_runs() -> None:
-    """What no page shows, above all of them."""
+    """Warn about runs that every page leaves out."""
     for sentence in broken_runs(store()):
         st.warning(sentence, icon=":material/folder_off:")
 
 
 def heading(title: str, lead: str) -> None:
-    """Title of a page and one sentence on what it answers."""
+    """Show the title of a page and one sentence on its content."""
     st.subheader(title, anchor=False)
     st.html(f"<div class='lead'>{lead}</div>")
 
 
-def chart(figure: go.Figure, key: str) -> None:
-    """A figure in the look of the product."""
-    st.plotly_chart(figure, key=key, width="stretch", theme=None, config=_CHART)
+def chart(figure: go.Figure, key: str, *, scroll_zoom: bool = False) -> None:
+    """Show a figure with its own theme."""
+    st.plotly_chart(figure, key=key, width="stretch", theme=None, config={**_CHART, "scrollZoom": scroll_zoom})
 
 
 def colour_chips(labels: Sequence[str], colours: Mapping[str, str]) -> None:
-    """Which colour is which weights."""
-    chips = (
-        f"<span class='chip'><i style='background:{colours.get(name, MUTED)}'></i>{name}</span>" for name in labels
-    )
-    st.html("".join(chips))
+    """Show a legend of labels and their colours."""
+    chip = "<span class='chip'><i style='background:{}'></i>{}</span>"
+    st.html("".join(chip.format(colour_of(name, colours), name) for name in labels))
 
 
-def pick(label: str, options: Sequence[Any], key: str, **options_of_widget: Any) -> Any:
-    """A select box that keeps its choice over pages, as far as it still exists."""
+def pick(label: str, options: Sequence[Any], key: str, place: Any = st, **widget_options: Any) -> Any:
+    """Show a select box in a column (or on the page) that keeps its choice across pages while the option exists."""
     kept = f"kept_{key}"
     index = options.index(st.session_state[kept]) if st.session_state.get(kept) in options else 0
-    chosen = st.selectbox(label, options, index=index, key=f"{key}_{len(options)}", **options_of_widget)
+    chosen = place.selectbox(label, options, index=index, key=f"{key}_{len(options)}", **widget_options)
     st.session_state[kept] = chosen
     return chosen
 
 
-def nothing_yet(what: str, remedy: str) -> None:
-    """An empty page says what would fill it."""
-    st.info(f"{what} {remedy}", icon=":material/info:")
+def nothing_yet(state: str, remedy: str) -> None:
+    """Explain an empty page or part of a page, and how to fill it."""
+    st.info(f"{state} {remedy}", icon=":material/info:")
 
 
 def colours() -> dict[str, str]:
@@ -96,20 +94,15 @@ def colours() -> dict[str, str]:
 
 
 def kept(query: Callable[..., Answer], *arguments: Any) -> Answer:
-    """`query(store, *arguments)`, kept between clicks until a table of the store changes."""
-    answer: Answer = _kept(*store_key(), query, arguments)
+    """Cached answer of `query(store, *arguments)`, until a table of the store changes."""
+    answer: Answer = _kept(str(store().root), tables_state(store()), query, arguments)
     return answer
-
-
-def store_key() -> tuple[str, int]:
-    """The store, and a number that changes with its tables: by these two, answers are kept between clicks."""
-    return str(store().root), tables_state(store())
 
 
 def _name_of(query: FunctionType) -> str:
     return f"{query.__module__}.{query.__qualname__}"
 
 
-@st.cache_data(ttl=KEPT_SECONDS, show_spinner=False, hash_funcs={FunctionType: _name_of})
+@st.cache_data(ttl=_MAX_AGE_SECONDS, show_spinner=False, hash_funcs={FunctionType: _name_of})
 def _kept(root: str, state: int, query: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     return query(StoreLayout(location(root)), *arguments)

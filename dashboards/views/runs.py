@@ -1,4 +1,4 @@
-"""Runs: what was computed with which weights, settings and code, and how weights changed over versions."""
+"""Runs: weights, settings and code of each run, and mean Dice over versions of the weights."""
 
 import json
 from typing import Any
@@ -19,10 +19,8 @@ def show() -> None:
     if runs.empty:
         nothing_yet("No runs yet.", "Start one with `medsam3 benchmark`.")
         return
-    left, _ = st.columns([1, 2])
-    with left:
-        cohort = pick("Cohort", sorted(runs["cohort"].unique()), "cohort")
-    st.markdown("**Mean Dice over all structures, as runs were finished**")
+    cohort = pick("Cohort", sorted(runs["cohort"].unique()), "cohort", st.columns([1, 2])[0])
+    st.markdown("**Mean Dice over all structures, in order of completion**")
     if len(history):
         chart(history_figure(history[history["cohort"] == cohort], colours()), key="history")
     chosen = runs[runs["cohort"] == cohort].reset_index(drop=True)
@@ -53,7 +51,7 @@ def _show_run(run: pd.Series) -> None:
     versions = json.loads(run["versions"] or "{}")
     left, right = st.columns([3, 2])
     left.dataframe(
-        pd.DataFrame({"what": facts.keys(), "value": [str(value) for value in facts.values()]}), hide_index=True
+        pd.DataFrame({"property": facts.keys(), "value": [str(value) for value in facts.values()]}), hide_index=True
     )
     right.dataframe(
         pd.DataFrame({"package": versions.keys(), "version": [str(value or "-") for value in versions.values()]}),

@@ -1,4 +1,4 @@
-"""SQL: one SELECT over the views, with their columns beside it; nothing can be changed from here."""
+"""SQL: one read-only SELECT over the views, with their columns listed beside it."""
 
 import pyarrow as pa
 import streamlit as st
@@ -9,7 +9,7 @@ from storage.catalog.docs import VIEW_SUMMARIES, column_meaning
 from storage.catalog.guard import run_sql, view_columns
 from storage.catalog.views import TABLE_MACROS
 
-_MOST_ROWS = 2_000
+_MAX_ROWS = 2_000
 _EXAMPLES = {
     "Leaderboard": "SELECT cohort, structure, weights, prompt, dice_mean, dice_low, dice_high, scored, planned\n"
     "FROM leaderboard ORDER BY cohort, structure, dice_mean DESC",
@@ -24,7 +24,7 @@ _EXAMPLES = {
 
 def show() -> None:
     """The page."""
-    heading("SQL", "One SELECT (DuckDB) over the views of this store; the same as <code>medsam3 sql</code>.")
+    heading("SQL", "One SELECT (DuckDB) over the views of this store, as in <code>medsam3 sql</code>.")
     editor, schema = st.columns([5, 2], gap="medium")
     with schema:
         _show_schema()
@@ -42,8 +42,8 @@ def _show_answer(query: str) -> None:
         message, _, _ = str(error).partition("\nviews and their columns:")
         st.error(message, icon=":material/error:")
         return
-    shown = answer.slice(0, _MOST_ROWS)
-    more = f", the first {_MOST_ROWS:,} shown" if answer.num_rows > _MOST_ROWS else ""
+    shown = answer.slice(0, _MAX_ROWS)
+    more = f", first {_MAX_ROWS:,} shown" if answer.num_rows > _MAX_ROWS else ""
     st.caption(f"{answer.num_rows:,} rows{more}")
     st.dataframe(shown, hide_index=True, height=420)
     left, right = st.columns(2)

@@ -1,4 +1,4 @@
-"""Try: one slice, a box, points or a text, and what two weights make of it."""
+"""Try: segment one slice from a box, points or a text with two sets of weights."""
 
 from typing import Any
 
@@ -17,16 +17,14 @@ from medsam3_core.settings.inference import InferenceSettings
 from storage.catalog.queries import pages
 from storage.sources.formats.single import InputImage
 
-_CASE, _UPLOAD = "A case of the store", "An upload"
+_CASE, _UPLOAD = "Case in the store", "Uploaded image"
 _BOX, _INSIDE, _OUTSIDE = "Box", "Point inside", "Point outside"
 _CHART = {"displaylogo": False, "modeBarButtonsToRemove": ["lasso2d", "autoScale2d", "zoom2d", "select2d"]}
 
 
 def show() -> None:
     """The page."""
-    heading(
-        "Try", "Draw a box, click points or type a text; both weights answer. Uploads stay in memory and are not kept."
-    )
+    heading("Try", "Draw a box, click points or enter a text; compare two sets of weights. Uploads are not kept.")
     drawing, answers = st.columns([5, 6], gap="large")
     with drawing:
         chosen = _choose_slice()
@@ -39,7 +37,7 @@ def show() -> None:
 
 
 def _choose_slice() -> tuple[NDArray[np.uint8], tuple[float, float], str] | None:
-    """Pixels (y, x, 3), spacing, and a text that changes with the slice."""
+    """Pixels (y, x, 3), spacing y and x, and an identifier of the slice; None if there is no image."""
     source = st.segmented_control("Image", [_CASE, _UPLOAD], default=_CASE, label_visibility="collapsed")
     return _choose_upload() if source == _UPLOAD else _choose_case()
 
@@ -47,14 +45,12 @@ def _choose_slice() -> tuple[NDArray[np.uint8], tuple[float, float], str] | None
 def _choose_case() -> tuple[NDArray[np.uint8], tuple[float, float], str] | None:
     cases = kept(pages.accepted_cases)
     if cases.empty:
-        nothing_yet("No cases yet.", "Ingest some, or upload an image.")
+        nothing_yet("No cases yet.", "Run `medsam3 ingest`, or upload an image.")
         return None
     left, right = st.columns(2)
-    with left:
-        cohort = pick("Cohort", list(dict.fromkeys(cases["cohort"])), "cohort")
+    cohort = pick("Cohort", list(dict.fromkeys(cases["cohort"])), "cohort", left)
     rows = cases[cases["cohort"] == cohort]
-    with right:
-        case_id = st.selectbox("Case", list(rows["case_id"]), key=f"try_case_{cohort}")
+    case_id = right.selectbox("Case", list(rows["case_id"]), key=f"try_case_{cohort}")
     case = rows.set_index("case_id").loc[case_id]
     picture = case_picture(str(store().root), cohort, case_id, int(case["ndim"]))
     _, y, x = picture.geometry.spacing_zyx
@@ -79,17 +75,16 @@ def _choose_depth(depth: int, key: str) -> int:
 
 
 def _uploaded(name: str, content: bytes) -> InputImage:
-    """The upload of this session, read once."""
-    read = st.session_state.get("uploaded")
-    if read is None or read[0] != (name, len(content), hash(content)):
-        read = ((name, len(content), hash(content)), read_upload(name, content))
-        st.session_state["uploaded"] = read
-    image: InputImage = read[1]
+    """Read the upload of this session once."""
+    key = (name, len(content), hash(content))
+    if st.session_state.get("uploaded", (None,))[0] != key:
+        st.session_state["uploaded"] = (key, read_upload(name, content))
+    image: InputImage = st.session_state["uploaded"][1]
     return image
 
 
 def _draw_prompt(rgb: NDArray[np.uint8], spacing_yx: tuple[float, float], identity: str) -> TrialPrompt:
-    """The slice to draw on; what was drawn is kept until the slice changes or it is cleared."""
+    """Show the slice to draw on; box and points are kept until the slice changes or they are cleared."""
     if st.session_state.get("drawn_on") != identity:
         st.session_state.update({"drawn_on": identity, "drawn_box": None, "drawn_points": (), "drawing": 0})
     tool, clear = st.columns([3, 1], vertical_alignment="center")
@@ -107,20 +102,15 @@ def _draw_prompt(rgb: NDArray[np.uint8], spacing_yx: tuple[float, float], identi
     add_points(figure, st.session_state["drawn_points"])
     make_selectable(figure, (rgb.shape[0], rgb.shape[1]), boxes=kind == _BOX)
     st.plotly_chart(
-        figure,
-        key=key,
-        width="stretch",
-        theme=None,
-        on_select="rerun",
-        selection_mode="box" if kind == _BOX else "points",
-        config=_CHART,
-    )
-    text = st.text_input("Text", placeholder="such as: liver", key="try_text")
+        figure, key=key, width="stretch", theme=None, config=_CHART,
+        on_select="rerun", selection_mode="box" if kind == _BOX else "points",
+    )  # fmt: skip
+    text = st.text_input("Text", placeholder="e.g. liver", key="try_text")
     return TrialPrompt(text, st.session_state["drawn_box"], st.session_state["drawn_points"])
 
 
 def _take_selection(event: Any, kind: str, shape_yx: tuple[int, ...]) -> None:
-    """Turn a selection event of the plot into a box or a point, once."""
+    """Store a selection event of the plot as a box or a point, once."""
     selection = event["selection"] if event else {}
     if kind == _BOX and selection.get("box"):
         xs, ys = selection["box"][0]["x"], selection["box"][0]["y"]
@@ -133,7 +123,7 @@ def _take_selection(event: Any, kind: str, shape_yx: tuple[int, ...]) -> None:
 
 
 def _pixel_box(xs: list[float], ys: list[float], shape_yx: tuple[int, ...]) -> tuple[float, float, float, float]:
-    """Half-open pixels of a rectangle in plot coordinates, where a pixel reaches from -0.5 to +0.5."""
+    """Half-open pixel box of a rectangle in plot coordinates, in which a pixel extends from -0.5 to +0.5."""
     height, width = shape_yx
     x0, x1 = (float(np.clip(round(value + 0.5), 0, width)) for value in (min(xs), max(xs)))
     y0, y1 = (float(np.clip(round(value + 0.5), 0, height)) for value in (min(ys), max(ys)))
@@ -143,17 +133,15 @@ def _pixel_box(xs: list[float], ys: list[float], shape_yx: tuple[int, ...]) -> t
 
 def _answer(rgb: NDArray[np.uint8], spacing_yx: tuple[float, float], prompt: TrialPrompt, identity: str) -> None:
     names = weights_names(store())
-    boxes = st.columns(2)
-    with boxes[0]:
-        first = pick("Left weights", names, "try_left")
-    with boxes[1]:
-        second = pick("Right weights", [*names[1:], names[0]], "try_right")
-    own = InferenceSettings().threshold
-    threshold = st.slider("Threshold (score)", 0.0, 0.95, own, 0.05, help="Instances below this score are dropped.")
-    asked = st.button("Segment", type="primary", disabled=prompt.empty, icon=":material/play_arrow:", width="stretch")
+    left, right = st.columns(2)
+    first = pick("Left weights", names, "try_left", left)
+    second = pick("Right weights", [*names[1:], names[0]], "try_right", right)
+    default = InferenceSettings().threshold
+    threshold = st.slider("Threshold (score)", 0.0, 0.95, default, 0.05, help="Drops instances below this score.")
+    clicked = st.button("Segment", type="primary", disabled=prompt.empty, icon=":material/play_arrow:", width="stretch")
     st.caption(_describe(prompt))
-    if asked:
-        found = [(name, _ask(name, rgb, prompt, threshold)) for name in (first, second)]
+    if clicked:
+        found = [(name, _segment(name, rgb, prompt, threshold)) for name in (first, second)]
         st.session_state["answers"] = (identity, prompt, found)
     known, prompt, answers = st.session_state.get("answers", (None, prompt, []))
     if known != identity:
@@ -163,8 +151,8 @@ def _answer(rgb: NDArray[np.uint8], spacing_yx: tuple[float, float], prompt: Tri
             _show_answer(name, answer, rgb, spacing_yx, prompt)
 
 
-def _ask(name: str, rgb: NDArray[np.uint8], prompt: TrialPrompt, threshold: float) -> TrialAnswer | str:
-    """The answer, or why there is none."""
+def _segment(name: str, rgb: NDArray[np.uint8], prompt: TrialPrompt, threshold: float) -> TrialAnswer | str:
+    """The answer, or the message of its error."""
     with st.spinner(f"{name} ..."):
         try:
             return _segmenter(str(store().root), name).answer(rgb, prompt, threshold)
@@ -186,7 +174,7 @@ def _show_answer(
     st.markdown(f"**{name}**")
     st.plotly_chart(figure, width="stretch", theme=None, config={"displaylogo": False}, key=f"answer_{name}")
     if answer.score is None:
-        st.caption(f"Nothing above the threshold, {answer.seconds:.2f} s on {answer.device}.")
+        st.caption(f"No instance above the threshold, {answer.seconds:.2f} s on {answer.device}.")
         return
     area = int(answer.mask.sum())
     st.caption(
@@ -197,7 +185,7 @@ def _show_answer(
 
 def _describe(prompt: TrialPrompt) -> str:
     if prompt.empty:
-        return "Draw a box on the slice (drag), or choose a point tool and click, or type a text."
+        return "Drag a box on the slice, or choose a point tool and click, or enter a text."
     parts = [f"text “{prompt.text.strip()}”"] if prompt.text.strip() else []
     if prompt.box:
         x0, y0, x1, y1 = (int(value) for value in prompt.box)
@@ -205,7 +193,7 @@ def _describe(prompt: TrialPrompt) -> str:
     inside = sum(positive for _, _, positive in prompt.points)
     if prompt.points:
         parts.append(f"points: {inside} inside, {len(prompt.points) - inside} outside")
-    return "Asked: " + "; ".join(parts)
+    return "Prompt: " + "; ".join(parts)
 
 
 @st.cache_resource(max_entries=3, show_spinner=False)

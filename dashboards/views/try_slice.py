@@ -1,4 +1,4 @@
-"""One slice under some weights, at once: what the page Try computes. No Streamlit here."""
+"""Segment one slice with some weights, for the page Try; without Streamlit."""
 
 import threading
 import time
@@ -21,12 +21,12 @@ STRUCTURE = "structure"
 
 @dataclass(frozen=True, slots=True)
 class TrialPrompt:
-    """What was drawn and typed.
+    """Prompt drawn and typed on the page.
 
     Attributes:
-        text: What to look for; empty for none.
+        text: Text prompt; empty for none.
         box: Half-open pixels x0, y0, x1, y1, or None.
-        points: x, y and whether inside.
+        points: x, y and True if inside.
     """
 
     text: str = ""
@@ -35,11 +35,11 @@ class TrialPrompt:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing is asked."""
+        """True if there is no text, box or point."""
         return not (self.text.strip() or self.box or self.points)
 
     def for_segmenter(self) -> SlicePrompt:
-        """The prompt as segmenters take it."""
+        """The same prompt for a segmenter."""
         return SlicePrompt(
             STRUCTURE,
             text=self.text.strip() or None,
@@ -50,14 +50,14 @@ class TrialPrompt:
 
 @dataclass(frozen=True, eq=False)
 class TrialAnswer:
-    """What some weights drew.
+    """Mask predicted by some weights.
 
     Attributes:
         mask: Shape (y, x).
-        instances: How many instances were merged into it.
-        score: Highest score; None where nothing was drawn.
-        seconds: Encoding and segmentation.
-        device: Where it was computed.
+        instances: Number of instances merged into the mask.
+        score: Highest score; None without instances.
+        seconds: Time of encoding and segmentation.
+        device: Device of the segmenter.
     """
 
     mask: NDArray[np.bool_]
@@ -68,7 +68,7 @@ class TrialAnswer:
 
 
 class TrialSegmenter:
-    """Loaded weights; one slice at a time, whoever asks, for segmenters are not thread-safe."""
+    """Loaded weights; segments one slice at a time, because segmenters are not thread-safe."""
 
     def __init__(self, segmenter: Segmenter) -> None:
         self._segmenter = segmenter
@@ -78,36 +78,36 @@ class TrialSegmenter:
         """Segment one slice, shape (y, x, 3).
 
         Raises:
-            UnsupportedPromptError: If the weights cannot take the prompt.
-            UsageError: If the prompt leaves the slice.
+            UnsupportedPromptError: If the weights do not support the prompt.
+            UsageError: If the prompt lies outside the slice.
         """
         mode = PromptMode.INTERACTIVE if prompt.points else PromptMode.CONCEPT
         settings = InferenceSettings(mode=mode, threshold=threshold)
-        asked = prompt.for_segmenter()
+        slice_prompt = prompt.for_segmenter()
         with self._lock:
             started = time.perf_counter()
             encoding = self._segmenter.encode([np.ascontiguousarray(rgb)], settings)[0]
-            drawn = self._segmenter.segment(encoding, [asked], settings)[0]
+            instances = self._segmenter.segment(encoding, [slice_prompt], settings)[0]
             seconds = time.perf_counter() - started
-        merged = merge_instances(drawn, asked, settings)
+        merged = merge_instances(instances, slice_prompt, settings)
         score = float(merged.scores.max()) if merged.scores.size else None
         mask: NDArray[np.bool_] = np.asarray(merged.masks.any(axis=0))
         return TrialAnswer(mask, len(merged.scores), score, seconds, self._segmenter.device)
 
 
 def weights_names(store: StoreLayout) -> list[str]:
-    """What can be tried: registered weights, the latest version first, then what comes with the product."""
+    """Names of registered weights, latest version first, then baselines, untrained and shipped weights."""
     registered = sorted(registered_weights(store), key=lambda item: (item.name, -item.version))
     names = [item.name if item.version == 1 else f"{item.name}@{item.version}" for item in registered]
     return [*names, *BASELINES, UNTRAINED, *reversed(shipped_names())]
 
 
 def load_trial_segmenter(store: StoreLayout, name: str) -> TrialSegmenter:
-    """Load weights by name, on the first GPU where there is one.
+    """Load weights by name, on the first GPU if there is one.
 
     Raises:
         UsageError: If there are no such weights.
-        WeightsError: If they do not load.
+        WeightsError: If they cannot be loaded.
     """
     weights = find_weights(store, name)
     if weights.path is None:

@@ -1,4 +1,4 @@
-"""An uploaded file as slices to look at: read in a folder that is gone when the reader is done; nothing is kept."""
+"""Read an uploaded file as slices, through a temporary folder; nothing of it is kept."""
 
 import tempfile
 from pathlib import Path
@@ -18,16 +18,16 @@ _DICOM_MARK = slice(128, 132)
 
 
 def read_upload(name: str, content: bytes) -> InputImage:
-    """Read PNG, JPEG, BMP, TIFF, a volume or one DICOM file; the latter under any name, as scanners write them.
+    """Read PNG, JPEG, BMP, TIFF, a volume or one DICOM file (under any name, as scanners write them).
 
     Raises:
         CaseDataError: If the file is damaged; the message names the upload.
-        UsageError: If its kind is not known.
+        UsageError: If the format is not supported.
     """
     suffix = "".join(Path(name).suffixes[-2:]).lower() if name.lower().endswith(".gz") else Path(name).suffix.lower()
     is_dicom = content[_DICOM_MARK] == b"DICM" or suffix in (".dcm", "")
     if not is_dicom and suffix not in PICTURES and not is_volume(name):
-        msg = f"cannot read files that end in {suffix!r}; choose a file that is {READABLE}"
+        msg = f"cannot read files that end in {suffix!r}; choose {READABLE}"
         raise UsageError(msg)
     with tempfile.TemporaryDirectory(prefix="medsam3-upload-") as folder:
         path = Path(folder) / f"upload{suffix}"
@@ -40,7 +40,7 @@ def read_upload(name: str, content: bytes) -> InputImage:
 
 
 def _read_dicom(path: Path) -> InputImage:
-    """One DICOM file: its frames as slices, rescaled, windowed by its own first window if it has one."""
+    """Read one DICOM file: frames as slices, rescaled, with its first window if it has one."""
     try:
         dataset = pydicom.dcmread(path)
         stored = dataset.pixel_array

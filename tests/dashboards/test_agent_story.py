@@ -22,13 +22,13 @@ def test_rules_read_like_a_story():
     )  # fmt: skip
     events = told(case)
     assert story(events) == [
-        "Somebody asked for 'lesion in the right lobe, if any', understood as 'lesion', "
+        "The request asked for 'lesion in the right lobe, if any', understood as 'lesion', "
         "inside 'right lobe of the liver', if there is any.",
-        "Asked the segmenter for “lesion”: 1 object, 6.0 ml (mask 1).",
-        "Asked the segmenter for “right lobe of the liver”: 1 object, 6.0 ml (mask 2).",
-        "Asked the segmenter for “liver”: nothing was drawn.",
-        "So: 0 of 1 objects lie in text 'right lobe of the liver'.",
-        "The answer: absent: 0 of 1 objects lie in text 'right lobe of the liver'.",
+        "Prompted the segmenter with “lesion”: 1 object, 6.0 ml (mask 1).",
+        "Prompted the segmenter with “right lobe of the liver”: 1 object, 6.0 ml (mask 2).",
+        "Prompted the segmenter with “liver”: nothing was drawn.",
+        "Decision: 0 of 1 objects lie in text 'right lobe of the liver'.",
+        "Answer: absent: 0 of 1 objects lie in text 'right lobe of the liver'.",
     ]
     assert ending(events) == "absent: 0 of 1 objects lie in text 'right lobe of the liver'"
     assert cost_line(events) == ""
@@ -42,25 +42,25 @@ def test_a_conversation_reads_like_a_story_with_its_cost():
         events = told(talk(server, "share_pixels=on"))
     lines = story(events)
     assert lines[1] == "Turn 1: the model called fly."
-    assert lines[2].startswith("Something was wrong: fly: there is no tool 'fly'")
-    assert lines[4] == "Asked the segmenter for “kidney”: 2 objects, 12.0 ml (mask 1)."
+    assert lines[2].startswith("Fault: fly: there is no tool 'fly'")
+    assert lines[4] == "Prompted the segmenter with “kidney”: 2 objects, 12.0 ml (mask 1)."
     assert lines[6] == "Measured mask 1, object 2: 1 object, 6.0 ml, side left, mean intensity 150."
-    assert lines[8] == "Looked at slice 2, mask 1 outlined, a part of it."
-    assert lines[10:] == ["Took mask 1 (objects 1, 2) as the answer.", "The answer: 2 objects: both are there."]
-    assert cost_line(events).startswith("5 answers of m at 127.0.0.1: 550 tokens, ")
-    assert cost_line(events).endswith("cost 0; 1 pictures were shown.")
+    assert lines[8] == "Looked at slice 2, mask 1 outlined, cropped."
+    assert lines[10:] == ["Accepted mask 1 (objects 1, 2) as the answer.", "Answer: 2 objects: both are there."]
+    assert cost_line(events).startswith("5 responses of m at 127.0.0.1: 550 tokens, ")
+    assert cost_line(events).endswith("cost 0, 1 images sent.")
 
 
 def test_a_reported_absence_reads_like_one():
     with scripted(call("report_absent", reason="no horn")) as server:
         lines = story(told(talk(server)))
-    assert lines[-2:] == ["Reported that it is not there.", "The answer: absent: no horn."]
+    assert lines[-2:] == ["Reported the structure as absent.", "Answer: absent: no horn."]
 
 
 def test_a_cost_that_is_not_known_is_said():
     event = {"kind": "model", "model": "m", "endpoint": "h", "tokens_in": 1, "tokens_out": 2, "seconds": 0.5}
     assert cost_line([event | {"cost": pd.NA, "images": ["a", "b"]}]) == (
-        "1 answers of m at h: 3 tokens, 0.5 s, cost unknown; 2 pictures were shown."
+        "1 responses of m at h: 3 tokens, 0.5 s, cost unknown, 2 images sent."
     )
 
 

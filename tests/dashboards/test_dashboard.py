@@ -109,7 +109,7 @@ def go_to(page, name):
 @pytest.mark.parametrize(
     ("name", "shows"),
     [
-        ("Leaderboard", "How much is protocol"),
+        ("Leaderboard", "Effect of the protocol"),
         ("Compare", "Distribution of differences"),
         ("Cases", "Left: prediction of"),
         ("Runs", "SHA-256 of weights|Runs (select one"),
@@ -163,7 +163,7 @@ def test_a_drawn_box_is_segmented_by_two_weights(page):
     go_to(page, "Try")
     page.wait_for_selector(".js-plotly-plot .nsewdrag")
     drag_over(page, 0.1, 0.2, 0.5, 0.65)
-    page.get_by_text("Asked: box x").wait_for()
+    page.get_by_text("Prompt: box x").wait_for()
     page.get_by_role("button", name="Segment").click()
     page.get_by_text("best score").nth(1).wait_for()
     assert page.locator(CHART).count() > 2
@@ -195,16 +195,16 @@ def test_an_upload_is_drawn_on_and_answered_and_nothing_of_it_is_kept(page, resu
     before = files_below(results.root), files_below(scratch)
     content, has_slices = uploads()[name]
     go_to(page, "Try")
-    page.get_by_text("An upload").click()
+    page.get_by_text("Uploaded image").click()
     page.locator("input[type=file]").set_input_files({"name": name, "mimeType": "", "buffer": content})
     page.get_by_text(name).first.wait_for()
     page.wait_for_selector(".js-plotly-plot .nsewdrag")
     assert page.get_by_role("slider", name="Slice z (index)").count() == has_slices
-    draw_until_asked(page, "Box", "Asked: box x")
+    draw_until_asked(page, "Box", "Prompt: box x")
     page.get_by_role("button", name="Segment").click()
     page.get_by_text("best score").nth(1).wait_for()
     draw_until_asked(page, "Point inside", "points: 1 inside, 0 outside")
-    page.get_by_text("A case of the store").click()
+    page.get_by_text("Case in the store").click()
     page.get_by_role("combobox", name="Case").first.wait_for()
     page.wait_for_function(RESTS)
     assert (files_below(results.root), files_below(scratch)) == before
@@ -212,10 +212,10 @@ def test_an_upload_is_drawn_on_and_answered_and_nothing_of_it_is_kept(page, resu
 
 def test_an_upload_that_cannot_be_read_is_named(page):
     go_to(page, "Try")
-    page.get_by_text("An upload").click()
+    page.get_by_text("Uploaded image").click()
     page.locator("input[type=file]").set_input_files({"name": "notes.txt", "mimeType": "", "buffer": b"hello"})
     page.get_by_text("cannot read files that end in '.txt'").wait_for()
-    page.get_by_text("A case of the store").click()
+    page.get_by_text("Case in the store").click()
 
 
 def files_below(folder):

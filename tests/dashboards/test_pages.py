@@ -21,13 +21,13 @@ from tests.stores.catalog import DIGEST, HandmadeStore, at
 
 @pytest.fixture
 def made(tmp_path, monkeypatch):
-    """A store that the pages are shown of."""
+    """Store shown by the pages."""
     monkeypatch.setenv(STORE_VARIABLE, str(tmp_path))
     return HandmadeStore(tmp_path)
 
 
 def shown(page: str, arguments: str = "") -> AppTest:
-    """A page as it stands, without an error."""
+    """Run a page and assert that it raises no error."""
     code = f"from dashboards.views import {page}\n{page}.show({arguments})"
     app = AppTest.from_string(code, default_timeout=60).run()
     assert not app.exception
@@ -35,7 +35,7 @@ def shown(page: str, arguments: str = "") -> AppTest:
 
 
 def reported(made: HandmadeStore) -> str:
-    """The report without the code of its plots."""
+    """Body of the report."""
     text = write_report(made.layout, made.root / "report.html").read_text(encoding="utf-8")
     return text.partition("<main>")[2]
 

@@ -76,8 +76,8 @@ def test_the_summary_is_made_from_the_numbers(report):
     text = report.read_text()
     assert "6,000 planned scores exist" in text
     assert "new, box leads with a mean Dice of 0.82" in text
-    assert "20 case-and-run pairs" not in text
-    assert "10 case-and-run pairs have no score" in text
+    assert "20 results" not in text
+    assert "10 results have no score" in text
     assert "failed" in text
     assert "planted" in text
 

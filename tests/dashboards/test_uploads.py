@@ -38,7 +38,7 @@ def test_a_broken_file_is_named_as_the_person_knows_it():
 
 
 def test_an_unknown_kind_of_file_is_refused():
-    with pytest.raises(UsageError, match=r"cannot read files that end in '\.txt'; choose a file that is PNG"):
+    with pytest.raises(UsageError, match=r"cannot read files that end in '\.txt'; choose PNG"):
         read_upload("notes.txt", b"hello")
 
 

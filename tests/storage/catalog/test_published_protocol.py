@@ -131,8 +131,8 @@ def test_the_steps_from_our_protocol_to_the_published_one_are_told_apart(store):
     assert (row["ours"], row["settings"]) == (pytest.approx(1.4 / 3), pytest.approx(1.6 / 3))
     assert (row["formulas"], row["published"], row["n"]) == (pytest.approx(0.7), pytest.approx(0.8), 2)
     assert protocol_sentences(steps, "hearts") == [
-        "Of the mean Dice of net under box prompts on hearts, +0.333 is protocol: 0.467 by ours, 0.800 as the "
-        "published toolkit counts (its settings +0.067, its denominators +0.233 alone)."
+        "Mean Dice of net with box prompts on hearts: 0.467 by our protocol, 0.800 by the published one. Effect of the "
+        "protocol: +0.333 (published settings +0.067, published denominators +0.233 alone)."
     ]
 
 
@@ -165,8 +165,8 @@ def test_weights_of_which_the_toolkit_drops_every_box_are_shown_with_no_rows(sto
 
 def test_the_report_shows_how_much_is_protocol(store, tmp_path):
     text = write_report(store_run_both_ways(store).layout, tmp_path / "report.html").read_text()
-    assert "How much is protocol" in text
-    assert "+0.333 is protocol" in text
+    assert "Effect of the protocol" in text
+    assert "Effect of the protocol: +0.333" in text
     assert "as published" in text
 
 
