@@ -38,19 +38,19 @@ def _leader(cohort: object, rows: pd.DataFrame) -> str:
     means = rows.groupby(keys, sort=False)["dice_mean"].mean().dropna().sort_values(ascending=False)
     if means.empty:
         return f"No structure of {cohort} has a Dice value."
-    (label, prompt, settings, privileged), best = means.index[0], means.iloc[0]
-    sentence = f"On {cohort}, {series_name(label, prompt, settings, None)} leads with a mean Dice of {best:.3f}"
-    if len(means) > 1:
-        second = means.index[1]
-        sentence += f", followed by {series_name(*second[:3], None)} with {means.iloc[1]:.3f}"
-    free = means[[not index[3] for index in means.index]]
-    if privileged and len(free):
-        sentence += (
-            ". Its prompts are derived from the reference; the best without such prompts is "
-            f"{series_name(*free.index[0][:3], None)} with {free.iloc[0]:.3f}"
-        )
-    elif privileged:
-        sentence += ". Its prompts are derived from the reference, which is not available in deployment"
+    names = [series_name(label, prompt, settings, None) for label, prompt, settings, _ in means.index]
+    sentence = f"On {cohort}, {names[0]} leads with a mean Dice of {means.iloc[0]:.3f}"
+    if len(names) > 1:
+        sentence += f", followed by {names[1]} with {means.iloc[1]:.3f}"
+    privileged = means.index.get_level_values("privileged").to_numpy(bool)
+    if privileged[0]:
+        sentence += ". Its prompts are derived from the reference"
+        without = means[~privileged]
+        if len(without):
+            name = names[int(privileged.argmin())]
+            sentence += f"; the best without such prompts is {name} with {without.iloc[0]:.3f}"
+        else:
+            sentence += ", which is not available in deployment"
     return sentence + "."
 
 
