@@ -23,11 +23,7 @@ def kind_of_reason(reason: str | None, case_id: str) -> str:
 
 
 def no_failure_sentence(pending: int) -> str:
-    """Sentence for an empty list of failures: all done, or the number of pending scores.
-
-    Args:
-        pending: From `pages.pending`.
-    """
+    """Sentence for an empty list of failures, from the number of `pages.pending` scores."""
     if pending:
         return f"None so far; {pending:,} planned score{'s are' if pending > 1 else ' is'} pending."
     return "None: every planned case has a score."

@@ -84,7 +84,7 @@ def cost_figure(rows: pd.DataFrame, metric: str, colours: Mapping[str, str]) -> 
             x=[part["seconds_per_case"].iloc[0]], y=[part[f"{metric}_mean"].mean()],
             mode="markers+text" if few else "markers", text=[short_prompt(prompt)],
             textposition="bottom center", cliponaxis=False, textfont={"color": MUTED, "size": 11},
-            name=series_name(label, prompt, settings, None),
+            name=series_name(label, prompt, settings),
             marker={"color": colour_of(label, colours), "size": 12, "symbol": symbols[prompt, settings]},
             hovertemplate="%{y:.3f} at %{x:.3g} s per case<extra>%{fullData.name}</extra>",
         )  # fmt: skip
@@ -130,7 +130,7 @@ def history_figure(rows: pd.DataFrame, colours: Mapping[str, str]) -> go.Figure:
     return styled(figure, height=360)
 
 
-def series_name(label: str, prompt: str, settings: str, rater: str | None) -> str:
+def series_name(label: str, prompt: str, settings: str, rater: str | None = None) -> str:
     """Short label of a series: weights, prompt, and settings and rater unless they are the default."""
     parts = [f"{label}, {short_prompt(prompt)}"]
     parts += [settings] if settings != "default" else []

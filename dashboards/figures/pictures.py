@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.measure import find_contours
 
-from medsam3_core.cases.geometry import VolumeGeometry
 from medsam3_core.cases.intensity import IntensityPolicy, as_rgb, to_uint8
 from medsam3_core.cases.structures import LabelMap
 from medsam3_core.errors import UsageError
@@ -35,11 +34,6 @@ class CasePicture:
     texts: dict[str, str]
 
     @property
-    def geometry(self) -> VolumeGeometry:
-        """Shape and spacing."""
-        return self.volume.geometry
-
-    @property
     def colour(self) -> bool:
         """True if the case is an RGB image, which has no window."""
         return self.volume.slice(0).ndim == 3
@@ -47,7 +41,7 @@ class CasePicture:
     @cached_property
     def extremes(self) -> tuple[float, float]:
         """Lowest and highest stored intensity in a sample of up to nine slices."""
-        depth = self.geometry.shape_zyx[0]
+        depth = self.volume.geometry.shape_zyx[0]
         planes = [self.volume.slice(z) for z in np.unique(np.linspace(0, depth - 1, 9).astype(int))]
         return float(min(plane.min() for plane in planes)), float(max(plane.max() for plane in planes))
 

@@ -32,9 +32,8 @@ def case_thumbnail(
     reference = picture.reference(rater)
     expected = None if reference is None else reference.mask(structure)
     drawn = predicted_mask(open_case_prediction(store, run_id, case_id), structure)
-    shape = picture.geometry.shape_zyx
     z = fullest_slice([expected, drawn])
-    z = shape[0] // 2 if z is None else z
+    z = picture.volume.geometry.shape_zyx[0] // 2 if z is None else z
     masks = [(mask[z], shade) for mask, shade in ((expected, REFERENCE_COLOUR), (drawn, colour)) if mask is not None]
     return data_uri(outlined(picture.rgb(z), masks)), z
 

@@ -29,7 +29,7 @@ def case_gallery(store: StoreLayout, board: pd.DataFrame, colours: Mapping[str, 
             (scores["run_id"] == leader["run_id"]) & scores["dice"].notna() & (scores["empty"] != "reference")
         ]
         ndim = cases[cases["cohort"] == cohort].set_index("case_id")["ndim"]
-        name = series_name(leader["label"], leader["prompt"], leader["settings"], None)
+        name = series_name(leader["label"], leader["prompt"], leader["settings"])
         legend = (
             f"<span class='line' style='background:{REFERENCE_COLOUR}'></span> reference "
             f"<span class='line' style='background:{colour_of(leader['label'], colours)}'></span> {html.escape(name)}"

@@ -11,6 +11,7 @@ from plotly.offline import get_plotlyjs
 from dashboards.figures.failure_kinds import no_failure_sentence, with_kinds
 from dashboards.figures.protocol_effect import STEPS
 from dashboards.figures.style import ACCENT, FONT, GRID, INK, MUTED, colour_of
+from medsam3_core.metrics.protocol_version import PROTOCOL_VERSION
 from medsam3_core.prompts.policies import short_prompt
 
 _MAX_FAILED_CASES = 12
@@ -130,9 +131,7 @@ def protocol_steps_table(steps: pd.DataFrame, colours: Mapping[str, str]) -> str
     return _table(header, cells, right_from=3)
 
 
-def protocol_table(
-    runs: pd.DataFrame, cohorts: pd.DataFrame, case_lists: Mapping[str, Mapping[str, str]], protocol: str
-) -> str:
+def protocol_table(runs: pd.DataFrame, cohorts: pd.DataFrame, case_lists: Mapping[str, Mapping[str, str]]) -> str:
     """Digests of the cohorts, weights, prompts, settings and code behind the numbers."""
     lists = [
         [html.escape(row["cohort"]), str(row["accepted"]), str(row["rejected"]),
@@ -149,8 +148,8 @@ def protocol_table(
         for row in runs.to_dict("records")
     ]  # fmt: skip
     return (
-        notes([f"Version {protocol} of metrics and empty-mask policy. Dice is undefined and excluded if both masks are "
-               "empty, and 0 if one is. Paired tests use one value per patient."])
+        notes([f"Version {PROTOCOL_VERSION} of metrics and empty-mask policy. Dice is undefined and excluded if both "
+               "masks are empty, and 0 if one is. Paired tests use one value per patient."])
         + _table(("cohort", "accepted", "rejected", "digest of the case list", "licence"), lists)
         + "<details><summary>All runs</summary>"
         + _table(("run", "weights", "cohort", "prompt", "settings", "SHA-256 of weights", "code", "commit"), cells)

@@ -7,30 +7,14 @@ from pathlib import Path
 
 import pandas as pd
 
+from dashboards.figures import protocol_effect
 from dashboards.figures.comparison import difference_figure, forest_figure, paired_scatter
 from dashboards.figures.figures import cost_figure, leaderboard_figure
-from dashboards.figures.protocol_effect import (
-    EXPLAINED,
-    NO_PRESET_RUN,
-    protocol_figure,
-    protocol_sentences,
-    steps_of_split,
-)
 from dashboards.figures.style import weights_colours
+from dashboards.report import html
 from dashboards.report.cases import case_gallery
-from dashboards.report.html import (
-    failure_table,
-    leaderboard_table,
-    notes,
-    page,
-    plot,
-    protocol_steps_table,
-    protocol_table,
-    section,
-)
 from dashboards.report.words import summary_sentences
 from medsam3_core.errors import UsageError
-from medsam3_core.metrics.protocol_version import PROTOCOL_VERSION
 from storage.catalog.queries import pages
 from storage.comparisons.comparison import Comparison, ComparisonRequest, compare_weights
 from storage.comparisons.words import comparison_notes, comparison_sentences
@@ -56,17 +40,17 @@ def write_report(store: StoreLayout, out: Path) -> Path:
     failures, cohorts, runs = pages.failures(store), pages.cohorts(store), pages.runs(store)
     comparisons = list(_comparisons(store, board))
     body = [
-        section("Summary", notes(summary_sentences(board, cohorts, failures, comparisons), tag="p")),
+        html.section("Summary", html.notes(summary_sentences(board, cohorts, failures, comparisons), tag="p")),
         *_leaderboard_sections(store, board, colours),
         *(_comparison_section(item, colours) for item in comparisons),
-        section("Best and worst cases", case_gallery(store, board, colours)),
-        section("Failures", failure_table(failures, pages.pending(store))),
-        section("Protocol and digests", protocol_table(runs, cohorts, _case_lists(store, cohorts), PROTOCOL_VERSION)),
+        html.section("Best and worst cases", case_gallery(store, board, colours)),
+        html.section("Failures", html.failure_table(failures, pages.pending(store))),
+        html.section("Protocol and digests", html.protocol_table(runs, cohorts, _case_lists(store, cohorts))),
     ]
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    html = page(f"medsam3 report: {', '.join(dict.fromkeys(board['cohort']))}", f"Generated {made}", body)
+    text = html.page(f"medsam3 report: {', '.join(dict.fromkeys(board['cohort']))}", f"Generated {made}", body)
     with replacing(out) as scratch:
-        scratch.write_text(html, encoding="utf-8")
+        scratch.write_text(text, encoding="utf-8")
     return out
 
 
@@ -74,14 +58,14 @@ def _leaderboard_sections(store: StoreLayout, board: pd.DataFrame, colours: Mapp
     steps = {cohort: pages.protocol_steps(store, cohort) for cohort in dict.fromkeys(board["cohort"])}
     for (cohort, split), rows in board.groupby(["cohort", "split"], sort=False, dropna=False):
         name = f"Leaderboard: {cohort}, {f'split {split}' if isinstance(split, str) else 'all cases'}"
-        yield section(
+        yield html.section(
             name,
-            plot(leaderboard_figure(rows, _METRIC, colours)),
-            notes(["Dots: mean over cases with the structure; bars: 95 % t interval over patients."]),
-            leaderboard_table(rows, colours),
+            html.plot(leaderboard_figure(rows, _METRIC, colours)),
+            html.notes(["Dots: mean over cases with the structure; bars: 95 % t interval over patients."]),
+            html.leaderboard_table(rows, colours),
             "<h3>Quality against cost</h3>",
-            plot(cost_figure(rows, _METRIC, colours)),
-            *_protocol_parts(steps_of_split(steps[cohort], split), str(cohort), colours),
+            html.plot(cost_figure(rows, _METRIC, colours)),
+            *_protocol_parts(protocol_effect.steps_of_split(steps[cohort], split), str(cohort), colours),
         )
 
 
@@ -90,10 +74,11 @@ def _protocol_parts(steps: pd.DataFrame, cohort: str, colours: Mapping[str, str]
     if steps.empty:
         return
     yield "<h3>Effect of the protocol</h3>"
-    yield notes(protocol_sentences(steps, cohort), tag="p")
-    yield plot(protocol_figure(steps, colours))
-    yield protocol_steps_table(steps, colours)
-    yield notes([EXPLAINED] if steps["published"].notna().all() else [EXPLAINED, NO_PRESET_RUN])
+    yield html.notes(protocol_effect.protocol_sentences(steps, cohort), tag="p")
+    yield html.plot(protocol_effect.protocol_figure(steps, colours))
+    yield html.protocol_steps_table(steps, colours)
+    missing = [] if steps["published"].notna().all() else [protocol_effect.NO_PRESET_RUN]
+    yield html.notes([protocol_effect.EXPLAINED, *missing])
 
 
 def _comparisons(store: StoreLayout, board: pd.DataFrame) -> Iterator[Comparison]:
@@ -117,19 +102,19 @@ def _compare(store: StoreLayout, base: str, new: str) -> Comparison | None:
 
 def _comparison_section(comparison: Comparison, colours: Mapping[str, str]) -> str:
     base, new = (name.removesuffix("@1") for name in (comparison.request.base, comparison.request.new))
-    parts: list[str] = [notes(comparison_sentences(comparison), tag="p")]
+    parts: list[str] = [html.notes(comparison_sentences(comparison), tag="p")]
     for cohort, pairs in comparison.pairs.groupby("cohort", sort=False):
         items = [item for item in comparison.structures if item.cohort == cohort]
         parts.append(f"<h3>{cohort}</h3>")
         for prompt in dict.fromkeys(item.prompt for item in items):
             chosen = [item for item in items if item.prompt == prompt]
             parts.append(f"<p class='muted'>prompt {prompt}</p>")
-            parts.append(plot(forest_figure(chosen, base, new, _METRIC, colours)))
+            parts.append(html.plot(forest_figure(chosen, base, new, _METRIC, colours)))
         parts.append("<div class='two'>")
-        parts.append(plot(paired_scatter(pairs, base, new, _METRIC, colours)))
-        parts.append(plot(difference_figure(pairs, base, new, _METRIC, colours)))
+        parts.append(html.plot(paired_scatter(pairs, base, new, _METRIC, colours)))
+        parts.append(html.plot(difference_figure(pairs, base, new, _METRIC, colours)))
         parts.append("</div>")
-    return section(f"Comparison: {new} against {base}", *parts, notes(comparison_notes(comparison)))
+    return html.section(f"Comparison: {new} against {base}", *parts, html.notes(comparison_notes(comparison)))
 
 
 def _case_lists(store: StoreLayout, cohorts: pd.DataFrame) -> dict[str, dict[str, str]]:

@@ -38,7 +38,7 @@ def _leader(cohort: object, rows: pd.DataFrame) -> str:
     means = rows.groupby(keys, sort=False)["dice_mean"].mean().dropna().sort_values(ascending=False)
     if means.empty:
         return f"No structure of {cohort} has a Dice value."
-    names = [series_name(label, prompt, settings, None) for label, prompt, settings, _ in means.index]
+    names = [series_name(label, prompt, settings) for label, prompt, settings, _ in means.index]
     sentence = f"On {cohort}, {names[0]} leads with a mean Dice of {means.iloc[0]:.3f}"
     if len(names) > 1:
         sentence += f", followed by {names[1]} with {means.iloc[1]:.3f}"

@@ -32,7 +32,7 @@ def show_story(cohort: str, case_id: str) -> None:
     for (_, structure), events in traces.groupby(["run_id", "structure"], sort=False):
         first = events.iloc[0]
         rows: Sequence[Mapping[Any, Any]] = events.to_dict("records")
-        name = series_name(first["label"], first["prompt"], first["settings"], None)
+        name = series_name(first["label"], first["prompt"], first["settings"])
         with st.expander(f"**{structure}** by {name}: {_safe(ending(rows))}", expanded=len(traces) < 20):
             st.markdown(
                 "\n\n".join(f"{_SIGNS[row['kind']]} {_safe(line)}" for row, line in zip(rows, story(rows), strict=True))
@@ -92,8 +92,8 @@ def _of_tool(event: Mapping[str, Any]) -> str:
     if event["tool"] == "segment_text":
         where = f" on slice {arguments['slice']}" if "slice" in arguments else ""
         return f"Prompted the segmenter with “{arguments.get('text')}”{where}: {_amount(result)}."
-    if str(event["tool"]).startswith("segment_"):
-        return f"Prompted the segmenter with a {str(event['tool']).removeprefix('segment_')}: {_amount(result)}."
+    if prompt := {"segment_box": "a box", "segment_points": "points"}.get(event["tool"]):
+        return f"Prompted the segmenter with {prompt}: {_amount(result)}."
     if event["tool"] == "measure":
         return _of_measure(arguments, result)
     if event["tool"] == "accept":

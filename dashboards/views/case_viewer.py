@@ -39,12 +39,10 @@ def show_viewer(case: pd.Series, case_id: str, structure: str | None) -> None:
 
 def _show_case(case: pd.Series, case_id: str, structure: str | None) -> None:
     picture = case_picture(str(store().root), case["cohort"], case_id, int(case["ndim"]))
-    depth, height, width = picture.geometry.shape_zyx
-    spacing = " x ".join(f"{value:.3g}" for value in picture.geometry.spacing_zyx)
-    unit = picture.geometry.unit
-    st.markdown(
-        f"**{case_id}**, {case['modality']}, {depth} x {height} x {width} voxels (z, y, x), spacing {spacing} {unit}"
-    )
+    geometry = picture.volume.geometry
+    depth, height, width = geometry.shape_zyx
+    spacing = " x ".join(f"{value:.3g}" for value in geometry.spacing_zyx) + f" {geometry.unit}"
+    st.markdown(f"**{case_id}**, {case['modality']}, {depth} x {height} x {width} voxels (z, y, x), spacing {spacing}")
     key = f"{case['cohort']}_{case_id}_{structure}"
     chosen, rater = _structures(picture, case, structure, key)
     masks = {name: reference_mask(picture, case["cohort"], case_id, rater, name) for name in chosen}
@@ -61,9 +59,9 @@ def _show_case(case: pd.Series, case_id: str, structure: str | None) -> None:
 
 def _structures(picture: CasePicture, case: pd.Series, structure: str | None, key: str) -> tuple[list[str], str]:
     left, middle, right = st.columns([6, 2, 2], vertical_alignment="bottom")
-    known = list(picture.texts)
-    first = [structure] if structure in known else known
-    chosen = left.multiselect("Structures", known, default=first, key=f"structures_{key}")
+    names = list(picture.texts)
+    first = [structure] if structure in names else names
+    chosen = left.multiselect("Structures", names, default=first, key=f"structures_{key}")
     rater = middle.selectbox("Reference by", list(picture.volume.raters) or ["none"], key=f"rater_{key}")
     right.toggle("Prompts", value=True, key=f"prompts_{key}")
     return chosen, rater
@@ -97,10 +95,9 @@ def _show_side(
 ) -> None:  # fmt: skip
     """One half of the viewer: image, reference, and the prediction of one run."""
     names = [_NO_RUN]
-    names += [series_name(run["label"], run["prompt"], run["settings"], None) for run in runs.to_dict("records")]
+    names += [series_name(run["label"], run["prompt"], run["settings"]) for run in runs.to_dict("records")]
     chosen = _prediction(place, names, case["cohort"])
-    _, spacing_y, spacing_x = picture.geometry.spacing_zyx
-    figure = slice_figure(picture.rgb(z, window), (spacing_y, spacing_x))
+    figure = slice_figure(picture.rgb(z, window), picture.volume.geometry.spacing_zyx[1:])
     for name, mask in masks.items():
         if mask is not None:
             add_reference(figure, mask[z], name)
@@ -134,7 +131,7 @@ def _add_run(
             add_outline(figure, mask[z], colour, f"{run['label']}, {name}")
     if not with_prompts:
         return []
-    prompts = prompts_of_case(str(store().root), case["cohort"], case_id, run["prompt_id"])
+    prompts = kept(pages.prompts_of_case, case["cohort"], case_id, run["prompt_id"])
     here = prompts[(prompts["slice"] == z) & prompts["structure"].isin(structures)]
     add_prompts(figure, here)
     return list(dict.fromkeys(here["text"].dropna()))
@@ -183,9 +180,3 @@ def reference_mask(
 def prediction_mask(root: str, run_id: str, case_id: str, structure: str) -> NDArray[np.bool_] | None:
     """Prediction of one structure, shape (z, y, x)."""
     return predicted_mask(open_case_prediction(store(), run_id, case_id), structure)
-
-
-@st.cache_data(max_entries=64, ttl=60, show_spinner=False)
-def prompts_of_case(root: str, cohort: str, case_id: str, prompt_id: str) -> pd.DataFrame:
-    """See `pages.prompts_of_case`."""
-    return pages.prompts_of_case(store(), cohort, case_id, prompt_id)

@@ -45,7 +45,7 @@ def show() -> None:
 def _show_failures(rows: pd.DataFrame) -> None:
     """Warn about runs without a score for the case, with their reasons."""
     for (status, reason), part in rows.groupby(["status", "reason"], sort=False, dropna=False):
-        names = [series_name(row["label"], row["prompt"], row["settings"], None) for row in part.to_dict("records")]
+        names = [series_name(row["label"], row["prompt"], row["settings"]) for row in part.to_dict("records")]
         case_id, under = part["case_id"].iloc[0], "; ".join(dict.fromkeys(names))
         st.warning(f"{case_id}: {status} under {under}: {reason}", icon=":material/report:")
 
@@ -88,7 +88,7 @@ def _chosen(found: pd.DataFrame, rows: list[int], cases: pd.DataFrame) -> tuple[
         row = found.iloc[rows[0]] if selected else found.iloc[0] if len(found) else cases.iloc[0]
         st.session_state["case_id"], st.session_state["case_structure"] = row["case_id"], row.get("structure")
         if "label" in row:
-            st.session_state["case_series"] = series_name(row["label"], row["prompt"], row["settings"], None)
+            st.session_state["case_series"] = series_name(row["label"], row["prompt"], row["settings"])
     return st.session_state["case_id"], st.session_state.get("case_structure")
 
 

@@ -53,9 +53,9 @@ def _choose_case() -> tuple[NDArray[np.uint8], tuple[float, float], str] | None:
     case_id = right.selectbox("Case", list(rows["case_id"]), key=f"try_case_{cohort}")
     case = rows.set_index("case_id").loc[case_id]
     picture = case_picture(str(store().root), cohort, case_id, int(case["ndim"]))
-    _, y, x = picture.geometry.spacing_zyx
-    z = _choose_depth(picture.geometry.shape_zyx[0], f"{cohort}_{case_id}")
-    return picture.rgb(z), (y, x), f"{cohort}/{case_id}/{z}"
+    geometry = picture.volume.geometry
+    z = _choose_depth(geometry.shape_zyx[0], f"{cohort}_{case_id}")
+    return picture.rgb(z), geometry.spacing_zyx[1:], f"{cohort}/{case_id}/{z}"
 
 
 def _choose_upload() -> tuple[NDArray[np.uint8], tuple[float, float], str] | None:
@@ -65,8 +65,7 @@ def _choose_upload() -> tuple[NDArray[np.uint8], tuple[float, float], str] | Non
     with show_errors():
         image = _uploaded(file.name, file.getvalue())
         z = _choose_depth(image.depth, file.file_id)
-        _, y, x = image.geometry.spacing_zyx
-        return image.rgb(z), (y, x), f"upload/{file.file_id}/{z}"
+        return image.rgb(z), image.geometry.spacing_zyx[1:], f"upload/{file.file_id}/{z}"
     return None
 
 
