@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +11,6 @@ from skimage.measure import find_contours
 
 from medsam3_core.cases.intensity import IntensityPolicy, as_rgb, to_uint8
 from medsam3_core.cases.structures import LabelMap
-from medsam3_core.errors import UsageError
 from storage.cohorts.cohorts import read_cohort
 from storage.cohorts.volumes import StoredVolume, open_case_volume
 from storage.runs.predictions import StoredPrediction, open_prediction
@@ -111,18 +109,3 @@ def contour_line(mask: NDArray[np.bool_]) -> tuple[list[float | None], list[floa
         xs += [*np.round(line[:, 0], 2).tolist(), None]
         ys += [*np.round(line[:, 1], 2).tolist(), None]
     return xs, ys
-
-
-def click_grid(shape_yx: tuple[int, int], per_side: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Coordinates x and y of a grid of pixels, about `per_side` along the longer side.
-
-    Raises:
-        UsageError: If the grid would be empty.
-    """
-    if min(shape_yx) < 1:
-        msg = f"a slice of {shape_yx} pixels cannot be shown"
-        raise UsageError(msg)
-    height, width = shape_yx
-    step = max(1, max(height, width) // per_side)
-    ys, xs = np.mgrid[step // 2 : height : step, step // 2 : width : step]
-    return xs.ravel(), ys.ravel()

@@ -8,12 +8,12 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from PIL import Image
 
-from dashboards.figures.pictures import click_grid, contour_line
+from dashboards.figures.pictures import contour_line
 from dashboards.figures.style import FONT, INK, PROMPT_COLOUR, REFERENCE_COLOUR
 from dashboards.figures.thumbnails import data_uri
 
 _LARGE = 512 * 512
-_BOX_GRID, _CLICK_GRID = 12, 48  # points per side: a box must hold some, a click must fall near one
+_BOX_GRID, _CLICK_GRID = 12, 48  # points along the longer side: a box must hold some, a click must fall near one
 
 
 def slice_figure(rgb: NDArray[np.uint8], spacing_yx: tuple[float, float], *, height: int = 520) -> go.Figure:
@@ -93,9 +93,10 @@ def add_points(figure: go.Figure, points: Iterable[tuple[float, float, bool]]) -
 
 def make_selectable(figure: go.Figure, shape_yx: tuple[int, int], *, boxes: bool) -> None:
     """Add an invisible grid of points, so that dragging a box or clicking causes selection events."""
-    xs, ys = click_grid(shape_yx, _BOX_GRID if boxes else _CLICK_GRID)
+    step = max(1, max(shape_yx) // (_BOX_GRID if boxes else _CLICK_GRID))
+    ys, xs = np.mgrid[step // 2 : shape_yx[0] : step, step // 2 : shape_yx[1] : step]
     figure.add_scatter(
-        x=xs, y=ys, mode="markers", name="grid", marker={"color": "rgba(0,0,0,0)", "size": 7},
+        x=xs.ravel(), y=ys.ravel(), mode="markers", name="grid", marker={"color": "rgba(0,0,0,0)", "size": 7},
         hovertemplate="x %{x}, y %{y}<extra></extra>",
         selected={"marker": {"color": "rgba(0,0,0,0)"}}, unselected={"marker": {"color": "rgba(0,0,0,0)"}},
     )  # fmt: skip

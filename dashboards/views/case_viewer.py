@@ -54,7 +54,8 @@ def _show_case(case: pd.Series, case_id: str, structure: str | None) -> None:
     for place, column in enumerate(sides):
         with column:
             _show_side(place, runs, picture, case, case_id, masks, z, window, with_prompts)
-    _legend(runs)
+    labels = {"reference (dotted)": REFERENCE_COLOUR, "prompt": PROMPT_COLOUR}
+    colour_chips([*labels, *dict.fromkeys(runs["label"])], colours() | labels)
 
 
 def _structures(picture: CasePicture, case: pd.Series, structure: str | None, key: str) -> tuple[list[str], str]:
@@ -154,11 +155,6 @@ def _numbers(run: pd.Series, case: pd.Series, case_id: str, structures: list[str
             lines.append(f"{row.structure}: Dice {row.dice:.3f}, NSD {row.nsd:.3f}{distance}")
     prompted = [f"text prompts: {', '.join(texts)}"] if texts else []
     st.caption("  \n".join([*lines, *prompted]))
-
-
-def _legend(runs: pd.DataFrame) -> None:
-    labels = {"reference (dotted)": REFERENCE_COLOUR, "prompt": PROMPT_COLOUR}
-    colour_chips([*labels, *dict.fromkeys(runs["label"])], colours() | labels)
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)
