@@ -47,7 +47,7 @@ def results(tmp_path_factory):
 
 
 def fail_a_case(layout):
-    """One case that failed when it was tried again, after everything else."""
+    """Make one case fail in a later attempt."""
     with connect(layout, "scores") as con:
         query = "SELECT * FROM scores WHERE cohort = 'fundus' AND weights = 'baseline:box' ORDER BY case_id LIMIT 1"
         (row,) = con.sql(query).to_arrow_table().to_pylist()
@@ -60,7 +60,7 @@ def fail_a_case(layout):
 
 @pytest.fixture(scope="module")
 def scratch(tmp_path_factory):
-    """Where the server puts its temporary files."""
+    """Folder of the server's temporary files."""
     return tmp_path_factory.mktemp("scratch")
 
 
@@ -81,7 +81,7 @@ def chromium():
 
 @pytest.fixture(scope="module")
 def opened(chromium, address):
-    """The app in one tab, as a person keeps it open, and what goes wrong in it."""
+    """The app in one tab that stays open, and a record of its errors."""
     context = chromium.new_context(viewport={"width": 1400, "height": 1000})
     page, watched = context.new_page(), Watched()
     page.set_default_timeout(HANG_MS)
@@ -94,7 +94,7 @@ def opened(chromium, address):
 
 @pytest.fixture
 def page(opened):
-    """The open tab; after each test nothing may have gone wrong and nothing been fetched elsewhere."""
+    """The open tab; after each test there must be no error and no external request."""
     shown, watched = opened
     yield shown
     assert not watched.errors
@@ -178,7 +178,7 @@ def test_weights_that_cannot_take_points_say_so(page):
 
 
 def uploads():
-    """One file of each kind, as name, content, its rows and columns, and whether it has slices."""
+    """One file of each kind by name: content, and True if it has slices."""
     disc = np.hypot(*np.mgrid[-40:40, -48:48]) < 20
     sink = io.BytesIO()
     Image.fromarray(np.where(disc, 220, 30).astype(np.uint8)).save(sink, "PNG")
@@ -223,7 +223,7 @@ def files_below(folder):
 
 
 def draw_until_asked(page, tool, expected):
-    """Drawing counts once the plot of this tool has replaced that of the one before."""
+    """Draw until the prompt shows, because a new plot replaces the old one after a while."""
     page.get_by_text(tool, exact=True).click()
     asked = page.get_by_text(expected)
     for _ in range(20):
@@ -257,7 +257,7 @@ def test_one_click_leads_from_a_failure_to_its_case_and_the_reason(page):
     page.wait_for_function(RESTS)
     cases = page.locator("[data-testid='stDataFrame']").nth(1)
     cases.scroll_into_view_if_needed()
-    for _ in range(6):  # a table takes clicks once it is drawn
+    for _ in range(6):  # a table accepts clicks once it is drawn
         place = cases.bounding_box()
         page.mouse.click(place["x"] + 15, place["y"] + 35 + 17)
         with suppress(PlaywrightTimeout):
@@ -268,7 +268,7 @@ def test_one_click_leads_from_a_failure_to_its_case_and_the_reason(page):
 
 
 def frame_of_slice(page):
-    """Where the slice is drawn; a plot that is being replaced has no place for a moment."""
+    """Bounding box of the slice; a plot that is being replaced has none for a moment."""
     for _ in range(100):
         page.wait_for_selector(".js-plotly-plot .nsewdrag")
         if frame := page.locator(".js-plotly-plot .nsewdrag").first.bounding_box():
