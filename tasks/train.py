@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 from medsam3_core.capabilities import Capabilities
 from medsam3_core.errors import UsageError
 from medsam3_core.sam3.segmenter import Sam3Segmenter
-from medsam3_core.training.batches import Collate, SamplePlan, SampleStream, SliceGroup
+from medsam3_core.training.batches import Collate, SampleStream, SliceGroup
 from medsam3_core.training.data.augmentation_plan import augmentation_for, handedness
 from medsam3_core.training.data.concept_prompts import texts_of_nothing
 from medsam3_core.training.fit import Fit, best_checkpoint, load_best
@@ -89,13 +89,10 @@ def _trainer(
     weights = read_base(plan, run.base)
     trainee = Trainee(weights, device, lora=plan.lora, gradient_checkpointing=plan.loop.gradient_checkpointing)
     architecture = weights.architecture
-    questions = plan.questions
-    sampling = SamplePlan(
-        questions.per_slice, questions.mix, questions.click_share, questions.clicks, questions.click_mix, plan.seed
-    )
     groups = _groups(store, plan, cohorts, architecture.resolution)
-    stream = SampleStream(groups, sampling, plan.loop.steps * plan.loop.batch * plan.loop.accumulate * processes())
-    collate = Collate(sampling, architecture.resolution, 4 * architecture.grid, weights.interactive, weights.vocabulary)
+    stream = SampleStream(groups, plan.seed, plan.loop.steps * plan.loop.batch * plan.loop.accumulate * processes())
+    side, mask_side = architecture.resolution, 4 * architecture.grid
+    collate = Collate(plan.questions, side, mask_side, weights.interactive, weights.vocabulary)
     cases = [validation_case(store, case, cohort.recipe) for cohort in cohorts for case in cohort.validation]
     every = plan.validation.every if cases else 0
     if every:

@@ -1,5 +1,5 @@
-"""The agent: a request in a clinician's words becomes concepts, segmentations, a critique and an answer.
+"""The agent: turns a request in a clinician's words into concepts, segmentations, checks and an answer.
 
-`requests` reads the words, `session` draws and measures, `rules` or `conversation` decide, `budget` bounds, `trace`
-records and `replay` repeats. No network and no file enters: an endpoint is handed in.
+`requests` parses the request, `session` segments and measures, `rules` or `conversation` decide, `budget` sets caps,
+`trace` records and `replay` repeats. Accesses no network and no file; the endpoint is an argument.
 """

@@ -1,4 +1,4 @@
-"""What the agent hands over: label volumes, or a reasoned "absent"."""
+"""Answers of the agent: label volumes, or "absent" with a reason."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ class AgentAnswer:
     Attributes:
         labels: Objects 1..n by falling score, shape (z, y, x); all 0 for "absent".
         scores: Score of object 1..n, float32.
-        reason: Why this is the answer, in a sentence.
-        notes: What the reader must know: caps that were hit, masks that nobody accepted.
+        reason: Reason for the answer, in a sentence.
+        notes: Warnings: caps that were hit, masks that were not accepted.
     """
 
     labels: NDArray[np.uint16]
@@ -29,29 +29,29 @@ class AgentAnswer:
 
     @property
     def absent(self) -> bool:
-        """Whether the answer is that there is nothing."""
+        """True if the answer is "absent"."""
         return not len(self.scores)
 
 
 def absent(shape_zyx: tuple[int, int, int], reason: str, notes: tuple[str, ...] = ()) -> AgentAnswer:
-    """The answer that there is nothing."""
+    """The answer "absent"."""
     return AgentAnswer(np.zeros(shape_zyx, dtype=np.uint16), np.zeros(0, dtype=np.float32), reason, notes)
 
 
 def taken(candidate: Candidate, reason: str, notes: tuple[str, ...] = ()) -> AgentAnswer:
-    """A candidate as it stands."""
+    """A candidate, unchanged, as the answer."""
     return AgentAnswer(candidate.labels(), candidate.scores, reason, notes)
 
 
 def kept_objects(
     labels: NDArray[np.uint16], scores: NDArray[np.float32], keep: NDArray[np.bool_]
 ) -> tuple[NDArray[np.uint16], NDArray[np.float32]]:
-    """Some of the objects, numbered anew in their order.
+    """Select objects and renumber them in their order.
 
     Args:
         labels: Objects 1..n.
         scores: Score of object 1..n.
-        keep: Whether object 1..n stays, shape (n,).
+        keep: True to keep object 1..n, shape (n,).
     """
     table = np.zeros(len(scores) + 1, dtype=np.uint16)
     table[1:][keep] = np.arange(1, int(keep.sum()) + 1)
@@ -61,7 +61,7 @@ def kept_objects(
 def joined(
     parts: list[tuple[NDArray[np.uint16], NDArray[np.float32]]], shape_zyx: tuple[int, int, int]
 ) -> tuple[NDArray[np.uint16], NDArray[np.float32]]:
-    """Several sets of objects in one label volume, by falling score; a voxel goes to the higher score."""
+    """Merge sets of objects into one label volume, by falling score; a voxel goes to the higher score."""
     objects = [
         (float(score), index, number + 1)
         for index, (_, scores) in enumerate(parts)
@@ -78,7 +78,7 @@ def joined(
 
 
 def on_slice(answer: AgentAnswer, z: int) -> SliceInstances:
-    """The objects of an answer that a slice holds, as instances of that slice."""
+    """Objects of an answer on one slice, as instances of the slice."""
     numbers = np.unique(answer.labels[z])
     numbers = numbers[numbers > 0].astype(np.intp)
     return SliceInstances.of_masks(answer.labels[z] == numbers[:, None, None], answer.scores[numbers - 1])

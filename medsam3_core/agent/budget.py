@@ -1,4 +1,4 @@
-"""Caps on turns, tokens, seconds and money, of a case and of a run."""
+"""Caps on turns, tokens, seconds and money, per case and per run."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from medsam3_core.settings.agent import AgentSettings
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What has been used up."""
+    """Resources used."""
 
     tokens: int = 0
     seconds: float = 0.0
@@ -19,13 +19,13 @@ class Spent:
 
 
 class Budget:
-    """The caps of one case, and of the run that it belongs to.
+    """The caps of one case and of its run.
 
     Args:
         settings: The caps.
-        of_run: Gives what the run has spent so far, this case not counted.
+        of_run: Returns the spending of the run so far, without this case.
         clock: Seconds since the case began.
-        on_pay: Told what this case has spent, whenever something is paid.
+        on_pay: Called with the spending of this case after every payment.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Budget:
         self._tokens, self._cost = 0, 0.0
 
     def pay(self, tokens: int, cost: float | None) -> None:
-        """Count one answer of a model."""
+        """Add the tokens and cost of one reply."""
         self._tokens += tokens
         self._cost += cost or 0.0
         if self._on_pay is not None:
@@ -47,22 +47,22 @@ class Budget:
 
     @property
     def turns(self) -> int:
-        """Answers of the model per request."""
+        """Maximum replies of the model per request."""
         return self._settings.agent_turns
 
     @property
     def spent(self) -> Spent:
-        """What this case has used up."""
+        """Spending of this case."""
         return Spent(self._tokens, self._clock(), self._cost)
 
     @property
     def seconds_left(self) -> float | None:
-        """Until the cap of the case; None where there is none."""
+        """Seconds until the cap of the case; None without a cap."""
         cap = self._settings.agent_seconds
         return max(0.0, cap - self._clock()) if cap else None
 
     def hit(self) -> str | None:
-        """The first cap that is reached, as `tokens=1200>=1000`; None while there is room."""
+        """The first cap reached, as `agent_tokens: 1200 of 1000`; None if there is none."""
         case, settings = self.spent, self._settings
         bound = settings.agent_run_tokens or settings.agent_run_seconds or settings.agent_run_cost
         run = case + self._of_run() if bound else case  # reads a file per case of the run

@@ -1,7 +1,7 @@
-"""Talking to a language model, as far as the core knows: messages with words, numbers and at times pictures."""
+"""Messages, requests and replies of a language model, and the protocol of its endpoint."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,12 +12,12 @@ from medsam3_core.errors import Medsam3Error
 
 
 class EndpointError(Medsam3Error):
-    """An endpoint did not answer, after all tries; the case is recorded as failed."""
+    """An endpoint did not answer after all tries; the case is recorded as failed."""
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """Pixels that are shown: uint8, shape (y, x, 3), and nothing else of the image."""
+    """Pixels sent to a model, uint8 of shape (y, x, 3), without any other data of the image."""
 
     pixels: NDArray[np.uint8]
 
@@ -33,10 +33,10 @@ class Message:
 
     Attributes:
         role: `system`, `user`, `assistant` or `tool`.
-        text: Words.
-        pictures: Pictures, of a user's message only.
-        tool_calls: Calls that an assistant made, as the endpoint gave them.
-        tool_call_id: Which call a tool's message answers.
+        text: Text.
+        pictures: Pictures, in messages of a user only.
+        tool_calls: Calls of an assistant, as received.
+        tool_call_id: Call that a message of a tool answers.
     """
 
     role: str
@@ -46,7 +46,7 @@ class Message:
     tool_call_id: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """All that identifies the message; pictures by digest."""
+        """Identity of the message; pictures by digest."""
         return {
             "role": self.role,
             "text": self.text,
@@ -58,7 +58,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call as a model wrote it; name and arguments are what it says, not yet what is done."""
+    """A call as the model wrote it, not validated."""
 
     call_id: str
     name: str
@@ -67,13 +67,13 @@ class ToolCall:
 
 @dataclass(frozen=True, eq=False)
 class ChatRequest:
-    """What is asked of a model.
+    """A request to a model.
 
     Attributes:
         model: Name of the model.
         messages: The conversation so far.
-        schemas: JSON schemas of the tools, by name, with their description.
-        seconds_left: How long an answer may take; None for as long as the endpoint's own limit.
+        schemas: Name, description and JSON schema of each tool.
+        seconds_left: Time limit of the reply; None for the endpoint's own.
     """
 
     model: str
@@ -83,22 +83,22 @@ class ChatRequest:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all that is sent."""
+        """SHA-256 of everything that is sent."""
         sent = [message.as_json() for message in self.messages]
         return digest_json({"model": self.model, "messages": sent, "tools": list(self.schemas)})
 
 
 @dataclass(frozen=True, slots=True)
 class ChatReply:
-    """What a model answered.
+    """Reply of a model.
 
     Attributes:
-        text: Its words.
+        text: Its text.
         tool_calls: Its calls.
-        tokens_in: Tokens that it read.
-        tokens_out: Tokens that it wrote.
-        tries: How often it had to be asked.
-        estimated: Whether the endpoint counts no tokens, so that they are estimated.
+        tokens_in: Tokens read.
+        tokens_out: Tokens written.
+        tries: Requests needed.
+        estimated: True if tokens are estimated, since the endpoint does not count them.
     """
 
     text: str
@@ -109,30 +109,30 @@ class ChatReply:
     estimated: bool = False
 
     def as_json(self) -> dict[str, Any]:
-        """The whole reply; `from_json` reads it back."""
+        """The whole reply, for `from_json`."""
         calls = [[one.call_id, one.name, one.arguments] for one in self.tool_calls]
         return {"text": self.text, "calls": calls, "tokens_in": self.tokens_in, "tokens_out": self.tokens_out}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "ChatReply":
-        """The way back from `as_json`."""
+        """Restore a reply from `as_json`."""
         calls = tuple(ToolCall(*one) for one in value["calls"])
         return cls(value["text"], calls, value["tokens_in"], value["tokens_out"])
 
 
 class ChatEndpoint(Protocol):
-    """Something that answers."""
+    """Endpoint of a language model."""
 
     @property
     def host(self) -> str:
-        """Which host, for the trace; without path or key."""
+        """Host name for the trace, without path or key."""
         ...
 
     def complete(self, request: ChatRequest) -> ChatReply:
-        """Answer.
+        """Answer a request.
 
         Raises:
-            EndpointError: If it does not, after all tries.
+            EndpointError: If there is no reply after all tries.
         """
         ...
 
@@ -142,7 +142,7 @@ class Price:
     """Money per million tokens.
 
     Raises:
-        ValueError: If it is negative or no number: caps on money could not be kept.
+        ValueError: If it is negative or not finite: caps on money would fail.
     """
 
     tokens_in: float
@@ -155,20 +155,20 @@ class Price:
                 raise ValueError(msg)
 
     def of(self, reply: ChatReply) -> float:
-        """What an answer costs."""
+        """Cost of a reply."""
         return (reply.tokens_in * self.tokens_in + reply.tokens_out * self.tokens_out) / 1e6
 
 
 @dataclass(frozen=True, eq=False)
 class ModelAccess:
-    """A model that may be asked.
+    """Access to a model.
 
     Attributes:
-        endpoint: Where.
-        price: By the price table; None where it has none.
-        shows_pixels: Whether pictures may be sent there.
+        endpoint: Its endpoint.
+        price: Price from the price table; None if unknown.
+        shows_pixels: True if pictures may be sent.
     """
 
     endpoint: ChatEndpoint
-    price: Price | None = field(default=None)
+    price: Price | None = None
     shows_pixels: bool = False

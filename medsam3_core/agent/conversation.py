@@ -1,7 +1,7 @@
-"""The strategy with a language model: it calls tools until it accepts masks or reports that there is nothing.
+"""The strategy with a language model: it calls tools until it accepts masks or reports "absent".
 
-Whatever the model does, a case ends: turns, tokens, seconds and money are capped, faults are counted, and what it
-writes is data, never an instruction or a path.
+Every case ends: turns, tokens, seconds and money are capped, and faults are counted. Text of the model is data, never
+an instruction or a path.
 """
 
 import json
@@ -13,7 +13,6 @@ import numpy as np
 from medsam3_core.agent.answers import AgentAnswer, absent, joined, kept_objects, taken
 from medsam3_core.agent.budget import Budget
 from medsam3_core.agent.chat import ChatReply, ChatRequest, EndpointError, Message, ModelAccess, Picture, ToolCall
-from medsam3_core.agent.pictures import crop_of, outlined
 from medsam3_core.agent.requests import clean_request
 from medsam3_core.agent.session import AgentSession, Candidate
 from medsam3_core.agent.tool_calls import (
@@ -26,8 +25,10 @@ from medsam3_core.agent.tool_calls import (
     SegmentPoints,
     SegmentText,
     candidate_facts,
+    crop_of,
     measured,
     offered_tools,
+    outlined,
     parse_call,
     schema_of,
 )
@@ -36,12 +37,12 @@ from medsam3_core.cases.geometry import LengthUnit
 from medsam3_core.errors import UnsupportedPromptError, UsageError
 from medsam3_core.prompts.prompts import BoxPrompt, PointPrompt
 
-MOST_FAULTS = 6
-"""Malformed, unknown or repeated calls and answers without a call, after which a case ends with what it has."""
-_MOST_CALLS = 8
-"""Calls of one answer that are done; further ones are answered as too many."""
-_SAME_CALLS = 3
-"""The same call may be made so often; it is then answered as a repetition."""
+MAX_FAULTS = 6
+"""Malformed, unknown or repeated calls and replies without a call until a case ends."""
+_MAX_CALLS = 8
+"""Maximum calls per reply; further ones get an error."""
+_MAX_SAME_CALLS = 3
+"""Maximum repetitions of a call; further ones get an error."""
 _INSTRUCTIONS = (
     "You segment medical images with tools. The user asks for one thing in words. Draw it, check what was drawn by "
     "measuring it, then call accept with the masks that answer the request, or report_absent if it is not there. "
@@ -52,14 +53,7 @@ _INSTRUCTIONS = (
 
 
 class Conversation:
-    """One request, put to a model.
-
-    Args:
-        session: The volume.
-        trace: Where events are noted.
-        budget: The caps.
-        access: The model.
-    """
+    """One request to a model about the volume of a session; events go to the trace."""
 
     def __init__(self, session: AgentSession, trace: Trace, budget: Budget, access: ModelAccess) -> None:
         self._session, self._trace, self._budget, self._access = session, trace, budget, access
@@ -68,16 +62,16 @@ class Conversation:
         self._schemas = tuple(schema_of(name) for name in self._offered)
         self._faults = 0
         self._calls: Counter[str] = Counter()
-        self._told: dict[int, None] = {}
+        self._shown_masks: dict[int, None] = {}
         self._last: Candidate | None = None
         self._answer: AgentAnswer | None = None
 
     def answer(self, structure: str, request: str) -> AgentAnswer:
-        """Talk until there is an answer or a cap is hit.
+        """Converse until there is an answer or a cap is hit.
 
         Raises:
             UsageError: If the request is empty or too long.
-            EndpointError: If the endpoint does not answer, after all tries.
+            EndpointError: If the endpoint does not answer after all tries.
         """
         words = clean_request(request)
         self._trace.structure, self._trace.turn = structure, 0
@@ -98,7 +92,7 @@ class Conversation:
             messages += [Message("assistant", reply.text, tool_calls=reply.tool_calls), *self._react(reply)]
             if self._answer is not None:
                 return self._ended(self._answer)
-            if self._faults >= MOST_FAULTS:
+            if self._faults >= MAX_FAULTS:
                 return self._stopped(f"{self._faults} faults of the model", EventKind.FAULT)
         return self._stopped(f"agent_turns: {self._budget.turns} of {self._budget.turns}", EventKind.CAP)
 
@@ -114,9 +108,9 @@ class Conversation:
         access, model = self._access, self._session.settings.agent.agent_model
         request = ChatRequest(model, tuple(messages), self._schemas, self._budget.seconds_left)
         pictures = tuple(one.digest for message in messages for one in message.pictures)
-        with stopwatch() as seconds:
-            reply = access.endpoint.complete(request)
-            took = seconds()
+        seconds = stopwatch()
+        reply = access.endpoint.complete(request)
+        took = seconds()
         cost = None if access.price is None else access.price.of(reply)
         self._budget.pay(reply.tokens_in + reply.tokens_out, cost)
         calls = ", ".join(call.name[:64] for call in reply.tool_calls) or "no tool"
@@ -138,19 +132,19 @@ class Conversation:
         return reply
 
     def _react(self, reply: ChatReply) -> list[Message]:
-        """Do the calls of an answer; whatever is wrong with one is told to the model, and counted."""
+        """Run the calls of a reply; the model gets every error, and errors count as faults."""
         if not reply.tool_calls:
             self._fault("answered without calling a tool")
             return [Message("user", "Call a tool: accept or report_absent if you are done.")]
         answers: list[Message] = []
         shown: list[Message] = []
         for number, call in enumerate(reply.tool_calls):
-            if number >= _MOST_CALLS or self._answer is not None:
-                told: dict[str, Any] = {"error": "not done: too many calls at once, or after the answer"}
+            if number >= _MAX_CALLS or self._answer is not None:
+                result: dict[str, Any] = {"error": "not done: too many calls at once, or after the answer"}
             else:
-                told, pictures = self._do(call)
+                result, pictures = self._do(call)
                 shown += [Message("user", "What you looked at:", pictures)] if pictures else []
-            text = json.dumps(told, ensure_ascii=False, sort_keys=True)
+            text = json.dumps(result, ensure_ascii=False, sort_keys=True)
             answers.append(Message("tool", text, tool_call_id=call.call_id))
         return [*answers, *shown]
 
@@ -158,22 +152,23 @@ class Conversation:
         key = f"{call.name[:64]} {call.arguments[:4000]}"
         self._calls[key] += 1
         try:
-            if self._calls[key] > _SAME_CALLS:
+            if self._calls[key] > _MAX_SAME_CALLS:
                 msg = "this very call was made before; its answer has not changed: try something else, or accept"
                 raise UsageError(msg)
             parsed = parse_call(call, self._offered)
-            with stopwatch() as seconds:
-                result, pictures = self._result(parsed)
-                took = seconds()
+            seconds = stopwatch()
+            result, pictures = self._result(parsed)
+            took = seconds()
         except UsageError as error:
             self._fault(f"{call.name[:64]}: {str(error)[:300]}", tool=call.name[:64], arguments=call.arguments[:4000])
-            hidden = isinstance(error, UnsupportedPromptError)  # it names files, which no endpoint is to hear of
+            hidden = isinstance(error, UnsupportedPromptError)  # its message names files, which must not leave
             return {"error": "these weights cannot take this call; use another tool" if hidden else str(error)}, ()
         arguments = parsed.model_dump(mode="json", exclude_none=True)
-        told = json.dumps(arguments, ensure_ascii=False)
+        summary = {key: value for key, value in result.items() if key != "objects"}
+        text = f"{call.name} {json.dumps(arguments, ensure_ascii=False)}: {json.dumps(summary, ensure_ascii=False)}"
         self._trace.add(
-            EventKind.TOOL, f"{call.name} {told}: {_short(result)}", tool=call.name, arguments=arguments,
-            result=result, seconds=took, images=tuple(one.digest for one in pictures),
+            EventKind.TOOL, text, tool=call.name, arguments=arguments, result=result, seconds=took,
+            images=tuple(one.digest for one in pictures),
         )  # fmt: skip
         return result, pictures
 
@@ -190,7 +185,7 @@ class Conversation:
             points = [PointPrompt(one.x, one.y, one.inside) for one in call.points]
             return self._drawn(session.segment_points(self._slice(call.slice), points, window=self._window)), ()
         if isinstance(call, Measure):
-            return measured(session, session.candidate(call.mask, self._told), call.object), ()
+            return measured(session, session.candidate(call.mask, self._shown_masks), call.object), ()
         if isinstance(call, Look):
             return self._looked(call)
         if isinstance(call, Accept):
@@ -202,12 +197,12 @@ class Conversation:
 
     @property
     def _window(self) -> str | None:
-        """The window of the structure at hand, where the recipe has one of its own and the settings name none."""
+        """Window of the current structure, if the recipe has one and the settings have none."""
         session = self._session
         return session.windows.get(self._trace.structure) if session.settings.window == "recipe" else None
 
     def _drawn(self, candidate: Candidate) -> dict[str, Any]:
-        self._told[candidate.number] = None
+        self._shown_masks[candidate.number] = None
         self._last = candidate if not candidate.empty or self._last is None else self._last
         return candidate_facts(self._session, candidate)
 
@@ -215,14 +210,14 @@ class Conversation:
         session, z = self._session, self._slice(call.slice)
         pixels = session.slices(z, self._window or session.settings.window)
         if call.mask is not None:
-            pixels = outlined(pixels, session.candidate(call.mask, self._told).labels()[z])
+            pixels = outlined(pixels, session.candidate(call.mask, self._shown_masks).labels()[z])
         pixels = crop_of(pixels, call.box)
         return {"shown": [int(size) for size in pixels.shape[:2]]}, (Picture(np.ascontiguousarray(pixels)),)
 
     def _accepted(self, call: Accept) -> AgentAnswer:
         parts = []
         for one in call.masks:
-            candidate = self._session.candidate(one.mask, self._told)
+            candidate = self._session.candidate(one.mask, self._shown_masks)
             count = len(candidate.scores)
             wanted = list(range(1, count + 1)) if one.objects is None else one.objects
             if strays := [number for number in wanted if number > count]:
@@ -244,7 +239,7 @@ class Conversation:
         self._trace.add(EventKind.FAULT, text, **columns)
 
     def _stopped(self, why: str, kind: EventKind) -> AgentAnswer:
-        """End with what there is: the last mask that was drawn, which nobody accepted, or nothing."""
+        """End with the last mask, which was not accepted, or with "absent"."""
         self._trace.add(kind, f"stopped: {why}")
         note = f"agent-stopped:{why}"
         if self._last is None or self._last.empty:
@@ -253,12 +248,7 @@ class Conversation:
         return self._ended(taken(self._last, reason, (note, "agent-not-accepted")))
 
     def _ended(self, answer: AgentAnswer) -> AgentAnswer:
-        told = {"absent": answer.absent, "objects": len(answer.scores), "notes": list(answer.notes)}
+        result = {"absent": answer.absent, "objects": len(answer.scores), "notes": list(answer.notes)}
         text = f"absent: {answer.reason}" if answer.absent else f"{len(answer.scores)} objects: {answer.reason}"
-        self._trace.add(EventKind.ANSWER, text, result=told)
+        self._trace.add(EventKind.ANSWER, text, result=result)
         return answer
-
-
-def _short(result: dict[str, Any]) -> str:
-    told = {key: value for key, value in result.items() if key != "objects"}
-    return json.dumps(told, ensure_ascii=False)

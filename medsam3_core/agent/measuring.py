@@ -1,4 +1,4 @@
-"""Facts about what was drawn, in numbers alone: how much, where, on which side, how bright."""
+"""Measurements of masks: size, position, side, intensity."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 from medsam3_core.agent.vocabulary.vocabulary import Side
 from medsam3_core.cases.geometry import LengthUnit, VolumeGeometry
 
-MOST_LISTED = 20
-"""Objects whose facts are told one by one."""
+MAX_LISTED = 20
+"""Maximum objects listed one by one."""
 
 Mask = NDArray[np.bool_]
 
 
 def size_of(mask: Mask, geometry: VolumeGeometry) -> dict[str, Any]:
-    """Voxels and volume in ml, or area in mm2 for a single slice; voxels alone where the spacing is unknown."""
+    """Voxels and volume in ml, or area in mm2 for a single slice; voxels alone without a known spacing."""
     voxels = int(np.count_nonzero(mask))
     if geometry.unit is not LengthUnit.MILLIMETRE:
         return {"voxels": voxels}
@@ -53,7 +53,7 @@ def intensity_facts(mask: Mask, voxels: Callable[[int], NDArray[Any]]) -> dict[s
 
 
 def side_of(mask: Mask, geometry: VolumeGeometry) -> Side | None:
-    """Side of the patient on which the larger part lies, against the middle of the volume; None without orientation."""
+    """Side of the patient that holds the larger part, against the middle of the volume; None without orientation."""
     halves = half_masks(geometry)
     if halves is None or not mask.any():
         return None
@@ -62,9 +62,9 @@ def side_of(mask: Mask, geometry: VolumeGeometry) -> Side | None:
 
 
 def half_masks(geometry: VolumeGeometry) -> dict[Side, Mask] | None:
-    """The two sides of the patient in a volume that covers both; None where nothing says which side is which.
+    """Masks of the two sides of the patient in a volume that covers both; None without orientation.
 
-    World x runs from the patient's left to the right (RAS), so that the left side is below the middle.
+    World x runs from the patient's left to the right (RAS): the left side is below the middle.
     """
     if geometry.unit is not LengthUnit.MILLIMETRE:
         return None

@@ -1,4 +1,4 @@
-"""An endpoint that answers from a trace: the run is repeated without anybody being asked."""
+"""Replay of a run from its trace, offline."""
 
 import json
 from collections.abc import Iterable
@@ -8,24 +8,23 @@ from medsam3_core.agent.chat import ChatReply, ChatRequest, EndpointError
 from medsam3_core.agent.trace import EventKind, TraceEvent
 from medsam3_core.settings.agent import RULES
 
-HOST = "replay"
-_UNBOUNDED = 1_000
-"""Turns of a replay: the record ends it."""
+_MAX_TURNS = 1_000
+"""Turns of a replay, which ends with its record."""
 
 
 def requests_of(events: Iterable[TraceEvent]) -> dict[str, str]:
-    """What was asked for, by structure."""
+    """Recorded requests, by structure."""
     asked = [event for event in events if event.kind is EventKind.REQUEST]
     return {event.structure: json.loads(event.result or "{}")["words"] for event in asked}
 
 
 def model_of(events: Iterable[TraceEvent]) -> str:
-    """Which model was asked; `rules` where none was."""
+    """Model of a recorded run; `rules` if there is none."""
     return next((event.model for event in events if event.model), RULES)
 
 
 class ReplayEndpoint:
-    """Gives the recorded replies of one case, in order, to the very requests that they answered."""
+    """Returns the recorded replies of one case, in order, to identical requests."""
 
     def __init__(self, events: Iterable[TraceEvent]) -> None:
         ordered = sorted(events, key=lambda event: event.step)
@@ -39,29 +38,29 @@ class ReplayEndpoint:
 
     @property
     def stopped_here(self) -> str | None:
-        """The cap that was hit at this point of the record, by each request that met it: one after the other."""
+        """Next cap that was hit at this point of the record, if any; requests that met it take turns."""
         here = self._caps.get(self._next)
         return here.pop(0) if here else None
 
     @property
     def host(self) -> str:
-        """No host."""
-        return HOST
+        """Name in place of a host."""
+        return "replay"
 
     def complete(self, request: ChatRequest) -> ChatReply:
         """The next recorded reply.
 
         Raises:
-            EndpointError: If there is none, or it answered another request: the image, the weights or the code differ.
+            EndpointError: If there is none, or it answers another request: image, weights or code differ.
         """
         if self._next >= len(self._recorded):
-            msg = f"the trace holds {len(self._recorded)} answers of the model, the replay asks for one more"
+            msg = f"the trace holds {len(self._recorded)} replies of the model, but the replay needs one more"
             raise EndpointError(msg)
         event = self._recorded[self._next]
         if event.request_digest != request.digest or event.reply is None:
             msg = (
-                f"answer {self._next + 1} of the trace belongs to another request; image, weights or code are not "
-                "those of the trace"
+                f"reply {self._next + 1} of the trace belongs to another request: image, weights or code have changed "
+                "since"
             )
             raise EndpointError(msg)
         self._next += 1
@@ -69,29 +68,29 @@ class ReplayEndpoint:
 
 
 class RecordedBudget(Budget):
-    """Caps are hit where the record says so: a replay is faster than what it repeats, and costs nothing."""
+    """Caps as recorded, since a replay is faster than the original and free."""
 
     def __init__(self, endpoint: ReplayEndpoint) -> None:
         self._endpoint = endpoint
 
     @property
     def turns(self) -> int:
-        """As many as the record has."""
-        return _UNBOUNDED
+        """Unlimited; the record ends a replay."""
+        return _MAX_TURNS
 
     def pay(self, tokens: int, cost: float | None) -> None:
-        """Nothing is paid."""
+        """Do nothing."""
 
     @property
     def spent(self) -> Spent:
-        """Nothing."""
+        """Zero."""
         return Spent()
 
     @property
     def seconds_left(self) -> float | None:
-        """As long as it takes."""
+        """None: no limit."""
         return None
 
     def hit(self) -> str | None:
-        """The cap that was hit here."""
+        """The cap recorded at this point."""
         return self._endpoint.stopped_here

@@ -1,15 +1,14 @@
-"""A request in a clinician's words, read without any language model: what, on which side, inside what."""
+"""Parse a request in a clinician's words, without a language model: structure, side, place."""
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from medsam3_core.agent.vocabulary.types import Term
-from medsam3_core.agent.vocabulary.vocabulary import FILLERS, Side, Vocabulary, words_of
+from medsam3_core.agent.vocabulary.vocabulary import FILLERS, Side, Term, Vocabulary, words_of
 from medsam3_core.errors import UsageError
 
-MOST_CHARACTERS = 400
-"""Longest request; a text prompt holds 32 tokens, a request somewhat more."""
+MAX_CHARACTERS = 400
+"""Maximum length of a request; a text prompt has 32 tokens, a request may have more."""
 
 _CONDITION = re.compile(
     r"[,;(]?\s*\b(if (there (is|are) )?(any|present|visible|one)|if it exists|if there is one|falls vorhanden|"
@@ -30,15 +29,15 @@ _PLACES = re.compile(r"\s+(?:in|inside|within|on|of|at|near|im|in der|dans|en)\s
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a request asks for.
+    """A parsed request.
 
     Attributes:
-        words: The request as it was given, without odd white space.
-        term: The structure, where the vocabulary knows it.
-        side: Side of the patient that is meant, where one is named and the term's own name does not hold it.
-        place: The structure inside which it is sought, where one is named.
-        plain: Whether the words are a plain name, which is asked for as it stands.
-        conditional: Whether the request itself says that there may be nothing.
+        words: The request with normal white space.
+        term: The structure, if the vocabulary has it.
+        side: Named side of the patient, unless the term's own name includes it.
+        place: Named structure to search in.
+        plain: True if the words are a plain name, used unchanged as the text prompt.
+        conditional: True if the request says that there may be nothing.
     """
 
     words: str
@@ -49,7 +48,7 @@ class Reading:
     conditional: bool = False
 
     def texts(self, synonyms: int) -> tuple[str, ...]:
-        """What to ask weights for: the plain name first, then up to `synonyms` others; unknown words as they stand."""
+        """Text prompts: the plain name, then up to `synonyms` others; unknown words unchanged."""
         if self.term is None or self.plain:
             return (self.words,)
         names = (self.term.text, *self.term.plain, *self.term.synonyms)
@@ -60,10 +59,10 @@ class Reading:
 
 
 def read_request(text: str, vocabulary: Vocabulary) -> Reading:
-    """Understand a request.
+    """Parse a request.
 
     Raises:
-        UsageError: If it is empty, has no letter, or is longer than `MOST_CHARACTERS`.
+        UsageError: If it is empty, has no letter, or is longer than `MAX_CHARACTERS`.
     """
     words = clean_request(text)
     asked = _CONDITION.sub(" ", words).strip(" ,;.!?")
@@ -77,22 +76,20 @@ def clean_request(text: str) -> str:
     """The request on one line without control characters.
 
     Raises:
-        UsageError: If nothing is left of it, or too much.
+        UsageError: If it has no letter, or is longer than `MAX_CHARACTERS`.
     """
     words = " ".join("".join(char if char.isprintable() else " " for char in text).split())
     if not any(char.isalpha() for char in words):
         msg = f"the request {text!r} is empty; say in words what to segment, such as 'left kidney'"
         raise UsageError(msg)
-    if len(words) > MOST_CHARACTERS:
-        msg = (
-            f"the request has {len(words)} characters, at most {MOST_CHARACTERS} are read; ask for one thing at a time"
-        )
+    if len(words) > MAX_CHARACTERS:
+        msg = f"the request has {len(words)} characters, at most {MAX_CHARACTERS} are read; ask for one thing at a time"
         raise UsageError(msg)
     return words
 
 
 def _read(phrase: str, vocabulary: Vocabulary) -> Reading:
-    """Exact names first, then a side, then a place, then the nearest description."""
+    """Parse a phrase: exact names first, then a side, a place, and the nearest description."""
     exact = vocabulary.exact(phrase)
     if exact is not None:
         return Reading(phrase, exact.term, plain=exact.plain)
@@ -101,8 +98,8 @@ def _read(phrase: str, vocabulary: Vocabulary) -> Reading:
     for words in dict.fromkeys((rest, core)):
         exact = vocabulary.exact(words)
         if exact is not None:
-            stands = side is not None and phrase.lower().split() == [str(side), *exact.term.text.split()]
-            return Reading(phrase, exact.term, side, plain=stands and exact.term.paired)
+            literal = side is not None and phrase.lower().split() == [str(side), *exact.term.text.split()]
+            return Reading(phrase, exact.term, side, plain=literal and exact.term.paired)
     for target, place in _splits(phrase):
         found = _read_simple(target, vocabulary)
         where = _read_simple(place, vocabulary)
@@ -118,7 +115,7 @@ def _read(phrase: str, vocabulary: Vocabulary) -> Reading:
 
 
 def _read_simple(phrase: str, vocabulary: Vocabulary) -> Reading:
-    """A part of a request: a name, with or without a side, or a description."""
+    """Parse a part of a request: a name, with or without a side, or a description."""
     core = _without_fillers(phrase)
     whole = vocabulary.exact(phrase) or vocabulary.exact(core)
     if whole is not None:
@@ -129,13 +126,13 @@ def _read_simple(phrase: str, vocabulary: Vocabulary) -> Reading:
 
 
 def _splits(phrase: str) -> Iterator[tuple[str, str]]:
-    """Target and place, at each word that may stand between them."""
+    """Target and place, at each word that may separate them."""
     for match in _PLACES.finditer(phrase):
         yield phrase[: match.start()], phrase[match.end() :]
 
 
 def _without_side(phrase: str) -> tuple[Side | None, str]:
-    """The side that a phrase names, and the phrase without it."""
+    """The side named by a phrase, and the phrase without it."""
     words = phrase.split()
     keys = ["".join(words_of(word)) for word in words]
     sides = {_SIDES[key.removesuffix("sided")] for key in keys if key.removesuffix("sided") in _SIDES}
@@ -150,7 +147,7 @@ def _without_side(phrase: str) -> tuple[Side | None, str]:
 
 
 def _without_fillers(phrase: str) -> str:
-    """The phrase without words that carry no anatomy at its ends."""
+    """The phrase without non-anatomical words at its ends."""
     words = phrase.strip(" ,;.!?").split()
     while words and words[0].lower().strip(",.") in FILLERS:
         words.pop(0)

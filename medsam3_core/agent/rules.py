@@ -1,10 +1,11 @@
-"""The strategy without any language model: read the request, ask by several names, criticise, answer.
+"""The strategy without a language model: parse the request, prompt with several names, check, answer.
 
-A plain name is asked for as it stands, and its answer is taken as it is: the rules cost nothing where nothing is to be
-won. Words that the vocabulary knows as another name become the plain name, with synonyms as second opinions.
+The result for a plain name is the answer, unchanged, at no extra cost. Other names known to the vocabulary become the
+plain name, with synonyms as second opinions.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +14,14 @@ from medsam3_core.agent.answers import AgentAnswer, absent, kept_objects, taken
 from medsam3_core.agent.measuring import half_masks, size_of
 from medsam3_core.agent.requests import Reading, read_request
 from medsam3_core.agent.session import AgentSession, Candidate
-from medsam3_core.agent.trace import EventKind, Trace, facts_in_words, stopwatch
+from medsam3_core.agent.trace import EventKind, Trace, stopwatch
 from medsam3_core.agent.vocabulary.vocabulary import Vocabulary, reviewed_vocabulary
 from medsam3_core.settings.agent import SYNONYMS
 
 _OPINION = 0.3
-"""Weight of a second opinion against 1 of the plain name: three together do not overrule it."""
+"""Weight of a second opinion, against 1 for the plain name; three together do not overrule it."""
 _AGREEMENT = 0.5
-"""Dice from which two opinions mean the same thing."""
+"""Minimum Dice of two opinions that agree."""
 
 Mask = NDArray[np.bool_]
 
@@ -30,9 +31,9 @@ class RuleAgent:
 
     Args:
         session: The volume.
-        trace: Where events are noted.
+        trace: Record of events.
         synonyms: Second opinions per request.
-        vocabulary: What structures are called.
+        vocabulary: Names of structures.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class RuleAgent:
         self._vocabulary = reviewed_vocabulary() if vocabulary is None else vocabulary
 
     def answer(self, requests: Mapping[str, str]) -> dict[str, AgentAnswer]:
-        """Answer all requests of a case, by structure; all texts of one window are asked in one pass over the slices.
+        """Answer all requests of a case, by structure; the texts of one window share one pass over the slices.
 
         Raises:
             UsageError: If a request is empty or too long.
@@ -72,13 +73,14 @@ class RuleAgent:
         return answer
 
     def _ask(self, texts: Sequence[str], window: str | None) -> list[Candidate]:
-        with stopwatch() as seconds:
-            candidates = self._session.segment_texts(texts, window=window)
+        seconds = stopwatch()
+        candidates = self._session.segment_texts(texts, window=window)
         for text, candidate in zip(texts, candidates, strict=True):
             facts = _facts(candidate, self._session)
+            words = ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None)
             self._trace.add(
                 EventKind.TOOL,
-                f"asked for {text!r}: {facts_in_words(facts)}",
+                f"asked for {text!r}: {words}",
                 tool="segment_text",
                 arguments={"text": text},
                 result={"mask": candidate.number, **facts},
@@ -87,14 +89,13 @@ class RuleAgent:
         return candidates
 
     def _decide(self, reading: Reading, asked: Sequence[Candidate]) -> AgentAnswer:
-        """The plain name's answer with its second opinions; where it is empty, what two of those agree on."""
+        """Result of the plain name with its second opinions; if it is empty, one that two opinions agree on."""
         first, *others = asked
         if not others:
             known = "" if reading.term else "the vocabulary does not know these words; "
-            reason = f"{known}taken as drawn for {reading.texts(0)[0]!r}"
-            return (
-                absent(self._session.geometry.shape_zyx, "nothing was drawn") if first.empty else taken(first, reason)
-            )
+            if first.empty:
+                return absent(self._session.geometry.shape_zyx, "nothing was drawn")
+            return taken(first, f"{known}taken as drawn for {reading.texts(0)[0]!r}")
         opinions = [one for one in others if not one.empty]
         if not first.empty:
             return self._ensemble(first, opinions)
@@ -108,12 +109,12 @@ class RuleAgent:
         return taken(agreed[0], reason)
 
     def _ensemble(self, first: Candidate, opinions: Sequence[Candidate]) -> AgentAnswer:
-        """Voxels that carry more than half of the weight; the objects are those of the plain name."""
+        """Voxels with more than half of the weight; the objects are those of the plain name."""
         labels = first.labels()
         agreeing = [one for one in opinions if _dice(labels > 0, one.labels() > 0) >= _AGREEMENT]
         if not agreeing:
             self._trace.add(
-                EventKind.DECISION, f"mask {first.number} stands; {len(opinions)} other opinions differ from it"
+                EventKind.DECISION, f"kept mask {first.number}; {len(opinions)} other opinions differ from it"
             )
             return taken(first, f"taken as drawn for {first.asked}")
         weight = (labels > 0).astype(np.float32)
@@ -126,7 +127,7 @@ class RuleAgent:
         return AgentAnswer(*_renumbered(kept, first.scores), reason)
 
     def _by_side(self, reading: Reading) -> AgentAnswer | None:
-        """A paired organ that weights do not know by its side: the pair, cut to the side."""
+        """Segment a paired organ without its side, and cut the pair to the side."""
         if reading.side is None or reading.term is None or not reading.term.paired:
             return None
         (pair,) = self._ask((reading.term.text,), self._session.windows.get(self._trace.structure))
@@ -135,10 +136,10 @@ class RuleAgent:
         return self._on_side(taken(pair, f"drawn for {pair.asked}"), reading)
 
     def _on_side(self, answer: AgentAnswer, reading: Reading) -> AgentAnswer:
-        """The part of an answer that lies on the side that was asked for."""
+        """Part of an answer on the requested side."""
         halves = half_masks(self._session.geometry)
         if halves is None or reading.side is None:
-            self._trace.add(EventKind.DECISION, "the image does not say which side is which; both stay")
+            self._trace.add(EventKind.DECISION, "the image has no orientation; both sides are kept")
             return answer
         cut = np.where(halves[reading.side], answer.labels, 0).astype(np.uint16)
         labels, scores = _renumbered(cut, answer.scores)
@@ -147,7 +148,7 @@ class RuleAgent:
         return AgentAnswer(labels, scores, reason)
 
     def _inside(self, answer: AgentAnswer, place: Reading, structure: str) -> AgentAnswer:
-        """The objects of an answer that lie for the most part inside a place; all, where the place is not found."""
+        """Objects of an answer that lie mostly inside a place; all if the place is not found."""
         texts = place.texts(0)
         if place.term is not None and place.term.parent is not None and place.term.parent in self._vocabulary.terms:
             texts = (*texts, self._vocabulary.terms[place.term.parent].text)
@@ -171,7 +172,7 @@ class RuleAgent:
 
 def _understood(words: str, reading: Reading) -> str:
     if reading.term is None:
-        return f"asked for {words!r}, which the vocabulary does not know: asked as it stands"
+        return f"asked for {words!r}, unknown to the vocabulary: used unchanged"
     if reading.plain:
         return f"asked for {words!r}, a plain name"
     parts = [f"asked for {words!r}, understood as {reading.term.text!r}"]
@@ -199,13 +200,10 @@ def _facts(candidate: Candidate, session: AgentSession) -> dict[str, object]:
 
 
 def _agreeing(opinions: Sequence[Candidate]) -> tuple[Candidate, Candidate] | None:
-    """The first two opinions that mean the same thing."""
+    """The first two opinions that agree."""
     masks = [one.labels() > 0 for one in opinions]
-    for i in range(len(opinions)):
-        for j in range(i + 1, len(opinions)):
-            if _dice(masks[i], masks[j]) >= _AGREEMENT:
-                return opinions[i], opinions[j]
-    return None
+    pairs = combinations(range(len(opinions)), 2)
+    return next(((opinions[i], opinions[j]) for i, j in pairs if _dice(masks[i], masks[j]) >= _AGREEMENT), None)
 
 
 def _dice(first: Mask, second: Mask) -> float:
@@ -216,6 +214,6 @@ def _dice(first: Mask, second: Mask) -> float:
 def _renumbered(
     labels: NDArray[np.uint16], scores: NDArray[np.float32]
 ) -> tuple[NDArray[np.uint16], NDArray[np.float32]]:
-    """Without the objects that have lost every voxel."""
+    """Drop objects without voxels and renumber the others."""
     present = np.bincount(labels.ravel(), minlength=len(scores) + 1)[1:] > 0
     return kept_objects(labels, scores, present)

@@ -1,4 +1,4 @@
-"""The volume at hand: every slice is encoded once, whatever is asked of it and however often."""
+"""Session of the agent on one volume; every slice is encoded once."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,17 +19,17 @@ from medsam3_core.settings.inference import InferenceSettings
 
 SliceLoader = Callable[[int, str], SliceImage]
 _KEPT_BYTES = 2 * 2**30
-"""Of encodings kept between turns: 200 slices at full size in bf16, 100 in fp32."""
+"""Memory of encodings kept between turns: 200 slices at full size in bf16, 100 in fp32."""
 _STRUCTURE = "object"
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """What one question has drawn.
+    """Result of one prompt.
 
     Attributes:
-        number: Its id, from 1, within a case.
-        asked: How it was asked for, in words.
+        number: Id within a case, from 1.
+        asked: The prompt, in words.
         prediction: Objects through the volume, by falling score.
     """
 
@@ -48,15 +48,15 @@ class Candidate:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing was drawn."""
+        """True if nothing was found."""
         return not len(self.scores)
 
 
 class EncodeOnce(SegmenterAround):
-    """A segmenter that remembers the encodings of slices it has seen; everything else is passed on.
+    """A segmenter with a memory of encodings.
 
-    Where they do not all fit, the one that was used last goes: a volume is asked from its first slice to its last again
-    and again, so that it is needed last.
+    If they do not fit, the most recent one is dropped: prompts go through the slices in order, again and again, so that
+    it is needed last.
     """
 
     def __init__(self, segmenter: Segmenter, keep_bytes: int = _KEPT_BYTES) -> None:
@@ -65,7 +65,7 @@ class EncodeOnce(SegmenterAround):
         self._encodings: dict[tuple[str, int, str, int], Any] = {}
 
     def encode(self, images: Sequence[SliceImage], settings: InferenceSettings) -> list[Any]:
-        """Encode what has not been encoded yet with these settings."""
+        """Encode slices; those seen with these settings come from memory."""
         keys = [(digest_array(image), settings.resolution, str(settings.dtype), settings.tiles) for image in images]
         new = {key: image for key, image in zip(keys, images, strict=True) if key not in self._encodings}
         made = dict(zip(new, self._segmenter.encode(list(new.values()), settings) if new else (), strict=True))
@@ -75,7 +75,7 @@ class EncodeOnce(SegmenterAround):
         return found
 
     def _keep(self, key: tuple[str, int, str, int], encoding: Any) -> None:
-        """Remember as the one that was used last, in the place of the one before if need be."""
+        """Store an encoding as the most recent, in place of the previous if need be."""
         if key in self._encodings:
             self._encodings[key] = self._encodings.pop(key)
             return
@@ -89,23 +89,23 @@ class EncodeOnce(SegmenterAround):
 
 
 def _bytes_of(encoding: Any) -> int:
-    """Memory of an encoding; those that do not say count as nothing."""
+    """Memory of an encoding; 0 if unknown."""
     return int(getattr(encoding, "nbytes", 0))
 
 
 @dataclass
 class AgentSession:
-    """One volume, one segmenter, and all that has been drawn so far.
+    """One volume, one segmenter, and all results so far.
 
     Attributes:
-        segmenter: Weights.
-        slices: Gives slices as the segmenter sees them.
-        geometry: Where the voxels are.
+        segmenter: The segmenter.
+        slices: Loads slice z with an intensity policy, for the segmenter.
+        geometry: Geometry of the volume.
         settings: Inference settings.
-        voxels: Gives slice z in the image's own unit, for measuring.
-        windows: Per structure its own window, where the recipe has one.
-        candidates: By number.
-        notes: What was done to fit, each once.
+        voxels: Loads slice z in the image's own unit, for measurements.
+        windows: Window per structure, if the recipe has one.
+        candidates: Results by number.
+        notes: Fallbacks, each once.
     """
 
     segmenter: Segmenter
@@ -129,11 +129,11 @@ class AgentSession:
     def segment_texts(
         self, texts: Sequence[str], slices: Iterable[int] | None = None, *, window: str | None = None
     ) -> list[Candidate]:
-        """Ask for several texts in one pass over the slices; a text that was asked before is not asked again.
+        """Segment several texts in one pass over the slices; results are cached.
 
         Args:
-            texts: What to look for.
-            slices: Which slices; all by default.
+            texts: Text prompts.
+            slices: Slices; all by default.
             window: Intensity policy; None for that of the settings.
         """
         where = tuple(range(self.depth) if slices is None else slices)
@@ -144,13 +144,13 @@ class AgentSession:
         return [self._by_question["text", text, where, window] for text in texts]
 
     def segment_box(self, z: int, box: BoxPrompt, text: str | None = None, *, window: str | None = None) -> Candidate:
-        """Ask for what a box shows on one slice, as an example of `text` where one is given; `window` as above."""
+        """Segment with a box on one slice, as an example of `text` if given; `window` as above."""
         prompt = SlicePrompt(_STRUCTURE, text=text, boxes=(box,))
         asked = f"box {box.x0:g},{box.y0:g},{box.x1:g},{box.y1:g} on slice {z}" + (f" of {text!r}" if text else "")
         return self._ask(("box", z, box, text, window), asked, z, prompt, window)
 
     def segment_points(self, z: int, points: Sequence[PointPrompt], *, window: str | None = None) -> Candidate:
-        """Ask for the one object that points show on one slice; `window` as above."""
+        """Segment one object from points on one slice; `window` as above."""
         prompt = SlicePrompt(_STRUCTURE, points=(tuple(points),), per_instance=True)
         return self._ask(("points", z, tuple(points), window), f"{len(points)} points on slice {z}", z, prompt, window)
 
@@ -159,7 +159,7 @@ class AgentSession:
 
         Args:
             number: The id.
-            among: Ids that whoever asks was told; one that was drawn for another request does not exist for them.
+            among: Ids known to the caller; results of other requests are hidden.
 
         Raises:
             UsageError: If there is none; lists those that exist.

@@ -17,14 +17,14 @@ from medsam3_core.settings.agent import SYNONYMS
 
 @dataclass(frozen=True, eq=False)
 class AgentRun:
-    """How a case is answered.
+    """Options of a run of the agent.
 
     Attributes:
         synonyms: Second opinions of the rules.
         access: The model; None for the rules.
-        spent_by_run: Gives what the run has spent on other cases.
-        on_pay: Told what this case has spent, after every answer.
-        on_answer: Told what has happened so far, after every answer.
+        spent_by_run: Returns the spending of the run on other cases.
+        on_pay: Called with the spending of this case after every reply.
+        on_answer: Called with the events so far after every reply.
     """
 
     synonyms: int = SYNONYMS
@@ -36,12 +36,12 @@ class AgentRun:
 
 @dataclass(frozen=True, eq=False)
 class AgentCase:
-    """What came of a case.
+    """Result of a case.
 
     Attributes:
-        answers: By structure.
-        events: What happened.
-        spent: What it cost.
+        answers: Answers by structure.
+        events: The trace.
+        spent: Resources used.
     """
 
     answers: Mapping[str, AgentAnswer]
@@ -50,12 +50,12 @@ class AgentCase:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the reader must know, per structure."""
+        """Notes of all answers, with their structure."""
         return tuple(f"{name}:{note}" for name, answer in self.answers.items() for note in answer.notes)
 
 
-class AgentInterrupted(Exception):  # noqa: N818 - it carries what happened until then
-    """An endpoint gave up in the middle of a case; the events until then must not be lost."""
+class AgentInterrupted(Exception):  # noqa: N818 - it carries the events
+    """An endpoint failed within a case; carries the events until then."""
 
     def __init__(self, cause: Exception, events: tuple[TraceEvent, ...], spent: Spent) -> None:
         super().__init__(str(cause))
@@ -67,32 +67,32 @@ def answer_requests(session: AgentSession, requests: Mapping[str, str], run: Age
 
     Args:
         session: The volume.
-        requests: Structure to what is asked for, in words.
-        run: How.
+        requests: Requests in words, by structure.
+        run: Options.
 
     Raises:
-        UsageError: If a request is empty or too long, or a model is named but none may be asked.
-        AgentInterrupted: If the endpoint does not answer, with what happened until then.
+        UsageError: If a request is empty or too long, or a model is set without an endpoint.
+        AgentInterrupted: If the endpoint does not answer; carries the events until then.
     """
     trace = Trace(on_answer=run.on_answer)
     settings = session.settings.agent
-    with stopwatch() as seconds:
-        if not settings.uses_model:
-            answers = RuleAgent(session, trace, run.synonyms).answer(requests)
-            return AgentCase(answers, tuple(trace.events), Spent(seconds=seconds()))
-        if run.access is None:
-            msg = f"agent_model={settings.agent_model} but no endpoint is configured; see docs/agent.md"
-            raise UsageError(msg)
-        endpoint = run.access.endpoint
-        budget = Budget(settings, run.spent_by_run, seconds, run.on_pay)
-        if isinstance(endpoint, ReplayEndpoint):
-            budget = RecordedBudget(endpoint)
-        answers = {}
-        for structure, words in requests.items():
-            try:
-                answers[structure] = Conversation(session, trace, budget, run.access).answer(structure, words)
-            except UsageError:
-                raise
-            except Exception as error:
-                raise AgentInterrupted(error, tuple(trace.events), budget.spent) from error
-        return AgentCase(answers, tuple(trace.events), budget.spent)
+    seconds = stopwatch()
+    if not settings.uses_model:
+        answers = RuleAgent(session, trace, run.synonyms).answer(requests)
+        return AgentCase(answers, tuple(trace.events), Spent(seconds=seconds()))
+    if run.access is None:
+        msg = f"agent_model={settings.agent_model} but no endpoint is configured; see docs/agent.md"
+        raise UsageError(msg)
+    endpoint = run.access.endpoint
+    budget = Budget(settings, run.spent_by_run, seconds, run.on_pay)
+    if isinstance(endpoint, ReplayEndpoint):
+        budget = RecordedBudget(endpoint)
+    answers = {}
+    for structure, words in requests.items():
+        try:
+            answers[structure] = Conversation(session, trace, budget, run.access).answer(structure, words)
+        except UsageError:
+            raise
+        except Exception as error:
+            raise AgentInterrupted(error, tuple(trace.events), budget.spent) from error
+    return AgentCase(answers, tuple(trace.events), budget.spent)

@@ -1,18 +1,21 @@
-"""The tools that a model may call: typed schemas, the validation of what it wrote, and the results that it gets.
+"""Tools for a model: typed schemas, validation of its calls, and results.
 
-What a model writes is user input: numbers are checked against the volume, texts are short and printable, masks must
-exist. Nothing in it can name a file, a host or another case. Results hold numbers and words of our own, nothing of a
-header.
+Calls are untrusted input: numbers are checked against the volume, texts are short and printable, masks must exist. No
+call can name a file, a host or another case. Results contain numbers and fixed words, nothing from a header.
+Names, docstrings and errors here are sent to the model; a change to them makes older traces impossible to replay.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from scipy import ndimage
 
 from medsam3_core.agent.chat import ToolCall
-from medsam3_core.agent.measuring import MOST_LISTED, intensity_facts, object_facts, size_of
+from medsam3_core.agent.measuring import MAX_LISTED, intensity_facts, object_facts, size_of
 from medsam3_core.agent.session import AgentSession, Candidate
 from medsam3_core.errors import UsageError
 
@@ -22,8 +25,11 @@ _MaskId = Annotated[int, Field(ge=1, description="id of a mask, as a tool gave i
 _ObjectNumber = Annotated[int, Field(ge=1)]
 _Words = Annotated[str, Field(min_length=1, max_length=64, description="short noun phrase, such as 'left kidney'")]
 _Reason = Annotated[str, Field(min_length=1, max_length=400, description="why, in one sentence")]
-_LONGEST = 4000
-"""Characters of the arguments of a call; longer ones are not even parsed."""
+_MAX_CHARACTERS = 4000
+"""Maximum length of the arguments of a call; longer ones are not parsed."""
+_COLOURS = np.array([[230, 60, 60], [60, 200, 80], [70, 120, 240], [240, 200, 40], [220, 80, 220]], dtype=np.uint8)
+_MAX_SIDE = 1024
+"""Maximum side of a picture; larger ones are subsampled."""
 
 
 class _Arguments(BaseModel):
@@ -129,7 +135,7 @@ def schema_of(name: str) -> dict[str, Any]:
 
 
 def offered_tools(*, box: bool, interactive: bool, pixels: bool) -> tuple[str, ...]:
-    """Tools for these weights and this endpoint: points need an interactive head, looking needs shared pixels."""
+    """Tools for weights and endpoint: points need an interactive head, `look` needs permission to send pixels."""
     hidden = set() if box else {"segment_box"}
     hidden |= set() if interactive else {"segment_points"}
     hidden |= set() if pixels else {"look"}
@@ -137,7 +143,7 @@ def offered_tools(*, box: bool, interactive: bool, pixels: bool) -> tuple[str, .
 
 
 def parse_call(call: ToolCall, offered: tuple[str, ...]) -> Call:
-    """A call as it may be done.
+    """Validate a call.
 
     Raises:
         UsageError: If the tool is not offered, or an argument is missing, unknown or out of range; holds the schema.
@@ -146,8 +152,8 @@ def parse_call(call: ToolCall, offered: tuple[str, ...]) -> Call:
         msg = f"there is no tool {call.name[:64]!r}; the tools are: {', '.join(offered)}"
         raise UsageError(msg)
     try:
-        if len(call.arguments) > _LONGEST:
-            msg = f"arguments of {len(call.arguments)} characters; at most {_LONGEST} are read"
+        if len(call.arguments) > _MAX_CHARACTERS:
+            msg = f"arguments of {len(call.arguments)} characters; at most {_MAX_CHARACTERS} are read"
             raise UsageError(msg)
         return TOOLS[call.name].model_validate(json.loads(call.arguments or "{}"))
     except (json.JSONDecodeError, RecursionError) as error:
@@ -162,14 +168,14 @@ def parse_call(call: ToolCall, offered: tuple[str, ...]) -> Call:
 
 
 def candidate_facts(session: AgentSession, candidate: Candidate) -> dict[str, Any]:
-    """Id, count, size and the objects of a mask, best first; at most `MOST_LISTED` of them one by one."""
+    """Id, count, size and objects of a mask, best first; lists at most `MAX_LISTED` objects."""
     labels, scores = candidate.labels(), candidate.scores
     facts: dict[str, Any] = {"mask": candidate.number, "count": len(scores)}
     if candidate.empty:
         return facts
     listed = [
         {"object": number, "score": round(float(score), 3), **object_facts(labels == number, session.geometry)}
-        for number, score in enumerate(scores[:MOST_LISTED], start=1)
+        for number, score in enumerate(scores[:MAX_LISTED], start=1)
     ]
     return facts | size_of(labels > 0, session.geometry) | {"objects": listed}
 
@@ -188,3 +194,29 @@ def measured(session: AgentSession, candidate: Candidate, number: int | None) ->
     count = len(candidate.scores) if number is None else 1
     intensity = intensity_facts(mask, session.voxels)
     return {"mask": candidate.number, "count": count, **object_facts(mask, session.geometry), "intensity": intensity}
+
+
+def outlined(pixels: NDArray[np.uint8], labels: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """Copy of a slice, (y, x, 3), with coloured outlines of all objects."""
+    shown = pixels.copy()
+    for number in np.unique(labels[labels > 0]):
+        mask = labels == number
+        shown[mask & ~ndimage.binary_erosion(mask)] = _COLOURS[(int(number) - 1) % len(_COLOURS)]
+    return shown
+
+
+def crop_of(pixels: NDArray[np.uint8], box_xyxy: Sequence[float] | None) -> NDArray[np.uint8]:
+    """Part of a slice inside a box, subsampled to at most 1024 pixels a side.
+
+    Raises:
+        UsageError: If the box is empty or leaves the slice.
+    """
+    if box_xyxy is not None:
+        x0, y0, x1, y1 = (round(edge) for edge in box_xyxy)
+        height, width = pixels.shape[:2]
+        if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+            msg = f"box {x0},{y0},{x1},{y1} is empty or leaves the slice of {width} x {height} pixels"
+            raise UsageError(msg)
+        pixels = pixels[y0:y1, x0:x1]
+    step = -(-max(pixels.shape[:2]) // _MAX_SIDE)
+    return pixels[::step, ::step]

@@ -1,8 +1,7 @@
-"""What happened while the agent worked, event by event: enough to read it as a story and to repeat it."""
+"""Trace of the agent: events to read and to replay."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -11,22 +10,22 @@ from medsam3_core.digests import canonical_json
 
 
 class EventKind(StrEnum):
-    """What an event is."""
+    """Kind of an event."""
 
     REQUEST = "request"
-    """What was asked, and how it was understood."""
+    """A request and its interpretation."""
     MODEL = "model"
-    """One answer of the language model."""
+    """One reply of the language model."""
     TOOL = "tool"
     """One call of a tool with its result."""
     DECISION = "decision"
     """A conclusion of the rules."""
     FAULT = "fault"
-    """Something malformed, unknown or repeated, and what was done about it."""
+    """A malformed, unknown or repeated call."""
     CAP = "cap"
-    """A bound that was hit."""
+    """A cap that was hit."""
     ANSWER = "answer"
-    """Masks, or a reasoned "absent"."""
+    """Masks, or "absent" with a reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,23 +33,23 @@ class TraceEvent:
     """One event.
 
     Attributes:
-        structure: Structure that was asked for.
+        structure: Requested structure.
         step: Position in the case, from 0.
         turn: Turn of the conversation, from 1; 0 outside one.
-        kind: What it is.
+        kind: Kind of the event.
         text: The event in a sentence.
         tool: Name of the tool, if one was called.
-        arguments: JSON of its arguments, as they were used.
+        arguments: JSON of its arguments, as used.
         result: JSON of its result, or of the answer.
-        model: Model that answered.
-        endpoint: Host that was asked, without path or key.
-        request_digest: SHA-256 of all that was sent.
-        reply: JSON of the whole answer of the model, from which it can be replayed.
+        model: Model that replied.
+        endpoint: Host of the endpoint, without path or key.
+        request_digest: SHA-256 of the whole request.
+        reply: JSON of the whole reply of the model, for replay.
         tokens_in: Tokens sent.
         tokens_out: Tokens received.
-        cost: Money by the price table; None where no price is known.
-        seconds: Time it took.
-        images: SHA-256 of the pixels of every picture that was sent with this request.
+        cost: Cost from the price table; None without a price.
+        seconds: Duration.
+        images: SHA-256 of the pixels of every picture in the request.
     """
 
     structure: str
@@ -77,10 +76,10 @@ class Trace:
     """The events of one case, in order.
 
     Attributes:
-        events: What has happened so far.
-        structure: Structure at hand.
-        turn: Turn at hand.
-        on_answer: Told the events until then whenever a model has answered: what was paid for must not be lost.
+        events: Events so far.
+        structure: Current structure.
+        turn: Current turn.
+        on_answer: Called with all events after each reply of a model, so that paid replies can be saved.
     """
 
     events: list[TraceEvent] = field(default_factory=list)
@@ -89,7 +88,7 @@ class Trace:
     on_answer: Callable[[Sequence[TraceEvent]], None] | None = None
 
     def add(self, kind: EventKind, text: str, **columns: Any) -> TraceEvent:
-        """Note an event; `arguments`, `result` and `reply` may be plain JSON values."""
+        """Record an event; `arguments`, `result` and `reply` may be plain JSON values."""
         for name in ("arguments", "result", "reply"):
             if name in columns and not isinstance(columns[name], str | None):
                 columns[name] = canonical_json(columns[name])
@@ -100,13 +99,7 @@ class Trace:
         return event
 
 
-@contextmanager
-def stopwatch(clock: Callable[[], float] = time.perf_counter) -> Iterator[Callable[[], float]]:
-    """Seconds since it was started, whenever asked."""
-    started = clock()
-    yield lambda: clock() - started
-
-
-def facts_in_words(facts: Mapping[str, Any]) -> str:
-    """Numbers for a sentence: `count 2, volume 12.1 ml`."""
-    return ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None)
+def stopwatch() -> Callable[[], float]:
+    """Start a clock; the result returns the seconds since."""
+    started = time.perf_counter()
+    return lambda: time.perf_counter() - started

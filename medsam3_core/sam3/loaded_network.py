@@ -1,15 +1,14 @@
-"""The network of a segmenter over its life.
+"""The network in memory: built on first use, rebuilt for another precision or resolution.
 
-It is built when first needed, built again when settings ask for another precision or resolution, and moved to the CPU
-when accelerator memory does not suffice.
+When accelerator memory runs out, batches get smaller first, then work moves to the CPU; every step is recorded.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
 
-from medsam3_core.sam3.memory_ladder import MemoryLadder
 from medsam3_core.sam3.network.concept import TextEncoder
 from medsam3_core.sam3.network.encoder import SliceEncoding
 from medsam3_core.sam3.network.heads import SliceHeads
@@ -26,8 +25,42 @@ _PER_PASS = {"cpu": 1, "cuda": 8}
 _CPU = "cpu"
 
 
+@dataclass(eq=False)
+class MemoryLadder:
+    """Batch size of one kind of pass; it only shrinks, so that memory runs out once, not on every slice.
+
+    Attributes:
+        kind: `images` or `prompts`, for the notes.
+        size: Items per pass.
+        steps: Fallbacks taken, in order.
+    """
+
+    kind: str
+    size: int
+    steps: list[str] = field(default_factory=list)
+
+    def run(self, items: Sequence[Item], compute: Callable[[list[Item]], list[Answer]]) -> list[Answer]:
+        """Compute all items, halving the batch whenever memory runs out.
+
+        Raises:
+            torch.OutOfMemoryError: If a batch of one does not fit either.
+        """
+        answers: list[Answer] = []
+        while len(answers) < len(items):
+            batch = list(items[len(answers) : len(answers) + self.size])
+            try:
+                answers += compute(batch)
+            except torch.OutOfMemoryError:
+                if len(batch) == 1:
+                    raise
+                self.size = len(batch) // 2
+                self.steps.append(f"{self.kind}-halved:{len(batch)}>{self.size}")
+                _free_cuda_memory()
+        return answers
+
+
 class LoadedNetwork:
-    """At most one network in memory, with its text features and the feature maps of the slice at hand."""
+    """At most one network in memory, with its text features and the feature maps of the current slice."""
 
     def __init__(
         self,
@@ -52,11 +85,11 @@ class LoadedNetwork:
 
     @property
     def kind_of_device(self) -> str:
-        """`cpu` or `cuda`, as asked for: their bf16 kernels round differently."""
+        """`cpu` or `cuda`, as requested: their bf16 kernels round differently."""
         return torch.device(self._wanted_device).type
 
     def precision(self, dtype: Dtype) -> Precision:
-        """What a setting means on the device that was asked for; a move to the CPU does not change it."""
+        """Precision of a setting on the requested device; a move to the CPU does not change it."""
         return precision_for(dtype, self._wanted_device)
 
     def network_for(self, settings: InferenceSettings) -> Sam3Network:
@@ -75,7 +108,7 @@ class LoadedNetwork:
         return network
 
     def heads_on(self, encoding: SliceEncoding, settings: InferenceSettings) -> SliceHeads:
-        """The heads on one slice; asking for the same slice again finds its feature maps computed."""
+        """The heads on one slice; repeated calls for a slice reuse its feature maps."""
         network = self.network_for(settings)
         if self._heads is None or self._heads.encoding is not encoding:
             assert self._text_encoder is not None
@@ -86,7 +119,7 @@ class LoadedNetwork:
     def run(
         self, ladder: MemoryLadder, items: Sequence[Item], compute: Callable[[list[Item]], list[Answer]]
     ) -> list[Answer]:
-        """Compute items in passes that fit into memory: smaller ones first, then on the CPU if that is allowed.
+        """Compute items in passes that fit into memory: smaller batches first, then on the CPU if allowed.
 
         Raises:
             torch.OutOfMemoryError: If nothing fits.
@@ -102,10 +135,10 @@ class LoadedNetwork:
             return ladder.run(items, compute)
 
     def sweep(self, follow: Callable[[Sam3Network], Iterator[Answer]], settings: InferenceSettings) -> Iterator[Answer]:
-        """What a way through a volume gives; after a move to the CPU it begins again there.
+        """Results of one pass through a volume; it restarts after a move to the CPU.
 
-        The move may be its own, or that of an encoder pass on its way: the tracker must not stay behind on the
-        accelerator that is full, beside a second network on the CPU.
+        An encoder pass may cause the move too: the tracker must not stay on the full accelerator beside a second
+        network on the CPU.
 
         Raises:
             torch.OutOfMemoryError: If it does not fit and may not move.
@@ -141,7 +174,7 @@ class LoadedNetwork:
             weights = self.weights.reread()
         network = build_network(weights, precision, self.device, resolution)
         if weights.reread is not None:
-            self._tensors = None  # one copy in memory is enough
+            self._tensors = None  # keeps one copy in memory
         return network
 
     def _may_move(self) -> bool:
@@ -155,5 +188,9 @@ class LoadedNetwork:
 
     def _unload(self) -> None:
         self._network = self._text_encoder = self._heads = None
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        _free_cuda_memory()
+
+
+def _free_cuda_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -25,7 +25,7 @@ Encoding = SliceEncoding | TiledEncoding
 
 @dataclass(frozen=True, eq=False)
 class PreparedTiles:
-    """A slice ready for the trunk: whole (`tiles` is None), or in tiles."""
+    """A slice ready for the trunk, whole (`tiles` is None) or in tiles."""
 
     shape_yx: tuple[int, int]
     tiles: tuple[Tile, ...] | None
@@ -33,16 +33,16 @@ class PreparedTiles:
 
 
 class Sam3Segmenter:
-    """Answers prompts on encoded slices; the network is built on first use, in the precision that settings ask for.
+    """Answers prompts on encoded slices; the network is built on first use.
 
-    Changing precision or resolution between calls builds the network again from the weights. Not thread-safe.
+    A change of precision or resolution between calls rebuilds the network. Not thread-safe.
 
     Args:
         weights: Tensors matched with their architecture; kept only if they cannot be read again.
         device: `cpu` or `cuda:N`.
-        allow_cpu: Whether work that does not fit into accelerator memory may move to the CPU, for good.
-        images_per_pass: Slices per encoder pass; by default 1 on a CPU, where more gain nothing, and 8 on CUDA.
-        prompts_per_pass: Prompts per head pass, likewise.
+        allow_cpu: Move work that does not fit into accelerator memory to the CPU, permanently.
+        images_per_pass: Slices per encoder pass; by default 1 on a CPU, 8 on CUDA.
+        prompts_per_pass: Prompts per head pass; the same defaults.
     """
 
     def __init__(
@@ -58,26 +58,26 @@ class Sam3Segmenter:
 
     @property
     def weights(self) -> Sam3Weights:
-        """The weights it was made from, with their match report but without their tensors."""
+        """Its weights with their match report, without tensors."""
         return self._loaded.weights
 
     @property
     def capabilities(self) -> Capabilities:
-        """Text and boxes always; points and masks where there is a tracker, propagation if its memory learned."""
+        """Text and boxes always; points and masks with a tracker; propagation if its memory is trained."""
         weights = self.weights
         return Capabilities(text=True, box=True, interactive=weights.interactive, propagation=weights.propagates)
 
     @property
     def device(self) -> str:
-        """Where it computes."""
+        """Current device."""
         return self._loaded.device
 
     def precision(self, settings: InferenceSettings) -> str:
-        """Precision that these settings mean here: `fp32`, `bf16` or `mixed`."""
+        """Precision of these settings on the requested device: `fp32`, `bf16` or `mixed`."""
         return self._loaded.precision(settings.dtype).name
 
     def prepare(self, images: Sequence[NDArray[np.uint8]], settings: InferenceSettings) -> list[PreparedTiles]:
-        """Cut slices into tiles where the settings ask for them, and bring all to the model's square; in any thread.
+        """Cut slices into tiles if the settings ask for it and resize to the model's square; safe in any thread.
 
         Raises:
             CaseDataError: If a slice has another type or shape, or is too large.
@@ -89,7 +89,7 @@ class Sam3Segmenter:
     def encode(
         self, images: Sequence[NDArray[np.uint8] | PreparedTiles], settings: InferenceSettings
     ) -> list[Encoding]:
-        """Run the trunk over slices, uint8 of shape (y, x, 3) each; with `tiles` above 1 over the tiles of each.
+        """Run the trunk over slices, uint8 of shape (y, x, 3) each, or over their tiles.
 
         Raises:
             CaseDataError: If a slice has another type or shape, or is too large.
@@ -110,9 +110,8 @@ class Sam3Segmenter:
     ) -> list[SliceInstances]:
         """Answer each prompt on one slice.
 
-        Text and exemplar boxes give all instances above the threshold, by falling score. Points and masks, and boxes
-        with `mode=interactive`, give one instance each whatever its score, which is then the head's own estimate of
-        the IoU.
+        Text and exemplar boxes give all instances above the threshold, by falling score. Points, masks and boxes with
+        `mode=interactive` give one instance each, whatever its score; the score is the head's estimate of the IoU.
 
         Raises:
             UnsupportedPromptError: If a prompt needs a head that these weights do not have.
@@ -165,22 +164,22 @@ class Sam3Segmenter:
         for drawn in loaded.sweep(lambda network: propagate(network, checked, count, prompts), settings):
             if (drawn.index, drawn.z) not in given:  # after a move to the CPU the sweeps begin again
                 given.add((drawn.index, drawn.z))
-                # Its encoding may have been made before the step that the tracker took to fit.
+                # The tracker may have taken a fallback after the slice was encoded.
                 yield replace(drawn, fallbacks=tuple(dict.fromkeys((*drawn.fallbacks, *loaded.images.steps))))
 
     def encoding_identity(self, settings: InferenceSettings) -> tuple[str, ...]:
-        """All that decides what the encoding of a slice is, apart from slice and weights."""
+        """Everything beside slice and weights that determines an encoding."""
         resolution = self.weights.architecture.at(settings.resolution).resolution
         kind = self._loaded.kind_of_device
         return (self.precision(settings), kind, f"resolution={resolution}", f"tiles={settings.tiles}")
 
     def pack(self, encoding: Encoding) -> NDArray[np.generic]:
-        """An encoding as one array, tiles first; nothing is lost but the notes on how it was made."""
+        """Turn an encoding into one array, tiles first, without loss; its fallback notes are dropped."""
         parts = encoding.encodings if isinstance(encoding, TiledEncoding) else (encoding,)
         return np.stack([part.to_array() for part in parts])
 
     def unpack(self, array: NDArray[np.generic], shape_yx: tuple[int, int], settings: InferenceSettings) -> Encoding:
-        """The way back from `pack`.
+        """Restore an encoding from `pack`.
 
         Raises:
             ValueError: If the array has another number of tiles than the settings ask for.
@@ -207,7 +206,7 @@ class Sam3Segmenter:
     def _answer(
         self, encoding: SliceEncoding, prompts: Sequence[SlicePrompt], settings: InferenceSettings, tile: Tile
     ) -> list[TileAnswer]:
-        """Answer prompts on one encoding, in passes of as many prompts as fit."""
+        """Answer prompts on one encoding in passes that fit into memory."""
         loaded = self._loaded
 
         def ask(batch: list[SlicePrompt]) -> list[TileAnswer]:
@@ -244,7 +243,7 @@ def _joined(slice_: PreparedTiles, parts: list[SliceEncoding]) -> Encoding:
 
 
 def _drawn(found: Detections, tile: Tile, settings: InferenceSettings, notes: tuple[str, ...]) -> TileAnswer:
-    """Masks, scores and boxes of what was kept, at the size of the slice or tile."""
+    """Masks, scores and boxes at the size of the slice or tile."""
     limit = mask_limit(tile.shape_yx)
     kept = found.first(limit)
     if len(found.scores) > limit:

@@ -1,7 +1,7 @@
-"""Two seconds that tell whether the installed `transformers` still answers as the official code does.
+"""Self-check of the installed `transformers` against the official code, in two seconds.
 
-The full proof is the golden files; where they are not at hand (a user's machine), small seeded weights must give the
-numbers below, which were taken from a build that reproduced the golden files.
+The golden files are the full proof. A user's machine lacks them: there, small seeded weights must give the numbers
+below, taken from a build that reproduced the golden files.
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ from medsam3_core.sam3.tensors.tokenizer import TextTokenizer
 from medsam3_core.settings.inference import Dtype
 
 TOLERANCE = 1e-3
-"""Machines differ by 1e-5 or less; the known ways to drift cost 4e-3 and more."""
+"""Machines differ by 1e-5 at most; known faults cost 4e-3 and more."""
 
 EXPECTED: dict[str, tuple[float, ...]] = {
     "text": (0.74219, 0.61290, -1.81612, 2.54398),
@@ -46,7 +46,7 @@ _CLICKS = {
 
 
 def drifted() -> list[str]:
-    """What differs from the expected answers, as sentences; empty where all is well."""
+    """Differences from the expected answers, as sentences; empty if there are none."""
     found = measured()
     return [
         f"{name}: {_shown(found[name])} instead of {_shown(expected)}"
@@ -57,7 +57,7 @@ def drifted() -> list[str]:
 
 @torch.no_grad()
 def measured() -> dict[str, tuple[float, ...]]:
-    """The numbers that are compared, from the installed versions."""
+    """Numbers to compare, computed with the installed versions."""
     network = build_network(untrained_weights(tracker=True), precision_for(Dtype.FP32, "cpu"), "cpu", 112)
     heads = SliceHeads(network, TextEncoder(network, TextTokenizer()), encode_slices(network, [_slice(0)])[0])
     numbers = {name: _numbers(heads.detect([prompt])[0]) for name, prompt in _CONCEPTS.items()}
@@ -75,7 +75,7 @@ def _numbers(found: Detections) -> tuple[float, ...]:
 
 
 def _slice(z: int) -> NDArray[np.uint8]:
-    """A slice that is arithmetic, not random: bands whose phase moves with z."""
+    """A deterministic slice: bands whose phase moves with z."""
     y, x = np.mgrid[: _SHAPE_YX[0], : _SHAPE_YX[1]]
     planes = [(7 * x + 3 * y + 40 * z) % 256, (5 * y + 11 * z) % 256, (x * y // 16) % 256]
     return np.stack(planes, axis=-1).astype(np.uint8)

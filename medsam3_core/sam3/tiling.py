@@ -1,7 +1,7 @@
-"""Large slices in N x N overlapping tiles: detail that a squash to the model's square would erase.
+"""Large slices in N x N overlapping tiles, which keep detail that a resize to the model's square would erase.
 
-Every tile is encoded like a slice of its own. Semantic logits are blended before the threshold; instances that
-neighbouring tiles both drew are joined where they agree on the overlap.
+Each tile is encoded like a slice. Semantic logits are blended before the threshold; instances of neighbouring tiles are
+joined where they agree on the overlap.
 """
 
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from medsam3_core.sam3.network.encoder import SliceEncoding
 from medsam3_core.sam3.tensors.postprocess import mask_limit
 
 _OVERLAP = 0.125
-"""Share of a tile's side that it has in common with its neighbour."""
+"""Share of a tile's side that overlaps its neighbour."""
 _SAME_INSTANCE = 0.5
-"""IoU inside the overlap above which two tiles drew the same instance."""
+"""IoU inside the overlap above which two instances are the same."""
 _ENOUGH = 0.5
-"""Share of a box, or of the tile, that must lie in a tile for the box to be shown there."""
+"""Share of a box, or of the tile, that must lie in a tile for the box to be used there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Tile:
         return slice(self.y0, self.y1), slice(self.x0, self.x1)
 
     def overlap(self, other: "Tile") -> "Tile | None":
-        """The window that two tiles share, if any."""
+        """Window shared by two tiles, if any."""
         y0, x0 = max(self.y0, other.y0), max(self.x0, other.x0)
         y1, x1 = min(self.y1, other.y1), min(self.x1, other.x1)
         return Tile(y0, x0, y1, x1) if y0 < y1 and x0 < x1 else None
@@ -70,7 +70,7 @@ class TiledEncoding:
 
 @dataclass(frozen=True, eq=False)
 class TileAnswer:
-    """What was found in one tile for one prompt: masks at the tile's size, and semantic logits where asked for."""
+    """Answer of one tile to one prompt: masks at the tile's size, and semantic logits if needed."""
 
     tile: Tile
     instances: SliceInstances
@@ -84,10 +84,10 @@ def tiles_of(shape_yx: tuple[int, int], count: int) -> tuple[Tile, ...]:
 
 
 def prompts_per_tile(prompt: SlicePrompt, tiles: Sequence[Tile]) -> list[SlicePrompt | None]:
-    """What to ask in each tile; None where the prompt has nothing to show there.
+    """The prompt of each tile; None where no part of the prompt lies in it.
 
-    A text is asked everywhere. A box is clipped to every tile that holds half of it or that it half covers, and in any
-    case to the tile that holds most of it; points and masks go with their own tile in the same way.
+    A text applies to every tile. A box is clipped to every tile that holds half of it or that it half covers, and to
+    the tile that holds most of it. Points and masks are cropped in the same way.
     """
     objects = max(len(prompt.boxes), len(prompt.points), len(prompt.masks))
     shown = [_tiles_showing(prompt, index, tiles) for index in range(objects)]
@@ -98,7 +98,7 @@ def prompts_per_tile(prompt: SlicePrompt, tiles: Sequence[Tile]) -> list[SlicePr
 
 
 def join_tiles(answers: Sequence[TileAnswer], shape_yx: tuple[int, int]) -> SliceInstances:
-    """One answer for the slice from the answers of its tiles."""
+    """Merge the answers of all tiles into one answer for the slice."""
     groups = _same_instances(answers)
     scores = np.array([max(answers[t].instances.scores[i] for t, i in group) for group in groups], dtype=np.float32)
     order = np.argsort(-scores, kind="stable")
@@ -125,7 +125,7 @@ def _spans(size: int, count: int) -> list[tuple[int, int]]:
 
 
 def _tiles_showing(prompt: SlicePrompt, index: int, tiles: Sequence[Tile]) -> set[int]:
-    """Numbers of the tiles in which an object of a prompt is shown."""
+    """Numbers of the tiles that an object of a prompt belongs to."""
     if prompt.boxes:
         box = prompt.boxes[index]
         areas = [_common_area(box, tile) for tile in tiles]
@@ -162,8 +162,7 @@ def _clipped(box: BoxPrompt, tile: Tile) -> BoxPrompt:
 
 
 def _points_in(points: tuple[PointPrompt, ...], tile: Tile) -> tuple[PointPrompt, ...]:
-    moved = (replace(point, x=point.x - tile.x0, y=point.y - tile.y0) for point in points if _depth(point, tile) >= 0)
-    return tuple(moved)
+    return tuple(replace(one, x=one.x - tile.x0, y=one.y - tile.y0) for one in points if _depth(one, tile) >= 0)
 
 
 def _depth(point: PointPrompt, tile: Tile) -> float:
@@ -177,7 +176,7 @@ def _common_area(box: BoxPrompt, tile: Tile) -> float:
 
 
 def _same_instances(answers: Sequence[TileAnswer]) -> list[list[tuple[int, int]]]:
-    """Groups of (tile, instance) that are one instance: linked where two tiles agree on their overlap."""
+    """Groups of (tile, instance) that are one instance, linked where two tiles agree on their overlap."""
     parent = {(t, i): (t, i) for t, answer in enumerate(answers) for i in range(len(answer.instances.scores))}
 
     def root(node: tuple[int, int]) -> tuple[int, int]:
@@ -221,7 +220,7 @@ def _joint_box(boxes: list[NDArray[np.float32]]) -> NDArray[np.float32]:
 
 
 def _blended(answers: Sequence[TileAnswer], shape_yx: tuple[int, int]) -> NDArray[np.bool_] | None:
-    """Semantic mask: logits of the tiles, weighted towards each tile's centre, then thresholded."""
+    """Semantic mask: weighted sum of the logits of the tiles, then the threshold."""
     total = np.zeros(shape_yx, dtype=np.float32)
     weight = np.zeros(shape_yx, dtype=np.float32)
     for answer in answers:
@@ -235,7 +234,7 @@ def _blended(answers: Sequence[TileAnswer], shape_yx: tuple[int, int]) -> NDArra
 
 
 def _ramp(size: int) -> NDArray[np.float32]:
-    """Weights along a side: 1 in the middle, falling to almost 0 over the overlap."""
+    """Weights along a side: 1 in the middle, almost 0 at the edges."""
     distance = np.minimum(np.arange(1, size + 1), np.arange(size, 0, -1))
     ramp: NDArray[np.float32] = np.minimum(1.0, distance / max(1.0, _OVERLAP * size)).astype(np.float32)
     return ramp

@@ -1,7 +1,7 @@
-"""Batches: which slice comes when, how it is changed and what is asked; all of it from seeds, so that it can resume."""
+"""Batches: order of slices, augmentation and prompts, all from seeds, so that training can resume."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,27 +14,28 @@ from medsam3_core.sam3.tensors.preprocess import pixel_values
 from medsam3_core.sam3.tensors.tokenizer import TextTokenizer
 from medsam3_core.training.data.augmentation import augmented_slice
 from medsam3_core.training.data.augmentation_plan import Augmentation
-from medsam3_core.training.data.concept_prompts import ConceptMix, draw_concept_prompts
-from medsam3_core.training.data.interactive_prompts import PromptMix, draw_interactive_prompts
+from medsam3_core.training.data.concept_prompts import draw_concept_prompts
+from medsam3_core.training.data.interactive_prompts import draw_interactive_prompts
 from medsam3_core.training.data.samples import InteractivePrompt, TrainingSlice
 from medsam3_core.training.losses.concept_objective import ConceptBatch, concept_batch
+from medsam3_core.training.plans import QuestionPlan
 
 Sample = tuple[TrainingSlice, int, tuple[str, ...]]
-"""An augmented slice, the seed of its prompts and what may be asked as absent."""
-_ABSENT_KEPT = 3
-"""Concepts that are not on a slice and may be asked for nevertheless."""
+"""An augmented slice, the seed of its prompts and texts of absent concepts."""
+_MAX_ABSENT = 3
+"""Maximum absent concepts kept per slice."""
 
 
 @dataclass(frozen=True, eq=False)
 class SliceGroup:
-    """Slices that are drawn with one probability and changed in one way: those of a cohort.
+    """Slices of a cohort, with one sampling probability and one augmentation.
 
     Attributes:
         slices: At least one.
-        share: How often the group is drawn, against the others.
-        augmentation: How its slices are changed.
-        foreign_texts: What is asked as absent: texts of other groups.
-        empty_share: How often a slice without any concept is drawn, at most.
+        share: Sampling weight of the group.
+        augmentation: Augmentation of its slices.
+        foreign_texts: Texts of other groups, asked as absent.
+        empty_share: Maximum share of slices without any concept.
     """
 
     slices: Sequence[TrainingSlice]
@@ -46,13 +47,13 @@ class SliceGroup:
 
 @dataclass(frozen=True, eq=False)
 class TrainingBatch:
-    """What one step sees.
+    """Input of one step.
 
     Attributes:
         pixels: Shape (slices, 3, side, side), in [-1, 1].
         concept: Prompts of the concept head.
         clicks: Prompts of the interactive head; may be empty.
-        seed: For what is decided during the step.
+        seed: Seed of random choices during the step.
     """
 
     pixels: torch.Tensor
@@ -61,7 +62,7 @@ class TrainingBatch:
     seed: int
 
     def to(self, device: Any, non_blocking: bool = False) -> "TrainingBatch":
-        """On another device, as accelerate asks for it."""
+        """Copy on another device, for accelerate."""
         return replace(
             self,
             pixels=self.pixels.to(device, non_blocking=non_blocking),
@@ -69,44 +70,23 @@ class TrainingBatch:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class SamplePlan:
-    """How many questions a slice is asked.
-
-    Attributes:
-        prompts: Prompts of the concept head per slice.
-        mix: Kinds of them.
-        click_share: Share of slices that the interactive head sees.
-        clicks: Objects of the interactive head per such slice.
-        click_mix: How these are shown.
-        seed: Decides everything.
-    """
-
-    prompts: int = 2
-    mix: ConceptMix = field(default_factory=ConceptMix)
-    click_share: float = 0.4
-    clicks: int = 3
-    click_mix: PromptMix = field(default_factory=PromptMix)
-    seed: int = 0
-
-
 class SampleStream(Dataset[Sample]):
-    """Sample i is the same whoever asks for it, and when: group, slice, view and prompts follow from i and the seed."""
+    """Samples by number: index and seed alone determine group, slice, view and prompts."""
 
-    def __init__(self, groups: Sequence[SliceGroup], plan: SamplePlan, length: int) -> None:
+    def __init__(self, groups: Sequence[SliceGroup], seed: int, length: int) -> None:
         self._groups = list(groups)
         shares = np.array([group.share for group in groups])
         self._shares = shares / shares.sum()
         self._filled = [_split_by_content(group) for group in groups]
-        self._plan = plan
+        self._seed = seed
         self._length = length
 
     def __len__(self) -> int:
         return self._length
 
     def __getitem__(self, index: int) -> Sample:
-        """An augmented slice, the seed of its prompts and what may be asked as absent."""
-        rng = np.random.default_rng(seed_from("sample", self._plan.seed, index))
+        """Sample of this number."""
+        rng = np.random.default_rng(seed_from("sample", self._seed, index))
         number = int(rng.choice(len(self._groups), p=self._shares))
         group = self._groups[number]
         filled, empty = self._filled[number]
@@ -117,33 +97,35 @@ class SampleStream(Dataset[Sample]):
 
 
 def _thinned(seen: TrainingSlice, rng: np.random.Generator) -> TrainingSlice:
-    """A slice with what is there and a few of the concepts that are not: each costs a label map."""
+    """A slice with its present and a few of its absent concepts, since each takes a label map."""
     absent = [number for number, concept in enumerate(seen.concepts) if not concept.present]
-    if len(absent) <= _ABSENT_KEPT:
+    if len(absent) <= _MAX_ABSENT:
         return seen
-    dropped = set(rng.permutation(absent)[_ABSENT_KEPT:].tolist())
+    dropped = set(rng.permutation(absent)[_MAX_ABSENT:].tolist())
     kept = tuple(concept for number, concept in enumerate(seen.concepts) if number not in dropped)
     return replace(seen, concepts=kept)
 
 
 class Collate:
-    """Slices of a batch with their prompts, as tensors."""
+    """Turns samples into a batch of tensors."""
 
-    def __init__(self, plan: SamplePlan, side: int, mask_side: int, interactive: bool, vocabulary: str | None) -> None:
-        self._plan, self._side, self._mask_side = plan, side, mask_side
+    def __init__(
+        self, questions: QuestionPlan, side: int, mask_side: int, interactive: bool, vocabulary: str | None
+    ) -> None:
+        self._questions, self._side, self._mask_side = questions, side, mask_side
         self._interactive = interactive
         self._vocabulary = vocabulary
         self._tokenizer: TextTokenizer | None = None
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, TrainingBatch]:
         """Collate."""
-        if self._tokenizer is None:  # in the process that needs it: a tokenizer is large to send
+        if self._tokenizer is None:  # made in the worker: a tokenizer is large to send
             self._tokenizer = TextTokenizer(self._vocabulary)
-        plan = self._plan
+        plan = self._questions
         prompts, clicks = [], []
         for index, (seen, seed, foreign) in enumerate(samples):
             rng = np.random.default_rng(seed)
-            prompts += draw_concept_prompts(seen, index, plan.prompts, rng, plan.mix, foreign)
+            prompts += draw_concept_prompts(seen, index, plan.per_slice, rng, plan.mix, foreign)
             if self._interactive and rng.random() < plan.click_share:
                 clicks += draw_interactive_prompts(seen, index, plan.clicks, rng, plan.click_mix)
         pixels = pixel_values([seen.image for seen, _, _ in samples], self._side)

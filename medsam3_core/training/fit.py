@@ -21,19 +21,19 @@ from transformers import (
 from medsam3_core.errors import TrainingError
 from medsam3_core.sam3.tensors.transformers_internals import use_one_device
 from medsam3_core.training.batches import Collate, SampleStream
-from medsam3_core.training.fit_plan import LoopPlan
+from medsam3_core.training.plans import LoopPlan
 from medsam3_core.training.supervised import SupervisedSam3
 from medsam3_core.training.trainees.optimiser import OptimiserPlan, parameter_groups, rate_factor
 
 Validate = Callable[[SupervisedSam3], dict[str, float]]
-"""Measures a model; `dice` is what decides."""
+"""Measures a model; `dice` decides."""
 VALIDATION_DICE = "dice"
 
 
 class Fit(Trainer):
-    """The Trainer of `transformers`, which brings accelerate, checkpoints and exact resume.
+    """The Trainer of `transformers`, with accelerate, checkpoints and exact resume.
 
-    Samples come in the order of their numbers: they are drawn at random already, from seeds of their own.
+    Samples come in the order of their numbers; they are already random, each from its own seed.
     """
 
     def __init__(
@@ -55,7 +55,6 @@ class Fit(Trainer):
         self._parts: dict[str, torch.Tensor] = {}
         self._counts: dict[str, int] = {}
         arguments = training_arguments(folder, loop, optimiser, seed, validate_every if validate is not None else 0)
-        placeholder = stream if validate is not None else None
         if validate is not None and patience:
             callbacks = [*callbacks, Patience(early_stopping_patience=patience)]
         super().__init__(
@@ -63,33 +62,33 @@ class Fit(Trainer):
             arguments,
             data_collator=collate,
             train_dataset=stream,
-            eval_dataset=placeholder,
+            eval_dataset=stream if validate is not None else None,  # required, but unused
             callbacks=callbacks,
         )
-        self.remove_callback(PrinterCallback)  # the log is ours, said once
+        self.remove_callback(PrinterCallback)  # we write the log
 
     optimizer: Any
     lr_scheduler: Any
     control: Any
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """AdamW with a rate per part of the model."""
+        """Create AdamW with a rate per part of the model."""
         if self.optimizer is None:
             layers = self.model.trainee.architecture.detector.vision_config.backbone_config.num_hidden_layers
             groups, betas = parameter_groups(self.model, self._plan, layers), (0.9, self._plan.beta2)
-            # Fused: on a CPU a step of many small tensors costs a third.
+            # Fused: a third of the time per step on a CPU with many small tensors.
             self.optimizer = torch.optim.AdamW(groups, lr=self._plan.rate, betas=betas, eps=1e-8, fused=True)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """The schedule of the plan."""
+        """Create the schedule of the plan."""
         if self.lr_scheduler is None:
             factor = partial(rate_factor, plan=self._plan, steps=num_training_steps)
             self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
         return self.lr_scheduler
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
-        """The loss that the model computes itself; its parts go to the log."""
+        """Take the loss from the model and its parts for the log."""
         outputs = model(**inputs)
         if not torch.isfinite(outputs["loss"]):
             parts = ", ".join(f"{name} {float(value):.3g}" for name, value in outputs.items() if name != "loss")
@@ -105,16 +104,16 @@ class Fit(Trainer):
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the means of the parts since the last line."""
+        """Add the means of the loss parts since the last line."""
         if "loss" in logs and self._parts:
             logs = logs | {name: round(float(self._parts[name]) / self._counts[name], 5) for name in self._parts}
             self._parts, self._counts = {}, {}
         super().log(logs, start_time)
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
-        """Validate with the product's own segmenter and scoring instead of a loss.
+        """Validate with the product's segmenter and scoring instead of a loss.
 
-        What is best so far is saved, whatever the rhythm of checkpoints, and so is the step at which patience ends.
+        The best model so far is always saved, and so is the step at which patience ends.
         """
         assert self._validate is not None
         found = self._validate(self.accelerator.unwrap_model(self.model))
@@ -127,7 +126,7 @@ class Fit(Trainer):
         return metrics
 
     def go_on(self, checkpoint: Path | None) -> None:
-        """Train from the beginning or from a checkpoint; not at all where patience had ended there."""
+        """Train from the start or from a checkpoint; do nothing if patience ended at the checkpoint."""
         state = None if checkpoint is None else TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         if state is not None and Patience.has_ended(state):
             self.state = state
@@ -139,14 +138,14 @@ class Fit(Trainer):
 
 
 class Patience(EarlyStoppingCallback):
-    """Stops after a number of validations without a better one; checkpoints remember how many there were."""
+    """Stops after a number of validations without improvement; checkpoints store the count."""
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        """The best model is loaded by `load_best`, not by the Trainer, which would be warned about here."""
+        """Skip a warning about the best model, which `load_best` loads."""
 
     @classmethod
     def has_ended(cls, state: TrainerState) -> bool:
-        """Whether training had been stopped when a checkpoint was written."""
+        """True if training had stopped at a checkpoint."""
         kept = state.stateful_callbacks.get(cls.__name__)
         return kept is not None and (
             kept["attributes"]["early_stopping_patience_counter"] >= kept["args"]["early_stopping_patience"]
@@ -156,9 +155,9 @@ class Patience(EarlyStoppingCallback):
 def training_arguments(
     folder: Path, loop: LoopPlan, optimiser: OptimiserPlan, seed: int, validate_every: int
 ) -> TrainingArguments:
-    """Our plan in the words of `transformers`; `validate_every` 0 never validates.
+    """Translate the plan for `transformers`; `validate_every` 0 never validates.
 
-    A process uses one device: several GPUs are several processes, started by a launcher.
+    A process uses one device; a launcher starts one process per GPU.
     """
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -196,22 +195,22 @@ def training_arguments(
 
 
 def load_best(fit: Fit) -> SupervisedSam3:
-    """The model of the best validation; the last one where nothing was validated.
+    """Load the model of the best validation; the last one without validation.
 
     Raises:
-        TrainingError: If the checkpoint of the best validation is gone.
+        TrainingError: If the checkpoint of the best validation is missing.
     """
     model: SupervisedSam3 = fit.accelerator.unwrap_model(fit.model)
     best = best_checkpoint(fit)
     if best is not None:
         if not (best / "model.safetensors").is_file():
-            msg = f"{best}: the checkpoint of the best validation is gone; delete {best.parent} and train again"
+            msg = f"{best}: the checkpoint of the best validation is missing; delete {best.parent} and train again"
             raise TrainingError(msg)
         model.load_state_dict(load_file(best / "model.safetensors"))
     return model
 
 
 def best_checkpoint(fit: Fit) -> Path | None:
-    """Where the model of the best validation lies; None where nothing was validated."""
+    """Checkpoint of the best validation; None without validation."""
     step = fit.state.best_global_step
     return Path(str(fit.args.output_dir)) / f"checkpoint-{step}" if step else None

@@ -1,4 +1,4 @@
-"""Everything that a training configuration says, as frozen values; the keys of the YAML file are these fields."""
+"""A training configuration as frozen values; the fields are the keys of the YAML file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,23 +9,55 @@ from medsam3_core.settings.inference import InferenceSettings
 from medsam3_core.training.data.augmentation_plan import Augmentation
 from medsam3_core.training.data.concept_prompts import ConceptMix
 from medsam3_core.training.data.interactive_prompts import PromptMix
-from medsam3_core.training.fit_plan import LoopPlan
 from medsam3_core.training.losses.interactive_objective import InteractiveWeights
 from medsam3_core.training.losses.losses import LossWeights
 from medsam3_core.training.trainees.lora import LoraPlan
 from medsam3_core.training.trainees.optimiser import OptimiserPlan
 
 FRESH = "fresh"
-"""The base of weights that are trained from nothing."""
+"""Base of weights trained from scratch."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoopPlan:
+    """Length of a training run, and the composition of a step.
+
+    Attributes:
+        steps: Optimiser steps in total.
+        batch: Slices per step and process.
+        accumulate: Passes per step, summed.
+        bf16: True to run the passes in bf16 (on accelerators).
+        gradient_checkpointing: Trade time for memory.
+        workers: Processes that make samples; 0 for none.
+        log_every: Steps between lines of the log.
+        save_every: Steps between checkpoints, complete for resuming.
+        keep: Checkpoints kept.
+    """
+
+    steps: int = 1000
+    batch: int = 8
+    accumulate: int = 1
+    bf16: bool = False
+    gradient_checkpointing: bool = False
+    workers: int = 1
+    log_every: int = 20
+    save_every: int = 200
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        counts = (self.steps, self.batch, self.accumulate, self.log_every, self.save_every, self.keep)
+        if min(counts) < 1 or self.workers < 0:
+            msg = f"steps, batch, accumulate, log_every, save_every and keep must be at least 1, workers 0; got {self}"
+            raise UsageError(msg)
 
 
 @dataclass(frozen=True, slots=True)
 class UnionPlan:
-    """A concept that is several structures together, such as a whole organ whose parts are labelled.
+    """A concept that joins several structures, such as an organ with labelled parts.
 
     Attributes:
         name: Name of the concept.
-        text: What is asked for.
+        text: Text prompt.
         structures: Structures of the recipe.
         synonyms: Other texts.
     """
@@ -38,22 +70,22 @@ class UnionPlan:
 
 @dataclass(frozen=True, slots=True)
 class CohortPlan:
-    """A cohort to learn from.
+    """A training cohort.
 
     Attributes:
         cohort: Name in the store.
-        source: Where to ingest it from if the store does not hold it yet.
-        splits: Splits that are learned from; None means cases without a split.
-        share: How often it is drawn, against the others.
-        limit: At most so many cases; 0 takes all.
-        every: Every n-th slice of a volume.
+        source: Source to ingest it from if the store does not hold it.
+        splits: Splits for training; None means cases without a split.
+        share: Sampling weight of the cohort.
+        limit: Maximum cases; 0 takes all.
+        every: Takes every n-th slice of a volume.
         synonyms: Further texts per structure.
         unions: Further concepts.
-        augmentation: How slices are changed; by default as the modality and the structures allow.
-        empty_share: How often a slice without any concept is drawn, at most.
-        validation: Patients whose cases are kept back for validation; they are not learned from.
-        unlabelled: Parts of texts for what its slices may show without a label, such as `optic disc` on photographs
-            whose vessels alone are labelled: texts of others with such a part are not asked as absent.
+        augmentation: Augmentation of slices; the default depends on modality and structures.
+        empty_share: Maximum share of slices without any concept.
+        validation: Patients held out for validation.
+        unlabelled: Parts of texts of concepts that may be visible without a label, such as `optic disc` on photographs
+            with labelled vessels; texts of other cohorts with such a part are not asked as absent.
     """
 
     cohort: str
@@ -83,13 +115,13 @@ class CohortPlan:
 
 @dataclass(frozen=True, slots=True)
 class ValidationPlan:
-    """How a model is measured while it learns: by the product's own segmenter and scoring.
+    """Validation during training, by the product's segmenter and scoring.
 
     Attributes:
-        every: Steps from one validation to the next; 0 never validates.
+        every: Steps between validations; 0 never validates.
         prompts: Policies; the mean over them decides.
         settings: Inference settings as `key=value`.
-        patience: Validations without a better mean Dice after which training stops; 0 never stops.
+        patience: Validations without a better mean Dice until training stops; 0 never stops.
     """
 
     every: int = 0
@@ -99,32 +131,32 @@ class ValidationPlan:
 
     def __post_init__(self) -> None:
         if min(self.every, self.patience) < 0 or (self.every and not self.prompts):
-            msg = f"validation needs every and patience of at least 0 and a prompt to ask; got {self}"
+            msg = f"validation needs every and patience of at least 0, and at least one prompt; got {self}"
             raise UsageError(msg)
         self.policies()
         self.inference()
 
     def policies(self) -> list[PromptPolicy]:
-        """The policies, read."""
+        """The parsed policies."""
         return [PromptPolicy.parse(text) for text in self.prompts]
 
     def inference(self) -> InferenceSettings:
-        """The settings, read."""
+        """The parsed settings."""
         return InferenceSettings.parse(self.settings)
 
 
 @dataclass(frozen=True, slots=True)
 class QuestionPlan:
-    """What is asked about a slice.
+    """Prompts drawn per slice.
 
     Attributes:
         per_slice: Prompts of the concept head per slice.
-        mix: Kinds of them.
-        click_share: Share of slices that the interactive head sees, where there is one.
+        mix: Shares of their kinds.
+        click_share: Share of slices with prompts for the interactive head, if there is one.
         clicks: Objects per such slice.
-        click_mix: How they are shown.
-        foreign: Texts that no cohort has, asked as absent.
-        others_repeat: How often a text of another cohort is asked as absent, against one of `foreign`.
+        click_mix: Shares of the kinds of their prompts.
+        foreign: Texts of no cohort, asked as absent.
+        others_repeat: Weight of a text of another cohort, asked as absent, against one of `foreign`.
     """
 
     per_slice: int = 2
@@ -146,23 +178,23 @@ class TrainingPlan:
     """One training run.
 
     Attributes:
-        name: Name of the weights to be.
-        cohorts: What is learned from.
+        name: Name of the new weights.
+        cohorts: Training cohorts.
         base: Weights to start from (`NAME`, `NAME@N` or a path), or `fresh`.
-        architecture: What is built where the base is `fresh`; there is `small` alone.
-        seed: Decides all that is left to chance.
-        loop: How long.
+        architecture: Architecture for the base `fresh`; only `small` exists.
+        seed: Seed of all random choices.
+        loop: Length of the run.
         optimiser: Rates and schedule.
-        losses: How much each loss of the concept head counts.
-        click_losses: The same for the interactive head.
-        click_weight: How much the interactive head counts against the concept head.
-        questions: What is asked.
-        validation: How the model is measured meanwhile.
-        lora: Train small adapters instead of the weights themselves.
-        bare: Whether the layout of Medical-SAM3 is written too.
-        half: Whether the result is written in bf16, half the size.
+        losses: Loss weights of the concept head.
+        click_losses: Loss weights of the interactive head.
+        click_weight: Weight of the interactive head against the concept head.
+        questions: Prompts per slice.
+        validation: Validation during training.
+        lora: Train small adapters instead of the weights.
+        bare: True to write the layout of Medical-SAM3 too.
+        half: True to write the result in bf16, half the size.
         licence: Licence note of the result.
-        threads: Threads of the CPU; 0 leaves it to torch.
+        threads: CPU threads; 0 leaves it to torch.
     """
 
     name: str
@@ -185,8 +217,8 @@ class TrainingPlan:
 
     def __post_init__(self) -> None:
         if self.architecture != "small":
-            msg = f"architecture takes 'small', got {self.architecture!r}; other architectures come with a base"
+            msg = f"architecture must be 'small', got {self.architecture!r}; for another one set base to its weights"
             raise UsageError(msg)
         if self.threads < 0:
-            msg = f"threads takes a whole number of at least 0, got {self.threads}"
+            msg = f"threads must be a whole number of at least 0, got {self.threads}"
             raise UsageError(msg)

@@ -1,4 +1,4 @@
-"""The module that is trained: SAM3 with its losses inside, one trunk pass for both heads."""
+"""The trained module: SAM3 with its losses, one trunk pass for both heads."""
 
 from dataclasses import replace
 
@@ -15,13 +15,13 @@ from medsam3_core.training.trainees.trainee import Trainee
 
 
 class SupervisedSam3(nn.Module):
-    """A trainee that answers a batch with its loss.
+    """A trainee that returns the loss of a batch.
 
     Args:
-        trainee: What is trained.
-        weights: How much each loss of the concept head counts.
-        clicks: The same for the interactive head.
-        click_weight: How much the interactive head counts against the concept head.
+        trainee: The trained network.
+        weights: Loss weights of the concept head.
+        clicks: Loss weights of the interactive head.
+        click_weight: Weight of the interactive head against the concept head.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class SupervisedSam3(nn.Module):
         parts = {name: value.detach() for name, value in losses.items()}
         if self._clicks is not None and batch.clicks:
             shown, clicks = _clicked_slices(trunk, batch.clicks)
-            # In bf16 a click would move by several pixels; inference runs this head in fp32 for the same reason.
+            # In bf16 a click would move by several pixels; inference runs this head in fp32 too.
             with torch.autocast(trunk.device.type, enabled=False):
                 clicked = self._clicks(shown.float(), clicks, np.random.default_rng(batch.seed))
             total = total + self._click_weight * clicked.total
@@ -63,7 +63,7 @@ class SupervisedSam3(nn.Module):
 def _clicked_slices(
     trunk: torch.Tensor, clicks: tuple[InteractivePrompt, ...]
 ) -> tuple[torch.Tensor, list[InteractivePrompt]]:
-    """The slices that are clicked at all: the neck of the interactive head is the dearest part of a step."""
+    """The clicked slices alone, since the neck of the interactive head is the slowest part of a step."""
     wanted = sorted({one.slice_index for one in clicks})
     moved = {number: position for position, number in enumerate(wanted)}
     return trunk[wanted], [replace(one, slice_index=moved[one.slice_index]) for one in clicks]

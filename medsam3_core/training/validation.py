@@ -1,4 +1,4 @@
-"""Validation while training: the present weights as a segmenter, asked and scored as a benchmark would."""
+"""Validation during training: the current weights as a segmenter, prompted and scored as in a benchmark."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ from medsam3_core.settings.inference import InferenceSettings
 
 @dataclass(frozen=True, eq=False)
 class ValidationCase:
-    """A case that is not learned from.
+    """A held-out case.
 
     Attributes:
-        cohort: Its cohort, under which its scores are averaged.
-        case_id: Its id; decides its prompts.
+        cohort: Cohort whose mean its scores enter.
+        case_id: Case id, which determines its prompts.
         recipe: Recipe of the cohort.
-        geometry: Of the volume.
-        slices: Loads a slice as inference does.
+        geometry: Geometry of the volume.
+        slices: Loads a slice as in inference.
         reference: The primary reference.
     """
 
@@ -54,11 +54,11 @@ def validate(
     policies: Sequence[PromptPolicy],
     settings: InferenceSettings,
 ) -> dict[str, float]:
-    """Mean Dice over cohorts and policies, each counted once, and what it is made of.
+    """Mean Dice over pairs of cohort and policy, and its parts.
 
     Returns:
-        `dice`, and per cohort and policy `dice_<cohort>_<policy>`; `absent_correct`, the share of structures that are
-        not there and were left empty; `f1_<cohort>_<policy>` where a structure comes in instances.
+        `dice`, and per cohort and policy `dice_<cohort>_<policy>`; `absent_correct`, the share of absent structures
+        with an empty prediction; `f1_<cohort>_<policy>` for structures with instances.
     """
     scores = [score for case in cases for score in _scores(segmenter, case, policies, settings)]
     found: dict[str, float] = {}

@@ -19,8 +19,7 @@ from medsam3_core.sam3.network.architecture import architecture_from
 from medsam3_core.sam3.network.small import fresh_weights, narrow_tracker_config
 from medsam3_core.sam3.network.tiny import tiny_config
 from medsam3_core.settings.inference import InferenceSettings
-from medsam3_core.training.fit_plan import LoopPlan
-from medsam3_core.training.plans import CohortPlan, QuestionPlan, TrainingPlan, ValidationPlan
+from medsam3_core.training.plans import CohortPlan, LoopPlan, QuestionPlan, TrainingPlan, ValidationPlan
 from medsam3_core.training.trainees.lora import LoraPlan
 from medsam3_core.training.trainees.optimiser import OptimiserPlan, Schedule
 from storage.cohorts.cohorts import case_refs, latest_cases, read_cohort

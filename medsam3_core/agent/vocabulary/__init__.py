@@ -1,1 +1,1 @@
-"""Words of clinicians: each structure with its names, synonyms, Latin and place. Words only, no logic of the agent."""
+"""Vocabulary of clinicians: names, synonyms, Latin names and place of each structure, without logic of the agent."""

@@ -1,4 +1,4 @@
-"""A reviewed vocabulary: what structures are called, and which name weights are asked for."""
+"""A reviewed vocabulary: names of structures, and the names to use as text prompts."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
-from medsam3_core.agent.vocabulary.types import Term
 
 _SPELLINGS = tuple(
     (re.compile(pattern), british)
@@ -74,11 +72,11 @@ their patient patients picture image scan slice here visible present if which wh
 called known der die das des den le la les el los las un une von du de del und et y bitte
 """
 FILLERS = frozenset(_FILLERS.split())
-"""Words that carry no anatomy."""
+"""Words without anatomical meaning."""
 _VAGUE = frozenset(
     ("organ", "thing", "structure", "stuff", "tissue", "body", "area", "region", "part", "object", "spot", "zone")
 )
-"""Words that say something only where nothing else does."""
+"""Words used only if there are no others."""
 
 
 class Side(StrEnum):
@@ -89,8 +87,47 @@ class Side(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Term:
+    """A structure and its names.
+
+    Attributes:
+        name: Stable name.
+        text: The plain name, the text prompt for weights.
+        plain: Plain names of other recipes, used unchanged as text prompts.
+        synonyms: Other English names and spellings.
+        latin: Latin names.
+        foreign: Names in other languages.
+        described: Descriptions in a clinician's or a layman's words.
+        paired: True if there is one on each side of the body.
+        parent: Name of the term that it is a part of.
+        finding: True for a lesion or similar, which may be absent and can be searched inside an organ.
+    """
+
+    name: str
+    text: str
+    plain: tuple[str, ...] = ()
+    synonyms: tuple[str, ...] = ()
+    latin: tuple[str, ...] = ()
+    foreign: tuple[str, ...] = ()
+    described: tuple[str, ...] = ()
+    paired: bool = False
+    parent: str | None = None
+    finding: bool = False
+
+    @property
+    def plain_names(self) -> tuple[str, ...]:
+        """Names used unchanged as text prompts."""
+        return (self.text, *self.plain)
+
+    @property
+    def all_names(self) -> tuple[str, ...]:
+        """Every name, plain ones first."""
+        return (*self.plain_names, *self.synonyms, *self.latin, *self.foreign, *self.described)
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
-    """A term that a phrase names, and whether the phrase is the plain name that weights are asked for."""
+    """The term named by a phrase; `plain` is True if the phrase is a plain name of it."""
 
     term: Term
     plain: bool
@@ -100,7 +137,7 @@ class Vocabulary:
     """Terms by every name they have.
 
     Raises:
-        ValueError: If two terms share a name: a name must mean one thing.
+        ValueError: If two terms share a name.
     """
 
     def __init__(self, terms: Iterable[Term]) -> None:
@@ -115,14 +152,14 @@ class Vocabulary:
                     raise ValueError(msg)
 
     def exact(self, phrase: str) -> Found | None:
-        """The term of which the phrase is a name."""
+        """The term with this name."""
         term = self._by_name.get(plain_words(phrase))
         return None if term is None else Found(term, " ".join(phrase.lower().split()) in term.plain_names)
 
     def nearest(self, phrase: str) -> Found | None:
-        """The term that a phrase describes: the name that shares most of its words; None where that is too few.
+        """The term whose names share the most words with a phrase; None if too few are shared.
 
-        All words of the name must be there, or two thirds of the words of both; of equals the longer name, then none.
+        All words of the name must occur, or 60 % of the words of both. Of equals the longer name wins; else None.
         """
         asked = content_words(phrase)
         if not asked:
@@ -153,7 +190,7 @@ class Vocabulary:
 
 @lru_cache(maxsize=1)
 def reviewed_vocabulary() -> Vocabulary:
-    """The vocabulary that comes with the product: `terms.yaml` beside this module."""
+    """The shipped vocabulary, `terms.yaml` beside this module."""
     written: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("terms.yaml").read_text("utf-8"))
     return Vocabulary(Term(name, **_with_tuples(fields)) for name, fields in written.items())
 
@@ -163,7 +200,7 @@ def _with_tuples(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def plain_words(phrase: str) -> str:
-    """A phrase in lower case, British spelling and singular, without punctuation and articles at its start."""
+    """Normalise a phrase: lower case, British spelling, singular, no punctuation or leading articles."""
     words = [singular(word) for word in words_of(phrase)]
     while len(words) > 1 and words[0] in {"the", "a", "an"}:
         words.pop(0)
@@ -171,14 +208,14 @@ def plain_words(phrase: str) -> str:
 
 
 def content_words(phrase: str) -> frozenset[str]:
-    """The words of a phrase that carry meaning, reduced to their stems."""
+    """Stems of the meaningful words of a phrase."""
     words = [word for word in words_of(phrase) if word not in FILLERS]
     telling = [word for word in words if word not in _VAGUE]
     return frozenset(stem(word) for word in telling or words)
 
 
 def words_of(phrase: str) -> list[str]:
-    """Words in lower case and British spelling; accents are folded."""
+    """Words in lower case and British spelling, without accents."""
     folded = phrase.lower().translate(_ACCENTS).replace("'s", "")
     for pattern, british in _SPELLINGS:
         folded = pattern.sub(british, folded)
@@ -186,7 +223,7 @@ def words_of(phrase: str) -> list[str]:
 
 
 def singular(word: str) -> str:
-    """The singular of an English, Latin or common foreign word, well enough to look it up."""
+    """Singular of an English, Latin or common foreign word, for lookups."""
     if word in _PLURALS:
         return _PLURALS[word]
     if len(word) > 4 and word.endswith("ies"):

@@ -1,9 +1,9 @@
 """Attention in bf16 on a CPU without AMX: matrix products over blocks of rows, so that the scores stay in the cache.
 
-torch's own attention multiplies in fp32 there, whatever it is given; `torch.mm` uses the bf16 instructions of AVX512.
+torch's attention always multiplies in fp32 there; `torch.mm` uses the bf16 instructions of AVX512.
 Two cores of an AMD EPYC with AVX512-BF16, torch 2.14, full size: a global layer of the trunk takes 0.26 s in place of
 0.61 s, a windowed one 0.037 s in place of 0.084 s, one of the fusion encoder 0.10 s in place of 0.18 s. With AMX
-torch's own is the faster one (0.23 s and 0.35 s for a global layer).
+torch's attention is faster (0.23 s and 0.35 s for a global layer).
 """
 
 import torch
@@ -14,18 +14,18 @@ from medsam3_core.sam3.tensors.torch_internals import has_amx
 
 _BLOCK_SCORES = 1_500_000
 """Scores of one block: 3 MB in bf16."""
-_FEWEST_TOKENS = 256
-"""Below this the blocks are not worth their overhead."""
+_MIN_TOKENS = 256
+"""Below this, blocks cost more than they save."""
 
 
 def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, dropout: float = 0.0) -> torch.Tensor:
-    """Attention of all tokens to all others, by whichever of the two ways is faster here.
+    """Attention of all tokens to all others, by the faster implementation on this machine.
 
     Args:
         query: Shape (batch, heads, tokens, d); scores are divided by the square root of d.
         key: Shape (batch, heads, tokens, d).
         value: Shape (batch, heads, tokens, d).
-        dropout: Share of the weights that training drops.
+        dropout: Share of the weights dropped in training.
 
     Returns:
         Shape (batch, heads, tokens, d).
@@ -36,8 +36,8 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, dropout:
 
 
 def takes_blocks(query: torch.Tensor, key: torch.Tensor) -> bool:
-    """Whether blocks are the faster way: many tokens in bf16, a CPU with AVX512-BF16 and no AMX, no gradients."""
-    many = min(query.shape[2], key.shape[2]) >= _FEWEST_TOKENS and query.shape[:2] == key.shape[:2]
+    """True if blocks are faster: many tokens in bf16, a CPU with AVX512-BF16 and no AMX, no gradients."""
+    many = min(query.shape[2], key.shape[2]) >= _MIN_TOKENS and query.shape[:2] == key.shape[:2]
     plain = query.dtype is torch.bfloat16 and query.device.type == "cpu" and not torch.is_grad_enabled()
     return many and plain and bf16_is_fast("cpu") and not has_amx()
 

@@ -1,8 +1,7 @@
 """Matrix products in bf16 between layers in fp32, for the fusion encoder in mixed precision.
 
-Every prompt lets the fusion (DETR) encoder compare all tokens of the slice with all others and pass each through an
-MLP: most of the arithmetic of a prompt. The factors of these products are rounded to bf16, as in the official code
-under its autocast; norms, residual sums and all other heads stay in fp32.
+Attention and MLPs of the fusion (DETR) encoder are most of the arithmetic of a prompt. Their factors are rounded to
+bf16, as in the official code under autocast; norms, residual sums and all other heads stay in fp32.
 """
 
 from typing import Any
@@ -15,7 +14,7 @@ from medsam3_core.sam3.fast.blocked_attention import attend
 
 
 class HalfAttention(nn.Module):
-    """An attention layer of `transformers` that multiplies in bf16, and takes and gives fp32."""
+    """An attention layer of `transformers` that multiplies in bf16; inputs and outputs are fp32."""
 
     def __init__(self, exact: Any) -> None:
         super().__init__()
@@ -38,8 +37,8 @@ class HalfAttention(nn.Module):
             query: Shape (n, tokens, c).
             key: Shape (n, others, c).
             value: Shape (n, others, c).
-            attention_mask: Which keys count, boolean, to be broadcast to (n, heads, tokens, others).
-            **_options: What else `transformers` hands in; nothing of it concerns inference.
+            attention_mask: True for keys that count; broadcasts to (n, heads, tokens, others).
+            **_options: Arguments of `transformers` without effect in inference.
 
         Returns:
             Shape (n, tokens, c) in the dtype of the query, and None for the weights.
@@ -61,7 +60,7 @@ class HalfAttention(nn.Module):
 
 
 class HalfMlp(nn.Module):
-    """An MLP of `transformers` that multiplies in bf16, and takes and gives fp32."""
+    """An MLP of `transformers` that multiplies in bf16; inputs and outputs are fp32."""
 
     def __init__(self, exact: Any) -> None:
         super().__init__()
@@ -75,7 +74,7 @@ class HalfMlp(nn.Module):
 
 
 def use_half_products(encoder: Any) -> None:
-    """Let a fusion encoder of `transformers` attend and pass tokens on in bf16; its weights there are bf16 then."""
+    """Replace attention and MLPs of a fusion encoder of `transformers` by bf16 versions; their weights become bf16."""
     for layer in encoder.layers:
         layer.self_attn, layer.cross_attn = HalfAttention(layer.self_attn), HalfAttention(layer.cross_attn)
         layer.mlp = HalfMlp(layer.mlp)

@@ -1,7 +1,7 @@
-"""The first attention of the fusion encoder, computed once per slice: no prompt has spoken yet.
+"""Prompt-independent attention, cached per slice.
 
-Every prompt sends the same tokens of the slice into the first of six layers. Its self-attention keeps what went in and
-what came out; the same tokens, bit for bit, get the same answer again.
+Every prompt sends the same tokens of the slice into the first of six layers of the fusion encoder. Its self-attention
+keeps its last inputs and output; inputs equal bit for bit reuse the output.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from torch import nn
 
 
 class RememberedAttention(nn.Module):
-    """An attention layer of `transformers` that remembers its last answer."""
+    """An attention layer of `transformers` that caches its last output."""
 
     def __init__(self, attention: nn.Module) -> None:
         super().__init__()
@@ -22,12 +22,12 @@ class RememberedAttention(nn.Module):
     def forward(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **options: Any
     ) -> tuple[torch.Tensor, None]:
-        """As the layer itself; with a mask among the options nothing is remembered."""
+        """Attend as the layer does; calls with a mask are not cached."""
         given = (query, key, value)
         if options.get("attention_mask") is not None:
             return self._asked(given, options)
         if self._answer is None or not self._knows(given):
-            self._given = self._answer = None  # frees them before new ones are made
+            self._given = self._answer = None  # frees memory before the new computation
             self._answer, self._given = self._asked(given, options), given
         return self._answer
 
@@ -47,5 +47,5 @@ class RememberedAttention(nn.Module):
 
 
 def remember_first_attention(encoder: Any) -> None:
-    """Let a fusion encoder of `transformers` compute its first self-attention once per slice."""
+    """Cache the first self-attention of a fusion encoder of `transformers` per slice."""
     encoder.layers[0].self_attn = RememberedAttention(encoder.layers[0].self_attn)

@@ -1,4 +1,4 @@
-"""Attention of the trunk whose rotary positions are one complex product: the same answer in less memory traffic.
+"""Attention of the trunk with rotary positions as one complex product: the same result with less memory traffic.
 
 `transformers` rotates queries and keys by five passes over temporaries in fp32, on a strided view: 31 ms in a full-size
 layer on two cores with AMX. As complex numbers, before heads and tokens change places, it is one product between two
@@ -14,7 +14,7 @@ from medsam3_core.sam3.tensors.transformers_internals import Sam3ViTRoPEAttentio
 
 
 class RotaryAttention(Sam3ViTRoPEAttention):
-    """The attention layer of a vision trunk of `transformers`: same parameters, same answer within rounding."""
+    """The attention layer of a vision trunk of `transformers`: same parameters, same result within rounding."""
 
     def forward(
         self, hidden_states: torch.Tensor, position_embeddings: tuple[torch.Tensor, torch.Tensor], **_options: Any
@@ -23,9 +23,9 @@ class RotaryAttention(Sam3ViTRoPEAttention):
 
         Args:
             hidden_states: Shape (windows, h, w, c).
-            position_embeddings: Cosine and sine of every token's angles, each shape (1, h * w, d); every angle stands
-                twice in a row.
-            **_options: What else `transformers` hands in; nothing of it concerns a trunk.
+            position_embeddings: Cosine and sine of every token's angles, each shape (1, h * w, d); each angle is
+                repeated twice in a row.
+            **_options: Arguments of `transformers` without effect in a trunk.
 
         Returns:
             Shape (windows, h, w, c), and None for the weights.
@@ -44,12 +44,12 @@ class RotaryAttention(Sam3ViTRoPEAttention):
 
 
 def use_rotary_attention(trunk: Any) -> None:
-    """Put this attention into a vision trunk of `transformers` that holds no values yet."""
+    """Use this attention in a vision trunk of `transformers` that holds no values yet."""
     for layer in trunk.layers:
         layer.attention = RotaryAttention(trunk.config)
 
 
 def _rotated(heads: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
-    """Pairs of channels turned by the angle of their token: (windows, tokens, heads, d) by (tokens, 1, d / 2)."""
+    """Rotate pairs of channels by the angle of their token: (windows, tokens, heads, d) by (tokens, 1, d / 2)."""
     pairs = torch.view_as_complex(heads.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * turn).flatten(-2).to(heads.dtype)

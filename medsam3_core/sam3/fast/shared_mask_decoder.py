@@ -1,11 +1,10 @@
-"""The mask decoder of the concept head, cut where prompts of one slice can share its work.
+"""The mask decoder of the concept head, split so that prompts on one slice share work.
 
-Its pixel decoder adds what a prompt found, at twice its size, to a map of the neck, and convolves the sum. A
-convolution is linear: the map of the neck is convolved once per slice, and only the rest for every prompt. Convolving
-what was enlarged by repetition is one transposed convolution with a kernel of 4 x 4, which multiplies 4 times for a
-pixel in place of 9. Queries are projected to the channels of the pixels, not 83,000 pixels to those of the queries.
-Channels lie together in memory, as convolutions on a CPU like them. The answer is that of `transformers` within the
-rounding of fp32.
+The pixel decoder adds the prompt's map, enlarged twofold, to a map of the neck and convolves the sum. A convolution is
+linear: the map of the neck is convolved once per slice, only the rest per prompt. Enlarging by repetition plus
+convolution is one transposed convolution with a 4 x 4 kernel, 4 multiplications per pixel in place of 9. Queries are
+projected to the channels of the pixels, not 83,000 pixels to those of the queries. Channels come last in memory, which
+is faster on a CPU. The result equals that of `transformers` within the rounding of fp32.
 """
 
 from typing import Any
@@ -18,12 +17,12 @@ from transformers.masking_utils import create_bidirectional_mask
 from medsam3_core.sam3.tensors.transformers_internals import Sam3MaskDecoderOutput
 
 _STEP = 2
-"""How much finer each map of the neck is than the one below."""
+"""Size ratio of neighbouring maps of the neck."""
 _LAYOUT = torch.channels_last
 
 
 class SharedPixelDecoder(nn.Module):
-    """A pixel decoder of `transformers` whose maps of the neck are convolved already, see `convolved_skips`.
+    """A pixel decoder of `transformers` on maps of the neck from `convolved_skips`.
 
     Attributes:
         conv_layers: As in `transformers`, coarse to fine.
@@ -39,7 +38,7 @@ class SharedPixelDecoder(nn.Module):
         """Pixel embeddings at the finest size.
 
         Args:
-            maps: Finest first, each of shape (n, c, h, w); the last is what prompts found, the others are convolved.
+            maps: Finest first, each of shape (n, c, h, w); the last is the prompt's, the others are convolved.
 
         Returns:
             Shape (n, c, h, w) at the size of the first map.
@@ -51,9 +50,9 @@ class SharedPixelDecoder(nn.Module):
         return drawn
 
     def convolved_skips(self, maps: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Maps of the neck as `forward` reads them: all but the coarsest convolved, with bias.
+        """Convolve all maps of the neck but the coarsest, with bias, for `forward`.
 
-        Prompts have no part in it: the neck's precision decides, the result is in that of this decoder.
+        The convolution runs in the neck's precision; the result has that of this decoder.
 
         Args:
             maps: Finest first, each of shape (n, c, h, w) and twice as large as the next.
@@ -64,14 +63,14 @@ class SharedPixelDecoder(nn.Module):
 
 
 def _convolved(one: torch.Tensor, layer: Any) -> torch.Tensor:
-    """A map in the layer's precision, convolved in its own."""
+    """Convolve a map in its own precision; the result has the layer's."""
     weight, bias = layer.weight.to(one.dtype), layer.bias.to(one.dtype)
     convolved = functional.conv2d(one.contiguous(memory_format=_LAYOUT), weight, bias, padding=1)
     return convolved.to(layer.weight.dtype)
 
 
 def enlarging_kernel(weight: torch.Tensor) -> torch.Tensor:
-    """The kernel of a transposed convolution of stride 2 that repeats every pixel 2 x 2 and then convolves.
+    """Kernel of the transposed convolution, stride 2, that equals repeating pixels 2 x 2 and convolving.
 
     Args:
         weight: Of a convolution of 3 x 3 with a margin of 1, shape (out, in, 3, 3).
@@ -80,14 +79,14 @@ def enlarging_kernel(weight: torch.Tensor) -> torch.Tensor:
         Shape (in, out, 4, 4), for a margin of 1, channels last.
     """
     turned = weight.flip(-2, -1).transpose(0, 1)
-    spread = functional.pad(turned, (1, 1, 1, 1))  # each pixel reaches what its 2 x 2 copies reach, in sum
+    spread = functional.pad(turned, (1, 1, 1, 1))  # sums over the 2 x 2 copies of a pixel
     return (spread[..., 1:, 1:] + spread[..., 1:, :-1] + spread[..., :-1, 1:] + spread[..., :-1, :-1]).contiguous(
         memory_format=_LAYOUT
     )
 
 
 class SharedMaskDecoder(nn.Module):
-    """A mask decoder of `transformers` on maps of the neck that are convolved already, with the same parameters.
+    """A mask decoder of `transformers`, same parameters, on maps of the neck that are already convolved.
 
     Attributes:
         pixel_decoder: See `SharedPixelDecoder.convolved_skips`.
@@ -110,15 +109,15 @@ class SharedMaskDecoder(nn.Module):
         prompt_mask: torch.Tensor | None = None,
         **_options: Any,
     ) -> Sam3MaskDecoderOutput:
-        """Draw all queries and the semantic mask.
+        """Compute the masks of all queries and the semantic mask.
 
         Args:
             decoder_queries: Shape (n, queries, c).
             backbone_features: Maps of the neck, finest first, all but the coarsest convolved.
             encoder_hidden_states: Tokens of the slice after fusion, shape (n, h * w, c), h and w of the coarsest map.
             prompt_features: Tokens of the prompts, shape (n, tokens, c).
-            prompt_mask: Which of them count, boolean (n, tokens).
-            **_options: What else `transformers` hands in; nothing of it concerns inference.
+            prompt_mask: True for tokens that count, shape (n, tokens).
+            **_options: Arguments of `transformers` without effect in inference.
         """
         *skips, coarse = backbone_features
         found = self._after_the_prompt(encoder_hidden_states, prompt_features, prompt_mask)
@@ -134,7 +133,7 @@ class SharedMaskDecoder(nn.Module):
     def _after_the_prompt(
         self, tokens: torch.Tensor, prompt: torch.Tensor, prompt_mask: torch.Tensor | None
     ) -> torch.Tensor:
-        """Tokens of the slice that have read the prompt once more, shape (n, h * w, c)."""
+        """Tokens of the slice after cross-attention to the prompt, shape (n, h * w, c)."""
         normed = self.prompt_cross_attn_norm(tokens)
         mask = None
         if prompt_mask is not None:
@@ -146,6 +145,6 @@ class SharedMaskDecoder(nn.Module):
 
 
 def share_mask_decoder(detector: Any) -> None:
-    """Put this mask decoder in the place of that of `transformers`, with the same weights."""
+    """Replace the mask decoder of a detector by this one, with the same weights."""
     detector.mask_decoder.to(memory_format=_LAYOUT)
     detector.mask_decoder = SharedMaskDecoder(detector.mask_decoder)

@@ -1,4 +1,1 @@
-"""Names of tensors: layouts of checkpoints and the explicit table from one to another.
-
-No network is built here.
-"""
+"""Names of tensors: layouts of checkpoints and the table that maps one to another; builds no network."""

@@ -1,4 +1,4 @@
-"""Reads the key table forwards (official -> `transformers`) and backwards."""
+"""Apply the key table: official names to `transformers` names and back."""
 
 import re
 from collections import defaultdict
@@ -17,7 +17,7 @@ _PLACEHOLDERS = {"n": r"\d+", "p": "weight|bias", "s": ".+"}
 
 @dataclass(frozen=True, slots=True)
 class Translation:
-    """Where one official tensor goes: `targets` in order of the parts, `part` the index inside a joined tensor."""
+    """Target of one official tensor: `targets` in order of the parts, `part` the index inside a joined tensor."""
 
     rule: Rule
     targets: tuple[str, ...]
@@ -35,7 +35,7 @@ def translate(official: str, rules: tuple[Rule, ...]) -> Translation | None:
 
 
 def drop_reason(official: str) -> str | None:
-    """Why an official tensor is left out on purpose; None if it is not."""
+    """Reason to leave out an official tensor; None if it is kept."""
     for template, reason in DROPPED_ON_PURPOSE.items():
         if _pattern(template).fullmatch(official):
             return reason
@@ -43,7 +43,7 @@ def drop_reason(official: str) -> str | None:
 
 
 def to_transformers(tensors: Tensors, rules: tuple[Rule, ...]) -> dict[str, torch.Tensor]:
-    """Rename and reshape official tensors; every name must be known to `rules`. Views where possible, no copies."""
+    """Rename and reshape official tensors, as views where possible; a name without a rule raises KeyError."""
     renamed: dict[str, torch.Tensor] = {}
     joined: dict[str, dict[int, torch.Tensor]] = defaultdict(dict)
     for official, tensor in tensors.items():
@@ -58,12 +58,12 @@ def to_transformers(tensors: Tensors, rules: tuple[Rule, ...]) -> dict[str, torc
     for target, parts in joined.items():
         rows = [parts[index] for index in sorted(parts)]
         alike = len({(row.shape[1:], row.dtype) for row in rows}) == 1
-        renamed[target] = torch.cat(rows, dim=0) if alike else rows[0]  # the shape check will name odd ones
+        renamed[target] = torch.cat(rows, dim=0) if alike else rows[0]  # the shape check reports mismatches
     return renamed
 
 
 def to_official(tensors: Tensors, rules: tuple[Rule, ...]) -> dict[str, torch.Tensor]:
-    """The way back: `transformers` tensors under their official names. Tensors that no rule knows raise KeyError."""
+    """Restore official names of `transformers` tensors; a name without a rule raises KeyError."""
     gathered: dict[str, dict[int, torch.Tensor]] = defaultdict(dict)
     origin: dict[str, Rule] = {}
     for name, tensor in tensors.items():
@@ -91,7 +91,7 @@ def _forward(tensor: torch.Tensor, translation: Translation) -> tuple[torch.Tens
     match translation.rule.op:
         case Op.SPLIT:
             parts = len(translation.targets)
-            if tensor.shape[0] % parts:  # not ours to repair: the shape check will name it
+            if tensor.shape[0] % parts:  # the shape check reports it
                 return (tensor,) * parts
             return tensor.chunk(parts, dim=0)
         case Op.TRANSPOSE:

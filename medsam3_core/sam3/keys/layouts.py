@@ -1,4 +1,4 @@
-"""Which layout a state dict has, decided from all of its keys, and which part of SAM3 each key belongs to."""
+"""Detect the layout of a state dict from all its keys, and assign each key to a part of SAM3."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from medsam3_core.errors import WeightsError
 
 
 class Layout(StrEnum):
-    """The families of key names in which SAM3 weights are passed around."""
+    """Families of key names of SAM3 weights."""
 
     RELEASED = "released"
     """`detector.*` and `tracker.*`, as in `sam3.pt`."""
@@ -31,7 +31,7 @@ class Part(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PlacedKey:
-    """A key of the file, the part it belongs to (None: to none) and its name inside that part."""
+    """A key of the file, its part (None if unknown) and its name inside that part."""
 
     source: str
     part: Part | None
@@ -39,13 +39,13 @@ class PlacedKey:
 
 
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
-"""Of data-parallel training, `torch.compile` and Lightning."""
+"""Prefixes of data-parallel training, `torch.compile` and Lightning."""
 HUGGING_FACE_PREFIXES = {
     Part.DETECTOR: "detector_model.",
     Part.TRACKER: "tracker_model.",
     Part.TRACKER_NECK: "tracker_neck.",
 }
-"""How `Sam3VideoModel` names its parts."""
+"""Names of the parts in `Sam3VideoModel`."""
 _PREFIXES: dict[Layout, dict[str, Part]] = {
     Layout.RELEASED: {
         "detector.backbone.vision_backbone.sam2_convs.": Part.TRACKER_NECK,
@@ -73,15 +73,15 @@ _PREFIXES: dict[Layout, dict[str, Part]] = {
     },
 }
 _SHARED = {"geometry_encoder.": Part.DETECTOR}
-"""A prefix that two layouts use; it decides nothing."""
+"""A prefix of two layouts; not used for detection."""
 _STRIPPED = (*HUGGING_FACE_PREFIXES.values(), "inst_interactive_predictor.model.", "tracker.")
 
 
 def detect_layout(keys: Iterable[str]) -> Layout:
-    """The layout that most keys speak for.
+    """The layout that most keys match.
 
     Raises:
-        WeightsError: If no key looks like SAM3; says what the keys look like.
+        WeightsError: If no key looks like SAM3; shows the first keys.
     """
     names = [unwrapped(key) for key in keys]
     votes = Counter(layout for name in names for layout, known in _PREFIXES.items() if name.startswith(tuple(known)))
@@ -93,12 +93,12 @@ def detect_layout(keys: Iterable[str]) -> Layout:
 
 
 def place_keys(keys: Iterable[str], layout: Layout) -> list[PlacedKey]:
-    """Assign every key to a part of SAM3; keys of no part keep `part=None`."""
+    """Assign every key to a part of SAM3; unknown keys get `part=None`."""
     return [_place(key, layout) for key in keys]
 
 
 def unwrapped(key: str) -> str:
-    """A key without the prefixes that training wrappers put in front, however many."""
+    """Remove all prefixes of training wrappers from a key."""
     while wrapper := next((prefix for prefix in _WRAPPERS if key.startswith(prefix)), None):
         key = key.removeprefix(wrapper)
     return key

@@ -1,4 +1,4 @@
-"""Matches the tensors of a checkpoint with an architecture: one to one, or not at all."""
+"""Match the tensors of a checkpoint with an architecture, one to one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,28 +18,28 @@ RULES: dict[Part, tuple[Rule, ...]] = {
 }
 _SHOWN = 10
 _TIED = (("shared_image_embedding.positional_embedding", "prompt_encoder.shared_embedding.positional_embedding"),)
-"""One official tensor, two names in `transformers`: a writer may have kept only one of them."""
+"""One official tensor with two names in `transformers`; a file may hold only one of them."""
 
 _OFFICIAL_PREFIXES = {
     Layout.RELEASED: ("detector.", "tracker."),
     Layout.BARE: ("", "inst_interactive_predictor.model."),
 }
-"""What stands before the names of detector and tracker in the official layouts."""
+"""Prefixes of detector and tracker in the official layouts."""
 
 Shapes = Mapping[Part, Mapping[str, torch.Size]]
 
 
 @dataclass(frozen=True, slots=True)
 class MatchReport:
-    """What became of every key of a checkpoint.
+    """Match result of every key of a checkpoint.
 
     Attributes:
         layout: Family of key names.
         matched: Keys of the file that hold a tensor of the architecture.
-        missing: Tensors of the architecture that the file does not hold, under the layout's own names.
-        unexpected: Keys of the file that the architecture does not know, shapes that differ included.
+        missing: Tensors of the architecture that the file lacks, under the layout's names.
+        unexpected: Keys of the file that the architecture lacks, and those with another shape.
         dropped: Keys left out on purpose, with the reason.
-        parameters: Numbers in the matched tensors.
+        parameters: Count of numbers in the matched tensors.
     """
 
     layout: Layout
@@ -51,11 +51,11 @@ class MatchReport:
 
     @property
     def complete(self) -> bool:
-        """Whether the match is one to one."""
+        """True if the match is one to one."""
         return not (self.missing or self.unexpected)
 
     def require_complete(self, source: str) -> None:
-        """Refuse anything but a full match.
+        """Reject anything but a full match.
 
         Raises:
             WeightsMismatchError: Names the first ten offending keys.
@@ -72,22 +72,22 @@ class MatchReport:
         msg = (
             f"{source}: {len(self.missing)} tensors are missing and {len(self.unexpected)} are unexpected "
             f"({self.layout} layout, {len(self.matched)} keys match):\n  {first}{more}\n"
-            "Give the whole checkpoint, and beside it the config.json (and tracker_config.json, if it has a tracker) "
-            "of its architecture if that is not the released."
+            "Give the whole checkpoint; for another architecture than the released one put its config.json (and "
+            "tracker_config.json, if it has a tracker) beside it."
         )
         raise WeightsMismatchError(msg)
 
 
 @dataclass(frozen=True, slots=True)
 class MatchedTensors:
-    """Tensors under their `transformers` names, per part, and the report on how they were found."""
+    """Tensors under their `transformers` names, per part, and the match report."""
 
     parts: Mapping[Part, dict[str, torch.Tensor]]
     report: MatchReport
 
 
 def parts_present(keys: list[str]) -> set[Part]:
-    """Which parts of SAM3 a state dict speaks of."""
+    """Parts of SAM3 that a state dict contains."""
     return {placed.part for placed in place_keys(keys, detect_layout(keys)) if placed.part is not None}
 
 
@@ -96,8 +96,8 @@ def match_tensors(tensors: Mapping[str, torch.Tensor], expected: Shapes) -> Matc
 
     Args:
         tensors: State dict as read, any layout.
-        expected: Per part, the shape of every tensor under its `transformers` name; a part that is absent from
-            `expected` cannot be loaded, and its keys are reported.
+        expected: Per part, the shape of every tensor under its `transformers` name; keys of other parts are reported
+            as unexpected.
     """
     layout = detect_layout(tensors)
     ledger = _Ledger(layout, expected)
@@ -110,7 +110,7 @@ def match_tensors(tensors: Mapping[str, torch.Tensor], expected: Shapes) -> Matc
 
 
 class _Ledger:
-    """Collects what becomes of each key while the parts are matched."""
+    """Collects the match result of each key."""
 
     def __init__(self, layout: Layout, expected: Shapes) -> None:
         self._layout = layout
@@ -122,7 +122,7 @@ class _Ledger:
         self._parameters = 0
 
     def sort_out(self, placed: PlacedKey, has_tracker: bool) -> bool:
-        """Book a key that no part will load: unknown, dropped, or of a part that is not there."""
+        """Record a key that no part loads: unknown, dropped, or of a missing part. True if recorded."""
         reason = _drop_reason(placed, self._layout)
         if placed.part is Part.TRACKER_NECK and not has_tracker:
             reason = "interactive neck without its tracker"
@@ -135,7 +135,7 @@ class _Ledger:
         return not known
 
     def claim(self, part: Part, keys: list[PlacedKey], tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Rename the keys of one part and compare them with what the architecture expects."""
+        """Rename the keys of one part and compare them with the architecture."""
         keys = self._without_rivals(keys, tensors)
         named = {key.name: tensors[key.source] for key in keys}
         found = named if self._layout is Layout.HUGGING_FACE else to_transformers(named, RULES[part])
@@ -158,7 +158,7 @@ class _Ledger:
         return wanted
 
     def _without_rivals(self, keys: list[PlacedKey], tensors: Mapping[str, torch.Tensor]) -> list[PlacedKey]:
-        """Book keys that say the same tensor twice with other values: nobody knows which is meant."""
+        """Report keys that give the same tensor with different values: the choice would be arbitrary."""
         first: dict[str, PlacedKey] = {}
         kept = []
         for key in keys:

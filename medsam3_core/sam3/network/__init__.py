@@ -1,4 +1,1 @@
-"""The network: modules with their weights, the encoder, the heads that answer prompts, and propagation.
-
-Modules of `transformers` are adapted here and in `fast`.
-"""
+"""The network: modules with weights, encoder, heads and propagation; here and in `fast` we adapt `transformers`."""

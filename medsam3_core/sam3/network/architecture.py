@@ -1,4 +1,4 @@
-"""Architectures of SAM3 as `transformers` configurations, corrected so that answers equal the official ones."""
+"""Architectures of SAM3 as `transformers` configurations, corrected to match the official results."""
 
 import copy
 from collections.abc import Mapping
@@ -11,12 +11,12 @@ from transformers import Sam3Config, Sam3TrackerVideoConfig
 from medsam3_core.errors import UsageError, WeightsError
 
 OFFICIAL_LAYER_NORM_EPS = 1e-5
-"""The official trunk builds plain LayerNorms; `transformers` defaults to 1e-6, which costs a digit and a half."""
+"""The official trunk uses plain LayerNorms; the default of `transformers`, 1e-6, costs 1.5 digits."""
 
 
 @dataclass(frozen=True, eq=False)
 class Architecture:
-    """What to build: the detector always, the tracker (interactive head and propagation) where there is one."""
+    """Configuration of the detector and of the tracker (interactive head and propagation), if there is one."""
 
     detector: Sam3Config
     tracker: Sam3TrackerVideoConfig | None = None
@@ -40,26 +40,25 @@ class Architecture:
 
     @property
     def propagates(self) -> bool:
-        """Whether the tracker's memory is there and trained; `"propagation": false` in its configuration denies it.
+        """True if the tracker's memory is trained; `"propagation": false` in its configuration denies it.
 
-        The official weights are trained for it, ours for single slices only: a tracker whose memory never learned
-        would draw noise.
+        The official weights are trained for it, ours for single slices only: an untrained memory would draw noise.
         """
         return self.tracker is not None and bool(getattr(self.tracker, "propagation", True))
 
     @property
     def resolutions(self) -> tuple[int, ...]:
-        """Input sides that these weights take: their own, and half of it (504 for the released 1008)."""
+        """Input sides that these weights accept: their own and half of it (504 for the released 1008)."""
         own = self.resolution
         return (own, own // 2) if own % (2 * self.patch_size) == 0 else (own,)
 
     def at(self, resolution: int) -> "Architecture":
         """The same architecture for another input side; 0 is its own.
 
-        The position table is tiled over the grid, so that only sizes change, no tensor.
+        The position table is tiled over the grid: sizes change, tensors do not.
 
         Raises:
-            UsageError: If the weights do not take this resolution; lists those they take.
+            UsageError: If the weights do not accept this resolution; lists the accepted ones.
         """
         if resolution in (0, self.resolution):
             return self
@@ -83,11 +82,11 @@ def architecture_from(detector: Mapping[str, Any], tracker: Mapping[str, Any] | 
     """Read configurations in Hugging Face format.
 
     Args:
-        detector: A `Sam3Config`, or a `sam3_video` configuration that holds detector and tracker.
-        tracker: A `Sam3TrackerVideoConfig`; `{}` takes the released tracker on the detector's own trunk.
+        detector: A `Sam3Config`, or a `sam3_video` configuration with detector and tracker.
+        tracker: A `Sam3TrackerVideoConfig`; `{}` is the released tracker on the detector's trunk.
 
     Raises:
-        WeightsError: If it is the configuration of another model or one that `transformers` refuses.
+        WeightsError: If it is the configuration of another model, or `transformers` rejects it.
     """
     kind = detector.get("model_type", "sam3")
     if kind == "sam3_video":
@@ -106,12 +105,12 @@ def architecture_from(detector: Mapping[str, Any], tracker: Mapping[str, Any] | 
 
 
 def _tracker_config(given: Mapping[str, Any], detector: Sam3Config) -> Sam3TrackerVideoConfig:
-    """The tracker sees the detector's trunk, whatever its own configuration says about it."""
+    """Configuration of the tracker on the detector's trunk, which replaces its own."""
     plain = _plain(given)
     vision = _plain(plain.get("vision_config") or {})
     trunk = detector.vision_config.backbone_config
     vision["backbone_config"] = trunk.to_dict()
-    # Without an explicit size the constructor sets every size to 1008.
+    # Without image_size the constructor sets every size to 1008.
     config = Sam3TrackerVideoConfig(**plain | {"vision_config": vision, "image_size": trunk.image_size})
     _correct(config.vision_config)
     return config
@@ -128,12 +127,12 @@ def _resize(config: Sam3Config, resolution: int) -> None:
 
 
 def _set_feature_sizes(vision_config: Any) -> None:
-    """Feature maps are 4, 2 and 1 times the token grid."""
+    """Set the sides of the feature maps: 4, 2 and 1 times the token grid."""
     trunk = vision_config.backbone_config
     grid = trunk.image_size // trunk.patch_size
     vision_config.backbone_feature_sizes = [[scale * grid, scale * grid] for scale in (4, 2, 1)]
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the fields that only say which class or release wrote the file."""
+    """Drop the fields for class and release."""
     return {key: value for key, value in config.items() if key not in {"model_type", "transformers_version"}}

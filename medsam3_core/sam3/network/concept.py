@@ -1,4 +1,4 @@
-"""The concept head: text and exemplar boxes in, all instances of the concept out."""
+"""The concept head: finds all instances of a concept from text and exemplar boxes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ _PADDING_BOX = (0.5, 0.5, 1.0, 1.0)
 
 @dataclass(frozen=True, eq=False)
 class ConceptQuery:
-    """One prompt as the concept head reads it.
+    """One prompt as input of the concept head.
 
     Attributes:
         text: Key of the text features.
         boxes_cxcywh: Exemplars in fractions of the slice; empty for text alone.
-        labels: 1 for an exemplar of the concept, 0 for a counter-example.
+        labels: 1 for an exemplar, 0 for a counter-example.
     """
 
     text: str
@@ -35,7 +35,7 @@ class ConceptQuery:
 
 @dataclass(frozen=True, eq=False)
 class TextFeatures:
-    """What the text encoder makes of one text: features (1, 32, d), mask (1, 32), and what was cut off."""
+    """Encoded text: features (1, 32, d), mask (1, 32), and a note if the text was truncated."""
 
     features: torch.Tensor
     attention_mask: torch.Tensor
@@ -43,7 +43,7 @@ class TextFeatures:
 
 
 def concept_query(prompt: SlicePrompt, shape_yx: tuple[int, int]) -> ConceptQuery:
-    """Read a prompt of text, boxes or both; boxes alone ask for "visual"."""
+    """Convert a prompt of text, boxes or both; boxes alone get the text "visual"."""
     boxes = tuple(_fractions(box, shape_yx) for box in prompt.boxes)
     return ConceptQuery(prompt.text or VISUAL, boxes, tuple(int(box.positive) for box in prompt.boxes))
 
@@ -80,8 +80,8 @@ def detect(
 ) -> list[Detections]:
     """One pass of the concept head: several prompts on one slice.
 
-    The head reads a geometry token also where there is no box. `transformers` leaves it out then, so every prompt gets
-    at least one box, a padding one that is masked everywhere.
+    The official head always reads a geometry token; `transformers` omits it without boxes. So every prompt has at least
+    one box, if need be a masked padding box.
     """
     texts = [text_encoder(query.text) for query in queries]
     boxes, labels = padded_boxes([(query.boxes_cxcywh, query.labels) for query in queries])

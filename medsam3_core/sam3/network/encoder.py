@@ -1,4 +1,4 @@
-"""The vision encoder, cut where work can be shared: trunk once per slice, then one neck per head."""
+"""The vision encoder, split to share work: trunk once per slice, then one neck per head."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,17 +20,17 @@ from medsam3_core.sam3.tensors.transformers_internals import (
 )
 
 _LEVELS = 3
-"""Feature maps that the heads read (4, 2 and 1 times the token grid); the fourth level is never read."""
+"""Feature maps read by the heads (4, 2 and 1 times the token grid); the fourth level is unused."""
 
 
 @dataclass(frozen=True, eq=False)
 class SliceEncoding:
-    """One slice after the trunk; the necks are cheap and run when a head asks.
+    """One slice after the trunk; the necks are cheap and run on demand.
 
     Attributes:
         trunk: Shape (c, grid, grid), on the device, in the encoder's precision.
         shape_yx: Size of the slice in pixels.
-        fallbacks: What was done to fit the encoder pass into memory.
+        fallbacks: Steps taken to fit the encoder pass into memory.
     """
 
     trunk: torch.Tensor
@@ -43,21 +43,21 @@ class SliceEncoding:
         return self.trunk.nbytes
 
     def to_array(self) -> NDArray[np.generic]:
-        """The trunk for a cache on disk: float32, or the bits of bfloat16 as uint16; nothing is lost."""
+        """The trunk for a disk cache, lossless: float32, or the bits of bfloat16 as uint16."""
         bits = self.trunk.view(torch.uint16) if self.trunk.dtype is torch.bfloat16 else self.trunk
         array: NDArray[np.generic] = bits.cpu().numpy()
         return array
 
     @classmethod
     def from_array(cls, array: NDArray[np.generic], shape_yx: tuple[int, int]) -> "SliceEncoding":
-        """The way back from `to_array`; the tensor stays on the CPU until a head asks for it."""
+        """Restore from `to_array`; the tensor stays on the CPU until a head reads it."""
         bits = torch.from_numpy(np.array(array))
         return cls(bits.view(torch.bfloat16) if bits.dtype is torch.uint16 else bits, shape_yx)
 
 
 @dataclass(frozen=True, eq=False)
 class PreparedSlice:
-    """A slice, or a tile of one, as the trunk reads it; made on the CPU, in any thread.
+    """Input of the trunk, a slice or a tile; made on the CPU, in any thread.
 
     Attributes:
         pixels: float32, shape (3, side, side), in [-1, 1].
@@ -69,7 +69,7 @@ class PreparedSlice:
 
 
 def prepare_slice(image: NDArray[np.uint8], resolution: int) -> PreparedSlice:
-    """Bring a slice, uint8 (y, x, 3) of any size, to the model's square."""
+    """Resize a slice, uint8 (y, x, 3) of any size, to the model's square."""
     return PreparedSlice(pixel_values([image], resolution)[0], (image.shape[0], image.shape[1]))
 
 
@@ -97,7 +97,7 @@ def detector_features(network: Sam3Network, encoding: SliceEncoding) -> Sam3Visi
     position = position_map(maps[-1])
     return Sam3VisionEncoderOutput(
         fpn_hidden_states=(*maps, None),
-        # Only the coarsest level is read with its positions; the others would be 85 MB of sines.
+        # Only the coarsest level is read with positions; those of the others would take 85 MB.
         fpn_position_encoding=(None, None, position, None),
     )
 
@@ -111,7 +111,7 @@ class TrackerFeatures:
 
 
 def tracker_features(network: Sam3Network, encoding: SliceEncoding) -> TrackerFeatures:
-    """Feature maps of the interactive head for one slice; the two finest are already projected for its decoder."""
+    """Feature maps of the interactive head for one slice, the two finest projected for its decoder."""
     assert network.tracker is not None
     maps = tracker_maps(network.tracker, neck_maps(network, network.tracker_neck, encoding))
     return TrackerFeatures(maps, position_map(maps[-1]))
@@ -120,7 +120,7 @@ def tracker_features(network: Sam3Network, encoding: SliceEncoding) -> TrackerFe
 def tracker_maps(
     tracker: PropagationTracker, maps: Sequence[torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Maps of the tracker's neck, finest first, as its decoder reads them."""
+    """Project maps of the tracker's neck, finest first, for its decoder."""
     fine, middle, coarse = (one.to(TRACKER_DTYPE) for one in maps)
     return tracker.mask_decoder.conv_s0(fine), tracker.mask_decoder.conv_s1(middle), coarse
 
@@ -129,7 +129,7 @@ def neck_maps(network: Sam3Network, neck: Sam3VisionNeck, encoding: SliceEncodin
     """The three feature maps of a neck, finest first, each of shape (1, c, h, w).
 
     Raises:
-        UsageError: If the encoding was made with another precision or resolution than the network has.
+        UsageError: If the encoding has another precision or resolution than the network.
     """
     grid, wanted = network.architecture.grid, network.precision.encoder
     if encoding.trunk.shape[-1] != grid or encoding.trunk.dtype is not wanted:
@@ -147,7 +147,7 @@ def maps_of(neck: Sam3VisionNeck, trunk: torch.Tensor) -> list[torch.Tensor]:
 
 
 def position_map(feature_map: torch.Tensor) -> torch.Tensor:
-    """Sine positions of the tokens, computed in fp32: bf16 rounds them."""
+    """Sine positions of the tokens, computed in fp32, since bf16 would round them."""
     features = feature_map.shape[1] // 2
     encode = Sam3SinePositionEmbedding(num_position_features=features, normalize=True)
     position: torch.Tensor = encode(feature_map.shape, feature_map.device, torch.float32)

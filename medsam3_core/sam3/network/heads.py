@@ -1,4 +1,4 @@
-"""Both heads on one slice: its necks run at most once each, whatever is asked."""
+"""Both heads on one slice; each neck runs at most once."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -23,14 +23,14 @@ class SliceHeads:
         self._text_encoder = text_encoder
 
     def detect(self, prompts: Sequence[SlicePrompt]) -> list[Detections]:
-        """Ask the concept head for several prompts in one pass."""
+        """Run the concept head on several prompts in one pass."""
         queries = [concept_query(prompt, self.encoding.shape_yx) for prompt in prompts]
         return detect(self.network, self._detector_features, queries, self._text_encoder)
 
     def click(self, prompt: SlicePrompt) -> Detections:
-        """Ask the interactive head, one pass per object; the score is its own estimate of the IoU.
+        """Run the interactive head, one pass per object; the score is its estimate of the IoU.
 
-        An object whose mask is empty is left out; no threshold applies, since a person asked for each.
+        Objects with an empty mask are dropped. No threshold applies, since the user asked for each object.
         """
         assert self.network.tracker is not None
         objects = object_clicks(prompt, self.encoding.shape_yx, self.network.architecture)
@@ -41,7 +41,7 @@ class SliceHeads:
         return Detections(logits[drawn], scores[drawn], boxes_of(logits[drawn]))
 
     def text_notes(self, prompt: SlicePrompt) -> tuple[str, ...]:
-        """What was cut off the text of a prompt."""
+        """Notes on a truncated text of a prompt."""
         return () if prompt.text is None else self._text_encoder(prompt.text).fallbacks
 
     @cached_property

@@ -1,4 +1,4 @@
-"""The interactive head: one mask per set of points, box or drawn mask, as a person would click it."""
+"""The interactive head: one mask per object from points, a box or a drawn mask."""
 
 from dataclasses import dataclass
 
@@ -14,21 +14,21 @@ from medsam3_core.sam3.network.network import TRACKER_DTYPE
 from medsam3_core.sam3.network.propagation_tracker import PropagationTracker
 
 _CORNERS = (2, 3)
-"""Labels of the upper left and the lower right corner of a box; 1 and 0 are clicks inside and outside."""
+"""Labels of the upper left and lower right corner of a box; 1 and 0 are clicks inside and outside."""
 MASK_LOGIT = 10.0
-"""A drawn mask as logits: +10 inside, -10 outside."""
+"""Logit of a drawn mask: +10 inside, -10 outside."""
 
 
 @dataclass(frozen=True, eq=False)
 class Clicks:
-    """One object as the prompt encoder reads it.
+    """One object as input of the prompt encoder.
 
     Attributes:
         coordinates: float32, shape (k, 2), x and y in pixels of the model's square.
         labels: int32, shape (k,): 1 inside, 0 outside, 2 and 3 the corners of a box.
-        mask_logits: Shape (4 * grid, 4 * grid), where a mask is given.
-        multimask: Whether the best of three candidates is the answer, as the official predictor does by default; a box
-            or a mask alone leaves no doubt and has one.
+        mask_logits: Shape (4 * grid, 4 * grid), if a mask is given.
+        multimask: True to choose the best of three candidates, as the official predictor does by default; a box or a
+            mask alone is unambiguous and has one.
     """
 
     coordinates: torch.Tensor
@@ -39,7 +39,7 @@ class Clicks:
 
 @dataclass(frozen=True, eq=False)
 class InteractiveAnswer:
-    """Candidates for one object: mask logits (m, h, w), estimated IoU (m,), logit that the object is there at all."""
+    """Candidates for one object: mask logits (m, h, w), estimated IoU (m,), logit that the object is present."""
 
     mask_logits: torch.Tensor
     iou: torch.Tensor
@@ -53,16 +53,16 @@ class InteractiveAnswer:
 
 
 def object_clicks(prompt: SlicePrompt, shape_yx: tuple[int, int], architecture: Architecture) -> list[Clicks]:
-    """Split a prompt into objects: the i-th box, point set and mask belong together.
+    """Split a prompt into objects: the i-th box, point set and mask form one.
 
     Raises:
-        UsageError: If a box is negative, or the kinds differ in number.
+        UsageError: If a box is negative, or boxes, point sets and masks differ in number.
     """
     return [_clicks(one, shape_yx, architecture) for one in prompt.objects()]
 
 
 def answer_clicks(tracker: PropagationTracker, features: TrackerFeatures, clicks: Clicks) -> InteractiveAnswer:
-    """One pass of the interactive head."""
+    """Run the interactive head on one object."""
     masks, iou, object_logits = answer_objects(
         tracker,
         features.maps,
@@ -83,22 +83,22 @@ def answer_objects(
     *,
     multimask: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """One pass of the interactive head over objects that are shown in the same way.
+    """Run the interactive head once over objects with the same kinds of prompts.
 
     Args:
         tracker: The head.
         maps: Feature maps per object, finest first, each (n, c, h, w), as `tracker_features` gives them.
-        coordinates: Shape (n, k, 2), x and y in pixels of the model's square; k may be 0 where there is a mask.
+        coordinates: Shape (n, k, 2), x and y in pixels of the model's square; k may be 0 with a mask.
         labels: Shape (n, k), see `Clicks`.
         mask_logits: Shape (n, 4 * grid, 4 * grid), or None.
-        multimask: Whether three candidates are wanted.
+        multimask: True for three candidates.
 
     Returns:
-        Mask logits (n, m, h, w), estimated IoU (n, m) and the logit that the object is there at all (n,).
+        Mask logits (n, m, h, w), estimated IoU (n, m) and the logit that the object is present (n,).
     """
     fine, middle, coarse = maps
     device, count = coarse.device, len(labels)
-    if labels.shape[1] == 0:  # a mask alone still needs one point, a padding one
+    if labels.shape[1] == 0:  # a mask alone still needs a padding point
         coordinates, labels = torch.zeros(count, 1, 2), torch.full((count, 1), -1, dtype=torch.int32)
     sparse, dense = tracker.prompt_encoder(
         input_points=coordinates.to(device)[:, None],
@@ -107,7 +107,7 @@ def answer_objects(
         input_masks=None if mask_logits is None else mask_logits.to(device)[:, None],
     )
     masks, iou, _, object_logits = tracker.mask_decoder(
-        # The embedding for "no memory yet" belongs on the coarsest map that is read.
+        # The embedding for "no memory" is added to the coarsest map.
         image_embeddings=coarse + tracker.no_memory_embedding.reshape(1, -1, 1, 1),
         image_positional_embeddings=tracker.get_image_wide_positional_embeddings().expand(count, -1, -1, -1),
         sparse_prompt_embeddings=sparse,
@@ -119,7 +119,7 @@ def answer_objects(
 
 
 def mask_prompt_logits(mask: NDArray[np.bool_], side: int) -> torch.Tensor:
-    """A drawn mask as logits of shape (side, side)."""
+    """Convert a drawn mask to logits of shape (side, side)."""
     drawn = torch.from_numpy(np.asarray(mask, dtype=np.float32))[None, None]
     logits = (2 * drawn - 1) * MASK_LOGIT
     resized = torch.nn.functional.interpolate(
@@ -142,6 +142,6 @@ def _clicks(prompt: SlicePrompt, shape_yx: tuple[int, int], architecture: Archit
 
 def _corners(box: BoxPrompt) -> list[tuple[float, float]]:
     if not box.positive:
-        msg = "the interactive head takes no negative box; mark what to leave out with negative points"
+        msg = "the interactive head does not accept negative boxes; mark regions to exclude with negative points"
         raise UsageError(msg)
     return [(box.x0, box.y0), (box.x1, box.y1)]

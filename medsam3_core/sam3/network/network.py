@@ -1,4 +1,4 @@
-"""Builds the modules of SAM3 around tensors: on no memory first, then one copy in the wanted precision."""
+"""Build the modules of SAM3 from tensors: empty modules first, then one copy in the wanted precision."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -24,21 +24,21 @@ from medsam3_core.settings.inference import Dtype
 
 _ENCODERS = ("vision_encoder.", "text_encoder.")
 TRACKER_DTYPE = torch.float32
-"""The interactive head counts pixels: bf16 cannot tell neighbours apart beyond 256, so it always runs in fp32."""
+"""The interactive head always runs in fp32: bf16 cannot separate neighbouring pixel coordinates above 256."""
 _FLOATS = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
 
 
 @dataclass(frozen=True, eq=False)
 class Sam3Weights:
-    """Tensors that match an architecture one to one; they may be memory maps of a file.
+    """Tensors that match an architecture one to one; they may be memory-mapped.
 
     Attributes:
-        architecture: What they belong to.
+        architecture: Their architecture.
         parts: Tensors under their `transformers` names, per part.
-        report: How the keys of the file were matched.
-        source: Where they come from, for messages.
-        vocabulary: Folder that holds a tokenizer of these weights, where there is one.
-        reread: Reads the same weights once more, for those who let the tensors go after building a network.
+        report: Match report of the keys of the file.
+        source: Origin, for messages.
+        vocabulary: Folder with a tokenizer of these weights, if there is one.
+        reread: Reads the same weights again, so that callers can free the tensors after building a network.
     """
 
     architecture: Architecture
@@ -50,16 +50,16 @@ class Sam3Weights:
 
     @property
     def interactive(self) -> bool:
-        """Whether the weights have the interactive head."""
+        """True if the weights have the interactive head."""
         return Part.TRACKER in self.parts
 
     @property
     def propagates(self) -> bool:
-        """Whether they follow an object through a volume: they need a memory, and one that was trained."""
+        """True if they can follow an object through a volume, with a trained memory."""
         return self.interactive and self.architecture.propagates
 
     def without_tensors(self) -> "Sam3Weights":
-        """All that is known about the weights, but not the tensors: a memory-mapped file counts as used memory."""
+        """Copy without tensors, since a memory-mapped file counts as used memory."""
         return replace(self, parts={part: {} for part in self.parts})
 
 
@@ -81,8 +81,8 @@ def match_weights(
     """Match a state dict of any layout with an architecture.
 
     Raises:
-        WeightsMismatchError: If anything but every tensor matches; names the first ten offenders.
-        WeightsError: If the state dict is not SAM3's, or a tensor is not a floating-point one.
+        WeightsMismatchError: If the match is not one to one; names the first ten keys.
+        WeightsError: If the state dict is not of SAM3, or a tensor is not floating-point.
     """
     matched = match_tensors(tensors, expected_shapes(architecture))
     matched.report.require_complete(source)
@@ -93,7 +93,7 @@ def match_weights(
 
 
 def require_finite(weights: Sam3Weights) -> None:
-    """Look at every value, as registering weights should; building a network does so too.
+    """Check every value, for the registration of weights; building a network checks too.
 
     Raises:
         WeightsError: If a tensor holds NaN or infinite values; names it.
@@ -104,7 +104,7 @@ def require_finite(weights: Sam3Weights) -> None:
 
 
 def expected_shapes(architecture: Architecture) -> Shapes:
-    """Shape of every tensor of an architecture, without allocating any."""
+    """Shape of every tensor of an architecture; allocates none."""
     return {
         part: {name: tensor.shape for name, tensor in module.state_dict().items()}
         for part, module in _empty_modules(architecture).items()
@@ -117,15 +117,15 @@ def build_network(
     """Put weights into modules: one copy, in the wanted precision, on the device.
 
     Args:
-        weights: What to put in.
-        precision: Of encoders and heads.
-        device: Where.
+        weights: The weights.
+        precision: Precision of encoders and heads.
+        device: Target device.
         resolution: Side of the input; 0 for that of the weights.
-        to_learn: Leave the modules as `transformers` has them; else they get faster in ways that know no gradients.
+        to_learn: Keep the modules of `transformers`, for training; the faster ones do not support gradients.
 
     Raises:
         WeightsError: If a tensor holds NaN or infinite values.
-        UsageError: If the weights do not take this resolution.
+        UsageError: If the weights do not accept this resolution.
     """
     architecture = weights.architecture.at(resolution)
     target = torch.device(device)
@@ -152,15 +152,15 @@ def build_network(
 
 
 def _make_faster(network: Sam3Network) -> None:
-    """What changes the time of an answer and, within the rounding of its precision, nothing else."""
+    """Replace modules by faster ones, equal within the rounding of the precision."""
     detector = network.detector
     for neck in (detector.vision_encoder.neck, network.tracker_neck):
         if neck is not None:
-            neck.to(memory_format=torch.channels_last)  # a quarter off its time on a CPU
+            neck.to(memory_format=torch.channels_last)  # saves a quarter of its time on a CPU
     share_mask_decoder(detector)
     if network.precision.name is Dtype.MIXED:
         use_half_products(detector.detr_encoder)
-    if network.device.type == "cpu":  # an accelerator would have to wait for the comparison
+    if network.device.type == "cpu":  # the comparison would stall an accelerator
         remember_first_attention(detector.detr_encoder)
 
 
@@ -184,17 +184,14 @@ def _dtype_of(part: Part, name: str, precision: Precision) -> torch.dtype:
 
 
 def _cast(name: str, tensor: torch.Tensor, dtype: torch.dtype, device: torch.device, source: str) -> torch.Tensor:
-    """A copy of its own, so that a memory-mapped file may go away afterwards."""
+    """Copy, so that a memory-mapped file can be closed."""
     copied = tensor.to(device=device, dtype=dtype, copy=True).contiguous()
     _require_finite_tensor(name, copied, source)
     return copied
 
 
 def _require_finite_tensor(name: str, tensor: torch.Tensor, source: str) -> None:
-    if tensor.numel() == 0:
-        return
-    low, high = torch.aminmax(tensor)
-    if not (torch.isfinite(low) and torch.isfinite(high)):
+    if tensor.numel() and not torch.isfinite(torch.stack(torch.aminmax(tensor))).all():
         msg = f"{source}: tensor {name} holds NaN or infinite values; the file is damaged or its training diverged"
         raise WeightsError(msg)
 
@@ -209,7 +206,7 @@ def _require_float(name: str, tensor: torch.Tensor, source: str) -> None:
 
 
 def _fill_computed_buffers(module: nn.Module, device: torch.device) -> None:
-    """Give real values to what no file holds: rotary tables and position numbers, kept in fp32."""
+    """Compute the buffers that no file holds: rotary tables and position numbers, in fp32."""
     for submodule in module.modules():
         for name, buffer in submodule.named_buffers(recurse=False):
             if buffer.is_meta:

@@ -1,7 +1,7 @@
-"""Propagation: a prompt on one slice followed through the volume in both directions by the tracker's memory.
+"""Propagation: the tracker follows a prompt on one slice through the volume, in both directions.
 
-Memory is bounded by what the tracker looks back to (a few slices for its spatial memory, 16 for its pointers), not by
-the volume: older slices are forgotten.
+The tracker looks back a few slices for its spatial memory and 16 for its pointers. Older slices are dropped, so that
+memory does not grow with the volume.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,20 +27,20 @@ EncodingOf = Callable[[int], SliceEncoding]
 
 _OBJECT = 1
 _MAX_POINTS = 16
-"""The prompt encoder was trained on few points: of more, the first and the last eight are kept."""
+"""The prompt encoder was trained on few points; of more, the first and the last eight are kept."""
 
 
 @dataclass(frozen=True, eq=False)
 class TrackedSlice:
-    """What the tracker drew of one object on one slice.
+    """Mask of one tracked object on one slice.
 
     Attributes:
-        index: Which object, in the order of the prompts.
-        z: Which slice.
+        index: Number of the object, in the order of the prompts.
+        z: Slice.
         mask_logits: Shape (h, w) at the size of the mask head.
-        object_logit: Above 0 where the object is there at all.
+        object_logit: Above 0 if the object is present.
         shape_yx: Size of the slice.
-        fallbacks: What was done to fit.
+        fallbacks: Steps taken to fit into memory, and other limits applied.
     """
 
     index: int
@@ -74,7 +74,7 @@ def propagate(
         prompts: The objects; each is followed from its own slice.
 
     Yields:
-        For every object each slice once: upwards from its prompt first, then downwards.
+        Each slice once per object: upwards from its prompt first, then downwards.
 
     Raises:
         UsageError: If a prompt lies outside the volume or is not one object.
@@ -102,7 +102,7 @@ def _sweep(
 
 
 class TrackerSession(Sam3TrackerVideoInferenceSession):
-    """The tracker's state for one object; features are handed in, so there are no frames."""
+    """The tracker's state for one object; it gets features in place of frames."""
 
     def __init__(self, device: torch.device, count: int) -> None:
         super().__init__(inference_device=device, inference_state_device=device, dtype=TRACKER_DTYPE)
@@ -122,8 +122,8 @@ class _Track:
         asked = prompt.prompt
         if asked.masks and (asked.points or asked.boxes):
             msg = (
-                f"prompt for {asked.structure!r} has a drawn mask with points or boxes; a mask is followed as it is: "
-                "leave them out, or ask on this slice alone"
+                f"prompt for {asked.structure!r} combines a drawn mask with points or boxes; propagation accepts a "
+                "mask alone: leave them out, or prompt this slice only"
             )
             raise UsageError(msg)
         self._network = network
@@ -141,7 +141,7 @@ class _Track:
         return self._prompt.z
 
     def step(self, z: int, encoding: SliceEncoding, features: TrackerFeatures, *, reverse: bool) -> TrackedSlice:
-        """Draw the object on slice z and remember it."""
+        """Segment the object on slice z and add it to the memory."""
         session = self._session
         session.cache.cache_vision_features(z, flattened_features(features))
         if z == self.start:
@@ -170,7 +170,7 @@ class _Track:
         session.obj_with_new_inputs = [_OBJECT]
 
     def _forget(self, z: int, *, reverse: bool) -> None:
-        """Keep what later slices look back to; near the prompt also what the way down will look back to."""
+        """Drop outputs that later slices do not read; keep those near the prompt for the sweep down."""
         outputs: dict[str, Any] = self._session.output_dict_per_obj[0]
         for kept in (*outputs["cond_frame_outputs"].values(), *outputs["non_cond_frame_outputs"].values()):
             kept.pop("high_res_masks", None)
@@ -180,7 +180,7 @@ class _Track:
 
 
 def flattened_features(features: TrackerFeatures) -> dict[str, list[torch.Tensor]]:
-    """Features as the tracker keeps them: (h * w, 1, c) per level."""
+    """Features in the tracker's format: (h * w, 1, c) per level."""
     maps = [one.flatten(2).permute(2, 0, 1) for one in features.maps]
     return {"vision_feats": maps, "vision_pos_embeds": [features.position.flatten(2).permute(2, 0, 1)]}
 

@@ -1,10 +1,10 @@
-"""`Sam3TrackerVideoModel` with the corrections that make its answers equal the official ones.
+"""`Sam3TrackerVideoModel`, corrected to match the official results.
 
-The official code differs from `transformers` in what it remembers of a slice:
+The official code differs from `transformers` in the memory of a slice:
 
-- a predicted mask is thresholded (or squashed) at the model's size, and only then resized for the memory;
-- a mask that a person gave counts as certain: it becomes +-1024, is brought to the size of the mask head and back, and
-  only that is remembered; the object pointer is made from the mask at 16 times the token grid.
+- a predicted mask is thresholded (or passed through a sigmoid) at the model's size, then resized for the memory;
+- a given mask counts as certain: it becomes +-1024 and is resized to the mask head and back for the memory; the object
+  pointer is made from the mask at 16 times the token grid.
 """
 
 from typing import Any
@@ -16,15 +16,15 @@ from transformers import Sam3TrackerVideoConfig, Sam3TrackerVideoModel
 from medsam3_core.sam3.tensors.transformers_internals import Sam3TrackerVideoImageSegmentationOutput
 
 _CERTAIN = 1024.0
-"""Logit of a mask that was given, not predicted."""
+"""Logit of a given mask."""
 _PRESENT, _ABSENT = 10.0, -10.0
-"""Object logit of a mask that was given: whether it has any pixel."""
+"""Object logit of a given mask, with and without any pixel."""
 _MEMORY_STRIDE = 16
-"""Masks enter the memory at this many times the token grid."""
+"""Size of masks in the memory, in units of the token grid."""
 
 
 class PropagationTracker(Sam3TrackerVideoModel):
-    """The tracker on features that somebody else encodes: prompt encoder, mask decoder and memory."""
+    """The tracker without encoder: prompt encoder, mask decoder and memory."""
 
     def __init__(self, config: Sam3TrackerVideoConfig) -> None:
         super().__init__(config, remove_vision_encoder=True)
@@ -37,7 +37,7 @@ class PropagationTracker(Sam3TrackerVideoModel):
     def _use_mask_as_output(
         self, backbone_features: torch.Tensor, high_res_features: list[torch.Tensor], mask_inputs: torch.Tensor
     ) -> Sam3TrackerVideoImageSegmentationOutput:
-        """Take a given mask, (1, 1, y, x) of 0 and 1, for the answer on its slice."""
+        """Use a given mask, (1, 1, y, x) of 0 and 1, as the result on its slice."""
         low, side = 4 * self.grid, (self.image_size, self.image_size)
         certain = torch.where(mask_inputs > 0.5, _CERTAIN, -_CERTAIN)
         low_res = _resized(certain, (low, low), antialias=True)
@@ -62,13 +62,13 @@ class PropagationTracker(Sam3TrackerVideoModel):
         object_score_logits: torch.Tensor,
         is_mask_from_pts: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Remember a slice and its mask: threshold or squash first, resize afterwards.
+        """Encode a slice and its mask: threshold or sigmoid first, then resize.
 
         Args:
             current_vision_feats: Shape (grid * grid, n, c).
             pred_masks_high_res: Logits at the model's size, shape (n, 1, side, side).
             object_score_logits: Shape (n, 1, 1).
-            is_mask_from_pts: Whether a person prompted this slice.
+            is_mask_from_pts: True if this slice has a prompt.
         """
         logits = pred_masks_high_res.float()
         share = (logits > 0).float() if is_mask_from_pts else torch.sigmoid(logits)

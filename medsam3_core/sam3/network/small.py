@@ -1,4 +1,4 @@
-"""The architecture of the weights that come with the product: SAM3 in 7 million parameters, for a laptop."""
+"""Architecture of the shipped weights: SAM3 with 7 million parameters, for a laptop."""
 
 import math
 from typing import Any
@@ -11,7 +11,7 @@ from medsam3_core.sam3.network.architecture import Architecture, architecture_fr
 from medsam3_core.sam3.network.network import Sam3Weights, expected_shapes, match_weights
 
 _TRACKER_WIDTH = 128
-"""The least that a tracker takes."""
+"""Minimum width of a tracker."""
 
 
 def narrow_tracker_config() -> dict[str, Any]:
@@ -38,27 +38,27 @@ def narrow_tracker_config() -> dict[str, Any]:
 _WIDTH, _HEADS = 64, 4
 POSITIONS = "position_embeddings"
 _BRANCH_ENDS = ("o_proj.weight", "out_proj.weight", "fc2.weight", "linear2.weight")
-"""Last layers of residual branches: they start as whispers, so that the first signal is the picture itself."""
+"""Last layers of residual branches; they start small, so that the image dominates at first."""
 _CROSS = ("cross_attn", "final_attn")
-"""Branches that bring the prompt to the picture: they speak up from the start."""
+"""Branches that bring the prompt to the image; they start at full scale."""
 _QUERY, _KEY, _FOCUS = "q_proj.weight", "k_proj.weight", 1.5
-"""Keys start as the queries: like attends to like, and a click to the place it points at, before anything is learned
+"""Keys start equal to the queries, so that tokens attend to similar tokens and clicks to their place at once
 (mimetic initialisation, Trockman and Kolter, ICML 2023)."""
-_ANSWERS = (
+_OUTPUTS = (
     "mask_embedder.layers.2.weight",
     "box_head.layer3.weight",
     "semantic_projection.weight",
     "presence_head.layer3.weight",
     "text_proj.weight",
 )
-"""Layers that answer: they start undecided."""
+"""Output layers; they start near 0."""
 _FOURIER = "positional_embedding"
 """Random frequencies of the tracker's positions; image and clicks share one table."""
 _PATCHES = "patch_embeddings.projection.weight"
 _COLOURED = 1 / 4
-"""Share of the first filters that look at colour."""
+"""Share of the first filters that detect colour."""
 TABLES = ("embed.weight", "embedding.weight", "presence_token.weight", "reference_points.weight")
-"""Tables that are looked up rather than multiplied."""
+"""Lookup tables, in contrast to factors of products."""
 
 
 def narrow_config(
@@ -70,9 +70,9 @@ def narrow_config(
         image_size: Side of the input in pixels, a multiple of 14.
         trunk: Fields of the trunk beside its input.
         text: Fields of the text encoder beside its width and vocabulary.
-        head: Fields that geometry encoder, DETR encoder and DETR decoder have in common beside their width.
+        head: Common fields of geometry encoder, DETR encoder and DETR decoder beside their width.
         geometry: Layers of the geometry encoder.
-        queries: Of the DETR decoder.
+        queries: Queries of the DETR decoder.
     """
     layers = {"hidden_size": _WIDTH, "num_attention_heads": _HEADS, "intermediate_size": 2 * _WIDTH, **head}
     trunk = {"image_size": image_size, "num_attention_heads": 4, "layer_norm_eps": 1e-5, **trunk}
@@ -100,35 +100,29 @@ def narrow_config(
     }
 
 
-def small_config(image_size: int = 224) -> dict[str, Any]:
-    """A `Sam3Config`; almost half of its parameters are vocabulary."""
+def small_architecture() -> Architecture:
+    """Detector and tracker on one trunk at 224 pixels; the tracker is trained on slices only.
+
+    Almost half of the detector's parameters are vocabulary.
+    """
     trunk = {
         "hidden_size": 128,
         "intermediate_size": 256,
         "num_hidden_layers": 6,
-        "pretrain_image_size": image_size,
-        "window_size": image_size // 28,
+        "pretrain_image_size": 224,
+        "window_size": 8,
         "global_attn_indexes": [1, 3, 5],
     }
     text = {"intermediate_size": 2 * _WIDTH, "projection_dim": 8}
-    return narrow_config(image_size, trunk, text, {"dropout": 0.0}, geometry=1, queries=100)
-
-
-def small_tracker_config() -> dict[str, Any]:
-    """A `Sam3TrackerVideoConfig` for the trunk of `small_config`, trained on slices only."""
-    return narrow_tracker_config() | {"propagation": False}
-
-
-def small_architecture(image_size: int = 224) -> Architecture:
-    """Detector and tracker on one trunk."""
-    return architecture_from(small_config(image_size), small_tracker_config())
+    detector = narrow_config(224, trunk, text, {"dropout": 0.0}, geometry=1, queries=100)
+    return architecture_from(detector, narrow_tracker_config() | {"propagation": False})
 
 
 def fresh_weights(architecture: Architecture, seed: int) -> Sam3Weights:
-    """Where training from nothing starts: variance kept from layer to layer, zero biases.
+    """Initial weights for training from scratch: variance kept from layer to layer, zero biases.
 
     Args:
-        architecture: What to fill.
+        architecture: Architecture of the weights.
         seed: The same seed gives the same values on every machine.
     """
     random = np.random.default_rng(seed)
@@ -157,16 +151,16 @@ def _start(name: str, shape: torch.Size, random: np.random.Generator) -> torch.T
         return 0.1 * noise
     if name.endswith(TABLES):
         return (0.5 if name.startswith("text_encoder") else 0.2 if "point_embed" in name else 1.0) * noise
-    whispers = name.endswith(_BRANCH_ENDS) and not any(cross in name for cross in _CROSS)
-    scale = 0.1 if any(answer in name for answer in _ANSWERS) else 0.2 if whispers else 1.0
+    branch_end = name.endswith(_BRANCH_ENDS) and not any(cross in name for cross in _CROSS)
+    scale = 0.1 if any(layer in name for layer in _OUTPUTS) else 0.2 if branch_end else 1.0
     return scale * noise / math.sqrt(math.prod(shape[1:]))
 
 
 def _whitening_filters(shape: torch.Size, random: np.random.Generator) -> torch.Tensor:
-    """First filters that see all details of a patch alike: cosines, the finer the louder, in random mixture.
+    """First filters with equal response to all details of a patch: mixed cosines, weighted up with frequency.
 
-    Amplitudes of pictures fall with frequency (Field, J Opt Soc Am A 1987): random filters would see little but the
-    mean of a patch, and edges within it would have to be learned first.
+    Amplitudes of images fall with frequency (Field, J Opt Soc Am A 1987): random filters would detect little but the
+    mean of a patch, and would have to learn edges first.
     """
     count, channels, side, _ = shape
     along = np.cos(np.pi * np.arange(side)[:, None] * (np.arange(side) + 0.5) / side)

@@ -1,7 +1,7 @@
-"""`tiny-untrained`: a small seeded SAM3 that nobody trained, to exercise the real path without real weights.
+"""`tiny-untrained`: a small seeded, untrained SAM3, to run the full pipeline without real weights.
 
-It answers with blobs, not with anatomy. Its class and presence biases are set so that most answers are not empty:
-otherwise everything downstream would pass on zeros.
+It draws blobs, not anatomy. Its class and presence biases make most results non-empty, so that later steps have masks
+to work on.
 """
 
 import math
@@ -19,9 +19,9 @@ Tensors = dict[str, torch.Tensor]
 
 _PRESENCE_BIAS = 4.0
 _CLASS_BIAS = (1.0, 0.2)
-"""Biases of text and query along a direction in common: lifts most scores over 0.5."""
+"""Biases of text and query along a common direction; lift most scores above 0.5."""
 _MASK_BIAS = (0.1, -0.3)
-"""The same for pixels and masks, downwards: masks cover a part of the slice."""
+"""Biases of pixels and masks, downwards, so that masks cover a part of the slice."""
 
 
 def tiny_config(image_size: int = 224) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def untrained_weights(seed: int = 0, *, tracker: bool = False) -> Sam3Weights:
 
     Args:
         seed: The same seed gives the same detector, with and without tracker.
-        tracker: Whether points, masks and propagation are to work too.
+        tracker: True to support points, masks and propagation too.
     """
     return seeded_weights(architecture_from(tiny_config(), narrow_tracker_config() if tracker else None), seed)
 
@@ -54,7 +54,7 @@ def seeded_weights(
     """Untrained weights of any architecture, values that bfloat16 holds exactly.
 
     Args:
-        architecture: What to fill.
+        architecture: Architecture of the weights.
         seed: The same seed gives the same values.
         dtype: Type of the tensors.
         source: Name for messages.
@@ -82,7 +82,7 @@ def _make_it_find_something(detector: Tensors, random: np.random.Generator) -> N
 def _shift_products(
     tensors: Tensors, one: str, other: str, bias: tuple[float, float], random: np.random.Generator
 ) -> None:
-    """Two layers whose outputs are multiplied get a bias direction in common: their products move."""
+    """Give two layers whose outputs are multiplied a common bias direction, which shifts their products."""
     direction = _noise(tensors[f"{one}.bias"].shape, random)
     tensors[f"{one}.bias"] += bias[0] * direction
     tensors[f"{other}.bias"] += bias[1] * direction
@@ -94,10 +94,9 @@ def _drawn(name: str, shape: torch.Size, random: np.random.Generator) -> torch.T
         return 0.02 * noise + (1.0 if "norm" in name and name.endswith("weight") else 0.0)
     if name.endswith((*TABLES, POSITIONS)):
         return noise  # unit variance keeps the rows of a table apart
-    fan_in = math.prod(shape[1:])
-    return noise / math.sqrt(fan_in)
+    return noise / math.sqrt(math.prod(shape[1:]))
 
 
 def _noise(shape: torch.Size, random: np.random.Generator) -> torch.Tensor:
-    """Standard normal numbers, the same on every machine (torch's depend on its vector instructions)."""
+    """Standard normal numbers, the same on every machine (those of torch depend on vector instructions)."""
     return torch.from_numpy(random.standard_normal(tuple(shape), dtype=np.float32))

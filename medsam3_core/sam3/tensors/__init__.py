@@ -1,4 +1,4 @@
-"""Around the network: pixels and texts to tensors, tensors to masks, and the precision of both.
+"""Inputs and outputs of the network: pixels and texts to tensors, tensors to masks, and precision.
 
-No network enters; what we use of the insides of torch and `transformers` lies here, below all who need it.
+Contains no network; our uses of private parts of torch and `transformers` are here.
 """

@@ -1,4 +1,4 @@
-"""From logits to masks: select first, interpolate the logits in chunks, threshold last."""
+"""Turn logits into masks: select, interpolate the logits in chunks, then threshold."""
 
 from dataclasses import dataclass, replace
 
@@ -7,21 +7,21 @@ import torch
 from numpy.typing import NDArray
 
 _CHUNK_FLOATS = 2**26
-"""Interpolated logits held at once: 256 MB in float32."""
+"""Interpolated logits per chunk: 256 MB in float32."""
 MAX_MASK_PIXELS = 2**32
-"""Pixels of all masks of one answer: 4 GB as booleans."""
+"""Maximum pixels of all masks of one result: 4 GB as booleans."""
 
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """Raw answer to one prompt on one slice, on the device.
+    """Raw result of one prompt on one slice, on the device.
 
     Attributes:
         mask_logits: Shape (n, h, w) at the size of the mask head.
         scores: Shape (n,), in [0, 1].
         boxes_xyxy: Shape (n, 4), in fractions of the slice.
-        semantic_logits: Shape (h, w), where the head has one.
-        presence: Probability that what was asked is on the slice at all; scores contain it already.
+        semantic_logits: Shape (h, w), if the head has them.
+        presence: Probability that the concept is on the slice; scores include it.
     """
 
     mask_logits: torch.Tensor
@@ -31,13 +31,12 @@ class Detections:
     presence: float = 0.0
 
     def above(self, threshold: float) -> "Detections":
-        """Those whose score is above a threshold, by falling score."""
+        """Detections with a score above a threshold, by falling score."""
         order = torch.argsort(self.scores, descending=True, stable=True)
-        kept = order[self.scores[order] > threshold]
-        return self._take(kept)
+        return self._take(order[self.scores[order] > threshold])
 
     def first(self, count: int) -> "Detections":
-        """The `count` with the highest scores, once they are in order."""
+        """The first `count` detections."""
         return self._take(torch.arange(min(count, len(self.scores)), device=self.scores.device))
 
     def _take(self, index: torch.Tensor) -> "Detections":
@@ -47,14 +46,14 @@ class Detections:
 
 
 def mask_limit(shape_yx: tuple[int, int]) -> int:
-    """How many masks of this size one answer may hold."""
+    """Maximum masks of this size in one result."""
     return max(1, MAX_MASK_PIXELS // (shape_yx[0] * shape_yx[1]))
 
 
 def masks_at(mask_logits: torch.Tensor, shape_yx: tuple[int, int]) -> NDArray[np.bool_]:
     """Masks at the size of the slice: interpolate the logits, then threshold at 0.
 
-    Interpolating probabilities instead moves 5e-5 of the pixels.
+    Interpolating probabilities would change 5e-5 of the pixels.
 
     Args:
         mask_logits: Shape (n, h, w).

@@ -1,9 +1,8 @@
-"""Which precision runs where: never autocast, which leaks; every tensor is cast by name.
+"""Precision of each part: tensors are cast by name, without autocast, which leaks.
 
-In mixed precision the heads hold fp32, but for the tokens of the fusion encoder, which it compares and passes on in
-bf16 (`half_products`), and the convolutions of the neck's maps (`shared_mask_decoder`), which are the encoder's work
-by now. Mean mask IoU with fp32 over the golden cases, whose masks are untrained: 0.983, and 0.984 with fp32 heads
-throughout.
+In mixed precision the heads run in fp32, except attention and MLPs of the fusion encoder (`half_products`) and the
+convolutions of the neck's maps (`shared_mask_decoder`). Mean mask IoU with fp32 over the golden cases, whose masks are
+untrained: 0.983, and 0.984 with all heads in fp32.
 """
 
 from dataclasses import dataclass
@@ -31,19 +30,19 @@ _PRECISIONS = {
 
 
 def precision_for(dtype: Dtype, device: str) -> Precision:
-    """The precision behind a setting; `auto` takes mixed where bf16 is fast, else fp32."""
+    """Precision of a setting; `auto` is mixed if bf16 is fast on the device, else fp32."""
     if dtype is Dtype.AUTO:
         dtype = Dtype.MIXED if bf16_is_fast(device) else Dtype.FP32
     return _PRECISIONS[dtype]
 
 
 def without_autocast(device: str) -> torch.autocast:
-    """A block in which the autocast of a caller does not reach us; `transformers` fails under it on a CPU."""
+    """Context without the caller's autocast, under which `transformers` fails on a CPU."""
     return torch.autocast(torch.device(device).type, enabled=False)
 
 
 def bf16_is_fast(device: str) -> bool:
-    """Whether the device multiplies bf16 matrices in hardware (CUDA since Ampere; AMX or AVX512-BF16)."""
+    """True if the device multiplies bf16 matrices in hardware (CUDA since Ampere; AMX or AVX512-BF16)."""
     if torch.device(device).type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return has_amx() or has_avx512_bf16()

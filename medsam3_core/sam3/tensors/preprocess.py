@@ -1,4 +1,4 @@
-"""From a slice to the pixel values that the official code feeds: squash to the square on uint8, then scale."""
+"""Turn slices into the official model input: resize to a square in uint8, then scale."""
 
 from collections.abc import Sequence
 
@@ -11,14 +11,14 @@ from torchvision.transforms.v2 import functional as transforms
 from medsam3_core.errors import CaseDataError
 
 MAX_PIXELS = 64 * 1024 * 1024
-"""Largest slice in pixels: its masks are drawn at its own size."""
+"""Maximum pixels of a slice, since its masks have its size."""
 
 
 def pixel_values(images: Sequence[NDArray[np.uint8]], resolution: int) -> torch.Tensor:
     """Model input for slices of any size.
 
-    The resize works on uint8 with antialiasing, as the official code does: a float resize differs by up to one grey
-    level, one without antialiasing by a quarter of the range.
+    The resize runs on uint8 with antialiasing, as in the official code. A float resize differs by up to one grey level,
+    one without antialiasing by a quarter of the range.
 
     Args:
         images: Slices, uint8, shape (y, x, 3).
@@ -49,7 +49,7 @@ def require_slice(image: NDArray[np.uint8]) -> None:
     if height * width > MAX_PIXELS:
         msg = (
             f"slice of {width} x {height} pixels is over the limit of {MAX_PIXELS} pixels; "
-            "cut it into pieces or store it at a lower magnification"
+            "split it or store it at a lower magnification"
         )
         raise CaseDataError(msg)
 

@@ -1,7 +1,7 @@
-"""Text to token numbers, offline: CLIP's BPE vocabulary as the official code reads it.
+"""Convert text to tokens, offline, with CLIP's BPE vocabulary as in the official code.
 
-The vocabulary comes from a tokenizer in the weights folder or from the file that the package `clip-anytorch` carries
-(as `open_clip_torch` does); neither is ever imported, which would take seconds.
+The vocabulary is a tokenizer in the weights folder, or a file of the package `clip-anytorch` or `open_clip_torch`; the
+packages are not imported, which would take seconds.
 """
 
 import gzip
@@ -19,9 +19,9 @@ from transformers import CLIPTokenizer
 from medsam3_core.errors import UsageError, WeightsError
 
 CONTEXT_LENGTH = 32
-"""Tokens that the text encoder reads, start and end token included."""
+"""Tokens per text, start and end token included."""
 VISUAL = "visual"
-"""The text that stands for "what these boxes show"."""
+"""Text of prompts by boxes alone."""
 
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _MERGES = 49152 - 256 - 2
@@ -34,9 +34,9 @@ class TokenizedText:
     """Tokens of one text.
 
     Attributes:
-        input_ids: int64, shape (1, 32), zero behind the end token.
-        attention_mask: int64, shape (1, 32), 1 where the encoder reads.
-        length: Tokens of the whole text; more than 32 means that its end was cut off.
+        input_ids: int64, shape (1, 32), 0 after the end token.
+        attention_mask: int64, shape (1, 32), 1 for tokens that are read.
+        length: Tokens of the whole text; above 32 the end was truncated.
     """
 
     input_ids: torch.Tensor
@@ -45,7 +45,7 @@ class TokenizedText:
 
     @property
     def fallbacks(self) -> tuple[str, ...]:
-        """What to report: nothing, or that the text was cut."""
+        """Note on a truncated text; empty if it fits."""
         return () if self.length <= CONTEXT_LENGTH else (f"text-truncated:{self.length}>{CONTEXT_LENGTH}",)
 
 
@@ -66,12 +66,12 @@ class TextTokenizer:
         kept = tokens if len(tokens) <= CONTEXT_LENGTH else [*tokens[: CONTEXT_LENGTH - 1], tokens[-1]]
         ids = torch.zeros(1, CONTEXT_LENGTH, dtype=torch.long)
         ids[0, : len(kept)] = torch.tensor(kept)
-        # The official code takes every 0 for padding, also the token 0 of a text.
+        # The official code treats every 0 as padding, also token 0 of a text.
         return TokenizedText(ids, (ids != 0).long(), len(tokens))
 
 
 def clean(text: str) -> str:
-    """Repair and normalise a text: broken encodings, HTML entities (twice), white space, case.
+    """Normalise a text: broken encodings, HTML entities (twice), white space, case.
 
     Raises:
         UsageError: If nothing is left, or the text contains a special token of the vocabulary.
@@ -114,14 +114,14 @@ def _bpe_lines() -> list[str]:
 
 
 def _bpe_path() -> Path | None:
-    """Where a package keeps the file; finding a package does not import it."""
+    """Path of the file in an installed package; finding a package does not import it."""
     specs = filter(None, map(find_spec, _CARRIERS))
     folders = [folder for spec in specs for folder in spec.submodule_search_locations or []]
     return next((path for folder in folders if (path := Path(folder) / _BPE_FILE).is_file()), None)
 
 
 def _byte_letters() -> list[str]:
-    """The printable letter that stands for each byte, in the order of the vocabulary."""
+    """The printable letter of each byte, in the order of the vocabulary."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     hidden = [byte for byte in range(256) if byte not in printable]
     return [chr(byte) for byte in printable] + [chr(256 + index) for index in range(len(hidden))]

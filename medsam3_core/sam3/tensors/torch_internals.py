@@ -1,4 +1,4 @@
-"""Parts of torch that it does not promise to keep; all that we use of them enters here.
+"""Private parts of torch; all our uses of them are here.
 
 `tests/core/sam3/test_internals.py` fails when one of them changes.
 """
@@ -9,12 +9,12 @@ import torch
 
 
 def has_avx512_bf16() -> bool:
-    """Whether the CPU multiplies vectors of bf16."""
+    """True if the CPU multiplies vectors of bf16."""
     return _capability("avx512_bf16", lambda: torch.cpu._is_avx512_bf16_supported())
 
 
 def has_amx() -> bool:
-    """Whether the CPU multiplies whole tiles of bf16: with it torch's own attention is fast in bf16, else it is not."""
+    """True if the CPU multiplies tiles of bf16; then torch's attention is fast in bf16."""
     return _capability("amx_bf16", lambda: torch.cpu._is_amx_tile_supported())
 
 

@@ -1,4 +1,4 @@
-"""Parts of `transformers` that it does not promise to keep; all that we use of them enters here.
+"""Private parts of `transformers`; all our uses of them are here.
 
 `tests/core/sam3/test_internals.py` fails when one of them changes.
 """
@@ -34,11 +34,11 @@ __all__ = [
 
 
 def mark_as_loaded(tensor: Any) -> None:
-    """Set the flag by which `initialize_weights` knows that a tensor has its value."""
+    """Mark a tensor as loaded, so that `initialize_weights` keeps its value."""
     tensor._is_hf_initialized = True
 
 
 def use_one_device(arguments: TrainingArguments) -> None:
-    """Keep the Trainer from spreading a batch over all GPUs of the machine."""
+    """Keep the Trainer from splitting a batch over all GPUs."""
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1

@@ -1,1 +1,1 @@
-"""Training samples: slices, their prompts, and their augmentation. No network enters."""
+"""Training samples: slices, their prompts, and their augmentation; contains no network."""

@@ -1,4 +1,4 @@
-"""Changes of how a slice looks, not of where things are: tone, colour, blur, noise, resolution."""
+"""Changes of the appearance of a slice: tone, colour, blur, noise, resolution."""
 
 import math
 from functools import lru_cache
@@ -18,7 +18,7 @@ _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
 def changed_look(image: Image, plan: Augmentation, rng: np.random.Generator) -> Image:
-    """Another look of the same slice, uint8 (y, x, 3); a grey slice stays grey.
+    """Change the appearance of a slice, uint8 (y, x, 3); a grey slice stays grey.
 
     Order: resolution and blur of the optics, then tone and colour, then noise of the detector.
     """
@@ -42,12 +42,12 @@ def changed_look(image: Image, plan: Augmentation, rng: np.random.Generator) -> 
 
 
 def is_grey(image: Image) -> bool:
-    """Whether all three channels are the same."""
+    """True if all three channels are equal."""
     return bool((image[..., 0] == image[..., 1]).all() and (image[..., 0] == image[..., 2]).all())
 
 
 def _tone_tables(plan: Augmentation, rng: np.random.Generator, channels: int) -> list[NDArray[np.float32]]:
-    """Per channel what each of the 256 grey values becomes, float32."""
+    """Per channel the new values of the 256 grey values, float32."""
     ramp = np.linspace(0, 1, 256, dtype=np.float32)
     if rng.random() < (plan.p_invert or 0.0):
         ramp = 1 - ramp
@@ -63,7 +63,7 @@ def _tone_tables(plan: Augmentation, rng: np.random.Generator, channels: int) ->
 
 
 def _recoloured(pixels: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Another hue and saturation: colours are turned about the grey axis and scaled away from it."""
+    """Change hue and saturation: rotate colours about the grey axis and scale their distance to it."""
     angle, saturation = rng.uniform(-0.35, 0.35), rng.uniform(0.4, 1.5)
     if rng.random() < 0.1:
         saturation = 0.0
@@ -95,7 +95,7 @@ def _low_resolution(pixels: torch.Tensor, share: float) -> torch.Tensor:
 
 
 def _noise(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Normal noise of a strength that is drawn too, partly smooth as speckle is."""
+    """Normal noise of random strength, in part smooth like speckle."""
     bank, count = _noise_bank(), math.prod(shape)
     if count < len(bank):
         start = int(rng.integers(len(bank) - count))
@@ -110,5 +110,5 @@ def _noise(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float
 
 @lru_cache(maxsize=1)
 def _noise_bank() -> NDArray[np.float32]:
-    """Standard normal numbers, drawn once: drawing them anew would take a third of the augmentation at 224 px."""
+    """Standard normal numbers, drawn once: repeated drawing takes a third of the augmentation at 224 pixels."""
     return np.random.default_rng(0).standard_normal(2**20, dtype=np.float32)

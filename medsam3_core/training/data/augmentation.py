@@ -1,10 +1,9 @@
-"""Augmentation of one slice and its label maps: a window, a deformation, another look. About 3 ms at 224 pixels.
+"""Augmentation of one slice and its label maps: window, deformation, appearance. About 3 ms at 224 pixels.
 
-Geometry is composed before anything is sampled: the window is resized as inference resizes a slice or a tile (uint8,
-antialiased), turned and deformed in one pass, and labels are read once, by the nearest pixel of the original. With all
-changes on, a 512 pixel slice with six label maps takes 7 to 9 ms on one thread; chains of torchvision (54 to 67 ms),
-kornia (36 to 46 ms) and torchio (726 ms) sample several times and draw from torch's global state, on which resuming
-must not depend.
+Geometry is composed before sampling: the window is resized as in inference (uint8, antialiased), rotated and deformed
+in one pass, and labels are read once, by the nearest pixel of the original. With all changes on, a 512 pixel slice with
+six label maps takes 7 to 9 ms on one thread. Chains of torchvision (54 to 67 ms), kornia (36 to 46 ms) and torchio
+(726 ms) sample several times and use torch's global random state, on which resuming must not depend.
 """
 
 from dataclasses import dataclass, replace
@@ -26,12 +25,12 @@ Image = NDArray[np.uint8]
 Labels = NDArray[np.uint16]
 
 _KNOTS = 5
-"""Knots per side of the grid that bends a slice."""
+"""Knots per side of the deformation grid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Half-open pixel window of a slice; it may reach beyond the slice."""
+    """Half-open pixel window of a slice; it may extend beyond the slice."""
 
     y0: int
     x0: int
@@ -40,26 +39,26 @@ class Window:
 
 
 def augmented_slice(seen: TrainingSlice, plan: Augmentation, rng: np.random.Generator) -> TrainingSlice:
-    """One changed view of a slice with all its concepts, as a square of the plan's side."""
+    """Augment a slice with all its concepts, to a square of the plan's side."""
     image, label_maps = augment(seen.image, _stacked(seen), plan, rng)
     return _with(seen, image, label_maps)
 
 
 def augment(image: Image, label_maps: Labels, plan: Augmentation, rng: np.random.Generator) -> tuple[Image, Labels]:
-    """One changed view of a slice.
+    """Augment one slice.
 
     Args:
-        image: uint8, shape (y, x, 3), windowed already.
+        image: uint8, shape (y, x, 3), already windowed.
         label_maps: uint16, shape (k, y, x): one map per concept, instances 1..n, 0 elsewhere.
-        plan: What may be done.
-        rng: Decides; the same state gives the same view.
+        plan: Strengths of the changes.
+        rng: Source of randomness; the same state gives the same view.
 
     Returns:
         The image (side, side, 3) and the label maps (k, side, side). Instances keep their numbers; those outside the
-        view are gone.
+        view are dropped.
 
     Raises:
-        UsageError: If image and label maps do not fit each other.
+        UsageError: If image and label maps differ in shape, or the image has another type.
     """
     _require_fitting(image, label_maps)
     window = _window(image.shape[:2], label_maps, plan, rng)
@@ -74,7 +73,7 @@ def augment(image: Image, label_maps: Labels, plan: Augmentation, rng: np.random
 
 
 def _stacked(seen: TrainingSlice) -> Labels:
-    """Label maps of the concepts that are there; the others have nothing to change."""
+    """Label maps of the present concepts; the others are empty."""
     present = [concept.labels for concept in seen.concepts if concept.present]
     return np.stack(present) if present else np.zeros((0, *seen.image.shape[:2]), dtype=np.uint16)
 
@@ -113,20 +112,20 @@ def _window(shape_yx: tuple[int, ...], label_maps: Labels, plan: Augmentation, r
 
 
 def _start(whole: int, size: int, share: float) -> int:
-    """Where a window starts: inside the slice if it fits, else with the slice inside it."""
+    """Start of a window: inside the slice if it fits, else with the slice inside it."""
     return round(share * (whole - size))
 
 
 def _start_over(pixel: int, whole: int, size: int, share: float) -> int:
-    """Where a window over a pixel starts; it stays inside the slice if it fits."""
+    """Start of a window over a pixel; it stays inside the slice if it fits."""
     low, high = min(0, whole - size), max(0, whole - size)
     return min(max(pixel - int(share * size), low), high)
 
 
 def _pixel_of_a_structure(label_maps: Labels, rng: np.random.Generator) -> tuple[int, int] | None:
-    """A random pixel of a random concept that is there."""
+    """A random pixel of a random present concept."""
     for index in rng.permutation(len(label_maps)):
-        for step in (4, 1):  # a sixteenth of the pixels says enough about all but small structures
+        for step in (4, 1):  # a sixteenth of the pixels suffices for all but small structures
             first_y, first_x = rng.integers(step, size=2).tolist()
             seen = label_maps[index, first_y::step, first_x::step]
             pixels = np.flatnonzero(seen)
@@ -137,7 +136,7 @@ def _pixel_of_a_structure(label_maps: Labels, rng: np.random.Generator) -> tuple
 
 
 def _resized_window(image: Image, window: Window, side: int) -> Image:
-    """The window as a square, uint8 (side, side, 3); black where it reaches beyond the slice."""
+    """The window as a square, uint8 (side, side, 3); black beyond the slice."""
     height, width = image.shape[:2]
     scale_y, scale_x = side / (window.y1 - window.y0), side / (window.x1 - window.x0)
     top, bottom = max(window.y0, 0), min(window.y1, height)
@@ -157,7 +156,7 @@ def _share_of_side(start: int, stop: int, scale: float, side: int) -> tuple[int,
 
 
 def _deformation(plan: Augmentation, rng: np.random.Generator) -> NDArray[np.float32] | None:
-    """Where each pixel of the square comes from: (side, side, 2) of x and y in -1..1; None for itself."""
+    """Source position of each pixel of the square: (side, side, 2) of x and y in -1..1; None for no change."""
     turned, bent = rng.random() < plan.p_turn, rng.random() < plan.p_elastic
     if not (turned or bent):
         return None
@@ -176,7 +175,7 @@ def _deformation(plan: Augmentation, rng: np.random.Generator) -> NDArray[np.flo
 
 @lru_cache(maxsize=8)
 def _smooth_basis(side: int) -> NDArray[np.float32]:
-    """Weights (side, knots) that spread the shifts of knots smoothly; each row sums to 1."""
+    """Smooth interpolation weights (side, knots); each row sums to 1."""
     pixels, knots = np.linspace(0, 1, side), np.linspace(0, 1, _KNOTS)
     weights = np.exp(-0.5 * ((pixels[:, None] - knots[None, :]) * (_KNOTS - 1) / 0.6) ** 2)
     basis: NDArray[np.float32] = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
@@ -185,8 +184,8 @@ def _smooth_basis(side: int) -> NDArray[np.float32]:
 
 def _turn(plan: Augmentation, rng: np.random.Generator) -> NDArray[np.float32]:
     """Rotation and shear as a 2 x 2 matrix over (x, y)."""
-    most = DEGREES if plan.degrees is None else plan.degrees
-    angle = np.deg2rad(rng.uniform(-most, most))
+    limit = DEGREES if plan.degrees is None else plan.degrees
+    angle = np.deg2rad(rng.uniform(-limit, limit))
     shear = rng.uniform(-plan.shear, plan.shear)
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     matrix: NDArray[np.float32] = (rotation @ np.array([[1, shear], [0, 1]])).astype(np.float32)
@@ -201,7 +200,7 @@ def _deformed(image: Image, grid: NDArray[np.float32]) -> Image:
 
 
 def _labels_at(label_maps: Labels, window: Window, grid: NDArray[np.float32] | None, side: int) -> Labels:
-    """Labels of the pixels that the view shows, by the nearest pixel; 0 beyond the slice."""
+    """Labels of the view by the nearest pixel; 0 beyond the slice."""
     if not len(label_maps):
         return np.zeros((0, side, side), dtype=np.uint16)
     height, width = label_maps.shape[1:]

@@ -1,4 +1,4 @@
-"""What augmentation may do to a slice: the strengths, and which mirrors keep left and right where they belong."""
+"""Strengths of augmentation, and the flips that keep left and right correct."""
 
 import math
 import re
@@ -8,50 +8,50 @@ from dataclasses import dataclass, fields, replace
 from medsam3_core.errors import UsageError
 
 _SIDED = re.compile(r"(?<![a-z])(left|right|sinister|dexter|lt|rt|[lr])(?![a-z])")
-"""A structure whose name says on which side it lies; `_` and digits end a word."""
+"""Matches names with a side; `_` and digits end a word."""
 _DIRECTED = re.compile(
     r"(?<![a-z])(anterior|posterior|superior|inferior|upper|lower|dorsal|ventral|cranial|caudal|apical|basal)(?![a-z])"
 )
-"""A structure whose name tells it from its neighbour along another axis than left and right."""
+"""Matches names with a direction along another axis than left and right."""
 _ONE_SIDED_ORGANS = re.compile(
     r"(?<![a-z])(liver|spleen|stomach|gallbladder|gall_bladder|pancreas|heart|aorta|vena_cava|duodenum|colon|atrium|"
     r"ventricle_of_the_heart|myocardium|appendix|cecum)(?![a-z])"
 )
-"""Organs that lie on one side of the body: a mirrored slice shows an anatomy that one in 10,000 people has."""
+"""Organs on one side of the body: a mirrored slice shows an anatomy of one in 10,000 people."""
 _WITHOUT_UP = frozenset({"microscopy", "histology", "pathology", "dermoscopy", "endoscopy", "shapes"})
-"""Modalities whose pictures have neither an upper edge nor a side."""
+"""Modalities whose images have neither an upper edge nor a side."""
 _P_INVERT = {"microscopy": 0.25, "x-ray": 0.1, "cr": 0.1, "dx": 0.1}
 SCALE, FINE_SCALE, DEGREES = (0.4, 1.15), (0.18, 1.15), 15.0
-"""What slices get where nothing else is said; fine structures are seen from closer."""
+"""Defaults; fine structures get smaller windows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """How far a slice is changed; each `p_` is the probability of one change.
+    """Strength of augmentation; each `p_` is the probability of one change.
 
-    Where None is allowed it leaves the choice to `augmentation_for`, which knows modality and structures.
+    None leaves the choice to `augmentation_for`, which knows modality and structures.
 
     Attributes:
-        side: Side of the square that comes out, in pixels; always the model's input side.
-        p_whole: Share of samples that show the whole slice; the others show a window of it.
+        side: Side of the output square in pixels; always the model's input side.
+        p_whole: Share of samples with the whole slice; the others show a window of it.
         scale: Sides of the window as a share of the slice, log-uniform; above 1 there is an empty margin. None is
-            0.4 to 1.15, from 0.18 where there are vessels or many instances.
-        stretch: Largest ratio by which one side of the window is changed against the other.
-        p_keep: Share of windows that are placed over a pixel of a structure.
+            0.4 to 1.15, or from 0.18 for vessels or many instances.
+        stretch: Maximum change of the aspect ratio of the window.
+        p_keep: Share of windows placed over a pixel of a structure.
         p_turn: Probability of a rotation with shear.
-        degrees: Largest rotation either way; None is 15, or any where there is no up.
-        shear: Largest shear, as a tangent.
+        degrees: Maximum rotation either way; None is 15, or any for images without an upper edge.
+        shear: Maximum shear, as a tangent.
         p_elastic: Probability of a smooth deformation.
-        elastic: Its largest displacement as a share of the side.
-        mirror_x: Whether left and right may be exchanged; None is as the names of the structures allow.
-        mirror_y: Whether top and bottom may be exchanged; None likewise.
+        elastic: Its maximum displacement as a share of the side.
+        mirror_x: True to flip left and right; None if the names of the structures allow it.
+        mirror_y: True to flip top and bottom; None likewise.
         p_tone: Probability of another gamma, contrast and brightness.
-        tone: Their largest change: exponent and factor in `exp(+-tone)`, offset in `+-tone / 2` of the range.
-        p_colour: Probability of a jitter of hue, saturation and tint, for colour pictures alone.
+        tone: Their maximum change: exponent and factor in `exp(+-tone)`, offset in `+-tone / 2` of the range.
+        p_colour: Probability of a jitter of hue, saturation and tint, for colour images only.
         p_blur: Probability of a Gaussian blur.
         p_noise: Probability of noise.
-        p_low_resolution: Probability of losing resolution.
-        p_invert: Probability of exchanging bright and dark; None is as the modality has pictures of both kinds.
+        p_low_resolution: Probability of a loss of resolution.
+        p_invert: Probability of inverted intensities; None depends on the modality.
     """
 
     side: int = 224
@@ -85,20 +85,20 @@ class Augmentation:
 def augmentation_for(
     modality: str, *, side: int, mirror: bool, upright: bool, fine: bool = False, base: Augmentation | None = None
 ) -> Augmentation:
-    """The augmentation that is right for slices of one cohort.
+    """Augmentation for slices of one cohort.
 
-    Bright and dark are exchanged only where pictures of both kinds exist (fluorescence and stain, radiographs).
+    Intensities are inverted only if the modality has images of both kinds (fluorescence and stain, radiographs).
 
     Args:
         modality: Modality of the recipe.
         side: The model's input side.
-        mirror: Whether left and right may be exchanged, see `handedness`.
-        upright: Whether there is an up and a down; else turns are free and, with `mirror`, upside-down flips too.
-        fine: Whether there are vessels or many instances, which the mask grid loses on whole slices: closer windows.
-        base: What was asked for; it wins where it says something.
+        mirror: True if left and right may be flipped, see `handedness`.
+        upright: True if up and down matter; else any rotation is allowed and, with `mirror`, vertical flips too.
+        fine: True for vessels or many instances, which need smaller windows, as the mask grid loses them.
+        base: User's plan; its values take precedence over None.
 
     Raises:
-        UsageError: If a mirror is asked for that would exchange left and right structures, or another side.
+        UsageError: If the plan asks for a flip that would swap left and right structures, or for another side.
     """
     start = Augmentation() if base is None else base
     if start.side not in (Augmentation().side, side):
@@ -118,21 +118,21 @@ def augmentation_for(
 def _mirror(name: str, asked: bool | None, *, allowed: bool) -> bool:
     if asked and not allowed:
         msg = (
-            f"augmentation.{name}: true would teach a wrong anatomy, for a structure has a side, or an organ or the "
-            "slice lies one way up; leave it out"
+            f"augmentation.{name}: true would teach a wrong anatomy: a structure has a side, or the slice or an organ "
+            "has an orientation; leave it out"
         )
         raise UsageError(msg)
     return allowed if asked is None else asked
 
 
 def handedness(words: Iterable[str], modality: str) -> tuple[bool, bool]:
-    """Whether slices may be mirrored, and whether they have an up and a down: `(mirror, upright)`.
+    """True if slices may be mirrored, and true if up and down matter: `(mirror, upright)`.
 
-    No mirror where a structure has a side (`kidney_left`) or an organ lies on one side of the body (liver). An up and
-    a down in all anatomy, and wherever a structure is told from its neighbour by it (`anterior`).
+    A structure with a side (`kidney_left`) or an organ on one side of the body (liver) rules out mirroring. Up and down
+    matter in all anatomy and for structures with a direction (`anterior`).
 
     Args:
-        words: Names and texts of all that is asked of the slices, synonyms too.
+        words: Names, texts and synonyms of all concepts.
         modality: Modality of the recipe.
     """
     spelled = [re.sub(r"[\s\-.]+", "_", word.lower()) for word in words]
@@ -142,5 +142,5 @@ def handedness(words: Iterable[str], modality: str) -> tuple[bool, bool]:
 
 
 def log_uniform(low: float, high: float, share: float) -> float:
-    """The number at `share` of the way from low to high on a logarithmic scale."""
+    """Interpolate from low to high on a logarithmic scale; `share` is in [0, 1]."""
     return math.exp(math.log(low) + share * (math.log(high) - math.log(low)))

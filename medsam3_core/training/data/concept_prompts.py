@@ -1,4 +1,4 @@
-"""Questions for the concept head: texts, exemplar boxes and both, with what they should find; and what is not there."""
+"""Training prompts of the concept head: texts, exemplar boxes or both, with targets; absent concepts too."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -10,25 +10,25 @@ from medsam3_core.errors import UsageError
 from medsam3_core.sam3.tensors.tokenizer import VISUAL, clean
 from medsam3_core.training.data.samples import TrainingConcept, TrainingPrompt, TrainingSlice
 
-_FEW = 5
-"""Most exemplars where neither one nor all instances are shown."""
-_LEAST_PIXELS = 4
-"""Smaller remains of an instance at the edge of a view are not asked for."""
+_MAX_FEW = 5
+"""Maximum exemplars of "a few", between one and all instances."""
+_MIN_PIXELS = 4
+"""Smaller parts of an instance at the edge of a view are ignored."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConceptMix:
-    """How the concept head is asked; the three shares need not sum to 1.
+    """Shares of the kinds of prompts; the first three need not sum to 1.
 
     Attributes:
         text: Share of prompts by text alone.
         box: Share of prompts by exemplar boxes alone.
         text_box: Share of prompts by text and boxes.
-        absent: Share of text prompts that ask for what is not on the slice, where there is such a concept.
-        foreign: Share of those that ask for a concept of another cohort.
-        synonym: Share of texts that are a synonym instead of the text of the recipe.
+        absent: Share of text prompts for an absent concept, if there is one.
+        foreign: Share of those for a concept of another cohort.
+        synonym: Share of texts that are a synonym in place of the text of the recipe.
         counter: Share of box prompts with a counter-example around another concept.
-        jitter: Largest move of an edge of an exemplar, as a share of its side.
+        jitter: Maximum shift of an edge of an exemplar, as a share of its side.
     """
 
     text: float = 0.5
@@ -45,8 +45,8 @@ class ConceptMix:
         shares = (self.absent, self.foreign, self.synonym, self.counter)
         if min(kinds) < 0 or not sum(kinds) or self.jitter < 0 or not all(0 <= share <= 1 for share in shares):
             msg = (
-                "mix needs text, box and text_box of at least 0, one of them above it, absent, foreign, synonym and "
-                f"counter in [0, 1], and jitter of at least 0; got {self}"
+                "mix needs text, box and text_box of at least 0, not all 0; absent, foreign, synonym and counter in "
+                f"[0, 1]; and jitter of at least 0; got {self}"
             )
             raise UsageError(msg)
 
@@ -59,17 +59,17 @@ def texts_of_nothing(
     unlabelled: Collection[str] = (),
     repeat: int = 1,
 ) -> tuple[str, ...]:
-    """Texts that the slices of a cohort can be asked for in vain, sorted.
+    """Texts of concepts absent from the slices of a cohort, sorted.
 
-    A cohort does not label all that its slices show: a fundus photograph of a vessel cohort has an optic disc. Asked
-    for as absent, it would teach what is wrong. Texts that the tokenizer reads alike are one text.
+    A cohort does not label everything on its slices: a fundus photograph of a vessel cohort has an optic disc, which
+    must not be taught as absent. Texts with equal tokens count as one.
 
     Args:
-        own: Texts of the cohort's own concepts; never among them.
+        own: Texts of the cohort's own concepts, excluded.
         of_others: Texts of the concepts of other cohorts.
         words: Texts of no cohort.
-        unlabelled: Parts of texts, in any case, for what the slices may show without a label.
-        repeat: How many times texts of other cohorts stand among them, so that few are not lost among many words.
+        unlabelled: Parts of texts, in any case, for concepts that may be visible without a label.
+        repeat: Copies of each text of other cohorts, so that few texts count against many words.
     """
     kept_out, others = {clean(text) for text in own}, {clean(text) for text in of_others}
     parts = [part.lower() for part in unlabelled]
@@ -93,10 +93,10 @@ def draw_concept_prompts(
 
     Args:
         seen: The slice at the model's side.
-        slice_index: Which slice of the batch.
-        count: How many prompts.
-        rng: Decides.
-        mix: How often which kind is asked.
+        slice_index: Position of the slice in the batch.
+        count: Prompts to draw.
+        rng: Source of randomness.
+        mix: Shares of the kinds of prompts.
         foreign_texts: Texts of concepts that are on no slice of this cohort.
     """
     present = [concept for concept in seen.concepts if _instances(concept)]
@@ -140,12 +140,12 @@ def _nothing(
     mix: ConceptMix,
     foreign_texts: Sequence[str],
 ) -> TrainingPrompt:
-    """A text for what is not there."""
+    """A prompt for an absent concept."""
     if len(foreign_texts) and (not absent or rng.random() < mix.foreign):
         text = str(foreign_texts[int(rng.integers(len(foreign_texts)))])
     elif absent:
         text = _text(absent[int(rng.integers(len(absent)))], rng, mix)
-    else:  # all that is there is too small to be asked for, and nothing else is known
+    else:  # all present concepts are too small, and no absent text is known
         text = VISUAL
     nothing = np.zeros((0, *seen.image.shape[:2]), dtype=bool)
     return TrainingPrompt(slice_index, text, *_no_boxes(), nothing)
@@ -162,9 +162,9 @@ def _text(concept: TrainingConcept, rng: np.random.Generator, mix: ConceptMix) -
 
 
 def _instances(concept: TrainingConcept) -> list[int]:
-    """Numbers of the instances that are large enough to be asked for."""
+    """Numbers of the instances that are large enough."""
     counts = np.bincount(concept.labels.ravel())
-    return [int(number) for number in np.flatnonzero(counts >= _LEAST_PIXELS) if number]
+    return [int(number) for number in np.flatnonzero(counts >= _MIN_PIXELS) if number]
 
 
 def _exemplars(
@@ -174,7 +174,7 @@ def _exemplars(
     count = len(masks)
     if countable and count > 1:
         way = int(rng.integers(3))
-        count = (1, int(rng.integers(2, _FEW + 1)), count)[way]
+        count = (1, int(rng.integers(2, _MAX_FEW + 1)), count)[way]
     chosen = rng.permutation(len(masks))[:count]
     boxes = np.stack([_box(masks[index], rng, jitter) for index in chosen])
     return boxes, np.ones(len(boxes), dtype=np.int64)
@@ -183,7 +183,7 @@ def _exemplars(
 def _counter_example(
     other: TrainingConcept, masks: NDArray[np.bool_], rng: np.random.Generator, jitter: float
 ) -> NDArray[np.float32] | None:
-    """A box around something else; None where it lies on what is asked for."""
+    """A box around another concept; None if it overlaps the target."""
     number = _instances(other)[0]
     mask = other.labels == number
     if (mask & masks.any(axis=0)).any():
@@ -192,7 +192,7 @@ def _counter_example(
 
 
 def _box(mask: NDArray[np.bool_], rng: np.random.Generator, jitter: float) -> NDArray[np.float32]:
-    """The bounding box of a mask with moved edges, cxcywh in fractions of the side."""
+    """Bounding box of a mask with shifted edges, cxcywh in fractions of the side."""
     edges = []
     for axis, size in ((0, mask.shape[1]), (1, mask.shape[0])):
         hit = np.flatnonzero(mask.any(axis=axis))

@@ -1,4 +1,4 @@
-"""What a person would click: points, boxes and drawn masks for objects of a slice, drawn as inference will get them."""
+"""Simulated user prompts: points, boxes and drawn masks for objects of a slice, as inference gets them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -13,25 +13,25 @@ from medsam3_core.training.data.samples import InteractivePrompt, TrainingSlice
 Mask = NDArray[np.bool_]
 Point = tuple[float, float]
 CORNERS = (2, 3)
-"""Labels of the upper left and the lower right corner of a box; 1 and 0 are clicks inside and outside."""
+"""Labels of the upper left and lower right corner of a box; 1 and 0 are clicks inside and outside."""
 
 _GROWTH = 0.25
-"""Points outside come from the box of the object grown by this share, as in prompt policies."""
-_PIXEL_OF_A_SMALL_SLICE = 4.0
-"""A click names the upper left corner of a pixel of the slice, which on the model's square may be this large."""
+"""Points outside come from the object's box enlarged by this share, as in prompt policies."""
+_MAX_PIXEL_SIZE = 4.0
+"""Maximum size of a slice pixel on the model's square; a click is at its upper left corner."""
 
 
 @dataclass(frozen=True, slots=True)
 class PromptMix:
-    """How often objects are shown in which way; the shares need not sum to 1.
+    """Shares of the kinds of prompts; they need not sum to 1.
 
     Attributes:
-        centre: One point at the place farthest from the edge.
+        centre: One point, farthest from the edge.
         clicks: One to four random points inside, up to three outside.
-        box: The bounding box, moved.
+        box: The bounding box with shifted edges.
         box_and_clicks: A box with points.
         mask: A rough drawing of the mask.
-        jitter: Largest move of an edge of a box as a share of its side.
+        jitter: Maximum shift of an edge of a box, as a share of its side.
     """
 
     centre: float = 0.35
@@ -43,29 +43,29 @@ class PromptMix:
 
     def __post_init__(self) -> None:
         if min(getattr(self, field.name) for field in fields(self)) < 0 or not sum(self.shares):
-            msg = f"shares and jitter of a prompt mix must be at least 0, one share above it; got {self}"
+            msg = f"shares and jitter of a prompt mix must be at least 0, and not all shares 0; got {self}"
             raise UsageError(msg)
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """Of centre, clicks, box, box and clicks, mask."""
+        """Shares of centre, clicks, box, box and clicks, mask."""
         return (self.centre, self.clicks, self.box, self.box_and_clicks, self.mask)
 
 
 def draw_interactive_prompts(
     seen: TrainingSlice, slice_index: int, count: int, rng: np.random.Generator, mix: PromptMix | None = None
 ) -> list[InteractivePrompt]:
-    """Up to `count` prompts for different objects of one slice; none where the slice is empty.
+    """Up to `count` prompts for different objects of one slice; none for an empty slice.
 
-    An object is an instance of a countable concept, else all of a concept. Concepts take turns, so that one nucleus
-    out of a hundred does not push out the one organ beside them.
+    An object is an instance of a countable concept, else the whole concept. Concepts take turns, so that many nuclei do
+    not displace the one organ beside them.
 
     Args:
         seen: A slice at the model's side.
-        slice_index: Which slice of the batch it is.
-        count: How many objects at most.
-        rng: Decides which objects, and how they are shown.
-        mix: How objects are shown.
+        slice_index: Position of the slice in the batch.
+        count: Maximum objects.
+        rng: Source of randomness.
+        mix: Shares of the kinds of prompts.
     """
     mix = PromptMix() if mix is None else mix
     return [_prompt(mask, slice_index, mix, rng) for mask in objects_of(seen, count, rng)]
@@ -90,7 +90,7 @@ def objects_of(seen: TrainingSlice, count: int, rng: np.random.Generator) -> lis
 
 
 def centre_of(mask: Mask) -> Point:
-    """The pixel (x, y) of a mask that is farthest from its edge, which is where one would click."""
+    """The pixel (x, y) of a mask farthest from its edge, a natural place to click."""
     rows, columns = ndimage.find_objects(mask.astype(np.uint8))[0]
     padded = np.pad(mask[rows, columns], 1)
     y, x = divmod(int(ndimage.distance_transform_edt(padded).argmax()), padded.shape[1])
@@ -98,7 +98,7 @@ def centre_of(mask: Mask) -> Point:
 
 
 def box_points(mask: Mask, jitter: float, rng: np.random.Generator) -> list[Point]:
-    """Corners of the bounding box, half-open, each edge moved by up to `jitter` of its side; at least a pixel wide."""
+    """Corners of the half-open bounding box, each edge shifted by up to `jitter` of its side; at least 1 pixel wide."""
     rows, columns = ndimage.find_objects(mask.astype(np.uint8))[0]
     corners = []
     for extent, size in ((columns, mask.shape[1]), (rows, mask.shape[0])):
@@ -110,7 +110,7 @@ def box_points(mask: Mask, jitter: float, rng: np.random.Generator) -> list[Poin
 
 
 def rough_mask(mask: Mask, rng: np.random.Generator) -> Mask:
-    """The mask as a hurried hand draws it: grown, shrunk, moved or coarse; never empty."""
+    """A rough drawing of the mask: dilated, eroded, shifted or blurred; never empty."""
     way = int(rng.integers(4))
     reach = int(rng.integers(1, 4))
     if way == 0:
@@ -145,13 +145,13 @@ def _prompt(mask: Mask, slice_index: int, mix: PromptMix, rng: np.random.Generat
 
 
 def with_points(prompt: InteractivePrompt, points: Sequence[Point], labels: Sequence[int]) -> InteractivePrompt:
-    """The same object shown by these points."""
+    """Copy of a prompt with these points."""
     xy = np.asarray(points, dtype=np.float32).reshape(-1, 2)
     return InteractivePrompt(prompt.slice_index, prompt.mask, xy, np.asarray(labels, dtype=np.int64), prompt.mask_input)
 
 
 def _surroundings(mask: Mask) -> Mask:
-    """Pixels outside the object in its box grown by 25 %."""
+    """Pixels outside the object in its box enlarged by 25 %."""
     rows, columns = ndimage.find_objects(mask.astype(np.uint8))[0]
     window = tuple(
         slice(max(0, extent.start - grown), extent.stop + grown)
@@ -171,6 +171,6 @@ def random_pixels(mask: Mask, count: int, rng: np.random.Generator) -> list[Poin
 
 
 def _shifted(points: Sequence[Point], rng: np.random.Generator) -> list[Point]:
-    """Clicks on the slice land up to a slice pixel above and to the left on the square."""
-    shift = rng.uniform(0, rng.uniform(0, _PIXEL_OF_A_SMALL_SLICE), (len(points), 2))
+    """Shift clicks up and left by up to a slice pixel, as resizing does."""
+    shift = rng.uniform(0, rng.uniform(0, _MAX_PIXEL_SIZE), (len(points), 2))
     return [(max(0.0, x - dx), max(0.0, y - dy)) for (x, y), (dx, dy) in zip(points, shift.tolist(), strict=True)]

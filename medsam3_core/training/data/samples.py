@@ -1,8 +1,7 @@
-"""What training looks at: a slice with everything the reference knows about it.
+"""Training samples: slices with their reference, and prompts.
 
-A slice goes through three states: as the store holds it (any size), as the model sees it (augmented, a square), and
-asked (one or more prompts with what they should find). Augmentation maps `TrainingSlice` to `TrainingSlice`; prompts
-are drawn afterwards, so that boxes and points always fit the augmented masks.
+Augmentation turns a stored `TrainingSlice` of any size into a square one. Prompts are drawn afterwards, so that boxes
+and points fit the augmented masks.
 """
 
 from dataclasses import dataclass, field
@@ -13,13 +12,13 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, eq=False)
 class TrainingConcept:
-    """One concept of the cohort on one slice; concepts that are not there are kept, as negatives.
+    """One concept of the cohort on one slice; absent concepts are kept as negatives.
 
     Attributes:
         name: Stable name of the structure.
-        texts: What may be asked for: the text of the recipe first, then its synonyms.
+        texts: Text of the recipe, then its synonyms.
         labels: uint16, shape (y, x): 0 background, 1..n instances; a structure without instances is 1.
-        countable: Whether the concept comes in instances (nuclei); else it is one object per slice.
+        countable: True if the concept has instances (nuclei); else it is one object per slice.
     """
 
     name: str
@@ -29,7 +28,7 @@ class TrainingConcept:
 
     @property
     def present(self) -> bool:
-        """Whether any pixel belongs to the concept."""
+        """True if any pixel belongs to the concept."""
         return bool(self.labels.any())
 
 
@@ -38,7 +37,7 @@ class TrainingSlice:
     """A slice and all concepts of its cohort.
 
     Attributes:
-        image: uint8, shape (y, x, 3), windowed as inference would.
+        image: uint8, shape (y, x, 3), windowed as in inference.
         concepts: In the order of the recipe; their label maps have the shape of the image.
         source: `cohort/case_id:z`, for messages.
     """
@@ -50,14 +49,14 @@ class TrainingSlice:
 
 @dataclass(frozen=True, eq=False)
 class TrainingPrompt:
-    """One question about one slice of a batch, with its answer.
+    """One prompt of the concept head on one slice of a batch, with its target.
 
     Attributes:
-        slice_index: Which slice of the batch.
-        text: What is asked; `visual` where boxes alone ask.
+        slice_index: Position of the slice in the batch.
+        text: Text prompt; `visual` for boxes alone.
         boxes_cxcywh: Exemplars in fractions of the square, shape (k, 4); k may be 0.
         box_labels: 1 for an exemplar, 0 for a counter-example, shape (k,).
-        masks: Boolean, shape (n, side, side): every instance that should be found; n = 0 for an absent concept.
+        masks: Boolean, shape (n, side, side): every instance; n = 0 for an absent concept.
     """
 
     slice_index: int
@@ -69,10 +68,10 @@ class TrainingPrompt:
 
 @dataclass(frozen=True, eq=False)
 class InteractivePrompt:
-    """One click, box or drawn mask on one slice of a batch, with the one object that it means.
+    """Clicks, a box or a drawn mask on one slice of a batch, with their object.
 
     Attributes:
-        slice_index: Which slice of the batch.
+        slice_index: Position of the slice in the batch.
         mask: Boolean, shape (side, side): the object.
         points_xy: Pixels of the square, shape (k, 2); corners of a box first.
         point_labels: 1 inside, 0 outside, 2 and 3 the corners of a box, shape (k,).

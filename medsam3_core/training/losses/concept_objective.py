@@ -1,4 +1,4 @@
-"""The loss of the concept head on a batch of prompts: all decoder layers, masks and the semantic head."""
+"""Loss of the concept head on a batch of prompts: all decoder layers, masks and the semantic head."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -21,7 +21,7 @@ Losses = dict[str, torch.Tensor]
 
 @dataclass(frozen=True, eq=False)
 class ConceptBatch:
-    """Prompts as tensors, and what they should find.
+    """Prompts and targets as tensors.
 
     Attributes:
         slice_index: Slice of each prompt, shape (p,).
@@ -31,7 +31,7 @@ class ConceptBatch:
         box_labels: 1, 0, or -10 for padding, shape (p, k).
         counts: Objects of each prompt.
         target_boxes: cxcywh of all objects, prompt after prompt, shape (n, 4).
-        target_masks: At the size of the mask head, share of each cell that is covered, shape (n, h, w).
+        target_masks: Covered share of each cell of the mask head, shape (n, h, w).
         target_semantic: Union of the objects of each prompt, shape (p, h, w).
     """
 
@@ -46,7 +46,7 @@ class ConceptBatch:
     target_semantic: torch.Tensor
 
     def to(self, device: Any, non_blocking: bool = False) -> "ConceptBatch":
-        """On another device."""
+        """Copy on another device."""
         tensors: dict[str, Any] = {
             field.name: value.to(device, non_blocking=non_blocking)
             for field in fields(self)
@@ -60,7 +60,7 @@ def concept_batch(prompts: Sequence[TrainingPrompt], tokenizer: TextTokenizer, m
 
     Args:
         prompts: At least one.
-        tokenizer: Splits their texts.
+        tokenizer: Tokenizer of the texts.
         mask_side: Side of the mask head.
     """
     tokens = [tokenizer(prompt.text) for prompt in prompts]
@@ -93,7 +93,7 @@ def boxes_of_masks(masks: NDArray[np.bool_]) -> NDArray[np.float32]:
 
 
 def concept_losses(answers: ConceptAnswers, batch: ConceptBatch, weights: LossWeights) -> Losses:
-    """Every loss of the concept head, already weighted: class, presence and box on all layers, masks on the last."""
+    """Weighted losses of the concept head: class, presence and box on all layers, masks on the last."""
     losses: Losses = {}
     for layer in range(len(answers.logits)):
         logits, boxes = answers.logits[layer], answers.boxes_cxcywh[layer]
@@ -119,7 +119,7 @@ def concept_losses(answers: ConceptAnswers, batch: ConceptBatch, weights: LossWe
 
 
 def matched_divisors(matches: Matches, batch: ConceptBatch, weights: LossWeights) -> float | torch.Tensor:
-    """By what the losses of each matched object are divided, so that objects or prompts count alike."""
+    """Divisor of the losses of each matched object, so that objects or prompts count equally."""
     if not weights.prompts_alike:
         return float(max(1, len(batch.target_boxes)))
     counts = torch.tensor(batch.counts, dtype=torch.float32, device=matches.prompt.device)
@@ -127,7 +127,7 @@ def matched_divisors(matches: Matches, batch: ConceptBatch, weights: LossWeights
 
 
 def _covered(masks: NDArray[np.bool_], side: int) -> torch.Tensor:
-    """Share of every cell of a side x side grid that a mask covers, float32."""
+    """Covered share of every cell of a side x side grid, float32."""
     pixels = torch.from_numpy(masks).float()[:, None]
     if pixels.shape[0] == 0:
         return torch.zeros(0, side, side)

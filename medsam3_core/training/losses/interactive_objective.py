@@ -1,7 +1,7 @@
-"""What the interactive head is trained for: the object that was clicked, and an honest estimate of its own IoU.
+"""Objective of the interactive head: the mask of the prompted object, and an estimate of its IoU.
 
-Objects are answered by the same function as in inference, in groups that are shown in the same way, so that nothing is
-padded that inference would not pad. Trunk features come from outside: one trunk pass serves this and the concept loss.
+Objects run through the same function as in inference, grouped by kind of prompt, so that padding is the same. Trunk
+features are an argument: one trunk pass serves this and the concept loss.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from medsam3_core.training.data.interactive_prompts import random_pixels, with_p
 from medsam3_core.training.data.samples import InteractivePrompt
 
 _MAX_POINTS = 8
-"""Objects with so many points are not corrected any further."""
+"""Objects with this many points get no further corrections."""
 _ALPHA, _GAMMA = 0.25, 2.0
 
 Maps = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -29,16 +29,16 @@ Maps = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True, slots=True)
 class InteractiveWeights:
-    """How much each loss counts, in the proportions of SAM, and which prompts get more than one answer.
+    """Weights of the losses, in the proportions of SAM, and shares of prompts with extra answers.
 
     Attributes:
         focal: Focal loss, a mean over pixels.
         dice: Dice loss.
-        iou: Distance of the estimated from the true IoU, for every candidate.
-        presence: Whether the object is there at all.
-        p_correct: Share of clicked objects that get a second round: a click on what the first answer got wrong.
-        p_candidates: Share of boxes and masks for which three candidates are trained too: inference falls back to
-            them where the single answer is unstable.
+        iou: Distance of estimated and true IoU, for every candidate.
+        presence: Presence of the object.
+        p_correct: Share of clicked objects with a second round: a click on an error of the first answer.
+        p_candidates: Share of boxes and masks that train three candidates too: inference uses them if the single answer
+            is unstable.
     """
 
     focal: float = 20.0
@@ -57,7 +57,7 @@ class ObjectLosses:
         focal: Focal loss of the best candidate.
         dice: Dice loss of the best candidate.
         iou: Distance of estimated and true IoU, mean over candidates.
-        presence: Entropy of the logit that the object is there.
+        presence: Cross-entropy of the logit that the object is present.
         true_iou: IoU of the candidate that inference would choose; no gradient.
         chosen: That candidate at the size of the reference, boolean, shape (n, y, x).
     """
@@ -70,7 +70,7 @@ class ObjectLosses:
     chosen: torch.Tensor
 
     def weighted(self, weights: InteractiveWeights) -> torch.Tensor:
-        """What is minimised, per object."""
+        """Total loss per object."""
         masks = weights.focal * self.focal + weights.dice * self.dice
         return masks + weights.iou * self.iou + weights.presence * self.presence
 
@@ -80,9 +80,9 @@ class InteractiveLoss:
     """Losses over some objects, each a mean.
 
     Attributes:
-        total: What is minimised.
-        parts: What it consists of, unweighted, and `true_iou`, the mean IoU of what inference would choose.
-        objects: How many answers it is over.
+        total: Loss to minimise.
+        parts: Its unweighted parts, and `true_iou`, the mean IoU of the candidates that inference would choose.
+        objects: Number of answers.
     """
 
     total: torch.Tensor
@@ -96,11 +96,10 @@ class InteractiveObjective:
     Args:
         tracker: Prompt encoder and mask decoder; trained in place.
         neck: The tracker's neck; trained in place.
-        weights: Proportions of the losses.
+        weights: Weights of the losses.
 
     Raises:
-        WeightsError: If prompt encoder and image have different tables of positions, so that a click can never meet
-            the place it points at.
+        WeightsError: If prompt encoder and image have different tables of positions.
     """
 
     def __init__(
@@ -114,12 +113,12 @@ class InteractiveObjective:
     def __call__(
         self, trunk: torch.Tensor, prompts: Sequence[InteractivePrompt], rng: np.random.Generator
     ) -> InteractiveLoss:
-        """Mean loss over the objects; 0 where there are none.
+        """Mean loss over the objects; 0 without any.
 
         Args:
             trunk: Features of a batch of slices, shape (b, c, grid, grid).
-            prompts: Objects; `slice_index` counts in the batch.
-            rng: Decides which objects get a second round.
+            prompts: Objects; `slice_index` is the position in the batch.
+            rng: Source of randomness, for the objects with a second round.
         """
         if not prompts:
             return InteractiveLoss(trunk.new_zeros((), requires_grad=True))
@@ -133,15 +132,15 @@ class InteractiveObjective:
     def _answer(
         self, maps: Maps, prompts: Sequence[InteractivePrompt], rng: np.random.Generator
     ) -> list[tuple[list[InteractivePrompt], ObjectLosses]]:
-        """Ask for objects, together those that are shown in the same way."""
+        """Answer prompts, grouped by kind."""
         groups: dict[tuple[int, bool, bool], list[InteractivePrompt]] = {}
         for prompt in prompts:
-            # Clicks leave room for doubt: inference takes the best of three for them, and only for them.
-            doubtful = bool(np.isin(prompt.point_labels, (0, 1)).any()) or rng.random() < self._weights.p_candidates
-            key = (len(prompt.point_labels), prompt.mask_input is not None, doubtful)
+            # Clicks are ambiguous: inference takes the best of three for them alone.
+            ambiguous = bool(np.isin(prompt.point_labels, (0, 1)).any()) or rng.random() < self._weights.p_candidates
+            key = (len(prompt.point_labels), prompt.mask_input is not None, ambiguous)
             groups.setdefault(key, []).append(prompt)
         answered = []
-        for (_, drawn, doubtful), group in groups.items():
+        for (_, drawn, ambiguous), group in groups.items():
             index = torch.tensor([one.slice_index for one in group], device=maps[0].device)
             masks, iou, present = answer_objects(
                 self._tracker,
@@ -149,7 +148,7 @@ class InteractiveObjective:
                 torch.from_numpy(np.stack([one.points_xy for one in group])),
                 torch.from_numpy(np.stack([one.point_labels for one in group]).astype(np.int32)),
                 _drawn(group, self._tracker.grid) if drawn else None,
-                multimask=doubtful,
+                multimask=ambiguous,
             )
             wanted = torch.from_numpy(np.stack([one.mask for one in group])).to(masks.device)
             answered.append((group, object_losses(masks, iou, present, wanted)))
@@ -158,7 +157,7 @@ class InteractiveObjective:
     def _corrections(
         self, group: list[InteractivePrompt], losses: ObjectLosses, rng: np.random.Generator
     ) -> list[InteractivePrompt]:
-        """One more click for some of the clicked objects, on what the answer got wrong, beside that answer."""
+        """Prompts with one more click, on an error of the answer, for some of the clicked objects."""
         corrected = []
         for prompt, answer in zip(group, losses.chosen.cpu().numpy(), strict=True):
             clicks = len(prompt.point_labels)
@@ -174,13 +173,13 @@ class InteractiveObjective:
 
 
 def object_losses(masks: torch.Tensor, iou: torch.Tensor, present: torch.Tensor, wanted: torch.Tensor) -> ObjectLosses:
-    """Losses of candidates against references; the best candidate alone learns the mask.
+    """Losses of candidates against references; only the best candidate learns the mask.
 
     Args:
         masks: Mask logits, shape (n, m, h, w).
         iou: Estimated IoU, shape (n, m).
-        present: Logit that the object is there, shape (n,).
-        wanted: Reference, boolean, shape (n, y, x); all False where the object is not there.
+        present: Logit that the object is present, shape (n,).
+        wanted: Reference, boolean, shape (n, y, x); all False for an absent object.
     """
     count, candidates = masks.shape[:2]
     shape_yx = (wanted.shape[1], wanted.shape[2])
@@ -204,7 +203,7 @@ def object_losses(masks: torch.Tensor, iou: torch.Tensor, present: torch.Tensor,
 
 
 def focal_per_mask(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Focal loss (alpha 0.25, gamma 2), a mean over the pixels of each mask, (n, y, x): shape (n,)."""
+    """Focal loss (alpha 0.25, gamma 2) of masks (n, y, x), averaged over pixels: shape (n,)."""
     target = wanted.float()
     entropy = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
     missed = 1 - torch.exp(-entropy)
@@ -213,30 +212,30 @@ def focal_per_mask(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
 
 
 def dice_per_mask(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Dice loss with one pixel of smoothing of each mask, (n, y, x): shape (n,)."""
+    """Dice loss of masks (n, y, x), smoothed by one pixel: shape (n,)."""
     chance, target = logits.sigmoid(), wanted.float()
     overlap, both = (chance * target).sum(dim=(1, 2)), (chance + target).sum(dim=(1, 2))
     return 1 - (2 * overlap + 1) / (both + 1)
 
 
 def require_shared_positions(tracker: PropagationTracker) -> None:
-    """Refuse a tracker whose clicks and image live in different coordinates.
+    """Reject a tracker with different position tables for clicks and image.
 
     Raises:
-        WeightsError: If the two tables of positions differ; they are one table in the official weights.
+        WeightsError: If the tables differ; the official weights have one.
     """
     image = tracker.shared_image_embedding.positional_embedding
     clicks = tracker.prompt_encoder.shared_embedding.positional_embedding
     if not torch.equal(image, clicks):
         msg = (
             "shared_image_embedding.positional_embedding and prompt_encoder.shared_embedding.positional_embedding "
-            "differ; they are one table of standard normal numbers: draw it once and put it into both"
+            "differ; they must be one table of standard normal numbers: draw it once and use it for both"
         )
         raise WeightsError(msg)
 
 
 def _mask_loss(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """By what the best candidate is found: the same for all objects, whatever the proportions of the losses."""
+    """Loss that ranks candidates, independent of the weights of the losses."""
     return 20 * focal_per_mask(logits, wanted) + dice_per_mask(logits, wanted)
 
 

@@ -1,4 +1,4 @@
-"""The official training losses of SAM3's concept head, equal to the golden values."""
+"""Official training losses of SAM3's concept head, equal to the golden values."""
 
 from dataclasses import dataclass
 
@@ -6,29 +6,28 @@ import torch
 from torch.nn import functional
 
 from medsam3_core.sam3.tensors.postprocess import logits_at
-from medsam3_core.training.losses.box_overlap import corners_of, paired_iou
-from medsam3_core.training.losses.matching import Matches
+from medsam3_core.training.losses.matching import Matches, corners_of, paired_iou
 
 
 @dataclass(frozen=True, slots=True)
 class LossWeights:
-    """How much each loss counts, and the shape of the class target; the defaults are the official recipe.
+    """Weights of the losses and shape of the class target; the defaults are the official recipe.
 
     Attributes:
         classes: Soft binary cross-entropy of the query scores.
-        presence: Whether the concept is on the slice at all.
+        presence: Presence of the concept on the slice.
         box: L1 distance of the boxes in fractions of the side.
         giou: Generalised IoU.
         mask: Focal loss of instance masks.
         dice: Dice loss of instance masks.
         semantic_focal: Focal loss of the semantic mask.
         semantic_dice: Dice loss of the semantic mask.
-        positive: How much more a matched query counts than an unmatched one.
-        score_exponent: A matched query aims at p ** e x IoU ** (1 - e).
-        least_target: Least value that a matched query aims at.
-        queries: The class loss is a mean over at least so many queries, as if the missing ones cost nothing.
-        prompts_alike: Boxes and masks are averaged over the objects of each prompt, then over prompts. Official is a
-            mean over all objects of the batch, in which one picture of 60 nuclei counts as much as 60 organs.
+        positive: Weight of a matched query relative to an unmatched one.
+        score_exponent: e in the target of a matched query, p ** e x IoU ** (1 - e).
+        least_target: Minimum target of a matched query.
+        queries: Minimum divisor of the mean class loss over queries.
+        prompts_alike: Average boxes and masks over the objects of each prompt, then over prompts. The official mean is
+            over all objects of the batch, in which one image of 60 nuclei counts as much as 60 organs.
     """
 
     classes: float = 20.0
@@ -54,8 +53,8 @@ def box_losses(
     Args:
         boxes_cxcywh: Boxes of all queries, shape (prompts, queries, 4).
         target_boxes: Boxes of all objects, shape (n, 4).
-        matches: Which belong together.
-        objects: By what each pair is divided: the number of objects, or a number per pair.
+        matches: Matched pairs.
+        objects: Divisor of each pair: the number of objects, or a number per pair.
     """
     found = boxes_cxcywh[matches.prompt, matches.query].float()
     wanted = target_boxes[matches.target].float()
@@ -71,10 +70,10 @@ def class_loss(
     counts: list[int],
     weights: LossWeights,
 ) -> torch.Tensor:
-    """Binary cross-entropy that is aware of IoU: mean over all queries; prompts without object count as 0.
+    """IoU-aware binary cross-entropy, a mean over all queries; prompts without object count as 0.
 
-    A matched query aims at a mixture of its own probability and its IoU; an unmatched one at 0, the less the surer
-    it is already.
+    The target of a matched query mixes its probability and its IoU. That of an unmatched one is 0, with less weight the
+    closer it is.
     """
     logits = logits.float()
     with torch.no_grad():
@@ -95,7 +94,7 @@ def class_loss(
 
 
 def presence_loss(presence_logits: torch.Tensor, counts: list[int]) -> torch.Tensor:
-    """Whether the concept is there, per prompt; half of a binary cross-entropy, as the official alpha makes it."""
+    """Presence loss per prompt: half of a binary cross-entropy, from the official alpha."""
     present = torch.tensor([float(count > 0) for count in counts], device=presence_logits.device)
     logits = presence_logits.float().reshape(-1)
     return 0.5 * functional.binary_cross_entropy_with_logits(logits, present)
@@ -109,14 +108,14 @@ def mask_losses(
     alpha: float = 0.25,
     gamma: float = 2.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Focal and Dice loss of masks that belong together, averaged over pixels, divided by `objects`, summed.
+    """Focal and Dice loss of paired masks, averaged over pixels, divided by `objects`, summed.
 
     Args:
-        mask_logits: Shape (n, h, w); brought to the size of the target first.
+        mask_logits: Shape (n, h, w); resized to the target first.
         target_masks: Boolean or float, shape (n, y, x).
         objects: Number of objects of the batch, at least 1, or a number per mask.
         alpha: Weight of the foreground in the focal loss.
-        gamma: How fast pixels that are right stop to count.
+        gamma: Focusing exponent: reduces the weight of correct pixels.
     """
     target = target_masks.float().flatten(1)
     logits = logits_at(mask_logits, (target_masks.shape[1], target_masks.shape[2])).flatten(1)

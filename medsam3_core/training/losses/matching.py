@@ -1,11 +1,12 @@
-"""Which query answers for which object: the official matcher, one to one (Hungarian)."""
+"""The official one-to-one matcher of queries and objects (Hungarian), and overlap of boxes.
+
+In names, xyxy means corners, cxcywh centre and size.
+"""
 
 from dataclasses import dataclass
 
 import torch
 from scipy.optimize import linear_sum_assignment
-
-from medsam3_core.training.losses.box_overlap import corners_of, paired_iou
 
 _CLASS_COST, _BOX_COST, _GIOU_COST = 2.0, 5.0, 2.0
 _ALPHA, _GAMMA = 0.25, 2.0
@@ -19,7 +20,7 @@ class Matches:
     Attributes:
         prompt: Prompt of each pair, int64, shape (m,).
         query: Query of each pair, shape (m,).
-        target: Object of each pair, as position in the list of all objects of the batch, shape (m,).
+        target: Object of each pair, its position among all objects of the batch, shape (m,).
     """
 
     prompt: torch.Tensor
@@ -30,10 +31,10 @@ class Matches:
 def match_one_to_one(
     logits: torch.Tensor, boxes_cxcywh: torch.Tensor, target_boxes: torch.Tensor, counts: list[int]
 ) -> Matches:
-    """The cheapest assignment of every object to a query of its own.
+    """The cheapest assignment of objects to queries, one to one.
 
-    The cost is 2 x focal class cost + 5 x L1 of the boxes - 2 x generalised IoU. Prompts without objects have no pairs;
-    of more objects than queries the cheapest are matched.
+    The cost is 2 x focal class cost + 5 x L1 of the boxes - 2 x generalised IoU. Prompts without objects have no pairs.
+    With more objects than queries, the cheapest are matched.
 
     Args:
         logits: Shape (prompts, queries).
@@ -56,6 +57,27 @@ def match_one_to_one(
                 pairs.append((torch.full_like(query, prompt), query, target + start))
             start += count
     return _joined(pairs, logits.device)
+
+
+def corners_of(boxes_cxcywh: torch.Tensor) -> torch.Tensor:
+    """Corners (..., 4) of boxes given by centre and size."""
+    centre, half = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:] / 2
+    return torch.cat([centre - half, centre + half], dim=-1)
+
+
+def paired_iou(first_xyxy: torch.Tensor, second_xyxy: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """IoU and generalised IoU of boxes that broadcast against each other, shape (..., 4) each."""
+    low, high = (first_xyxy[..., :2], second_xyxy[..., :2]), (first_xyxy[..., 2:], second_xyxy[..., 2:])
+    shared = _area(torch.cat([torch.maximum(*low), torch.minimum(*high)], dim=-1))
+    joint = _area(first_xyxy) + _area(second_xyxy) - shared
+    hull = _area(torch.cat([torch.minimum(*low), torch.maximum(*high)], dim=-1))
+    iou = shared / joint.clamp(min=1e-9)
+    return iou, iou - (hull - joint) / hull.clamp(min=1e-9)
+
+
+def _area(boxes_xyxy: torch.Tensor) -> torch.Tensor:
+    sides = (boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]).clamp(min=0)
+    return sides[..., 0] * sides[..., 1]
 
 
 def _cost(class_cost: torch.Tensor, boxes: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,1 @@
-"""The network that learns: its trainable parameters, LoRA adapters, and the optimiser.
-
-No data and no loss enters.
-"""
+"""The trained network: its parameters, LoRA adapters, and the optimiser; no data and no losses."""

@@ -1,4 +1,4 @@
-"""LoRA: small adapters beside the linear layers, trained in place of the weights; merged before the model answers."""
+"""LoRA: small adapters beside the linear layers, trained in place of the weights; merged for inference."""
 
 from dataclasses import dataclass
 from typing import Any, cast
@@ -24,7 +24,7 @@ class LoraPlan:
         alpha: Updates are scaled by alpha / rank.
         dropout: Dropout before each adapter.
         targets: Regular expression over the names of the layers.
-        also: Parts of names of parameters that are trained whole besides (heads that answer).
+        also: Parts of names of parameters that are fully trained too (output heads).
     """
 
     rank: int = 16
@@ -35,11 +35,11 @@ class LoraPlan:
 
     def __post_init__(self) -> None:
         if self.rank < 1 or self.alpha <= 0 or not 0 <= self.dropout < 1:
-            msg = f"LoRA takes rank >= 1, alpha > 0 and dropout in [0, 1); got {self}"
+            msg = f"LoRA needs rank >= 1, alpha > 0 and dropout in [0, 1); got {self}"
             raise UsageError(msg)
 
     def config(self, base: str | None = None) -> LoraConfig:
-        """The same in the words of peft."""
+        """The plan as a configuration of peft."""
         return LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha,
@@ -50,15 +50,15 @@ class LoraPlan:
 
 
 def add_adapters(owner: nn.Module, detector: nn.Module, plan: LoraPlan) -> None:
-    """Put adapters beside the layers of the detector and freeze all else, but for what the plan names.
+    """Add adapters to the layers of the detector and freeze other parameters, except those in `also`.
 
     Args:
-        owner: All that is trained, the detector included.
-        detector: Gets the adapters.
-        plan: Their size.
+        owner: Module with all parameters, the detector included.
+        detector: Module that gets the adapters.
+        plan: Size of the adapters.
 
     Raises:
-        UsageError: If no layer or no parameter has such a name.
+        UsageError: If no layer or no parameter matches a name of the plan.
     """
     try:
         inject_adapter_in_model(plan.config(), detector, adapter_name=_ADAPTER)
@@ -67,14 +67,14 @@ def add_adapters(owner: nn.Module, detector: nn.Module, plan: LoraPlan) -> None:
         raise UsageError(msg) from None
     for wanted in plan.also:
         if not any(wanted in name for name, _ in owner.named_parameters()):
-            msg = f"lora.also names {wanted!r}, which is part of no parameter"
+            msg = f"lora.also {wanted!r} matches no parameter"
             raise UsageError(msg)
     for name, parameter in owner.named_parameters():
         parameter.requires_grad_(_UPDATE in name or any(wanted in name for wanted in plan.also))
 
 
 def merged_state(module: nn.Module) -> dict[str, torch.Tensor]:
-    """State dict of a module under the names that it had before adapters came, updates added."""
+    """State dict of a module with merged adapters, under the original names."""
     updates: dict[str, torch.Tensor] = {}
     for name, layer in module.named_modules():
         if isinstance(layer, LoraLayer):

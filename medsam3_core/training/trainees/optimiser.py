@@ -14,16 +14,16 @@ from medsam3_core.sam3.network.small import POSITIONS, TABLES
 _BLOCK = re.compile(r"vision_encoder\.backbone\.layers\.(\d+)\.")
 _TRUNK, _TEXT = "vision_encoder.backbone.", "text_encoder."
 _FIRST = ("embeddings.patch_embeddings", "backbone.layer_norm.")
-"""What lies below the first block of the trunk."""
+"""Layers below the first block of the trunk."""
 
 
 class Schedule(StrEnum):
-    """How the rate goes over the steps, after a linear warm-up."""
+    """Course of the rate over the steps, after a linear warm-up."""
 
     INVERSE_SQRT = "inverse-sqrt"
-    """The official one: falls with the square root of the step, linear cool-down at the end."""
+    """Official: falls with the square root of the step, linear cool-down at the end."""
     CONSTANT = "constant"
-    """Stays, linear cool-down at the end."""
+    """Constant, linear cool-down at the end."""
     COSINE = "cosine"
     """Half a cosine to zero."""
 
@@ -34,19 +34,19 @@ class OptimiserPlan:
 
     Attributes:
         rate: Learning rate of the heads.
-        trunk: Rate of the trunk as a share of `rate`; the official recipe has 0.3.
-        text: Rate of the text encoder as a share of `rate`; the official recipe has 0.06.
-        layer_decay: Factor from one trunk layer to the one below; the official recipe has 0.9.
-        weight_decay: For matrices; biases and norms have none.
-        clip: Largest norm of the gradient.
-        schedule: How the rate goes.
-        warmup: Steps.
+        trunk: Rate of the trunk as a share of `rate`; officially 0.3.
+        text: Rate of the text encoder as a share of `rate`; officially 0.06.
+        layer_decay: Factor from one trunk layer to the one below; officially 0.9.
+        weight_decay: Weight decay of matrices; biases and norms have none.
+        clip: Maximum norm of the gradient.
+        schedule: Course of the rate.
+        warmup: Steps of the warm-up.
         cooldown: Share of all steps.
-        timescale: Steps after which the inverse square root starts to fall.
-        beta2: Memory of the second moment.
-        fan_in: A weight that sums more inputs than this learns slower in proportion (Yang et al., "Tensor Programs V",
+        timescale: Steps until the inverse square root starts to fall.
+        beta2: Decay of the second moment.
+        fan_in: Weights with more inputs than this learn slower in proportion (Yang et al., "Tensor Programs V",
             NeurIPS 2021): AdamW moves all inputs of a sum at once, and a 3 x 3 convolution of 64 channels sums 576.
-            0 gives all weights one rate, as the official recipe does.
+            0 gives all weights one rate, as in the official recipe.
     """
 
     rate: float = 8e-4
@@ -64,10 +64,10 @@ class OptimiserPlan:
 
 
 def parameter_groups(model: nn.Module, plan: OptimiserPlan, layers: int) -> list[dict[str, Any]]:
-    """Parameters with the same rate and weight decay together, in a stable order.
+    """Group parameters by rate and weight decay, in a stable order.
 
     Args:
-        model: What is trained; frozen parameters are left out.
+        model: Trained module; frozen parameters are skipped.
         plan: Rates.
         layers: Blocks of the trunk.
     """
@@ -95,7 +95,7 @@ def rate_of(name: str, plan: OptimiserPlan, layers: int) -> float:
 
 
 def fan_in_factor(name: str, parameter: torch.Tensor, plan: OptimiserPlan) -> float:
-    """By how much a weight learns slower because it sums many inputs; tables, which are looked up, sum none."""
+    """Factor of the rate of a weight with many inputs; 1 for lookup tables."""
     if not plan.fan_in or parameter.ndim < 2 or any(table in name for table in (*TABLES, POSITIONS)):
         return 1.0
     return min(1.0, plan.fan_in / parameter[0].numel())

@@ -1,4 +1,4 @@
-"""SAM3 in training: the concept head on several prompts per slice, with the answers of all decoder layers."""
+"""SAM3 in training: the concept head on several prompts per slice, with outputs of all decoder layers."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,14 +8,13 @@ from torch import nn
 
 from medsam3_core.sam3.keys.layouts import HUGGING_FACE_PREFIXES, Part
 from medsam3_core.sam3.network.concept import PADDING_LABEL
-from medsam3_core.sam3.network.encoder import position_map
+from medsam3_core.sam3.network.encoder import maps_of, position_map
 from medsam3_core.sam3.network.network import Sam3Weights, build_network, match_weights
 from medsam3_core.sam3.tensors.precision import precision_for
 from medsam3_core.sam3.tensors.transformers_internals import inverse_sigmoid
 from medsam3_core.settings.inference import Dtype
 from medsam3_core.training.trainees.lora import LoraPlan, add_adapters, merged_state
 
-_LEVELS = 3
 _UNREAD = (
     "neck.fpn_layers.3.",
     "fpn_layers.3.",
@@ -23,15 +22,15 @@ _UNREAD = (
     "pixel_decoder.conv_layers.2.",
     "pixel_decoder.norms.2.",
 )
-"""Parameters that no answer depends on; they stay as they are."""
+"""Parameters without influence on results; not trained."""
 
 
 @dataclass(frozen=True, eq=False)
 class ConceptAnswers:
-    """What the concept head says about every prompt of a batch.
+    """Output of the concept head for all prompts of a batch.
 
     Attributes:
-        logits: Query scores of every decoder layer, shape (layers, prompts, queries); the last layer answers.
+        logits: Query scores of every decoder layer, shape (layers, prompts, queries); the last is the result.
         boxes_cxcywh: Boxes in fractions of the side, shape (layers, prompts, queries, 4).
         presence: Presence logits, shape (layers, prompts).
         masks: Mask logits of the last layer, shape (prompts, queries, h, w).
@@ -46,16 +45,16 @@ class ConceptAnswers:
 
 
 class Trainee(nn.Module):
-    """The modules of some weights, in fp32 and with gradients.
+    """The modules of weights in fp32, with gradients.
 
     Args:
-        weights: Where training starts.
-        device: Where it happens.
+        weights: Initial weights.
+        device: Training device.
         lora: Train adapters in place of the weights.
-        gradient_checkpointing: Compute activations twice instead of keeping them.
+        gradient_checkpointing: Recompute activations instead of keeping them.
 
     Raises:
-        UsageError: If no layer has a name that `lora` looks for.
+        UsageError: If `lora` matches no layer.
     """
 
     def __init__(
@@ -83,7 +82,7 @@ class Trainee(nn.Module):
         self.train()
 
     def weights(self) -> Sam3Weights:
-        """The present values, as weights that answer and are written like any others."""
+        """The current values as weights, for inference and export."""
         modules = {Part.DETECTOR: self.detector, Part.TRACKER: self.tracker, Part.TRACKER_NECK: self.tracker_neck}
         tensors = {
             HUGGING_FACE_PREFIXES[part] + name: tensor.detach()
@@ -115,17 +114,17 @@ class Trainee(nn.Module):
             trunk: Trunk maps of the slices.
             slice_index: Slice of every prompt, shape (prompts,).
             input_ids: Tokens, shape (prompts, 32).
-            attention_mask: Which of them are read.
+            attention_mask: 1 for tokens that are read, shape (prompts, 32).
             boxes_cxcywh: Exemplars, padded, shape (prompts, k, 4), k at least 1.
             box_labels: 1, 0, or -10 for padding, shape (prompts, k).
         """
         detector = self.detector
-        maps = [layer(trunk) for layer in detector.vision_encoder.neck.fpn_layers[:_LEVELS]]
+        maps = maps_of(detector.vision_encoder.neck, trunk)
         position = position_map(maps[-1])[slice_index]
         features = [one[slice_index] for one in maps]
         text = _text_features(detector, input_ids, attention_mask)
         valid = box_labels != PADDING_LABEL
-        with torch.autocast(trunk.device.type, enabled=False):  # pooling boxes knows no bf16
+        with torch.autocast(trunk.device.type, enabled=False):  # box pooling does not support bf16
             geometry = detector.geometry_encoder(
                 box_embeddings=boxes_cxcywh,
                 box_mask=valid,
@@ -161,7 +160,7 @@ class Trainee(nn.Module):
 
 
 def _text_features(detector: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """Features of every prompt's text; a text that several prompts ask is encoded once."""
+    """Text features of every prompt; equal texts are encoded once."""
     rows, inverse = torch.unique(input_ids, dim=0, return_inverse=True)
     masks = (rows != 0).long()
     hidden = detector.text_encoder(input_ids=rows, attention_mask=masks).last_hidden_state
@@ -170,6 +169,6 @@ def _text_features(detector: Any, input_ids: torch.Tensor, attention_mask: torch
 
 
 def _checkpoint_gradients(detector: Any) -> None:
-    """Sam3Model can, but does not say so."""
+    """Enable gradient checkpointing, which Sam3Model supports without declaring it."""
     type(detector).supports_gradient_checkpointing = True
     detector.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})

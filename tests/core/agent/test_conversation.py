@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from medsam3_core.agent.chat import Price
-from medsam3_core.agent.conversation import MOST_FAULTS
+from medsam3_core.agent.conversation import MAX_FAULTS
 from medsam3_core.agent.strategy import AgentInterrupted, AgentRun, Spent, answer_requests
 from medsam3_core.agent.trace import EventKind
 from medsam3_core.errors import UnsupportedPromptError, UsageError
@@ -188,9 +188,9 @@ def test_malformed_and_unknown_calls_are_answered_and_counted(made, complaint):
 def test_a_model_that_never_calls_a_tool_ends_after_so_many_faults():
     with scripted(words("I am thinking.")) as server:
         case = talk(server)
-    assert len(server.seen) == MOST_FAULTS
+    assert len(server.seen) == MAX_FAULTS
     assert case.answers["kidney"].absent
-    assert case.answers["kidney"].notes == (f"agent-stopped:{MOST_FAULTS} faults of the model",)
+    assert case.answers["kidney"].notes == (f"agent-stopped:{MAX_FAULTS} faults of the model",)
 
 
 def test_an_answer_that_never_accepts_ends_at_the_turns_with_what_it_has():
@@ -206,7 +206,7 @@ def test_an_answer_that_never_accepts_ends_at_the_turns_with_what_it_has():
 def test_an_infinite_loop_is_told_so_and_bounded():
     with scripted(call("segment_text", text="kidney")) as server:
         case = talk(server, "agent_turns=50")
-    assert len(server.seen) == 3 + MOST_FAULTS
+    assert len(server.seen) == 3 + MAX_FAULTS
     assert "this very call was made before" in server.told(5)[-1]
     assert "agent-not-accepted" in case.answers["kidney"].notes
 

@@ -50,7 +50,7 @@ def test_replay_stops_where_a_failing_endpoint_had_used_up_the_time():
 def test_replay_on_another_image_is_refused():
     with scripted(call("segment_text", text="kidney"), DONE) as server:
         case = talk(server)
-    with pytest.raises(AgentInterrupted, match="answer 2 of the trace belongs to another request"):
+    with pytest.raises(AgentInterrupted, match="reply 2 of the trace belongs to another request"):
         again(case, Parrot({"kidney": LEFT}))
 
 

@@ -1,8 +1,7 @@
 import pytest
 
-from medsam3_core.agent.requests import MOST_CHARACTERS, read_request
-from medsam3_core.agent.vocabulary.types import Term
-from medsam3_core.agent.vocabulary.vocabulary import Side, Vocabulary, reviewed_vocabulary
+from medsam3_core.agent.requests import MAX_CHARACTERS, read_request
+from medsam3_core.agent.vocabulary.vocabulary import Side, Term, Vocabulary, reviewed_vocabulary
 from medsam3_core.errors import UsageError
 from medsam3_core.phantoms import PhantomKind, phantom_recipe
 from scripts.agent_phrases import PHRASES, trained_texts
@@ -84,7 +83,7 @@ def test_an_empty_request_is_refused(words):
 
 
 def test_a_request_as_long_as_a_letter_is_refused():
-    with pytest.raises(UsageError, match=f"at most {MOST_CHARACTERS} are read"):
+    with pytest.raises(UsageError, match=f"at most {MAX_CHARACTERS} are read"):
         read("kidney " * 100)
 
 

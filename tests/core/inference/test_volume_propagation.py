@@ -113,7 +113,7 @@ def test_a_drawn_mask_with_clicks_is_not_followed_without_them(tracking):
     mask = np.zeros((40, 48), dtype=bool)
     mask[10:20, 10:20] = True
     both = SlicePrompt("liver", masks=(MaskPrompt(mask),), points=((PointPrompt(12, 12),),))
-    with pytest.raises(UsageError, match="'liver' has a drawn mask with points or boxes; a mask is followed as it is"):
+    with pytest.raises(UsageError, match="'liver' combines a drawn mask with points or boxes"):
         follow(tracking, {1: [both]}, CLICKED)
 
 

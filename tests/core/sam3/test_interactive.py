@@ -115,7 +115,7 @@ def test_as_many_instances_as_boxes_or_point_sets(released):
     [
         (SlicePrompt("s", text="liver"), INTERACTIVE, "has a text, which the interactive head does not read"),
         (SlicePrompt("s", text="liver", points=((PointPrompt(3, 4),),)), FP32, "has a text"),
-        (SlicePrompt("s", boxes=(box(positive=False),)), INTERACTIVE, "takes no negative box"),
+        (SlicePrompt("s", boxes=(box(positive=False),)), INTERACTIVE, "does not accept negative boxes"),
         (SlicePrompt("s", points=((PointPrompt(224, 4),),)), FP32, r"point 224,4 lies outside .*x in 0\.\.223"),
         (SlicePrompt("s", masks=(MaskPrompt(np.ones((9, 9), dtype=bool)),)), FP32, r"mask prompt has shape \(9, 9\)"),
         (SlicePrompt("s", masks=(MaskPrompt(np.zeros((224, 224), dtype=bool)),)), FP32, "mask prompt is empty"),

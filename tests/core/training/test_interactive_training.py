@@ -141,7 +141,7 @@ def test_no_object_no_prompt():
 
 
 def test_a_mix_without_any_share_is_refused():
-    with pytest.raises(UsageError, match="one share above it"):
+    with pytest.raises(UsageError, match="not all shares 0"):
         PromptMix(0, 0, 0, 0, 0)
     with pytest.raises(UsageError, match="at least 0"):
         PromptMix(jitter=-1)
@@ -228,7 +228,7 @@ def test_slices_without_objects_cost_nothing(built):
 def test_tables_of_positions_that_differ_are_refused():
     other = network()
     other.tracker.prompt_encoder.shared_embedding.positional_embedding.add_(1)
-    with pytest.raises(WeightsError, match="draw it once and put it into both"):
+    with pytest.raises(WeightsError, match="draw it once and use it for both"):
         InteractiveObjective(other.tracker, other.tracker_neck)
 
 

@@ -3,10 +3,9 @@ import json
 import pytest
 import torch
 
-from medsam3_core.training.losses.box_overlap import corners_of, paired_iou
 from medsam3_core.training.losses.concept_objective import ConceptBatch, matched_divisors
 from medsam3_core.training.losses.losses import LossWeights, box_losses, class_loss, mask_losses, presence_loss
-from medsam3_core.training.losses.matching import Matches, match_one_to_one
+from medsam3_core.training.losses.matching import Matches, corners_of, match_one_to_one, paired_iou
 from tests import GOLDEN
 from tests.core.sam3.golden import arrays_of
 

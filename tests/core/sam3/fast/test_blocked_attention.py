@@ -67,7 +67,7 @@ def test_the_trunk_with_blocks_stays_as_close_to_fp32_as_without(avx512_bf16, mo
             return encode_slices(build_network(weights, precision_for(dtype, "cpu"), "cpu"), [image])[0].trunk.float()
 
     monkeypatch.setattr(rotary_attention, "attend", counted)
-    monkeypatch.setattr(blocked_attention, "_FEWEST_TOKENS", 1)
+    monkeypatch.setattr(blocked_attention, "_MIN_TOKENS", 1)
     exact, with_blocks = trunk(Dtype.FP32), trunk(Dtype.MIXED)
     assert any(took)
     monkeypatch.setattr(blocked_attention, "has_amx", lambda: True)
