@@ -46,13 +46,7 @@ def taken(candidate: Candidate, reason: str, notes: tuple[str, ...] = ()) -> Age
 def kept_objects(
     labels: NDArray[np.uint16], scores: NDArray[np.float32], keep: NDArray[np.bool_]
 ) -> tuple[NDArray[np.uint16], NDArray[np.float32]]:
-    """Select objects and renumber them in their order.
-
-    Args:
-        labels: Objects 1..n.
-        scores: Score of object 1..n.
-        keep: True to keep object 1..n, shape (n,).
-    """
+    """Keep objects 1..n where `keep`, shape (n,), is True, and renumber them in their order."""
     table = np.zeros(len(scores) + 1, dtype=np.uint16)
     table[1:][keep] = np.arange(1, int(keep.sum()) + 1)
     return table[labels], scores[keep]

@@ -33,7 +33,6 @@ class Message:
 
     Attributes:
         role: `system`, `user`, `assistant` or `tool`.
-        text: Text.
         pictures: Pictures, in messages of a user only.
         tool_calls: Calls of an assistant, as received.
         tool_call_id: Call that a message of a tool answers.
@@ -70,8 +69,6 @@ class ChatRequest:
     """A request to a model.
 
     Attributes:
-        model: Name of the model.
-        messages: The conversation so far.
         schemas: Name, description and JSON schema of each tool.
         seconds_left: Time limit of the reply; None for the endpoint's own.
     """
@@ -93,8 +90,6 @@ class ChatReply:
     """Reply of a model.
 
     Attributes:
-        text: Its text.
-        tool_calls: Its calls.
         tokens_in: Tokens read.
         tokens_out: Tokens written.
         tries: Requests needed.
@@ -161,13 +156,7 @@ class Price:
 
 @dataclass(frozen=True, eq=False)
 class ModelAccess:
-    """Access to a model.
-
-    Attributes:
-        endpoint: Its endpoint.
-        price: Price from the price table; None if unknown.
-        shows_pixels: True if pictures may be sent.
-    """
+    """A model's endpoint, its price (None if unknown), and permission to send pictures."""
 
     endpoint: ChatEndpoint
     price: Price | None = None

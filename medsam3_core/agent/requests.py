@@ -1,7 +1,6 @@
 """Parse a request in a clinician's words, without a language model: structure, side, place."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from medsam3_core.agent.vocabulary.vocabulary import FILLERS, Side, Term, Vocabulary, words_of
@@ -90,24 +89,21 @@ def clean_request(text: str) -> str:
 
 def _read(phrase: str, vocabulary: Vocabulary) -> Reading:
     """Parse a phrase: exact names first, then a side, a place, and the nearest description."""
-    exact = vocabulary.exact(phrase)
-    if exact is not None:
+    if exact := vocabulary.exact(phrase):
         return Reading(phrase, exact.term, plain=exact.plain)
     side, rest = _without_side(phrase)
     core = _without_fillers(rest)
     for words in dict.fromkeys((rest, core)):
-        exact = vocabulary.exact(words)
-        if exact is not None:
+        if exact := vocabulary.exact(words):
             literal = side is not None and phrase.lower().split() == [str(side), *exact.term.text.split()]
             return Reading(phrase, exact.term, side, plain=literal and exact.term.paired)
-    for target, place in _splits(phrase):
-        found = _read_simple(target, vocabulary)
-        where = _read_simple(place, vocabulary)
+    for match in _PLACES.finditer(phrase):
+        found = _read_simple(phrase[: match.start()], vocabulary)
+        where = _read_simple(phrase[match.end() :], vocabulary)
         if found.term is None or not found.term.finding or where.term in (None, found.term):
             continue
         assert where.term is not None
-        joined = vocabulary.exact(f"{where.term.text} {found.term.text}")  # "mass in the brain" is a brain tumour
-        if joined is not None:
+        if joined := vocabulary.exact(f"{where.term.text} {found.term.text}"):  # "mass in the brain" is a brain tumour
             return Reading(phrase, joined.term, where.side)
         return replace(found, words=phrase, place=where, plain=False)
     nearest = vocabulary.nearest(core or phrase) or vocabulary.nearest(phrase)
@@ -117,18 +113,11 @@ def _read(phrase: str, vocabulary: Vocabulary) -> Reading:
 def _read_simple(phrase: str, vocabulary: Vocabulary) -> Reading:
     """Parse a part of a request: a name, with or without a side, or a description."""
     core = _without_fillers(phrase)
-    whole = vocabulary.exact(phrase) or vocabulary.exact(core)
-    if whole is not None:
+    if whole := vocabulary.exact(phrase) or vocabulary.exact(core):
         return Reading(phrase, whole.term, plain=False)
     side, rest = _without_side(core)
     found = vocabulary.exact(rest) or vocabulary.nearest(rest)
     return Reading(phrase, None if found is None else found.term, side)
-
-
-def _splits(phrase: str) -> Iterator[tuple[str, str]]:
-    """Target and place, at each word that may separate them."""
-    for match in _PLACES.finditer(phrase):
-        yield phrase[: match.start()], phrase[match.end() :]
 
 
 def _without_side(phrase: str) -> tuple[Side | None, str]:

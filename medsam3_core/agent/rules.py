@@ -27,14 +27,7 @@ Mask = NDArray[np.bool_]
 
 
 class RuleAgent:
-    """Answers the requests of one case.
-
-    Args:
-        session: The volume.
-        trace: Record of events.
-        synonyms: Second opinions per request.
-        vocabulary: Names of structures.
-    """
+    """Answers the requests of one case; `synonyms` counts second opinions per request."""
 
     def __init__(
         self, session: AgentSession, trace: Trace, synonyms: int = SYNONYMS, vocabulary: Vocabulary | None = None

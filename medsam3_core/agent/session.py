@@ -25,13 +25,7 @@ _STRUCTURE = "object"
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """Result of one prompt.
-
-    Attributes:
-        number: Id within a case, from 1.
-        asked: The prompt, in words.
-        prediction: Objects through the volume, by falling score.
-    """
+    """Result of one prompt: id within a case (from 1), prompt in words, objects by falling score."""
 
     number: int
     asked: str
@@ -98,10 +92,7 @@ class AgentSession:
     """One volume, one segmenter, and all results so far.
 
     Attributes:
-        segmenter: The segmenter.
         slices: Loads slice z with an intensity policy, for the segmenter.
-        geometry: Geometry of the volume.
-        settings: Inference settings.
         voxels: Loads slice z in the image's own unit, for measurements.
         windows: Window per structure, if the recipe has one.
         candidates: Results by number.
@@ -155,11 +146,7 @@ class AgentSession:
         return self._ask(("points", z, tuple(points), window), f"{len(points)} points on slice {z}", z, prompt, window)
 
     def candidate(self, number: int, among: Collection[int]) -> Candidate:
-        """A candidate by its id.
-
-        Args:
-            number: The id.
-            among: Ids known to the caller; results of other requests are hidden.
+        """A candidate by its id; ids outside `among`, those of other requests, do not exist for the caller.
 
         Raises:
             UsageError: If there is none; lists those that exist.

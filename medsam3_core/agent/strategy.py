@@ -20,7 +20,7 @@ class AgentRun:
     """Options of a run of the agent.
 
     Attributes:
-        synonyms: Second opinions of the rules.
+        synonyms: Number of second opinions of the rules.
         access: The model; None for the rules.
         spent_by_run: Returns the spending of the run on other cases.
         on_pay: Called with the spending of this case after every reply.
@@ -36,13 +36,7 @@ class AgentRun:
 
 @dataclass(frozen=True, eq=False)
 class AgentCase:
-    """Result of a case.
-
-    Attributes:
-        answers: Answers by structure.
-        events: The trace.
-        spent: Resources used.
-    """
+    """Answers of a case by structure, its trace, and the resources used."""
 
     answers: Mapping[str, AgentAnswer]
     events: tuple[TraceEvent, ...]
@@ -63,12 +57,7 @@ class AgentInterrupted(Exception):  # noqa: N818 - it carries the events
 
 
 def answer_requests(session: AgentSession, requests: Mapping[str, str], run: AgentRun) -> AgentCase:
-    """Answer the requests of one case.
-
-    Args:
-        session: The volume.
-        requests: Requests in words, by structure.
-        run: Options.
+    """Answer the requests of one case, given in words by structure.
 
     Raises:
         UsageError: If a request is empty or too long, or a model is set without an endpoint.

@@ -36,7 +36,6 @@ class TraceEvent:
         structure: Requested structure.
         step: Position in the case, from 0.
         turn: Turn of the conversation, from 1; 0 outside one.
-        kind: Kind of the event.
         text: The event in a sentence.
         tool: Name of the tool, if one was called.
         arguments: JSON of its arguments, as used.
@@ -76,7 +75,6 @@ class Trace:
     """The events of one case, in order.
 
     Attributes:
-        events: Events so far.
         structure: Current structure.
         turn: Current turn.
         on_answer: Called with all events after each reply of a model, so that paid replies can be saved.

@@ -27,12 +27,9 @@ _CPU = "cpu"
 
 @dataclass(eq=False)
 class MemoryLadder:
-    """Batch size of one kind of pass; it only shrinks, so that memory runs out once, not on every slice.
+    """Batch size of one kind of pass (`images` or `prompts`), and the fallbacks taken, in order.
 
-    Attributes:
-        kind: `images` or `prompts`, for the notes.
-        size: Items per pass.
-        steps: Fallbacks taken, in order.
+    The size only shrinks, so that memory runs out once, not on every slice.
     """
 
     kind: str
@@ -103,7 +100,7 @@ class LoadedNetwork:
         network = self._network
         if network is None or network.precision != precision or network.architecture.resolution != resolution:
             self._unload()  # frees the old one before the new one is built
-            network = self._build(precision, resolution)
+            network = self._or_on_cpu(lambda: self._build(precision, resolution))
             self._network, self._text_encoder = network, TextEncoder(network, self._tokenizer)
         return network
 
@@ -126,13 +123,7 @@ class LoadedNetwork:
         """
         # Not inference_mode: transformers caches position tables, and training in this process may meet them again.
         with torch.no_grad(), without_autocast(self.device):
-            try:
-                return ladder.run(items, compute)
-            except torch.OutOfMemoryError:
-                if not self._may_move():
-                    raise
-            self._move_to_cpu()
-            return ladder.run(items, compute)
+            return self._or_on_cpu(lambda: ladder.run(items, compute))
 
     def sweep(self, follow: Callable[[Sam3Network], Iterator[Answer]], settings: InferenceSettings) -> Iterator[Answer]:
         """Results of one pass through a volume; it restarts after a move to the CPU.
@@ -158,16 +149,16 @@ class LoadedNetwork:
             if self.device == device:
                 self._move_to_cpu()
 
-    def _build(self, precision: Precision, resolution: int) -> Sam3Network:
+    def _or_on_cpu(self, compute: Callable[[], Answer]) -> Answer:
         try:
-            return self._build_here(precision, resolution)
+            return compute()
         except torch.OutOfMemoryError:
             if not self._may_move():
                 raise
         self._move_to_cpu()
-        return self._build_here(precision, resolution)
+        return compute()
 
-    def _build_here(self, precision: Precision, resolution: int) -> Sam3Network:
+    def _build(self, precision: Precision, resolution: int) -> Sam3Network:
         weights = self._tensors
         if weights is None:
             assert self.weights.reread is not None

@@ -109,7 +109,7 @@ def join_tiles(answers: Sequence[TileAnswer], shape_yx: tuple[int, int]) -> Slic
     for row, index in enumerate(kept):
         for t, i in groups[index]:
             masks[row][answers[t].tile.window] |= answers[t].instances.masks[i]
-        boxes[row] = _joint_box([_shifted_box(answers[t], i) for t, i in groups[index]])
+        boxes[row] = _joint_box([(answers[t], i) for t, i in groups[index]])
     notes = tuple(dict.fromkeys(note for answer in answers for note in answer.instances.fallbacks))
     if len(order) > limit:
         notes += (f"instances-capped:{len(order)}>{limit}",)
@@ -207,16 +207,11 @@ def _agreeing(one: TileAnswer, other: TileAnswer) -> list[tuple[int, int]]:
     return [(int(i), int(j)) for i, j in pairs]
 
 
-def _shifted_box(answer: TileAnswer, index: int) -> NDArray[np.float32]:
-    tile = answer.tile
-    shift = np.array([tile.x0, tile.y0, tile.x0, tile.y0], dtype=np.float32)
-    moved: NDArray[np.float32] = answer.instances.boxes_xyxy[index] + shift
-    return moved
-
-
-def _joint_box(boxes: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-    stacked = np.stack(boxes)
-    return np.concatenate([stacked[:, :2].min(axis=0), stacked[:, 2:].max(axis=0)])
+def _joint_box(parts: list[tuple[TileAnswer, int]]) -> NDArray[np.float32]:
+    """Box around the boxes of an instance in several tiles, in pixels of the slice."""
+    shifts = np.array([(one.tile.x0, one.tile.y0) * 2 for one, _ in parts], dtype=np.float32)
+    moved = np.stack([one.instances.boxes_xyxy[index] for one, index in parts]) + shifts
+    return np.concatenate([moved[:, :2].min(axis=0), moved[:, 2:].max(axis=0)])
 
 
 def _blended(answers: Sequence[TileAnswer], shape_yx: tuple[int, int]) -> NDArray[np.bool_] | None:

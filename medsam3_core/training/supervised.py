@@ -15,14 +15,7 @@ from medsam3_core.training.trainees.trainee import Trainee
 
 
 class SupervisedSam3(nn.Module):
-    """A trainee that returns the loss of a batch.
-
-    Args:
-        trainee: The trained network.
-        weights: Loss weights of the concept head.
-        clicks: Loss weights of the interactive head.
-        click_weight: Weight of the interactive head against the concept head.
-    """
+    """A trainee that returns the loss of a batch; `click_weight` weighs the interactive against the concept head."""
 
     def __init__(
         self, trainee: Trainee, weights: LossWeights, clicks: InteractiveWeights, click_weight: float = 5.0

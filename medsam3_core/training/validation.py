@@ -20,16 +20,7 @@ from medsam3_core.settings.inference import InferenceSettings
 
 @dataclass(frozen=True, eq=False)
 class ValidationCase:
-    """A held-out case.
-
-    Attributes:
-        cohort: Cohort whose mean its scores enter.
-        case_id: Case id, which determines its prompts.
-        recipe: Recipe of the cohort.
-        geometry: Geometry of the volume.
-        slices: Loads a slice as in inference.
-        reference: The primary reference.
-    """
+    """A held-out case with its primary reference; `slices` loads slices as in inference."""
 
     cohort: str
     case_id: str

@@ -21,14 +21,8 @@ _MIN_TOKENS = 256
 def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, dropout: float = 0.0) -> torch.Tensor:
     """Attention of all tokens to all others, by the faster implementation on this machine.
 
-    Args:
-        query: Shape (batch, heads, tokens, d); scores are divided by the square root of d.
-        key: Shape (batch, heads, tokens, d).
-        value: Shape (batch, heads, tokens, d).
-        dropout: Share of the weights dropped in training.
-
-    Returns:
-        Shape (batch, heads, tokens, d).
+    All shapes are (batch, heads, tokens, d); scores are divided by the square root of d. `dropout` is the share of the
+    weights dropped in training.
     """
     if dropout == 0.0 and takes_blocks(query, key):
         return blocked(query, key, value)

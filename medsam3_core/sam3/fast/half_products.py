@@ -31,17 +31,10 @@ class HalfAttention(nn.Module):
         attention_mask: torch.Tensor | None = None,
         **_options: Any,
     ) -> tuple[torch.Tensor, None]:
-        """Attend.
+        """Attend with a query of shape (n, tokens, c) to keys and values of shape (n, others, c).
 
-        Args:
-            query: Shape (n, tokens, c).
-            key: Shape (n, others, c).
-            value: Shape (n, others, c).
-            attention_mask: True for keys that count; broadcasts to (n, heads, tokens, others).
-            **_options: Arguments of `transformers` without effect in inference.
-
-        Returns:
-            Shape (n, tokens, c) in the dtype of the query, and None for the weights.
+        `attention_mask` is True for keys that count and broadcasts to (n, heads, tokens, others). The result has shape
+        and dtype of the query, with None for the weights. Other options have no effect in inference.
         """
         asked = self._split(self.q_proj(query.to(torch.bfloat16)))
         keys = self._split(self.k_proj(key.to(torch.bfloat16)))

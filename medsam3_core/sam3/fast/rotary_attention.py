@@ -19,16 +19,10 @@ class RotaryAttention(Sam3ViTRoPEAttention):
     def forward(
         self, hidden_states: torch.Tensor, position_embeddings: tuple[torch.Tensor, torch.Tensor], **_options: Any
     ) -> tuple[torch.Tensor, None]:
-        """Attend within each window.
+        """Attend within each window; input and output have shape (windows, h, w, c), with None for the weights.
 
-        Args:
-            hidden_states: Shape (windows, h, w, c).
-            position_embeddings: Cosine and sine of every token's angles, each shape (1, h * w, d); each angle is
-                repeated twice in a row.
-            **_options: Arguments of `transformers` without effect in a trunk.
-
-        Returns:
-            Shape (windows, h, w, c), and None for the weights.
+        `position_embeddings` are cosine and sine of every token's angles, each shape (1, h * w, d); each angle is
+        repeated twice in a row. Other options of `transformers` have no effect in a trunk.
         """
         windows, height, width, channels = hidden_states.shape
         shape = (windows, height * width, self.num_attention_heads, self.head_dim)

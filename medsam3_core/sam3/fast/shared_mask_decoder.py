@@ -22,12 +22,7 @@ _LAYOUT = torch.channels_last
 
 
 class SharedPixelDecoder(nn.Module):
-    """A pixel decoder of `transformers` on maps of the neck from `convolved_skips`.
-
-    Attributes:
-        conv_layers: As in `transformers`, coarse to fine.
-        norms: As in `transformers`.
-    """
+    """A pixel decoder of `transformers` on maps of the neck from `convolved_skips`; layers go from coarse to fine."""
 
     def __init__(self, decoder: Any) -> None:
         super().__init__()
@@ -35,13 +30,9 @@ class SharedPixelDecoder(nn.Module):
         self._enlarging = [enlarging_kernel(layer.weight) for layer in self.conv_layers]
 
     def forward(self, maps: list[torch.Tensor]) -> torch.Tensor:
-        """Pixel embeddings at the finest size.
+        """Pixel embeddings (n, c, h, w) at the size of the first map.
 
-        Args:
-            maps: Finest first, each of shape (n, c, h, w); the last is the prompt's, the others are convolved.
-
-        Returns:
-            Shape (n, c, h, w) at the size of the first map.
+        Maps have shape (n, c, h, w), finest first; the last is the prompt's, the others are convolved.
         """
         drawn = maps[-1].contiguous(memory_format=_LAYOUT)
         for skip, kernel, norm in zip(reversed(maps[:-1]), self._enlarging, self.norms, strict=False):
@@ -52,10 +43,8 @@ class SharedPixelDecoder(nn.Module):
     def convolved_skips(self, maps: list[torch.Tensor]) -> list[torch.Tensor]:
         """Convolve all maps of the neck but the coarsest, with bias, for `forward`.
 
-        The convolution runs in the neck's precision; the result has that of this decoder.
-
-        Args:
-            maps: Finest first, each of shape (n, c, h, w) and twice as large as the next.
+        Maps have shape (n, c, h, w), finest first, each twice as large as the next. The convolution runs in the neck's
+        precision; the result has that of this decoder.
         """
         layers = reversed(self.conv_layers[: len(maps) - 1])
         skips = [_convolved(one, layer) for one, layer in zip(maps[:-1], layers, strict=True)]
@@ -72,11 +61,8 @@ def _convolved(one: torch.Tensor, layer: Any) -> torch.Tensor:
 def enlarging_kernel(weight: torch.Tensor) -> torch.Tensor:
     """Kernel of the transposed convolution, stride 2, that equals repeating pixels 2 x 2 and convolving.
 
-    Args:
-        weight: Of a convolution of 3 x 3 with a margin of 1, shape (out, in, 3, 3).
-
-    Returns:
-        Shape (in, out, 4, 4), for a margin of 1, channels last.
+    Turns the weight of a 3 x 3 convolution, shape (out, in, 3, 3), into shape (in, out, 4, 4), channels last; both have
+    a margin of 1.
     """
     turned = weight.flip(-2, -1).transpose(0, 1)
     spread = functional.pad(turned, (1, 1, 1, 1))  # sums over the 2 x 2 copies of a pixel
@@ -86,11 +72,7 @@ def enlarging_kernel(weight: torch.Tensor) -> torch.Tensor:
 
 
 class SharedMaskDecoder(nn.Module):
-    """A mask decoder of `transformers`, same parameters, on maps of the neck that are already convolved.
-
-    Attributes:
-        pixel_decoder: See `SharedPixelDecoder.convolved_skips`.
-    """
+    """A mask decoder of `transformers`, same parameters, on maps of `SharedPixelDecoder.convolved_skips`."""
 
     def __init__(self, decoder: Any) -> None:
         super().__init__()
@@ -117,7 +99,7 @@ class SharedMaskDecoder(nn.Module):
             encoder_hidden_states: Tokens of the slice after fusion, shape (n, h * w, c), h and w of the coarsest map.
             prompt_features: Tokens of the prompts, shape (n, tokens, c).
             prompt_mask: True for tokens that count, shape (n, tokens).
-            **_options: Arguments of `transformers` without effect in inference.
+            **_options: Without effect in inference.
         """
         *skips, coarse = backbone_features
         found = self._after_the_prompt(encoder_hidden_states, prompt_features, prompt_mask)

@@ -1,5 +1,6 @@
 """Detect the layout of a state dict from all its keys, and assign each key to a part of SAM3."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ class PlacedKey:
     name: str
 
 
-_WRAPPERS = ("module.", "_orig_mod.", "model.")
+_WRAPPERS = re.compile(r"(module\.|_orig_mod\.|model\.)*")
 """Prefixes of data-parallel training, `torch.compile` and Lightning."""
 HUGGING_FACE_PREFIXES = {
     Part.DETECTOR: "detector_model.",
@@ -56,20 +57,12 @@ _PREFIXES: dict[Layout, dict[str, Part]] = {
     Layout.BARE: {
         "backbone.vision_backbone.sam2_convs.": Part.TRACKER_NECK,
         "inst_interactive_predictor.model.": Part.TRACKER,
-        "backbone.": Part.DETECTOR,
-        "transformer.": Part.DETECTOR,
-        "segmentation_head.": Part.DETECTOR,
-        "dot_prod_scoring.": Part.DETECTOR,
+        **dict.fromkeys(("backbone.", "transformer.", "segmentation_head.", "dot_prod_scoring."), Part.DETECTOR),
     },
     Layout.HUGGING_FACE: {
         **{prefix: part for part, prefix in HUGGING_FACE_PREFIXES.items()},
-        "vision_encoder.": Part.DETECTOR,
-        "text_encoder.": Part.DETECTOR,
-        "text_projection.": Part.DETECTOR,
-        "detr_encoder.": Part.DETECTOR,
-        "detr_decoder.": Part.DETECTOR,
-        "mask_decoder.": Part.DETECTOR,
-        "dot_product_scoring.": Part.DETECTOR,
+        **dict.fromkeys(("vision_encoder.", "text_encoder.", "text_projection."), Part.DETECTOR),
+        **dict.fromkeys(("detr_encoder.", "detr_decoder.", "mask_decoder.", "dot_product_scoring."), Part.DETECTOR),
     },
 }
 _SHARED = {"geometry_encoder.": Part.DETECTOR}
@@ -99,9 +92,7 @@ def place_keys(keys: Iterable[str], layout: Layout) -> list[PlacedKey]:
 
 def unwrapped(key: str) -> str:
     """Remove all prefixes of training wrappers from a key."""
-    while wrapper := next((prefix for prefix in _WRAPPERS if key.startswith(prefix)), None):
-        key = key.removeprefix(wrapper)
-    return key
+    return _WRAPPERS.sub("", key, count=1)
 
 
 def _place(key: str, layout: Layout) -> PlacedKey:

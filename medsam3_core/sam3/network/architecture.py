@@ -67,7 +67,8 @@ class Architecture:
             msg = f"resolution={resolution} does not fit these weights; they take {allowed} (0 is their own)"
             raise UsageError(msg)
         detector, tracker = copy.deepcopy(self.detector), copy.deepcopy(self.tracker)
-        _resize(detector, resolution)
+        detector.vision_config.backbone_config.image_size = resolution
+        _set_feature_sizes(detector.vision_config)
         if tracker is not None:
             tracker.image_size = resolution
         return Architecture(detector, tracker)
@@ -119,11 +120,6 @@ def _tracker_config(given: Mapping[str, Any], detector: Sam3Config) -> Sam3Track
 def _correct(vision_config: Any) -> None:
     vision_config.backbone_config.layer_norm_eps = OFFICIAL_LAYER_NORM_EPS
     _set_feature_sizes(vision_config)
-
-
-def _resize(config: Sam3Config, resolution: int) -> None:
-    config.vision_config.backbone_config.image_size = resolution
-    _set_feature_sizes(config.vision_config)
 
 
 def _set_feature_sizes(vision_config: Any) -> None:

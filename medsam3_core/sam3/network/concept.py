@@ -11,7 +11,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from medsam3_core.prompts.prompts import BoxPrompt, SlicePrompt
 from medsam3_core.sam3.network.network import Sam3Network
 from medsam3_core.sam3.tensors.postprocess import Detections
-from medsam3_core.sam3.tensors.tokenizer import VISUAL, TextTokenizer, TokenizedText
+from medsam3_core.sam3.tensors.tokenizer import VISUAL, TextTokenizer
 from medsam3_core.sam3.tensors.transformers_internals import Sam3VisionEncoderOutput
 
 PADDING_LABEL = -10
@@ -63,16 +63,13 @@ class TextEncoder:
             UsageError: If the text is empty or contains a special token.
         """
         if text not in self._cache:
-            self._cache[text] = self._encode(self._tokenizer(text))
+            network, tokens = self._network, self._tokenizer(text)
+            mask = tokens.attention_mask.to(network.device)
+            encode, project = network.detector.text_encoder, network.detector.text_projection
+            hidden = encode(input_ids=tokens.input_ids.to(network.device), attention_mask=mask)
+            features = project(hidden.last_hidden_state.to(network.precision.heads))
+            self._cache[text] = TextFeatures(features, mask, tokens.fallbacks)
         return self._cache[text]
-
-    def _encode(self, tokens: TokenizedText) -> TextFeatures:
-        network = self._network
-        mask = tokens.attention_mask.to(network.device)
-        detector, heads = network.detector, network.precision.heads
-        hidden = detector.text_encoder(input_ids=tokens.input_ids.to(network.device), attention_mask=mask)
-        features = detector.text_projection(hidden.last_hidden_state.to(heads))
-        return TextFeatures(features, mask, tokens.fallbacks)
 
 
 def detect(

@@ -57,12 +57,7 @@ class SliceEncoding:
 
 @dataclass(frozen=True, eq=False)
 class PreparedSlice:
-    """Input of the trunk, a slice or a tile; made on the CPU, in any thread.
-
-    Attributes:
-        pixels: float32, shape (3, side, side), in [-1, 1].
-        shape_yx: Size of the slice in pixels.
-    """
+    """Input of the trunk from a slice or a tile: pixels float32 (3, side, side) in [-1, 1], and its original size."""
 
     pixels: torch.Tensor
     shape_yx: tuple[int, int]

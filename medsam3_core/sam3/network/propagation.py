@@ -65,13 +65,9 @@ class TrackedSlice:
 def propagate(
     network: Sam3Network, encoding_of: EncodingOf, count: int, prompts: Sequence[VolumePrompt]
 ) -> Iterator[TrackedSlice]:
-    """Follow objects through a volume: one sweep up, one sweep down, each slice encoded once per sweep.
+    """Follow objects from their own slices through a volume of `count` slices: one sweep up, one sweep down.
 
-    Args:
-        network: A network with a tracker.
-        encoding_of: Encodes slice z.
-        count: Slices of the volume.
-        prompts: The objects; each is followed from its own slice.
+    Each sweep encodes each slice once. The network must have a tracker.
 
     Yields:
         Each slice once per object: upwards from its prompt first, then downwards.

@@ -64,15 +64,10 @@ TABLES = ("embed.weight", "embedding.weight", "presence_token.weight", "referenc
 def narrow_config(
     image_size: int, trunk: dict[str, Any], text: dict[str, Any], head: dict[str, Any], *, geometry: int, queries: int
 ) -> dict[str, Any]:
-    """A `Sam3Config` of 64 channels behind the trunk.
+    """A `Sam3Config` of 64 channels behind the trunk, for input sides that are multiples of 14 pixels.
 
-    Args:
-        image_size: Side of the input in pixels, a multiple of 14.
-        trunk: Fields of the trunk beside its input.
-        text: Fields of the text encoder beside its width and vocabulary.
-        head: Common fields of geometry encoder, DETR encoder and DETR decoder beside their width.
-        geometry: Layers of the geometry encoder.
-        queries: Queries of the DETR decoder.
+    `trunk`, `text` and `head` (geometry encoder, DETR encoder and decoder) add fields; `geometry` counts layers of the
+    geometry encoder.
     """
     layers = {"hidden_size": _WIDTH, "num_attention_heads": _HEADS, "intermediate_size": 2 * _WIDTH, **head}
     trunk = {"image_size": image_size, "num_attention_heads": 4, "layer_norm_eps": 1e-5, **trunk}
@@ -121,15 +116,14 @@ def small_architecture() -> Architecture:
 def fresh_weights(architecture: Architecture, seed: int) -> Sam3Weights:
     """Initial weights for training from scratch: variance kept from layer to layer, zero biases.
 
-    Args:
-        architecture: Architecture of the weights.
-        seed: The same seed gives the same values on every machine.
+    The same seed gives the same values on every machine.
     """
     random = np.random.default_rng(seed)
-    tensors: dict[str, torch.Tensor] = {}
-    for part, shapes in expected_shapes(architecture).items():
-        for name, shape in sorted(shapes.items()):
-            tensors[HUGGING_FACE_PREFIXES[part] + name] = _start(name, shape, random)
+    tensors = {
+        HUGGING_FACE_PREFIXES[part] + name: _start(name, shape, random)
+        for part, shapes in expected_shapes(architecture).items()
+        for name, shape in sorted(shapes.items())
+    }
     for name in tensors:
         query = name.replace(_KEY, _QUERY)
         if name.endswith(_KEY) and tensors[query].shape == tensors[name].shape:

@@ -41,9 +41,7 @@ def tiny_config(image_size: int = 224) -> dict[str, Any]:
 def untrained_weights(seed: int = 0, *, tracker: bool = False) -> Sam3Weights:
     """Seeded weights, float32 values that bfloat16 holds exactly.
 
-    Args:
-        seed: The same seed gives the same detector, with and without tracker.
-        tracker: True to support points, masks and propagation too.
+    The same seed gives the same detector with and without tracker, which adds points, masks and propagation.
     """
     return seeded_weights(architecture_from(tiny_config(), narrow_tracker_config() if tracker else None), seed)
 
@@ -51,14 +49,7 @@ def untrained_weights(seed: int = 0, *, tracker: bool = False) -> Sam3Weights:
 def seeded_weights(
     architecture: Architecture, seed: int = 0, dtype: torch.dtype = torch.float32, source: str = "tiny-untrained"
 ) -> Sam3Weights:
-    """Untrained weights of any architecture, values that bfloat16 holds exactly.
-
-    Args:
-        architecture: Architecture of the weights.
-        seed: The same seed gives the same values.
-        dtype: Type of the tensors.
-        source: Name for messages.
-    """
+    """Untrained weights of any architecture, values that bfloat16 holds exactly; `source` is the name in messages."""
     random = np.random.default_rng(seed)
     tensors: Tensors = {}
     for part, shapes in expected_shapes(architecture).items():

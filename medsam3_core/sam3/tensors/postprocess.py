@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torchvision.ops import masks_to_boxes
 
 _CHUNK_FLOATS = 2**26
 """Interpolated logits per chunk: 256 MB in float32."""
@@ -51,16 +52,9 @@ def mask_limit(shape_yx: tuple[int, int]) -> int:
 
 
 def masks_at(mask_logits: torch.Tensor, shape_yx: tuple[int, int]) -> NDArray[np.bool_]:
-    """Masks at the size of the slice: interpolate the logits, then threshold at 0.
+    """Masks (n, y, x) at the size of the slice from logits (n, h, w): interpolate, then threshold at 0.
 
     Interpolating probabilities would change 5e-5 of the pixels.
-
-    Args:
-        mask_logits: Shape (n, h, w).
-        shape_yx: Size of the slice.
-
-    Returns:
-        Boolean, shape (n, y, x).
     """
     height, width = shape_yx
     masks = np.empty((len(mask_logits), height, width), dtype=bool)
@@ -82,13 +76,9 @@ def logits_at(mask_logits: torch.Tensor, shape_yx: tuple[int, int]) -> torch.Ten
 def boxes_of(mask_logits: torch.Tensor) -> torch.Tensor:
     """Bounding boxes of non-empty masks, (n, h, w), in fractions of the slice: float32, shape (n, 4), xyxy."""
     height, width = mask_logits.shape[-2:]
-    edges = []
-    for axis, size in ((1, width), (2, height)):
-        hit = (mask_logits > 0).any(dim=axis).float()
-        first, last = hit.argmax(dim=1), size - 1 - hit.flip(1).argmax(dim=1)
-        edges.append((first / size, (last + 1) / size))
-    (left, right), (top, bottom) = edges
-    return torch.stack([left, top, right, bottom], dim=1).float()
+    inclusive: torch.Tensor = masks_to_boxes(mask_logits > 0)
+    upper = torch.tensor([0.0, 0.0, 1.0, 1.0], device=inclusive.device)
+    return (inclusive + upper) / torch.tensor([width, height, width, height], device=inclusive.device)
 
 
 def boxes_in_pixels(boxes_xyxy: torch.Tensor, shape_yx: tuple[int, int]) -> NDArray[np.float32]:

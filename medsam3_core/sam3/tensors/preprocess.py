@@ -15,17 +15,10 @@ MAX_PIXELS = 64 * 1024 * 1024
 
 
 def pixel_values(images: Sequence[NDArray[np.uint8]], resolution: int) -> torch.Tensor:
-    """Model input for slices of any size.
+    """Model input, float32 (n, 3, resolution, resolution) in [-1, 1], of slices, uint8 (y, x, 3) of any size.
 
     The resize runs on uint8 with antialiasing, as in the official code. A float resize differs by up to one grey level,
     one without antialiasing by a quarter of the range.
-
-    Args:
-        images: Slices, uint8, shape (y, x, 3).
-        resolution: Side of the square in pixels.
-
-    Returns:
-        float32, shape (n, 3, resolution, resolution), in [-1, 1].
     """
     side = [resolution, resolution]
     squares = [

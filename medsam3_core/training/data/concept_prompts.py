@@ -89,70 +89,43 @@ def draw_concept_prompts(
     mix: ConceptMix,
     foreign_texts: Sequence[str] = (),
 ) -> list[TrainingPrompt]:
-    """Prompts for one augmented slice.
+    """Draw `count` prompts for one augmented slice, at position `slice_index` of the batch.
 
-    Args:
-        seen: The slice at the model's side.
-        slice_index: Position of the slice in the batch.
-        count: Prompts to draw.
-        rng: Source of randomness.
-        mix: Shares of the kinds of prompts.
-        foreign_texts: Texts of concepts that are on no slice of this cohort.
+    `foreign_texts` are texts of concepts that are on no slice of this cohort.
     """
     present = [concept for concept in seen.concepts if _instances(concept)]
     absent = [concept for concept in seen.concepts if not concept.present]
-    return [_prompt(seen, present, absent, slice_index, rng, mix, foreign_texts) for _ in range(count)]
-
-
-def _prompt(
-    seen: TrainingSlice,
-    present: list[TrainingConcept],
-    absent: list[TrainingConcept],
-    slice_index: int,
-    rng: np.random.Generator,
-    mix: ConceptMix,
-    foreign_texts: Sequence[str],
-) -> TrainingPrompt:
+    no_boxes = np.zeros((0, 4), dtype=np.float32), np.zeros(0, dtype=np.int64)
+    no_masks = np.zeros((0, *seen.image.shape[:2]), dtype=bool)
     shares = np.array([mix.text, mix.box, mix.text_box])
-    kind = int(rng.choice(3, p=shares / shares.sum()))
-    if not present or (kind == 0 and (absent or len(foreign_texts)) and rng.random() < mix.absent):
-        return _nothing(seen, absent, slice_index, rng, mix, foreign_texts)
-    concept = present[int(rng.integers(len(present)))]
-    numbers = _instances(concept)
-    masks = np.stack([concept.labels == number for number in numbers])
-    if kind == 0:
-        return TrainingPrompt(slice_index, _text(concept, rng, mix), *_no_boxes(), masks)
-    boxes, labels = _exemplars(masks, concept.countable, rng, mix.jitter)
-    others = [one for one in present if one is not concept]
-    if others and rng.random() < mix.counter:
-        counter = _counter_example(others[int(rng.integers(len(others)))], masks, rng, mix.jitter)
-        if counter is not None:
-            boxes, labels = np.concatenate([boxes, counter[None]]), np.append(labels, 0)
-    text = VISUAL if kind == 1 else _text(concept, rng, mix)
-    return TrainingPrompt(slice_index, text, boxes, labels, masks)
+
+    def draw() -> TrainingPrompt:
+        kind = int(rng.choice(3, p=shares / shares.sum()))
+        if not present or (kind == 0 and (absent or len(foreign_texts)) and rng.random() < mix.absent):
+            return TrainingPrompt(slice_index, _absent_text(absent, rng, mix, foreign_texts), *no_boxes, no_masks)
+        concept = present[int(rng.integers(len(present)))]
+        masks = np.stack([concept.labels == number for number in _instances(concept)])
+        if kind == 0:
+            return TrainingPrompt(slice_index, _text(concept, rng, mix), *no_boxes, masks)
+        boxes, labels = _exemplars(masks, concept.countable, rng, mix.jitter)
+        others = [one for one in present if one is not concept]
+        if others and rng.random() < mix.counter:
+            counter = _counter_example(others[int(rng.integers(len(others)))], masks, rng, mix.jitter)
+            if counter is not None:
+                boxes, labels = np.concatenate([boxes, counter[None]]), np.append(labels, 0)
+        return TrainingPrompt(slice_index, VISUAL if kind == 1 else _text(concept, rng, mix), boxes, labels, masks)
+
+    return [draw() for _ in range(count)]
 
 
-def _nothing(
-    seen: TrainingSlice,
-    absent: list[TrainingConcept],
-    slice_index: int,
-    rng: np.random.Generator,
-    mix: ConceptMix,
-    foreign_texts: Sequence[str],
-) -> TrainingPrompt:
-    """A prompt for an absent concept."""
+def _absent_text(
+    absent: list[TrainingConcept], rng: np.random.Generator, mix: ConceptMix, foreign_texts: Sequence[str]
+) -> str:
     if len(foreign_texts) and (not absent or rng.random() < mix.foreign):
-        text = str(foreign_texts[int(rng.integers(len(foreign_texts)))])
-    elif absent:
-        text = _text(absent[int(rng.integers(len(absent)))], rng, mix)
-    else:  # all present concepts are too small, and no absent text is known
-        text = VISUAL
-    nothing = np.zeros((0, *seen.image.shape[:2]), dtype=bool)
-    return TrainingPrompt(slice_index, text, *_no_boxes(), nothing)
-
-
-def _no_boxes() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    return np.zeros((0, 4), dtype=np.float32), np.zeros(0, dtype=np.int64)
+        return str(foreign_texts[int(rng.integers(len(foreign_texts)))])
+    if absent:
+        return _text(absent[int(rng.integers(len(absent)))], rng, mix)
+    return VISUAL  # all present concepts are too small, and no absent text is known
 
 
 def _text(concept: TrainingConcept, rng: np.random.Generator, mix: ConceptMix) -> str:

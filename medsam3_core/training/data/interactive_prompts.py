@@ -58,14 +58,7 @@ def draw_interactive_prompts(
     """Up to `count` prompts for different objects of one slice; none for an empty slice.
 
     An object is an instance of a countable concept, else the whole concept. Concepts take turns, so that many nuclei do
-    not displace the one organ beside them.
-
-    Args:
-        seen: A slice at the model's side.
-        slice_index: Position of the slice in the batch.
-        count: Maximum objects.
-        rng: Source of randomness.
-        mix: Shares of the kinds of prompts.
+    not displace the one organ beside them. `slice_index` is the position of the slice in the batch.
     """
     mix = PromptMix() if mix is None else mix
     return [_prompt(mask, slice_index, mix, rng) for mask in objects_of(seen, count, rng)]

@@ -56,13 +56,7 @@ class ConceptBatch:
 
 
 def concept_batch(prompts: Sequence[TrainingPrompt], tokenizer: TextTokenizer, mask_side: int) -> ConceptBatch:
-    """Collate prompts.
-
-    Args:
-        prompts: At least one.
-        tokenizer: Tokenizer of the texts.
-        mask_side: Side of the mask head.
-    """
+    """Collate at least one prompt; `mask_side` is the side of the mask head."""
     tokens = [tokenizer(prompt.text) for prompt in prompts]
     boxes, labels = padded_boxes([(prompt.boxes_cxcywh, prompt.box_labels) for prompt in prompts])
     masks = [_covered(prompt.masks, mask_side) for prompt in prompts]

@@ -91,12 +91,7 @@ class InteractiveLoss:
 
 
 class InteractiveObjective:
-    """Loss of the interactive head over objects of a batch of slices.
-
-    Args:
-        tracker: Prompt encoder and mask decoder; trained in place.
-        neck: The tracker's neck; trained in place.
-        weights: Weights of the losses.
+    """Loss of the interactive head over objects of a batch of slices; trains tracker and neck in place.
 
     Raises:
         WeightsError: If prompt encoder and image have different tables of positions.
@@ -113,12 +108,9 @@ class InteractiveObjective:
     def __call__(
         self, trunk: torch.Tensor, prompts: Sequence[InteractivePrompt], rng: np.random.Generator
     ) -> InteractiveLoss:
-        """Mean loss over the objects; 0 without any.
+        """Mean loss over the objects of a batch with trunk maps (b, c, grid, grid); 0 without any.
 
-        Args:
-            trunk: Features of a batch of slices, shape (b, c, grid, grid).
-            prompts: Objects; `slice_index` is the position in the batch.
-            rng: Source of randomness, for the objects with a second round.
+        `rng` chooses the objects with a second round.
         """
         if not prompts:
             return InteractiveLoss(trunk.new_zeros((), requires_grad=True))

@@ -50,11 +50,7 @@ def box_losses(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """L1 and generalised-IoU loss of matched boxes, each divided by the number of objects and summed.
 
-    Args:
-        boxes_cxcywh: Boxes of all queries, shape (prompts, queries, 4).
-        target_boxes: Boxes of all objects, shape (n, 4).
-        matches: Matched pairs.
-        objects: Divisor of each pair: the number of objects, or a number per pair.
+    Boxes of queries have shape (prompts, queries, 4), those of objects (n, 4). `objects` may be a number per pair.
     """
     found = boxes_cxcywh[matches.prompt, matches.query].float()
     wanted = target_boxes[matches.target].float()

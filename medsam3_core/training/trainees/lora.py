@@ -52,10 +52,7 @@ class LoraPlan:
 def add_adapters(owner: nn.Module, detector: nn.Module, plan: LoraPlan) -> None:
     """Add adapters to the layers of the detector and freeze other parameters, except those in `also`.
 
-    Args:
-        owner: Module with all parameters, the detector included.
-        detector: Module that gets the adapters.
-        plan: Size of the adapters.
+    `owner` is the module with all parameters, the detector included.
 
     Raises:
         UsageError: If no layer or no parameter matches a name of the plan.

@@ -64,13 +64,7 @@ class OptimiserPlan:
 
 
 def parameter_groups(model: nn.Module, plan: OptimiserPlan, layers: int) -> list[dict[str, Any]]:
-    """Group parameters by rate and weight decay, in a stable order.
-
-    Args:
-        model: Trained module; frozen parameters are skipped.
-        plan: Rates.
-        layers: Blocks of the trunk.
-    """
+    """Group trainable parameters by rate and weight decay, in a stable order; `layers` counts blocks of the trunk."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

@@ -47,11 +47,8 @@ class ConceptAnswers:
 class Trainee(nn.Module):
     """The modules of weights in fp32, with gradients.
 
-    Args:
-        weights: Initial weights.
-        device: Training device.
-        lora: Train adapters in place of the weights.
-        gradient_checkpointing: Recompute activations instead of keeping them.
+    With `lora`, adapters are trained in place of the weights; `gradient_checkpointing` recomputes activations instead
+    of keeping them.
 
     Raises:
         UsageError: If `lora` matches no layer.
@@ -110,13 +107,7 @@ class Trainee(nn.Module):
     ) -> ConceptAnswers:
         """One pass of the concept head over all prompts of a batch.
 
-        Args:
-            trunk: Trunk maps of the slices.
-            slice_index: Slice of every prompt, shape (prompts,).
-            input_ids: Tokens, shape (prompts, 32).
-            attention_mask: 1 for tokens that are read, shape (prompts, 32).
-            boxes_cxcywh: Exemplars, padded, shape (prompts, k, 4), k at least 1.
-            box_labels: 1, 0, or -10 for padding, shape (prompts, k).
+        Arguments are the trunk maps of the slices, and tensors as in `ConceptBatch`.
         """
         detector = self.detector
         maps = maps_of(detector.vision_encoder.neck, trunk)
