@@ -1,6 +1,6 @@
-"""What of a source's header may stand in a file that names nobody: UIDs and numbers of geometry, nothing else.
+"""DICOM attributes kept in anonymous output: UIDs, geometry and compression.
 
-A list of what is kept, not of what is removed: the standard has hundreds of attributes that can name a patient, and
+Attributes are kept by a list, not removed by one: the standard has hundreds of attributes that can name a patient, and
 private ones come on top.
 """
 
@@ -25,10 +25,7 @@ _COMPRESSIONS = frozenset(
 
 
 def nameless_header(data: Dataset) -> Dataset:
-    """A header with UIDs, geometry and compression of another and nothing else of it; its texts are UTF-8.
-
-    What is not a UID or a number where it should be is left out.
-    """
+    """Copy UIDs, geometry and compression of a header, nothing else; malformed values are left out. Texts are UTF-8."""
     kept = _numbers(data)
     kept.SpecificCharacterSet = "ISO_IR 192"
     meta = getattr(data, "file_meta", Dataset())

@@ -1,8 +1,8 @@
-"""Whose folder `--out` is: it holds the files of one run, and `labels.json` in it says which.
+"""Ownership of the output folder: it holds the files of one run, named in its `labels.json`.
 
-A run that takes a folder over removes what was released there before it writes its own `labels.json`, and counts
-nothing as released that was not written under its claim. So wherever a process dies, the files in the folder belong to
-the run that `labels.json` names; between the two steps nobody is named.
+A run that takes over a folder first removes the files released there, then writes its own `labels.json`. Only files
+written under its claim count as released. So the files always belong to the run that `labels.json` names, wherever a
+process dies.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medsam3_core.errors import StoreError, UsageError
+from storage.exports.label_maps import label_names
 from storage.exports.ledger import MANIFEST, MEASUREMENTS_FILE
 from storage.runs.ledger import Run
 from storage.store.atomic import read_json, remove, write_json
@@ -24,15 +25,15 @@ LABELS = "labels.json"
 
 
 def claim_folder(store: StoreLayout, run: Run, out: Path, *, anonymous: bool) -> str:
-    """Make a folder the run's own; files that another run of the same source released there are removed.
+    """Claim a folder for a run; remove the files that another run of the same source released there.
 
-    Without names is another claim than with them: files that name patients do not stay where none may.
+    Anonymous and named output are different claims: files that name patients must not remain in an anonymous folder.
 
     Returns:
-        The claim, which stands in every row of what is released under it.
+        The claim, recorded in every row released under it.
 
     Raises:
-        UsageError: If the folder belongs to somebody else, see `require_claimable`.
+        UsageError: If the folder belongs to another export, see `require_claimable`.
         StoreError: If the folder cannot be written.
     """
     require_claimable(store, run, out, anonymous=anonymous)
@@ -48,10 +49,10 @@ def claim_folder(store: StoreLayout, run: Run, out: Path, *, anonymous: bool) ->
 
 
 def require_claimable(store: StoreLayout, run: Run, out: Path, *, anonymous: bool) -> None:
-    """Refuse a folder that holds what this run may not replace: other sources, exports, releases of other stores.
+    """Refuse a folder with files that this run may not replace: other sources, exports, releases of other stores.
 
     Raises:
-        UsageError: Names the folder and whose it is.
+        UsageError: Names the folder and its owner.
     """
     found = _labels_file(out)
     if _own_claim(found, run, anonymous=anonymous):
@@ -64,23 +65,23 @@ def require_claimable(store: StoreLayout, run: Run, out: Path, *, anonymous: boo
     cohorts = {run_id: read_json(store.run_json(run_id))["cohort"] for run_id in known}
     for run_id, files in _released_files(store, out).items():
         if cohorts[run_id] != run.cohort and any((out / file).exists() for file in files):
-            msg = f"{out} holds what was segmented of another source (run {run_id}); choose another --out"
+            msg = f"{out} holds segmentations of another source (run {run_id}); choose another --out"
             raise UsageError(msg)
 
 
 def require_claim(out: Path, claim: str) -> None:
-    """Refuse to write under a claim that has been replaced: workers may outlive the process that sent them.
+    """Refuse to write under a replaced claim: workers may outlive the process that started them.
 
     Raises:
-        SupersededError: If the folder is another run's by now.
+        SupersededError: If another run has claimed the folder.
     """
     if _labels_file(out).get("claim") != claim:
-        msg = f"another run has taken over {out}; this one leaves it alone"
+        msg = f"another run has taken over {out}; this run no longer writes to it"
         raise SupersededError(msg)
 
 
 def release_lock(store: StoreLayout, out: Path) -> Path:
-    """Held by the process that releases into a folder."""
+    """Lock of the process that releases into a folder."""
     return store.release_lock(hashlib.sha256(str(out).encode()).hexdigest()[:16])
 
 
@@ -93,24 +94,23 @@ def _labels_file(out: Path) -> dict[str, Any]:
     except StoreError:
         found = None
     if not isinstance(found, dict):
-        msg = f"{path} is no list of labels; remove it, or choose another --out"
+        msg = f"{path} is not a list of labels; remove it, or choose another --out"
         raise UsageError(msg)
     return found
 
 
 def _own_claim(found: dict[str, Any], run: Run, *, anonymous: bool) -> str:
-    """The claim, or empty if another run, other values of labels or the other kind of names stand there."""
+    """The claim; empty if `labels.json` names another run, other label values or the other choice of `anonymous`."""
     facts = _facts(run, anonymous=anonymous)
     return str(found.get("claim", "")) if all(found.get(key) == value for key, value in facts.items()) else ""
 
 
 def _facts(run: Run, *, anonymous: bool) -> dict[str, Any]:
-    names = {"background": 0, **{name: value for value, name in enumerate(run.structures, start=1)}}
-    return {"run_id": run.run_id, "anonymous": anonymous, "labels": names}
+    return {"run_id": run.run_id, "anonymous": anonymous, "labels": label_names(run.structures)}
 
 
 def _released_files(store: StoreLayout, out: Path) -> dict[str, set[str]]:
-    """Names of files and folders that runs of this store ever released into a folder, by run."""
+    """Names of files and folders released into a folder, by run of this store."""
     folder = str(out).rstrip("/") + "/"
     found: dict[str, set[str]] = {}
     for run_id in run_ids(store):

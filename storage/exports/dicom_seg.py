@@ -1,7 +1,7 @@
-"""A prediction as a DICOM segmentation: BINARY, one segment per structure, references to the instances it was drawn on.
+"""A prediction as a DICOM segmentation: BINARY, one segment per structure, references to the source instances.
 
-Strict out, tolerant in: what anonymised archives leave empty (UIDs, names) and the standard asks for is filled in, the
-same way each time, so that segmenting twice refers to the same study.
+Attributes that the standard requires and anonymised archives leave empty (UIDs, names) are filled in. UIDs derive from
+the source, so that segmenting twice refers to the same study.
 """
 
 import hashlib
@@ -50,23 +50,23 @@ def write_segmentation(
         target: The file.
         source: Root of the source.
         case: The series; its files in any order.
-        masks: Structure to mask, shape (z, y, x) in the order in which the series was proved.
-        texts: Structure to what was asked for.
-        weights: Name and version, as the algorithm.
-        anonymous: Pseudonym of the case instead of the patient's id; of the source's headers nothing but UIDs and
-            geometry, see `storage.exports.anonymous`.
+        masks: Structure to mask, shape (z, y, x) in the slice order of the series.
+        texts: Structure to its text.
+        weights: `NAME@N`, as the algorithm.
+        anonymous: Write the pseudonym of the case instead of the patient's id; keep only the attributes listed in
+            `storage.exports.anonymous`.
 
     Raises:
-        NothingDrawnError: If nothing was drawn.
-        CaseDataError: If the series has no place in patient coordinates.
+        NothingDrawnError: If all masks are empty.
+        CaseDataError: If the series has no position in patient coordinates.
     """
     if not any(mask.any() for mask in masks.values()):
-        msg = "nothing was found, and a DICOM segmentation without a single voxel does not exist; see measurements"
+        msg = "nothing was found, and a DICOM segmentation cannot be empty; see measurements"
         raise NothingDrawnError(msg)
-    nobody = Pseudonyms(b"")
-    headers = [header for file in case.image if (header := read_header(source, file, nobody)) is not None]
+    pseudonyms = Pseudonyms(b"")
+    headers = [header for file in case.image if (header := read_header(source, file, pseudonyms)) is not None]
     if len(headers) != len(case.image):
-        msg = f"{case.case_id}: source files are no DICOM any more; segment the source again"
+        msg = f"{case.case_id}: source files are no longer DICOM; segment the source again"
         raise CaseDataError(msg)
     order = prove_headers(headers).order
     images = [_source_image(source / file, case, anonymous=anonymous) for file in case.image]
@@ -83,7 +83,7 @@ def write_segmentation(
         for number, structure in enumerate(masks, start=1)
     ]  # fmt: skip
     with _known_kind(images[0]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they quote the patient's name
+        warnings.simplefilter("ignore")  # warnings quote the patient's name
         segmentation = hd.seg.Segmentation(
             source_images=images,
             pixel_array=stored,
@@ -105,21 +105,21 @@ def write_segmentation(
 
 @contextmanager
 def _known_kind(image: Dataset) -> Iterator[None]:
-    """Private kinds of objects are not in the tables of the standard, which highdicom looks them up in."""
+    """Refuse private SOP classes, which the tables of highdicom lack."""
     try:
         yield
     except KeyError as error:
         if error.args != (image.SOPClassUID,):
             raise
         msg = (
-            f"the source's kind of object ({image.SOPClassUID}) is private or unknown, a DICOM segmentation cannot "
+            f"the SOP class of the source ({image.SOPClassUID}) is private or unknown, a DICOM segmentation cannot "
             "refer to it; use nifti"
         )
         raise CaseDataError(msg) from error
 
 
 def _type_code(text: str) -> Code:
-    """What was asked for, in a private scheme: no text becomes a clinical code by guessing."""
+    """The text as a code of a private scheme: no text is mapped to a clinical code by guessing."""
     return Code(f"T{hashlib.sha256(text.encode()).hexdigest()[:12]}", "99MEDSAM3", text[:64])
 
 
@@ -146,5 +146,5 @@ def _source_image(path: Path, case: CaseSource, *, anonymous: bool) -> Dataset:
 
 
 def _derived_uid(*parts: str) -> UID:
-    """A UID that follows from its parts, below the root for UUIDs."""
+    """A UID derived from its parts, below the root for UUIDs."""
     return UID(f"2.25.{int(hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:32], 16)}")

@@ -1,4 +1,4 @@
-"""Label maps hold one value per voxel; a voxel that is claimed twice goes to the claim with the higher score."""
+"""Label maps with one value per voxel; a contested voxel goes to the structure or instance with the higher score."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,12 +12,17 @@ from medsam3_core.inference.protocol import SliceInstances
 from storage.runs.predictions import StoredPrediction
 
 
+def label_names(structures: Sequence[str]) -> dict[str, int]:
+    """Name to value of the background and of each structure, as `labels.json` lists them."""
+    return {"background": 0, **{name: value for value, name in enumerate(structures, start=1)}}
+
+
 def merge_structures(
     prediction: StoredPrediction, structures: Sequence[str]
 ) -> tuple[NDArray[np.uint8] | NDArray[np.uint16], int]:
-    """One label map (z, y, x) of all structures, value n for the n-th; and the number of contested voxels.
+    """One label map (z, y, x) of all structures, value n for the n-th, and the number of contested voxels.
 
-    At equal scores a voxel goes to the structure that comes first.
+    At equal scores a voxel goes to the first structure.
     """
     shape = prediction.geometry().shape_zyx
     values = np.zeros(shape, dtype=np.uint8 if len(structures) < 256 else np.uint16)
@@ -37,7 +42,7 @@ def merge_structures(
 
 
 def merge_objects(prediction: VolumePrediction, shape_zyx: tuple[int, int, int]) -> NDArray[np.integer[Any]]:
-    """One label map (z, y, x) of all objects, numbered on, structure after structure."""
+    """One label map (z, y, x) of all objects, numbered consecutively across structures."""
     count = sum(len(prediction.confidence(name)) for name in prediction.structures)
     volume = np.zeros(shape_zyx, dtype=_label_type(count))
     scores = np.zeros(1, dtype=np.float32)
@@ -61,5 +66,5 @@ def numbered_instances(found: SliceInstances) -> NDArray[np.integer[Any]]:
 
 
 def _label_type(count: int) -> type[np.integer[Any]]:
-    """The smallest type of NIfTI labels that holds so many objects."""
+    """The smallest NIfTI label type for so many objects."""
     return np.uint16 if count <= MAX_LABELS else np.int32

@@ -1,4 +1,4 @@
-"""What was released and what is still to release, and the list for people of how every case ended."""
+"""Ledger of released files, and the summary of every case's outcome: `manifest.csv` and `measurements.parquet`."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -25,25 +25,23 @@ _COLUMNS = ("case_id", "patient_id", "source", "status", "reason", "file")
 
 
 class ReleaseStatus(StrEnum):
-    """How a release ended."""
+    """Outcome of a release."""
 
     RELEASED = "released"
     EMPTY = "empty"
-    """Nothing was found, and this form has no file that says so: done, unless the case is segmented again."""
+    """Nothing was found, and the format has no empty file: done, unless the case is segmented again."""
     FAILED = "failed"
     DAMAGED = "damaged"
     """The prediction in the store cannot be read; the case must be segmented again."""
 
 
-def release_row(
-    run_id: str, case_id: str, attempt: str, form: str, claim: str, *, anonymous: bool = False
-) -> dict[str, Any]:
-    """Columns of every row of the table `exports`, as of a case that was not released."""
+def release_row(run_id: str, case_id: str, attempt: str, form: str, claim: str, *, anonymous: bool) -> dict[str, Any]:
+    """Columns of every row of the table `exports`, for a case that was not released."""
     return {
         "run_id": run_id,
         "case_id": case_id,
         "attempt": attempt,
-        "format": str(form),
+        "format": form,
         "anonymous": anonymous,
         "claim": claim,
         "status": str(ReleaseStatus.FAILED),
@@ -62,7 +60,7 @@ def write_releases(store: StoreLayout, run_id: str, name: str, rows: Sequence[Ma
 def unreleased(store: StoreLayout, run: Run, form: str, claim: str) -> list[tuple[CaseRef, str]]:
     """Segmented cases whose newest prediction was not released under this claim, with the attempt that made it.
 
-    Cases in which nothing was found are done where the form cannot say so.
+    Empty predictions count as released in formats without an empty file.
     """
     refs = {case.case_id: case for case in latest_case_refs(store, run.cohort)}
     releases = _releases(store, run, form, claim)
@@ -76,16 +74,16 @@ def unreleased(store: StoreLayout, run: Run, form: str, claim: str) -> list[tupl
 
 
 def damaged_predictions(store: StoreLayout, run_id: str) -> set[tuple[str, str]]:
-    """Case and attempt of predictions that were found damaged when they were last to be released."""
+    """Case and attempt of predictions found damaged at their last release."""
     rows = read_table(store.exports(run_id), EXPORTS).sort_by("released_at").to_pylist()
     newest = {(row["case_id"], row["attempt"]): row["status"] for row in rows}
     return {key for key, status in newest.items() if status == ReleaseStatus.DAMAGED}
 
 
 def write_summary(store: StoreLayout, run: Run, form: str, out: Path, claim: str) -> dict[str, int]:
-    """Write `manifest.csv` (one row per case) and `measurements.parquet`; how many ended how.
+    """Write `manifest.csv` (one row per case) and `measurements.parquet`; return the number of cases by outcome.
 
-    The file of an older attempt whose newest was not released is removed: what the manifest does not list is not there.
+    Released files that the manifest does not list, such as those of older attempts, are removed.
     """
     facts = {row["case_id"]: row for row in latest_cases(store, run.cohort).to_dict("records")}
     releases = _releases(store, run, form, claim)
@@ -110,14 +108,13 @@ def write_summary(store: StoreLayout, run: Run, form: str, out: Path, claim: str
             )
     for file in {Path(row["path"]).name for row in releases.values() if row["path"]} - listed:
         remove(out / file)
-    measured = current_measurements(store, run.run_id)
     with replacing(out / MEASUREMENTS_FILE) as scratch:
-        pq.write_table(measured, scratch)
+        pq.write_table(current_measurements(store, run.run_id), scratch)
     return counts
 
 
 def _releases(store: StoreLayout, run: Run, form: str, claim: str) -> dict[tuple[str, str], dict[str, Any]]:
-    """The newest row of each case and attempt in this form under this claim."""
+    """The newest row of each case and attempt in this format under this claim."""
     table = read_table(store.exports(run.run_id), EXPORTS)
-    table = table.filter((pc.field("format") == str(form)) & (pc.field("claim") == claim))
+    table = table.filter((pc.field("format") == form) & (pc.field("claim") == claim))
     return {(row["case_id"], row["attempt"]): row for row in table.sort_by("released_at").to_pylist()}

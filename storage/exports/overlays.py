@@ -1,7 +1,7 @@
 """PNG overlays: the image as the segmenter saw it, predictions filled lightly, references as dashed white lines.
 
-Slices are turned for the eye alone, never in the store: patient axes run as radiologists show them (right, anterior
-and superior where they belong); images without physical position stay as they are.
+Slices are flipped for display only, never in the store: patient axes follow the radiological convention. Images without
+physical position are shown as they are.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,32 +17,26 @@ from medsam3_core.metrics.overlap import count_masks, dice
 from storage.cohorts.volumes import StoredVolume
 from storage.runs.predictions import StoredPrediction
 
-MOST_TILES = 9
+_MAX_TILES = 9
 COLOURS = (
     (0, 200, 255), (255, 213, 0), (255, 79, 216), (61, 240, 106), (255, 138, 30), (157, 123, 255), (255, 77, 77),
     (0, 255, 213), (200, 160, 110), (150, 190, 255),
 )  # fmt: skip
-_WHITE, _GREY, _BACKGROUND = (255, 255, 255), (150, 150, 150), (18, 18, 18)
-FILL = 0.28
+WHITE, GREY, _BACKGROUND = (255, 255, 255), (150, 150, 150), (18, 18, 18)
+_FILL = 0.28
 _WHOLE_SIDE, _TILE_SIDE = 1400, 460
-_MARGIN, _LINE, _TEXT = 12, 26, 17
-_DASH, _GAP = 6, 4
+_MARGIN, _LINE, _TEXT, _GAP = 12, 26, 17, 4
+_DASH, _DASH_GAP = 6, 4
 _AXES = (("L", "R"), ("P", "A"), ("I", "S"))
 """Names of the negative and positive end of each world axis."""
 
 Rgb = NDArray[np.uint8]
-Labels = NDArray[np.uint16]
+Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class OverlayCaption:
-    """What the picture says about itself.
-
-    Attributes:
-        case: Cohort and case.
-        run: Weights, prompt and run.
-        window: Intensity policy of the recipe.
-    """
+    """Title (cohort and case), subtitle (weights, prompt and run) and intensity policy of an overlay."""
 
     case: str
     run: str
@@ -52,13 +46,12 @@ class OverlayCaption:
 @dataclass(frozen=True, eq=False)
 class _StructureToDraw:
     name: str
-    colour: tuple[int, int, int]
-    prediction: Labels
+    colour: Colour
+    prediction: NDArray[np.uint16]
     reference: NDArray[np.bool_] | None
 
     @property
     def legend(self) -> str:
-        """Name and Dice, or what is absent."""
         if self.reference is None:
             return f"{self.name}  no reference"
         counts = count_masks(self.reference, self.prediction > 0)
@@ -70,13 +63,13 @@ class _StructureToDraw:
 
 @dataclass(frozen=True, eq=False)
 class SliceView:
-    """How slices are turned and stretched for the eye, and what stands at their left and upper edge.
+    """Flips and scaling of slices for display.
 
     Attributes:
-        flip_rows: Whether the last row comes first.
-        flip_columns: Whether the last column comes first.
-        size: Width and height in pixels of the screen.
-        edges: Letters at the left and the upper edge; None without patient axes.
+        flip_rows: The last row comes first.
+        flip_columns: The last column comes first.
+        size: Width and height in screen pixels.
+        edges: Letters at the left and upper edge; None without patient axes.
     """
 
     flip_rows: bool
@@ -85,9 +78,19 @@ class SliceView:
     edges: tuple[str, str] | None
 
     def turned(self, plane: NDArray[np.generic]) -> NDArray[np.generic]:
-        """A slice, rows and columns first, as it is shown; not stretched yet."""
+        """Flip a slice; rows and columns are its first axes. It is not resized."""
         rows, columns = (slice(None, None, -1 if flip else 1) for flip in (self.flip_rows, self.flip_columns))
         return np.ascontiguousarray(plane[rows, columns])
+
+    def tile(self, rgb: Rgb) -> NDArray[np.float32]:
+        """A slice (y, x, 3) as displayed, ready to be painted on."""
+        image = Image.fromarray(self.turned(rgb)).resize(self.size, Image.Resampling.BICUBIC)
+        return np.asarray(image).astype(np.float32)
+
+    def labels(self, plane: NDArray[np.generic]) -> NDArray[np.int32]:
+        """Labels (y, x) as displayed, by nearest neighbour."""
+        image = Image.fromarray(self.turned(plane).astype(np.int32))
+        return np.asarray(image.resize(self.size, Image.Resampling.NEAREST))
 
 
 def draw_overlay(
@@ -99,12 +102,7 @@ def draw_overlay(
 ) -> Image.Image:
     """One picture of a case: the image, or up to nine slices spread over the extent of the prediction.
 
-    Args:
-        volume: The case.
-        prediction: What was drawn in it.
-        structures: Structures in the order of their colours.
-        rater: Whose reference is shown; None for cases without one.
-        caption: What stands above the picture.
+    `structures` are in the order of their colours. The reference of `rater` is shown, None for cases without one.
     """
     drawn = list(_structures(volume, prediction, structures, rater))
     shown = _slices_to_show(drawn, volume.geometry.shape_zyx[0])
@@ -117,7 +115,9 @@ def draw_overlay(
     for z in shown:
         tile = _tile(as_rgb(to_uint8(volume.slice(z), value_range)), z, drawn, view)
         tiles.append(_marked(tile, "" if volume.geometry.is_2d else f"z {z}", view.edges))
-    return _page(tiles, columns, drawn, caption, with_reference=rater is not None)
+    legend = _legend_rows(drawn, page_width(view.size[0], columns) - 2 * _MARGIN)
+    note = "- - -  reference" if rater is not None else ""
+    return draw_page(tiles, columns, legend, (caption.case, caption.run), note)
 
 
 def _structures(
@@ -143,12 +143,12 @@ def _slices_to_show(drawn: Sequence[_StructureToDraw], depth: int) -> list[int]:
             break
     else:
         found = np.arange(depth)
-    places = np.linspace(0, len(found) - 1, min(MOST_TILES, len(found)))
+    places = np.linspace(0, len(found) - 1, min(_MAX_TILES, len(found)))
     return [int(found[round(place)]) for place in places]
 
 
 def view_of(geometry: VolumeGeometry, side: int) -> SliceView:
-    """How the slices of a volume are shown so that their longer side has `side` pixels."""
+    """The view of a volume's slices in which their longer side has `side` pixels."""
     _, height, width = geometry.shape_zyx
     _, spacing_y, spacing_x = geometry.spacing_zyx
     extent_y, extent_x = height * spacing_y, width * spacing_x
@@ -166,29 +166,24 @@ def view_of(geometry: VolumeGeometry, side: int) -> SliceView:
 
 
 def _tile(rgb: Rgb, z: int, drawn: Sequence[_StructureToDraw], view: SliceView) -> Rgb:
-    image = Image.fromarray(view.turned(rgb)).resize(view.size, Image.Resampling.BICUBIC)
-    tile = np.asarray(image).astype(np.float32)
+    tile = view.tile(rgb)
     for item in drawn:
-        labels = stretched(view.turned(item.prediction[z]), view.size)
-        colour = np.asarray(item.colour, dtype=np.float32)
-        inside = labels > 0
-        tile[inside] = (1 - FILL) * tile[inside] + FILL * colour
-        tile[outline_of(labels)] = colour
+        paint(tile, view.labels(item.prediction[z]), item.colour)
     for item in drawn:
         if item.reference is not None:
-            mask = stretched(view.turned(item.reference[z].astype(np.uint16)), view.size)
-            tile[_dashed(outline_of(mask))] = _WHITE
+            tile[_dashed(_outline_of(view.labels(item.reference[z])))] = WHITE
     return tile.astype(np.uint8)
 
 
-def stretched(labels: NDArray[np.generic], size: tuple[int, int]) -> NDArray[np.int32]:
-    """Labels at the size of the screen (width, height), each pixel as large as it becomes."""
-    image = Image.fromarray(labels.astype(np.int32))
-    return np.asarray(image.resize(size, Image.Resampling.NEAREST))
+def paint(tile: NDArray[np.float32], labels: NDArray[np.int32], colour: Colour) -> None:
+    """Fill the labels of a tile lightly and outline them, in place."""
+    inside = labels > 0
+    tile[inside] = (1 - _FILL) * tile[inside] + _FILL * np.asarray(colour, dtype=np.float32)
+    tile[_outline_of(labels)] = colour
 
 
-def outline_of(labels: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Pixels of a label that touch another label or the background; the frame is no border."""
+def _outline_of(labels: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Pixels of a label that touch another label or the background; the image border is no outline."""
     edge = np.zeros(labels.shape, dtype=bool)
     rows, columns = labels[1:] != labels[:-1], labels[:, 1:] != labels[:, :-1]
     edge[1:] |= rows
@@ -201,7 +196,7 @@ def outline_of(labels: NDArray[np.int32]) -> NDArray[np.bool_]:
 def _dashed(outline: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The outline with gaps, so that a prediction under it stays visible."""
     y, x = np.indices(outline.shape)
-    dashed: NDArray[np.bool_] = outline & ((x + y) % (_DASH + _GAP) < _DASH)
+    dashed: NDArray[np.bool_] = outline & ((x + y) % (_DASH + _DASH_GAP) < _DASH)
     return dashed
 
 
@@ -210,7 +205,7 @@ def _marked(tile: Rgb, corner: str, edges: tuple[str, str] | None) -> Image.Imag
     pen = ImageDraw.Draw(image)
 
     def write(place: tuple[int, int], text: str, anchor: str) -> None:
-        pen.text(place, text, _WHITE, font_of(15), anchor, stroke_width=2, stroke_fill=(0, 0, 0))
+        pen.text(place, text, WHITE, font_of(15), anchor, stroke_width=2, stroke_fill=(0, 0, 0))
 
     write((5, 3), corner, "la")
     if edges:
@@ -219,48 +214,54 @@ def _marked(tile: Rgb, corner: str, edges: tuple[str, str] | None) -> Image.Imag
     return image
 
 
-def _page(
+def page_width(tile_width: int, columns: int) -> int:
+    """Width of a page with so many tiles in a row, in pixels."""
+    return max(2 * _MARGIN + columns * tile_width + (columns - 1) * _GAP, 760)
+
+
+def draw_page(
     tiles: Sequence[Image.Image],
     columns: int,
-    drawn: Sequence[_StructureToDraw],
-    caption: OverlayCaption,
+    legend: Sequence[Sequence[tuple[int, Colour, str]]],
+    titles: tuple[str, str],
+    note: str = "",
     *,
-    with_reference: bool,
+    gap: int = _GAP,
 ) -> Image.Image:
-    width, height = tiles[0].size
+    """Title and subtitle, tiles with a gap below each, rows of a legend (x, colour and text of each entry), a note."""
+    tile_width, height = tiles[0].size
     rows = -(-len(tiles) // columns)
-    gap = 4
-    page_width = max(2 * _MARGIN + columns * width + (columns - 1) * gap, 760)
-    entries = _legend_rows(drawn, page_width - 2 * _MARGIN)
+    width = page_width(tile_width, columns)
     top = _MARGIN + 2 * _LINE
     below = top + rows * (height + gap) + _MARGIN
-    page = Image.new("RGB", (page_width, below + (len(entries) + int(with_reference)) * _LINE + _MARGIN), _BACKGROUND)
+    page = Image.new("RGB", (width, below + (len(legend) + bool(note)) * _LINE + _MARGIN), _BACKGROUND)
     pen = ImageDraw.Draw(page)
-    pen.text((_MARGIN, _MARGIN), caption.case, font=font_of(20), fill=_WHITE)
-    pen.text((_MARGIN, _MARGIN + _LINE), caption.run, font=font_of(_TEXT - 2), fill=_GREY)
-    left = (page_width - columns * width - (columns - 1) * gap) // 2
+    pen.text((_MARGIN, _MARGIN), titles[0], font=font_of(20), fill=WHITE)
+    pen.text((_MARGIN, _MARGIN + _LINE), titles[1], font=font_of(15), fill=GREY)
+    left = (width - columns * tile_width - (columns - 1) * gap) // 2
     for index, tile in enumerate(tiles):
-        page.paste(tile, (left + index % columns * (width + gap), top + index // columns * (height + gap)))
-    for row, entry in enumerate(entries):
-        for x, item in entry:
-            y = below + row * _LINE
-            pen.rectangle((_MARGIN + x, y + 4, _MARGIN + x + 16, y + 18), fill=item.colour)
-            pen.text((_MARGIN + x + 24, y), item.legend, font=font_of(_TEXT), fill=_WHITE)
-    if with_reference:
-        pen.text((_MARGIN, below + len(entries) * _LINE), "- - -  reference", font=font_of(_TEXT), fill=_GREY)
+        page.paste(tile, (left + index % columns * (tile_width + gap), top + index // columns * (height + gap)))
+    for row, entries in enumerate(legend):
+        y = below + row * _LINE
+        for x, colour, text in entries:
+            pen.rectangle((_MARGIN + x, y + 4, _MARGIN + x + 16, y + 18), fill=colour)
+            pen.text((_MARGIN + x + 24, y), text, font=font_of(_TEXT), fill=WHITE)
+    if note:
+        pen.text((_MARGIN, below + len(legend) * _LINE), note, font=font_of(_TEXT), fill=GREY)
     return page
 
 
-def _legend_rows(drawn: Sequence[_StructureToDraw], width: int) -> list[list[tuple[int, _StructureToDraw]]]:
+def _legend_rows(drawn: Sequence[_StructureToDraw], width: int) -> list[list[tuple[int, Colour, str]]]:
     """Legend entries with their x, wrapped into rows."""
-    rows: list[list[tuple[int, _StructureToDraw]]] = [[]]
+    rows: list[list[tuple[int, Colour, str]]] = [[]]
     x = 0
     for item in drawn:
-        needed = 24 + round(font_of(_TEXT).getlength(item.legend)) + 28
+        text = item.legend
+        needed = 24 + round(font_of(_TEXT).getlength(text)) + 28
         if rows[-1] and x + needed > width:
             rows.append([])
             x = 0
-        rows[-1].append((x, item))
+        rows[-1].append((x, item.colour, text))
         x += needed
     return rows
 

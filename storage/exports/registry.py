@@ -1,4 +1,4 @@
-"""Export formats: what each can hold and where it may be used; found in `storage.exports.formats`, a module each."""
+"""Export formats: where each may be used and what it can hold; one module each in `storage.exports.formats`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ from storage.runs.predictions import StoredPrediction, open_prediction
 from storage.sources.formats.single import InputImage
 
 Voxels = Callable[[str], NDArray[Any]]
-"""Voxels (z, y, x) of a structure, read when asked for: memory holds one structure at a time."""
+"""Voxels (z, y, x) of a structure, read on demand: memory holds one structure at a time."""
 
 
 class ReleaseError(Medsam3Error):
@@ -31,7 +31,7 @@ class ReleaseError(Medsam3Error):
 
 
 class NothingDrawnError(CaseDataError):
-    """The prediction has no voxel, and the format has no file without one: an answer, not a failure."""
+    """The prediction is empty, and the format has no empty file: a valid result, not a failure."""
 
 
 class ExportCommand(StrEnum):
@@ -49,15 +49,15 @@ class CaseToWrite:
     Attributes:
         case_id: Names the file.
         prediction_file: Prediction in the store.
-        volume: Its image in the store.
+        volume: Image in the store.
         structures: In order: values 1..n of a label map, segments of a segmentation.
-        remedy: What brings a damaged prediction back, for the error that finds it damaged.
+        remedy: How to restore a damaged prediction, for the error message.
         texts: Text of each structure.
-        weights: Name and version, for provenance.
+        weights: `NAME@N`, for provenance.
         source: Root of the source, for formats that need it.
         case: Files of the case in the source, for formats that need them.
-        anonymous: Leave the patient's name and birth date out.
-        caption: Words above a picture.
+        anonymous: Leave out the patient's name and birth date.
+        caption: Caption of a picture.
     """
 
     case_id: str
@@ -79,11 +79,11 @@ class CaseToWrite:
 
     @cached_property
     def label_map(self) -> tuple[NDArray[Any], int]:
-        """All structures in one map, value n for the n-th, and the number of contested voxels."""
+        """All structures in one map and the number of contested voxels, see `merge_structures`."""
         return merge_structures(self.prediction, self.structures)
 
-    def held(self, form: "ExportFormat") -> tuple[Sequence[str], Voxels]:
-        """The structures that a file in this format must hold, and their voxels: instance numbers if it keeps them."""
+    def content(self, form: "ExportFormat") -> tuple[Sequence[str], Voxels]:
+        """Structures that a file in this format must hold, and their voxels: instance numbers if it keeps them."""
         if not form.overlaps:
             return self.structures, lambda name: self.label_map[0] == self.structures.index(name) + 1
         asked = [name for name in self.structures if name in self.prediction.structures]
@@ -96,18 +96,18 @@ class ExportFormat:
     """One format.
 
     Attributes:
-        name: As `--format` takes it and the table `exports` keeps it.
-        suffix: End of the file's name; empty for a folder named by the case.
-        help: The file in a few words.
-        commands: Where the format may be used.
-        overlaps: Holds voxels that belong to several structures; else each goes to the structure with the higher score.
+        name: Value of `--format` and of the column `format` of the table `exports`.
+        suffix: Suffix of the file; empty for a folder named by the case.
+        help: Short description.
+        commands: Commands that write the format.
+        overlaps: Holds voxels of several structures; else each goes to the structure with the higher score.
         instances: Keeps the numbers of instances.
         needs_source: Refers to the files of the source.
-        write: Writes a case to a path of this machine; None for formats of `predict` alone.
+        write: Writes a case to a local path; None for formats of `predict` alone.
             Raises `NothingDrawnError` or `CaseDataError` for a case that the format cannot hold.
-        read: Reads back what `write` wrote, to prove it; None for pictures.
-        write_slice: Writes what `predict` drew on one slice.
-        write_volume: Writes what `predict` drew in a volume; None where the format holds one slice.
+        read: Reads back a written case for verification; None for pictures.
+        write_slice: Writes one slice of `predict`.
+        write_volume: Writes a volume of `predict`, returns the number of slices with objects; None for slice formats.
     """
 
     name: str
@@ -127,7 +127,7 @@ class ExportFormat:
 
     @property
     def holds_volumes(self) -> bool:
-        """Whether `predict` writes a volume in it; else one slice."""
+        """True if `predict` writes volumes in this format, not single slices."""
         return self.write_volume is not None
 
 
@@ -145,10 +145,10 @@ def formats_of(command: ExportCommand | str) -> tuple[ExportFormat, ...]:
 
 
 def format_named(name: str, command: ExportCommand) -> ExportFormat:
-    """The format that a command was asked for.
+    """The format of a command by name.
 
     Raises:
-        UsageError: If the command writes none of this name; lists those that it writes.
+        UsageError: If the command does not write it; lists the formats of the command.
     """
     formats = {item.name: item for item in formats_of(command)}
     if name not in formats:
@@ -158,20 +158,16 @@ def format_named(name: str, command: ExportCommand) -> ExportFormat:
 
 
 def format_of_file(target: Path, *, volume: bool = False) -> ExportFormat:
-    """The format that the name of a file of `predict` asks for.
-
-    Args:
-        target: The file.
-        volume: Whether it must hold a volume, not one slice.
+    """The format of an output file of `predict`, by its suffix.
 
     Raises:
-        UsageError: If it asks for none that is known or that holds this, or its folder does not exist.
+        UsageError: If the suffix is unknown, the folder does not exist, or a slice format is to hold a `volume`.
     """
     formats = formats_of(ExportCommand.PREDICT)
     found = next((item for item in formats if target.name.lower().endswith(item.suffix)), None)
     if found is None:
         ends = " ".join(item.suffix for item in formats)
-        msg = f"cannot write {target.name}: its kind is not known; end the name in {ends}"
+        msg = f"cannot write {target.name}: unknown format; end the name in {ends}"
         raise UsageError(msg)
     if not target.parent.is_dir():
         msg = f"cannot write {target}: there is no folder {target.parent}"
@@ -183,5 +179,5 @@ def format_of_file(target: Path, *, volume: bool = False) -> ExportFormat:
 
 
 def volume_suffixes() -> str:
-    """Ends of the files in which `predict` writes a volume."""
+    """Suffixes of the files in which `predict` writes a volume."""
     return " ".join(item.suffix for item in formats_of(ExportCommand.PREDICT) if item.holds_volumes)

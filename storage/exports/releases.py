@@ -1,6 +1,6 @@
-"""Files out: written aside, read back, compared with the prediction, and only then given their final name.
+"""Release of files: written aside, read back, compared with the prediction, and only then renamed.
 
-Compared are every voxel, the centroid of each structure in patient coordinates, and its volume. Pictures alone are not
+The comparison covers every voxel, and centroid (in patient coordinates) and volume of each structure. Pictures are not
 read back.
 """
 
@@ -27,12 +27,12 @@ _VOLUME_TOLERANCE = 1e-4
 
 
 class DamagedPredictionError(DamagedFileError):
-    """The prediction in the store cannot be read; only segmenting the case again brings it back."""
+    """The prediction in the store cannot be read; segmenting the case again restores it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """A file that was released: where, contested voxels, largest shift of a centroid in mm (or pixels)."""
+    """Path of a released file, its contested voxels, and the largest centroid shift in mm (or pixels)."""
 
     path: Path
     contested: int
@@ -43,10 +43,10 @@ def release(case: CaseToWrite, form: ExportFormat, out: Path) -> Released:
     """Write one case below `out`; an older file of the same name is replaced.
 
     Raises:
-        NothingDrawnError: If there is nothing to write and this format cannot say so.
-        CaseDataError: If this format cannot hold this case; says why.
-        ReleaseError: If what is read back differs.
-        DamagedPredictionError: If the prediction is absent or damaged.
+        NothingDrawnError: If the prediction is empty and this format has no empty file.
+        CaseDataError: If this format cannot hold this case; gives the reason.
+        ReleaseError: If the file read back differs.
+        DamagedPredictionError: If the prediction is missing or damaged.
         StoreError: If `out` cannot be written.
     """
     assert form.write is not None
@@ -56,15 +56,16 @@ def release(case: CaseToWrite, form: ExportFormat, out: Path) -> Released:
         form.write(case, scratch)
         shift = 0.0
         if form.read is not None:
-            shift = compare_masks(*case.held(form), geometry, *form.read(case, scratch), str(target))
+            shift = compare_masks(*case.content(form), geometry, *form.read(case, scratch), str(target))
     return Released(target, 0 if form.overlaps else case.label_map[1], shift)
 
 
 def write_slice(drawn: DrawnSlice, target: Path) -> None:
-    """Write what was drawn on one slice; the end of the file's name says how. An older file is replaced.
+    """Write one slice in the format of the file's suffix; an existing file is replaced.
 
     Raises:
-        StoreError: If the disk refuses.
+        UsageError: If the suffix is unknown or the folder does not exist.
+        StoreError: If the file cannot be written.
     """
     form = format_of_file(target)
     assert form.write_slice is not None
@@ -73,11 +74,11 @@ def write_slice(drawn: DrawnSlice, target: Path) -> None:
 
 
 def write_volume(image: InputImage, prediction: VolumePrediction, target: Path) -> int:
-    """Write what was drawn in a volume; returns how many slices hold anything.
+    """Write a volume in the format of the file's suffix; return the number of slices with objects.
 
     Raises:
-        UsageError: If the end of the file's name asks for a format that holds one slice.
-        StoreError: If the disk refuses.
+        UsageError: If the suffix is unknown or of a slice format, or the folder does not exist.
+        StoreError: If the file cannot be written.
     """
     form = format_of_file(target, volume=True)
     assert form.write_volume is not None
@@ -102,16 +103,16 @@ def compare_masks(
     read_geometry: VolumeGeometry,
     what: str,
 ) -> float:
-    """Largest shift of a centroid.
+    """Largest centroid shift in mm (or pixels).
 
     Raises:
-        ReleaseError: If a voxel, a centroid or a volume differs, or a structure is missing.
+        ReleaseError: If shape, a voxel, a centroid or a volume differs.
     """
     largest = 0.0
     for name in structures:
         mask, other = written(name), read(name)
         if other.shape != mask.shape:
-            msg = f"{what}: {name!r} was not read back whole; nothing was released"
+            msg = f"{what}: {name!r} was read back incomplete; nothing was released"
             raise ReleaseError(msg)
         if differing := int(np.count_nonzero(mask != other)):
             msg = f"{what}: {name!r} was read back with {differing} other voxels; nothing was released"
@@ -128,7 +129,7 @@ def compare_masks(
 
 
 def _centroid(mask: NDArray[Any], geometry: VolumeGeometry) -> NDArray[np.float64]:
-    """Mean place of the voxels of a mask, in patient coordinates (RAS, mm)."""
+    """Mean position of the voxels of a mask, in patient coordinates (RAS, mm)."""
     middle = np.array([hits.mean() for hits in np.nonzero(mask)] + [1.0])
-    place: NDArray[np.float64] = (np.asarray(geometry.affine_zyx_to_ras_mm) @ middle)[:3]
-    return place
+    centroid: NDArray[np.float64] = (np.asarray(geometry.affine_zyx_to_ras_mm) @ middle)[:3]
+    return centroid

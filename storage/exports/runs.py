@@ -1,4 +1,4 @@
-"""Exports of a run: its predictions as files for other tools and for people, one per case."""
+"""Exports of a run: its predictions as files, one per case."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +8,8 @@ from typing import Any
 from medsam3_core.errors import UsageError
 from storage.cohorts.cohorts import CaseRef, Cohort, case_refs, latest_cases, read_cohort
 from storage.cohorts.volumes import open_case_volume
+from storage.exports.claims import LABELS
+from storage.exports.label_maps import label_names
 from storage.exports.overlays import OverlayCaption
 from storage.exports.registry import CaseToWrite, ExportCommand, ExportFormat, format_named
 from storage.exports.releases import release
@@ -18,19 +20,12 @@ from storage.store.runs import run_ids
 from storage.store.schemas import PLAN
 from storage.store.tables import read_table
 
-MAX_LISTED = 20
+_MAX_LISTED = 20
 
 
 @dataclass(frozen=True, slots=True)
 class RunToExport:
-    """A run in the store.
-
-    Attributes:
-        run_id: Its id.
-        facts: What `run.json` says.
-        cohort: Its cohort.
-        structures: All structures that were planned, in the order of the recipe: values 1..n of label maps.
-    """
+    """A run in the store: content of its `run.json`, cohort, and planned structures in the order of the recipe."""
 
     run_id: str
     facts: dict[str, Any]
@@ -41,24 +36,24 @@ class RunToExport:
 def export_run(
     store: StoreLayout, run_id: str, form: str, case_ids: Sequence[str], out: Path
 ) -> list[tuple[Path, int]]:
-    """Write the predictions of a run, one file per case; an older file of the same name is replaced.
+    """Write the predictions of a run, one file per case; existing files are replaced.
 
-    `labels.json` beside them names the run and the values of label maps; pictures say both themselves.
+    `labels.json` beside them names the run and the values of label maps; pictures are captioned.
 
     Args:
         store: The store.
-        run_id: Id of the run, or its beginning where that is unique.
+        run_id: Id of the run, or a unique prefix.
         form: Format by name.
-        case_ids: These cases; empty means all that have a prediction.
+        case_ids: Cases to write; empty for all with a prediction.
         out: Folder; made if absent.
 
     Returns:
-        Path of each file and how many of its voxels two structures claimed.
+        Path of each file and the number of its contested voxels.
 
     Raises:
         UsageError: If format, run or case does not exist or has no current prediction; lists what exists.
-        CaseDataError: If the format cannot hold a case; says why.
-        ReleaseError: If a file that was written differs when it is read back.
+        CaseDataError: If the format cannot hold a case; gives the reason.
+        ReleaseError: If a written file differs when it is read back.
         StoreError: If the store is damaged or `out` cannot be written.
     """
     export_format = format_named(form, ExportCommand.EXPORT)
@@ -79,8 +74,9 @@ def find_run(store: StoreLayout, text: str) -> RunToExport:
     found = [run_id for run_id in known if run_id == text] or [run_id for run_id in known if run_id.startswith(text)]
     if len(found) != 1 or not text:
         what = f"run {text!r} could be {_listed(found)}" if found else f"unknown run {text!r}"
-        listed = [_described(run_id, read_json(store.run_json(run_id))) for run_id in found or known]
-        msg = f"{what}; the store has: {_listed(listed) if listed else 'none yet'}"
+        facts_of = {run_id: read_json(store.run_json(run_id)) for run_id in found or known}
+        listed = [f"{name} ({one['cohort']}, {one['weights']}, {one['prompt']})" for name, one in facts_of.items()]
+        msg = f"{what}; the store has: {_listed(listed) or 'none yet'}"
         raise UsageError(msg)
     facts = read_json(store.run_json(found[0]))
     cohort = read_cohort(store, facts["cohort"])
@@ -91,7 +87,7 @@ def find_run(store: StoreLayout, text: str) -> RunToExport:
 
 
 def _chosen_cases(store: StoreLayout, run: RunToExport, case_ids: Sequence[str]) -> list[CaseRef]:
-    """Cases with a prediction that was made from the case as it is now."""
+    """The named cases, or all with a prediction."""
     cases = {case.case_id: case for case in case_refs(latest_cases(store, run.cohort.name))}
     predicted = [name for name in cases if store.prediction(run.run_id, name).exists()]
     if unknown := [name for name in case_ids if name not in predicted]:
@@ -106,8 +102,8 @@ def _chosen_cases(store: StoreLayout, run: RunToExport, case_ids: Sequence[str])
 def _export_case(
     store: StoreLayout, run: RunToExport, case: CaseRef, form: ExportFormat, out: Path
 ) -> tuple[Path, int]:
-    prediction = open_prediction(store.prediction(run.run_id, case.case_id))
-    if prediction.provenance["case_digest"] != case.case_digest:
+    file = store.prediction(run.run_id, case.case_id)
+    if open_prediction(file).provenance["case_digest"] != case.case_digest:
         msg = (
             f"case {case.case_id!r} has changed since run {run.run_id} segmented it; run the same medsam3 benchmark "
             "again before exporting it, or name other cases with --case"
@@ -115,34 +111,24 @@ def _export_case(
         raise UsageError(msg)
     volume = open_case_volume(store.volume(case.cohort, case.case_id, zipped=case.ndim == 2))
     remedy = "restore it from a backup, or name other cases with --case"
-    file = store.prediction(run.run_id, case.case_id)
-    released = release(
-        CaseToWrite(case.case_id, file, volume, run.structures, remedy, caption=_caption(run, case)), form, out
-    )
+    facts = run.facts
+    subtitle = f"{facts['weights']}@{facts['weights_version']}   {facts['prompt']}   run {run.run_id}"
+    caption = OverlayCaption(f"{case.cohort} / {case.case_id}", subtitle, run.cohort.recipe.window)
+    item = CaseToWrite(case.case_id, file, volume, run.structures, remedy, caption=caption)
+    released = release(item, form, out)
     return released.path, released.contested
 
 
 def _write_labels(run: RunToExport, out: Path) -> None:
-    """Names of the values; another run's label maps in the same folder would get the wrong names: refused."""
-    path = out / "labels.json"
-    names = {"background": 0, **{name: value for value, name in enumerate(run.structures, start=1)}}
+    """Write `labels.json`; refuse a folder with label maps of another run."""
+    path = out / LABELS
     content = {"run_id": run.run_id, **{key: run.facts[key] for key in ("cohort", "weights", "prompt")}}
     if path.exists() and read_json(path).get("run_id") != run.run_id:
         msg = f"{path} belongs to another export ({read_json(path).get('run_id')}); choose another --out"
         raise UsageError(msg)
-    write_json(path, {**content, "labels": names})
-
-
-def _caption(run: RunToExport, case: CaseRef) -> OverlayCaption:
-    facts = run.facts
-    title = f"{facts['weights']}@{facts['weights_version']}   {facts['prompt']}   run {run.run_id}"
-    return OverlayCaption(f"{case.cohort} / {case.case_id}", title, run.cohort.recipe.window)
-
-
-def _described(run_id: str, facts: dict[str, Any]) -> str:
-    return f"{run_id} ({facts['cohort']}, {facts['weights']}, {facts['prompt']})"
+    write_json(path, {**content, "labels": label_names(run.structures)})
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
-    return ", ".join(names[:MAX_LISTED]) + more
+    more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
+    return ", ".join(names[:_MAX_LISTED]) + more

@@ -1,4 +1,4 @@
-"""What `medsam3 segment` has to do: a cohort made of a source, texts or a prompts file, and no reference."""
+"""Plan of `medsam3 segment`: a cohort made of a source, texts or a prompts file, and no reference."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -36,17 +36,17 @@ from storage.weights.registry import find_weights
 
 @dataclass(frozen=True, slots=True)
 class SegmentRequest:
-    """What a user asks to segment.
+    """Source, weights and prompts of `medsam3 segment`.
 
     Attributes:
         source: Folder, or pseudo source of phantoms.
         weights: `NAME` or `NAME@N`.
-        texts: What to look for, each a structure.
+        texts: Text prompts, one structure each.
         prompts: A prompts file, instead of texts.
         settings: Inference settings as `key=value`.
-        limit: At most so many cases; 0 means all.
-        retry: Whether rejected, failed and crashed cases, and those whose prediction is damaged, are tried again.
-        policy: How texts are asked: `text` as they stand, or by the `agent` as requests.
+        limit: Maximum number of cases; 0 means all.
+        retry: Try rejected, failed and crashed cases again, and those with a damaged prediction.
+        policy: Use of the texts: `text` as prompts, or `agent` as requests to the agent.
         reader: Recipe or layout by name, or `auto`.
     """
 
@@ -63,27 +63,27 @@ class SegmentRequest:
 
     def __post_init__(self) -> None:
         if PromptPolicy.parse(self.policy).kind not in (PromptKind.TEXT, PromptKind.AGENT):
-            msg = f"texts are asked by the policies text and agent, not {self.policy!r}, which needs a reference"
+            msg = f"prompt policy {self.policy!r} needs a reference; segment takes text and agent"
             raise UsageError(msg)
         if self.prompts is not None and self.policy != PromptKind.TEXT:
-            msg = f"a prompts file says itself what is asked; leave out --prompt {self.policy}"
+            msg = f"a prompts file cannot be combined with a prompt policy; leave out --prompt {self.policy}"
             raise UsageError(msg)
         if bool(self.texts) == (self.prompts is not None):
-            msg = "give what to segment: --text once for each structure, or --prompts FILE, and not both"
+            msg = "give either --text once for each structure, or --prompts FILE, not both"
             raise UsageError(msg)
         for text in self.texts if self.policy != PromptKind.TEXT else ():
             clean_request(text)
 
     @property
     def cohort(self) -> str:
-        """Name of the cohort: the same source is the same cohort, whatever is asked of it."""
+        """Name of the cohort: one per source, whatever the prompts."""
         root = self.source if self.source.startswith("phantom:") else absolute(self.source)
         return f"segment-{hashlib.sha256(root.encode()).hexdigest()[:12]}"
 
 
 @dataclass(frozen=True, slots=True)
 class ReleaseRequest:
-    """Where segmentations go, and as what.
+    """Output folder and format of segmentations.
 
     Attributes:
         out: Folder for the segmentations.
@@ -98,20 +98,13 @@ class ReleaseRequest:
 
     @property
     def folder(self) -> Path:
-        """The folder, wherever this process runs."""
+        """The folder as a resolved path."""
         return location(self.out).resolve()
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentRun:
-    """What a request comes to before a case is looked at.
-
-    Attributes:
-        request: The request.
-        run: The run.
-        rows: Rows of its prompts file.
-        source: The source with the reader that lists every case, labelled or not.
-    """
+    """A request resolved before any case is read: run, rows of its prompts file, and source with its reader."""
 
     request: SegmentRequest
     run: Run
@@ -120,7 +113,7 @@ class SegmentRun:
 
 
 def require_out_apart(source: str, out: Path) -> None:
-    """Refuse to write what was segmented into what is segmented: the next run would take it for references and images.
+    """Refuse an output folder inside the source: the next run would list the segmentations as images and references.
 
     Raises:
         UsageError: If `out` is the source or lies in it; names both.
@@ -134,25 +127,25 @@ def require_out_apart(source: str, out: Path) -> None:
 
 
 def structures_of_texts(texts: Sequence[str]) -> tuple[Structure, ...]:
-    """A structure for each text, named by it.
+    """One structure per text, named after it.
 
     Raises:
-        UsageError: If two texts become one name.
+        UsageError: If two texts give the same name.
     """
     structures = tuple(Structure(structure_slug(text), text) for text in dict.fromkeys(texts))
     names = [item.name for item in structures]
     if doubled := sorted({name for name in names if names.count(name) > 1}):
-        msg = f"several --text become the structure {doubled[0]!r}; write them more differently"
+        msg = f"several --text give the structure name {doubled[0]!r}; use texts that differ in letters or digits"
         raise UsageError(msg)
     return structures
 
 
 def run_of(store: StoreLayout, request: SegmentRequest) -> SegmentRun:
-    """The run, the rows of a prompts file, and the source; `pending` says which cases are still to do.
+    """Resolve a request; `pending` then finds the cases to segment.
 
     Raises:
-        UsageError: If a name, text, file or setting makes no sense.
-        UnsupportedPromptError: If these weights cannot take the prompts.
+        UsageError: If a name, text, file or setting is invalid.
+        UnsupportedPromptError: If these weights do not accept the prompts.
     """
     settings = InferenceSettings.parse(request.settings)
     weights = find_weights(store, request.weights)
@@ -174,10 +167,10 @@ def run_of(store: StoreLayout, request: SegmentRequest) -> SegmentRun:
 
 
 def pending(store: StoreLayout, asked: SegmentRun) -> WorkGroup:
-    """What is still to do for a cohort that has been ingested; writes the prompts of a prompts file.
+    """Cases of an ingested cohort that are still to segment; stores the prompts of a prompts file.
 
     Raises:
-        UsageError: If the prompts file names a case that does not exist or a place outside its volume.
+        UsageError: If the prompts file names a case that does not exist or a position outside its volume.
     """
     request, run = asked.request, asked.run
     known = read_cohort(store, request.cohort)
@@ -206,10 +199,7 @@ def pending(store: StoreLayout, asked: SegmentRun) -> WorkGroup:
 
 
 def _done(store: StoreLayout, run: Run, *, retry: bool) -> set[str]:
-    """Cases with an outcome that holds for them as they are now.
-
-    With `retry` only those that were segmented, and whose prediction was not found damaged since.
-    """
+    """Cases with a current outcome; with `retry` only segmented ones whose prediction is not known to be damaged."""
     if not store.run_json(run.run_id).exists():
         return set()
     attempts = current_attempts(store, run.run_id)
@@ -230,7 +220,7 @@ def _with_prompts(
     rows: Sequence[PromptRow],
     facts: Sequence[Mapping[Any, Any]],
 ) -> list[CaseRef]:
-    """Check the rows against their volumes and store them; a case without a row is rejected for this run."""
+    """Check the rows against their volumes and store them; cases without a row are rejected for this run."""
     by_case: dict[str, list[tuple[int, PromptRow]]] = {}
     for number, row in enumerate(rows, start=1):
         by_case.setdefault(row.case_id, []).append((number, row))

@@ -456,7 +456,7 @@ def test_interactive_prompts_name_registered_weights_that_would_do(
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("a.jpg", "cannot write a.jpg: its kind is not known"), ("none/a.png", "there is no folder")]
+    ("name", "message"), [("a.jpg", "cannot write a.jpg: unknown format"), ("none/a.png", "there is no folder")]
 )
 def test_files_that_cannot_be_written_are_refused_first(
     medsam3: Medsam3, picture: Path, tmp_path: Path, name: str, message: str

@@ -1,4 +1,4 @@
-"""DICOM segmentations that refer to the series they were drawn on."""
+"""DICOM segmentations that refer to the source series."""
 
 from pathlib import Path
 
@@ -12,12 +12,12 @@ def _write(case: CaseToWrite, scratch: Path) -> None:
     from storage.exports.dicom_seg import write_segmentation  # highdicom takes a second to import
 
     if case.case is None or case.source is None:
-        msg = "its source files are gone or have changed since they were read; run the same command again"
+        msg = "its source files are missing or have changed since they were read; run the same command again"
         raise CaseDataError(msg)
     if case.case.extra.get("kind") != "dicom":
-        msg = "the source is no DICOM series, so there is nothing that a DICOM segmentation could refer to; use nifti"
+        msg = "the source is not a DICOM series, so a DICOM segmentation cannot refer to it; use nifti"
         raise CaseDataError(msg)
-    structures, voxels = case.held(FORMAT)
+    structures, voxels = case.content(FORMAT)
     masks = {name: voxels(name) for name in structures}
     write_segmentation(scratch, case.source, case.case, masks, case.texts, case.weights, anonymous=case.anonymous)
 

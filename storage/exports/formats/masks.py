@@ -11,18 +11,18 @@ from storage.exports.registry import CaseToWrite, ExportCommand, ExportFormat, V
 
 
 def _files(case: CaseToWrite) -> dict[str, str]:
-    """Structure to the name of its file; disks that ignore capitals must not mix two up."""
-    structures, _ = case.held(FORMAT)
+    """Structure to the name of its file; names must differ on disks that ignore case."""
+    structures, _ = case.content(FORMAT)
     taken: dict[str, str] = {}
     for structure in structures:
         if (other := taken.setdefault(structure.lower(), structure)) != structure:
-            msg = f"structures {other!r} and {structure!r} would share a file where capitals do not count; rename one"
+            msg = f"structures {other!r} and {structure!r} would share a file on disks that ignore case; rename one"
             raise CaseDataError(msg)
     return {structure: f"{structure}.nii.gz" for structure in structures}
 
 
 def _write(case: CaseToWrite, scratch: Path) -> None:
-    _, voxels = case.held(FORMAT)
+    _, voxels = case.content(FORMAT)
     files = _files(case)
     scratch.mkdir()
     for structure, file in files.items():

@@ -1,4 +1,4 @@
-"""NIfTI label maps that lie exactly as the source does: one value per voxel."""
+"""NIfTI label maps with exactly the affine of the source: one value per voxel."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,29 +12,20 @@ from medsam3_core.cases.geometry import AffineUnit, LengthUnit, VolumeGeometry
 from medsam3_core.inference.predictions import VolumePrediction
 from storage.exports.instance_overlays import DrawnSlice
 from storage.exports.label_maps import merge_objects, numbered_instances
-from storage.exports.registry import (
-    CaseToWrite,
-    ExportCommand,
-    ExportFormat,
-    ReleaseError,
-    Voxels,
-)
+from storage.exports.registry import CaseToWrite, ExportCommand, ExportFormat, ReleaseError, Voxels
 from storage.sources.formats.single import InputImage
 
 
 def nifti_image(values: NDArray[Any], affine: NDArray[np.float64], unit: AffineUnit | None) -> nib.Nifti1Image:
-    """Array (z, y, x) back in NIfTI's order (x, y, z); the affine as sform and, where it can, as qform.
+    """Array (z, y, x) in NIfTI's order (x, y, z); the affine as sform and, unless it shears, as qform.
 
-    Args:
-        values: Voxels.
-        affine: As the source has it, index order (x, y, z).
-        unit: Unit of the affine; None for images without physical size.
+    `affine` has the index order (x, y, z); its `unit` is None for images without physical size.
     """
     image = nib.Nifti1Image(np.ascontiguousarray(values.transpose(2, 1, 0)), affine)
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)
     tolerance = 1e-3 / (unit or AffineUnit.MILLIMETRE).millimetres
-    if not np.allclose(image.get_qform(), affine, atol=tolerance):  # a qform cannot say shear
+    if not np.allclose(image.get_qform(), affine, atol=tolerance):  # a qform cannot shear
         image.header["qform_code"] = 0
     if unit is not None:
         image.header.set_xyzt_units(xyz=str(unit))
@@ -42,7 +33,7 @@ def nifti_image(values: NDArray[Any], affine: NDArray[np.float64], unit: AffineU
 
 
 def save_in_place(values: NDArray[Any], case: CaseToWrite, file: Path) -> None:
-    """Write voxels (z, y, x) of a case, exactly where its source lies."""
+    """Write voxels (z, y, x) of a case with affine and unit of its source."""
     nib.save(nifti_image(values, case.volume.nifti_affine, _unit(case)), file)
 
 
@@ -50,7 +41,7 @@ def load_in_place(case: CaseToWrite, file: Path) -> tuple[NDArray[Any], VolumeGe
     """Voxels (z, y, x) and geometry of a file that `save_in_place` wrote.
 
     Raises:
-        ReleaseError: If its affine or unit is not that of the source.
+        ReleaseError: If affine or unit differ from the source.
     """
     stored: Any = nib.load(file)
     if not np.array_equal(stored.affine, np.asarray(case.volume.nifti_affine, dtype=np.float32).astype(np.float64)):
@@ -87,7 +78,6 @@ def _write_slice(drawn: DrawnSlice, scratch: Path) -> None:
 
 
 def _write_volume(image: InputImage, prediction: VolumePrediction, scratch: Path) -> int:
-    """Objects are numbered on, structure after structure; returns how many slices hold anything."""
     volume = merge_objects(prediction, image.geometry.shape_zyx)
     _save_image(image, volume, scratch)
     return int(volume.any(axis=(1, 2)).sum())

@@ -11,7 +11,7 @@ from storage.exports.registry import ExportCommand, ExportFormat
 def _write_slice(drawn: DrawnSlice, scratch: Path) -> None:
     """`masks` (n, y, x) bool, `scores` (n) float32, `boxes` (n, 4) float32 xyxy in pixels.
 
-    Per instance `prompt` is the number of its prompt, whose names are `prompts`.
+    `prompt` (n) int32 is the index of an instance's prompt in the names `prompts`.
     """
     found = drawn.instances
     numbers = [index for index, answer in enumerate(drawn.answers) for _ in answer.instances.scores]

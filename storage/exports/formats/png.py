@@ -10,8 +10,7 @@ from storage.exports.registry import CaseToWrite, ExportCommand, ExportFormat
 def _write(case: CaseToWrite, scratch: Path) -> None:
     rater = next(iter(case.volume.raters), None)
     assert case.caption is not None
-    drawn = draw_overlay(case.volume, case.prediction, case.structures, rater, case.caption)
-    drawn.save(scratch, format="PNG")
+    draw_overlay(case.volume, case.prediction, case.structures, rater, case.caption).save(scratch, format="PNG")
 
 
 def _write_slice(drawn: DrawnSlice, scratch: Path) -> None:

@@ -132,7 +132,7 @@ def test_a_folder_of_another_source_store_or_export_is_refused(
     out, asked = tmp_path / "out", asking(source, ("liver", 1))
     run, _, _ = segment_here(store, asked, out)
     save(tmp_path / "elsewhere", ct_slices(6, seed=2))
-    with pytest.raises(UsageError, match=rf"out holds what was segmented of another source \(run {run.run_id}\)"):
+    with pytest.raises(UsageError, match=rf"out holds segmentations of another source \(run {run.run_id}\)"):
         segment_here(store, asking(tmp_path / "elsewhere", ("liver", 1)), out)
     other_store = StoreLayout(tmp_path / "other-store")
     with pytest.raises(UsageError, match=rf"labels\.json belongs to another export \({run.run_id}\); choose another"):
@@ -176,7 +176,7 @@ def claim_as(store: StoreLayout, run: Run, out: Path) -> str:
 def test_a_labels_file_that_is_none_is_named(source: Path, store: StoreLayout, tmp_path: Path) -> None:
     (tmp_path / "labels.json").write_text("[1")
     run = run_of(store, asking(source, ("liver", 1))).run
-    with pytest.raises(UsageError, match=r"labels\.json is no list of labels; remove it, or choose another --out"):
+    with pytest.raises(UsageError, match=r"labels\.json is not a list of labels; remove it, or choose another --out"):
         require_claimable(store, run, tmp_path, anonymous=False)
 
 

@@ -109,7 +109,7 @@ def test_a_private_kind_of_object_stops_no_other(store: StoreLayout, tmp_path: P
     save(tmp_path / "archive" / "two", ct_slices(6, seed=1))
     out, asked = tmp_path / "out", asking(tmp_path / "archive", ("liver", 1))
     assert segment_here(store, asked, out, "dicom-seg")[1] == {"segmented": 1, "unreleased": 1}
-    assert reasons(out)["one"].startswith("the source's kind of object (1.2.3.4.5.6) is private or unknown")
+    assert reasons(out)["one"].startswith("the SOP class of the source (1.2.3.4.5.6) is private or unknown")
 
 
 def test_what_a_library_quotes_of_a_header_is_not_written_down(store: StoreLayout, tmp_path: Path) -> None:

@@ -204,7 +204,7 @@ def test_nothing_refers_to_instances_that_are_not_those_that_were_segmented(
     asked = request(source, tmp_path)
     _, counts, done = segment_here(store, asked, tmp_path / "out", "dicom-seg", meanwhile=spoil)
     assert (counts, done) == ({"unreleased": 1}, 1)
-    assert "are gone or have changed since they were read" in (tmp_path / "out" / "manifest.csv").read_text()
+    assert "are missing or have changed since they were read" in (tmp_path / "out" / "manifest.csv").read_text()
     assert not list((tmp_path / "out").glob("*.dcm"))
     file.write_bytes(content)
     assert segment_here(store, asked, tmp_path / "out", "dicom-seg")[1] == {"segmented": 1}
@@ -307,7 +307,7 @@ def test_a_file_that_reads_back_differently_is_not_released() -> None:
 
 
 def test_requests_that_make_no_sense_are_refused(archive: tuple, store: StoreLayout, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="give what to segment"):
+    with pytest.raises(UsageError, match="give either --text"):
         SegmentRequest("x", "baseline:box")
     with pytest.raises(UnsupportedPromptError, match="baseline:box does not accept text prompts"):
         segment_here(store, SegmentRequest(str(archive[0]), "baseline:box", texts=("liver",)), tmp_path / "out")
