@@ -1,4 +1,1 @@
-"""Cohorts: the frozen list of cases, their volumes in OME-Zarr, and the checks and image hashes made at ingest.
-
-What depends on weights or prompts does not enter.
-"""
+"""Cohorts: the frozen list of cases, their volumes in OME-Zarr, and the checks and image hashes made at ingest."""

@@ -1,4 +1,4 @@
-"""How far raters of the same case agree: the line that no segmenter can be asked to pass."""
+"""Agreement of raters of the same case: the ceiling for a segmenter's scores."""
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -16,7 +16,7 @@ from storage.store.tables import write_rows
 def agreement_rows(
     cohort: str, case_id: str, case_digest: str, volume: CaseVolume, recipe: Recipe
 ) -> list[dict[str, Any]]:
-    """One row per structure and pair of raters, the one that comes first in the recipe taken as true."""
+    """One row per structure and pair of raters; the rater listed first in the recipe is the reference."""
     rows = []
     for first, second in combinations(volume.references, 2):
         for structure in recipe.structures:
@@ -46,6 +46,6 @@ def agreement_rows(
 
 
 def write_agreement(store: StoreLayout, cohort: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Add rows; those of another digest than the case has now are left out of the view."""
+    """Add rows; the view leaves out rows of outdated case digests."""
     if rows:
         write_rows(store.agreement(cohort), rows, AGREEMENT)

@@ -1,4 +1,4 @@
-"""Check of one case of a source for a preflight: read, looked at, and small enough to be sent around."""
+"""Check of one case of a source for a preflight."""
 
 import hashlib
 from collections.abc import Sequence
@@ -29,21 +29,16 @@ _KINDS: tuple[tuple[type[CaseDataError], FindingKind], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class CaseCheck:
-    """What is known of a case after it was read.
+    """Result of reading a case; small and picklable.
 
     Attributes:
-        case_id: The case.
-        split: Its split.
-        patient_id: Its patient.
-        usable: Whether ingest would accept it.
-        findings: What is wrong or suspicious about it.
-        shape_zyx: Size; None where it could not be read, as all below.
-        spacing_zyx: Spacing in `unit`.
-        unit: mm or px.
-        modality: Modality.
-        raters: Who drew a reference, the primary one first.
-        structures: Structures that the primary reference holds, with the number of instances (1 without instances).
-        contested: Pixels that two instances of one structure claim.
+        usable: True if ingest would accept the case.
+        findings: Errors and suspicions.
+        shape_zyx: Size; None, as all below, for cases that could not be read.
+        spacing_zyx: Spacing in `unit`, mm or px.
+        raters: Raters with a reference, the primary one first.
+        structures: Structures in the primary reference, with the number of instances (1 without instances).
+        contested: Pixels claimed by two instances of one structure.
         image_digest: Digest of the voxels.
         image_hash: Perceptual hash, None for images without structure.
     """
@@ -65,7 +60,7 @@ class CaseCheck:
 
 
 def check_case(layout: Layout, source: Path, case: CaseSource, recipe: Recipe) -> CaseCheck:
-    """Read a case as ingest would and look at it; never raises for its data."""
+    """Read a case as ingest would and check it; never raises for its data."""
     if case.reject_reason:
         return _unusable(case, case.reject_kind, case.reject_reason)
     try:
@@ -123,7 +118,7 @@ def _suspicions(case: CaseSource, volume: CaseVolume, recipe: Recipe) -> list[Fi
 
 
 def _is_image(voxels: NDArray[Any], reference: LabelMap) -> bool:
-    """Whether the image is nothing but its reference: the same values, or two values that are the mask."""
+    """True if the image equals its reference: the same values, or the mask in two other values."""
     grey = voxels if voxels.ndim == 3 else voxels[0]
     if voxels.ndim == 4 and not (voxels == grey[None]).all():
         return False
@@ -146,7 +141,7 @@ def _structures(reference: LabelMap, recipe: Recipe) -> dict[str, int]:
 
 
 def _is_same_file(source: Path, case: CaseSource) -> bool:
-    """Whether a reference has the bytes of its image."""
+    """True if a reference file has the bytes of an image file."""
     references = [name for names in case.references.values() for name in names if name not in case.image]
     try:
         image = [_file_digest(source / name) for name in case.image]

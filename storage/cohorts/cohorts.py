@@ -1,7 +1,7 @@
-"""Cohorts in the store: what they are (`cohort.json`) and their cases (Parquet, newest row per case wins)."""
+"""Cohorts in the store: their description (`cohort.json`) and their cases (Parquet, newest row per case wins)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Any, Self
 
@@ -24,13 +24,7 @@ _STATUSES = {str(status): status for status in CaseStatus}
 
 @dataclass(frozen=True, slots=True)
 class Cohort:
-    """The frozen, named list of cases that is scored.
-
-    Attributes:
-        name: Name in the store.
-        recipe: How its source is read; one recipe per cohort.
-        sources: Source folders in the order they were ingested.
-    """
+    """The frozen, named list of cases that is scored: one recipe, and source folders in the order of ingest."""
 
     name: str
     recipe: Recipe
@@ -39,19 +33,15 @@ class Cohort:
 
 @dataclass(frozen=True, slots=True)
 class CaseRef:
-    """What a unit of work must know about a case; picklable and small.
+    """A case as units of work carry it; small and picklable.
 
     Attributes:
-        cohort: Cohort.
-        case_id: Case.
         case_digest: Digest of image, references and recipe part.
         patient_id: Cluster for statistics.
-        split: Split or None.
-        modality: Modality.
         ndim: 2 for one slice, else 3.
         status: Accepted or rejected.
-        reason: Why it was rejected.
-        raters: Who drew a reference, the primary one first.
+        reason: Reason of a rejection.
+        raters: Raters with a reference, the primary one first.
         in_training: Weights that were trained on it.
     """
 
@@ -83,7 +73,7 @@ class CaseRef:
 
 
 def write_cohort(store: StoreLayout, cohort: Cohort) -> None:
-    """Record what a cohort is; a second ingest into it adds its source.
+    """Write `cohort.json`; a second ingest into a cohort adds its source.
 
     Raises:
         UsageError: If the cohort exists with another recipe; names both.
@@ -115,10 +105,10 @@ def write_cohort(store: StoreLayout, cohort: Cohort) -> None:
 
 
 def read_cohort(store: StoreLayout, name: str) -> Cohort:
-    """What a cohort is.
+    """A cohort by name.
 
     Raises:
-        UsageError: If it does not exist; lists what does.
+        UsageError: If it does not exist; lists the known ones.
     """
     path = store.cohort_json(name)
     if not path.exists():
@@ -135,20 +125,16 @@ def cohort_names(store: StoreLayout) -> list[str]:
 
 
 def write_cases(store: StoreLayout, cohort: str, rows: Sequence[Mapping[str, Any]], *, name: str | None = None) -> None:
-    """Add rows of the case table; a newer row of the same case replaces the older one in every view.
+    """Add rows of `storage.store.schemas.CASES`; a newer row of a case replaces the older one in every view.
 
-    Args:
-        store: The store.
-        cohort: Cohort.
-        rows: Rows of `storage.store.schemas.CASES`.
-        name: Name of the file where writing twice must give the same file.
+    `name` is the name of the file where writing twice must give the same file.
     """
     if rows:
         write_rows(store.cases(cohort), rows, CASES, name=name)
 
 
 def committed_cases(store: StoreLayout, cohort: str, name: str) -> dict[str, str]:
-    """Case ids and statuses of the rows that were written under this name; empty if none were."""
+    """Case ids and statuses of the rows written under this file name; empty without such a file."""
     return statuses_of(store.cases(cohort), name, CASES)
 
 
@@ -161,7 +147,7 @@ def latest_cases(store: StoreLayout, cohort: str, columns: Sequence[str] | None 
 
 
 def latest_rejections(store: StoreLayout, cohort: str) -> dict[str, dict[str, Any]]:
-    """Case id to the newest row that rejected it, whatever came after, with what an ingest compares."""
+    """Case id to its newest rejection, even if other rows followed, with the columns that an ingest compares."""
     columns = ["case_id", "ingested_at", "status", "case_digest", "modality", "raters", "in_training"]
     table = read_table(store.cases(cohort), CASES, columns=columns)
     rows = table.filter(pc.equal(table["status"], str(CaseStatus.REJECTED))).sort_by("ingested_at").to_pylist()
@@ -169,7 +155,7 @@ def latest_rejections(store: StoreLayout, cohort: str) -> dict[str, dict[str, An
 
 
 def latest_case_refs(store: StoreLayout, cohort: str) -> list[CaseRef]:
-    """Newest row of every case as `CaseRef`, sorted by case_id: the way to a million of them in little memory."""
+    """Newest row of every case as `CaseRef`, sorted by case_id; a million cases take little memory."""
     names = [item.name for item in fields(CaseRef)]
     table = read_table(store.cases(cohort), CASES, columns=[*names, "ingested_at"])
     table = table.append_column("row", pa.array(range(table.num_rows), pa.int64()))
@@ -199,6 +185,6 @@ def case_refs(frame: pd.DataFrame) -> list[CaseRef]:
 
 
 def as_row(case: CaseRef) -> dict[str, Any]:
-    """Columns of a case that stand in score rows too."""
-    row = asdict(case)
-    return {name: row[name] for name in ("cohort", "case_id", "case_digest", "patient_id", "split", "modality", "ndim")}
+    """Columns of a case that score rows repeat."""
+    names = ("cohort", "case_id", "case_digest", "patient_id", "split", "modality", "ndim")
+    return {name: getattr(case, name) for name in names}

@@ -1,4 +1,4 @@
-"""Digests and perceptual hashes of all images of a cohort: what duplicates across cohorts are found by."""
+"""Digests and perceptual hashes of all images of a cohort, for finding duplicates across cohorts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,16 +28,7 @@ IMAGE_HASHES = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class KnownImage:
-    """An image in the store.
-
-    Attributes:
-        cohort: Its cohort.
-        case_id: Its case.
-        split: Its split.
-        is_volume: Whether it has several slices.
-        image_digest: Digest of the voxels.
-        image_hash: Perceptual hash or None.
-    """
+    """An image in the store; `image_hash` is None for flat images."""
 
     cohort: str
     case_id: str
@@ -48,7 +39,7 @@ class KnownImage:
 
 
 def image_hash_row(case_id: str, split: str | None, volume: CaseVolume, ingested_at: Any) -> dict[str, Any]:
-    """The row of a case that was read."""
+    """The row of a case."""
     hashed = perceptual_hash(volume.voxels)
     return {
         "case_id": case_id,
@@ -61,16 +52,15 @@ def image_hash_row(case_id: str, split: str | None, volume: CaseVolume, ingested
 
 
 def write_image_hashes(store: StoreLayout, cohort: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Add rows; a newer row of the same case replaces the older one when they are read."""
+    """Add rows; a newer row of the same case replaces the older one on reading."""
     if rows:
         write_rows(store.image_hashes(cohort), rows, IMAGE_HASHES)
 
 
 def newest_image_digests(store: StoreLayout, cohort: str) -> dict[str, str]:
-    """Digest of the voxels of every case of a cohort, as it was read last."""
+    """Newest digest of the voxels of every case of a cohort."""
     table = read_table(store.image_hashes(cohort), IMAGE_HASHES, columns=("case_id", "image_digest", "ingested_at"))
-    table = table.sort_by("ingested_at")
-    return dict(zip(table["case_id"].to_pylist(), table["image_digest"].to_pylist(), strict=True))
+    return {row["case_id"]: row["image_digest"] for row in table.sort_by("ingested_at").to_pylist()}
 
 
 def known_images(store: StoreLayout, *, but_not_from: str) -> list[KnownImage]:
@@ -79,18 +69,9 @@ def known_images(store: StoreLayout, *, but_not_from: str) -> list[KnownImage]:
     for cohort in cohort_names(store):
         if but_not_from in read_cohort(store, cohort).sources:
             continue
-        newest: dict[str, dict[str, Any]] = {}
-        for row in read_table(store.image_hashes(cohort), IMAGE_HASHES).sort_by("ingested_at").to_pylist():
-            newest[row["case_id"]] = row
-        found += [
-            KnownImage(
-                cohort,
-                case_id,
-                row["split"],
-                row["is_volume"],
-                row["image_digest"],
-                bytes.fromhex(row["image_hash"]) if row["image_hash"] else None,
-            )
-            for case_id, row in newest.items()
-        ]
+        rows = read_table(store.image_hashes(cohort), IMAGE_HASHES).sort_by("ingested_at").to_pylist()
+        for row in {row["case_id"]: row for row in rows}.values():  # the newest row of each case
+            hashed = bytes.fromhex(row["image_hash"]) if row["image_hash"] else None
+            known = [row[name] for name in ("case_id", "split", "is_volume", "image_digest")]
+            found.append(KnownImage(cohort, *known, hashed))
     return found

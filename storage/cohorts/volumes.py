@@ -20,18 +20,16 @@ from storage.store.ngff import NGFF_VERSION, geometry_from_attributes, image_att
 
 
 def write_case_volume(target: Path, case_id: str, volume: CaseVolume, case_digest: str = "") -> None:
-    """Write image and references; `target` decides between zip (`.ozx`) and folder.
+    """Write image and references; the suffix of `target` decides between zip (`.ozx`) and folder.
 
-    Args:
-        target: Where to.
-        case_id: Names the image.
-        volume: The case.
-        case_digest: Kept with the volume: whoever reads it can tell whether it is the one that the case table means.
+    `case_id` names the image. `case_digest` is kept with the volume, for comparison with the case table.
 
     Raises:
-        StoreError: If the disk refuses; nothing stands under the final name then.
+        StoreError: If writing fails; nothing exists under the final name then.
     """
-    attributes = _root_attributes(case_id, volume) | ({"case_digest": case_digest} if case_digest else {})
+    attributes = image_attributes(case_id, volume, level_factors(volume.geometry.shape_zyx))
+    if case_digest:
+        attributes |= {"case_digest": case_digest}
     if target.suffix == ".ozx":
         content: dict[str, Buffer] = {}
         _fill(zarr.create_group(MemoryStore(content), attributes=attributes), volume)
@@ -43,12 +41,7 @@ def write_case_volume(target: Path, case_id: str, volume: CaseVolume, case_diges
 
 @dataclass(frozen=True)
 class StoredVolume:
-    """A case in the store, read lazily: one slice costs one chunk.
-
-    Attributes:
-        group: The open root group.
-        geometry: Shape and position.
-    """
+    """A case in the store, read lazily: one slice costs one chunk. `group` is the open root group."""
 
     group: zarr.Group
     geometry: VolumeGeometry
@@ -61,18 +54,18 @@ class StoredVolume:
 
     @property
     def case_digest(self) -> str:
-        """Digest of the case that was written; empty where the writer gave none."""
+        """Digest of the case; empty if it was written without one."""
         return str(self.group.attrs.get("case_digest", ""))
 
     @property
     def nifti_affine(self) -> NDArray[np.float64]:
-        """The 4 x 4 affine of the source (index order x, y, z), or the one that follows from the geometry."""
+        """The 4 x 4 affine of the source (index order x, y, z), else the one of the geometry."""
         stored: Any = self.group.attrs.get("nifti", {})
         return np.asarray(stored["affine"]) if stored else self.geometry.affine_nifti
 
     @property
     def nifti_unit(self) -> AffineUnit:
-        """Unit of `nifti_affine`; of volumes written before it was kept, the one that leads to the geometry."""
+        """Unit of `nifti_affine`; for older volumes without it, derived from the geometry."""
         stored: Any = self.group.attrs.get("nifti", {})
         if "unit" in stored:
             return AffineUnit(stored["unit"])
@@ -81,7 +74,7 @@ class StoredVolume:
 
     @property
     def modality(self) -> str:
-        """`CT`, `MR`, ...; empty where nobody knew."""
+        """`CT`, `MR`, ...; empty if unknown."""
         return str(self.group.attrs.get("modality", ""))
 
     @property
@@ -99,7 +92,7 @@ class StoredVolume:
 
     @property
     def raters(self) -> tuple[str, ...]:
-        """Who drew references, the primary one first; empty for cases without reference."""
+        """Raters with a reference, the primary one first; empty for cases without reference."""
         return tuple(self._reference_folders)
 
     @cached_property
@@ -110,7 +103,7 @@ class StoredVolume:
         return {str(self.group[f"labels/{name}"].attrs["rater"]): f"labels/{name}" for name in names["labels"]}
 
     def reference(self, rater: str) -> LabelMap:
-        """Label map of one rater; `KeyError` where this rater drew none."""
+        """Label map of one rater; `KeyError` if this rater has none."""
         folder = self._reference_folders[rater]
         attributes: Any = self.group[folder].attrs
         entries = tuple(
@@ -132,10 +125,6 @@ def open_case_volume(path: Path) -> StoredVolume:
     image: Any = group["0"]
     depth, height, width = image.shape[-3:]
     return StoredVolume(group, geometry_from_attributes(dict(group.attrs), (depth, height, width)))
-
-
-def _root_attributes(case_id: str, volume: CaseVolume) -> dict[str, Any]:
-    return image_attributes(case_id, volume, level_factors(volume.geometry.shape_zyx))
 
 
 def _fill(root: zarr.Group, volume: CaseVolume) -> None:

@@ -1,4 +1,1 @@
-"""Ingest: the plan of a source, the journal of listed cases, and the checks before anything is written.
-
-Reading a case stays in `sources`, writing its volume in `cohorts`.
-"""
+"""Ingest: the plan of a source, the journal of listed cases, and the checks before anything is written."""

@@ -14,10 +14,9 @@ _SHOWN = 6
 
 
 def find_duplicates(checks: Sequence[CaseCheck], known: Sequence[KnownImage]) -> list[Finding]:
-    """One finding per group of equal images and per group of images that look alike.
+    """One finding per group of equal images and per group of similar images.
 
-    A group without a case of this source is none of its business. Of equal images one stands for all where images that
-    look alike are looked for.
+    Groups without a case of this source are left out. Equal images count as one image in the search for similar ones.
     """
     own = [
         KnownImage("", check.case_id, check.split, check.shape_zyx[0] > 1, check.image_digest, check.image_hash)
@@ -28,7 +27,10 @@ def find_duplicates(checks: Sequence[CaseCheck], known: Sequence[KnownImage]) ->
     for item in (*own, *known):
         by_digest[item.image_digest].append(item)
     equal = [group for group in by_digest.values() if len(group) > 1 and any(not item.cohort for item in group)]
-    return [*_findings(FindingKind.DUPLICATE_IMAGE, equal), *_findings(FindingKind.SIMILAR_IMAGE, _similar(by_digest))]
+    return [
+        *(_finding(FindingKind.DUPLICATE_IMAGE, "hold the same image", group) for group in equal),
+        *(_finding(FindingKind.SIMILAR_IMAGE, "look alike", group) for group in _similar(by_digest)),
+    ]
 
 
 def _similar(by_digest: dict[str, list[KnownImage]]) -> Iterator[list[KnownImage]]:
@@ -43,15 +45,11 @@ def _similar(by_digest: dict[str, list[KnownImage]]) -> Iterator[list[KnownImage
                 yield group
 
 
-def _findings(kind: FindingKind, groups: Sequence[list[KnownImage]] | Iterator[list[KnownImage]]) -> list[Finding]:
-    found = []
-    for group in groups:
-        names = [f"{item.cohort}:{item.case_id}" if item.cohort else item.case_id for item in group]
-        how = "hold the same image" if kind is FindingKind.DUPLICATE_IMAGE else "look alike"
-        listed = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-        message = f"{listed} {how} ({_where(group)}); keep one of them, or keep them in one split"
-        found.append(Finding(kind, message, tuple(names)))
-    return found
+def _finding(kind: FindingKind, relation: str, group: Sequence[KnownImage]) -> Finding:
+    names = [f"{item.cohort}:{item.case_id}" if item.cohort else item.case_id for item in group]
+    listed = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+    message = f"{listed} {relation} ({_where(group)}); keep one of them, or keep them in one split"
+    return Finding(kind, message, tuple(names))
 
 
 def _where(group: Sequence[KnownImage]) -> str:

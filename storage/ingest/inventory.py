@@ -1,4 +1,4 @@
-"""Which files of a source the recipe uses, knows, or cannot explain."""
+"""Inventory of a source: files that the recipe uses, knows, or cannot explain."""
 
 import os
 from collections import Counter
@@ -9,13 +9,7 @@ from pathlib import Path
 from medsam3_core.cases.cases import CaseSource
 from medsam3_core.cases.recipes import Recipe
 from storage.sources.formats.volumes.registry import VOLUME_SUFFIXES
-from storage.sources.listing.files import (
-    ARRAY_SUFFIXES,
-    IMAGE_SUFFIXES,
-    is_visible,
-    visible_files,
-    without_companions,
-)
+from storage.sources.listing.files import ARRAY_SUFFIXES, IMAGE_SUFFIXES, is_visible, visible_files, without_companions
 from storage.store.locations import is_remote
 
 _DATA_SUFFIXES = (*IMAGE_SUFFIXES, *VOLUME_SUFFIXES, *ARRAY_SUFFIXES)
@@ -27,11 +21,11 @@ class SourceInventory:
 
     Attributes:
         total: All visible files.
-        used: Files that are part of a case.
-        companions: Files that the recipe knows and that are no part of a case.
-        extra: Image and volume files that nothing explains.
+        used: Files of cases.
+        companions: Files that the recipe knows and that belong to no case.
+        extra: Unexplained image and volume files.
         others: Number of other files by suffix (text, tables, documents).
-        system: What systems leave behind (`.DS_Store`, `Thumbs.db`, ...).
+        system: Files of operating systems (`.DS_Store`, `Thumbs.db`, ...).
     """
 
     total: int
@@ -43,7 +37,7 @@ class SourceInventory:
 
 
 def take_inventory(source: Path, cases: Iterable[CaseSource], recipe: Recipe) -> SourceInventory:
-    """Sort all files below a source folder by what they are to a recipe; an empty one for pseudo sources."""
+    """Sort all files below a source folder by their role in a recipe; pseudo sources have none."""
     if not source.is_dir():
         return SourceInventory(0, 0, 0, (), {}, 0)
     used = {name for case in cases for name in (*case.image, *(n for names in case.references.values() for n in names))}
@@ -51,20 +45,15 @@ def take_inventory(source: Path, cases: Iterable[CaseSource], recipe: Recipe) ->
     unused = [name for name in files if name not in used]
     unexplained = without_companions(unused, recipe.companions)
     extra = tuple(name for name in unexplained if name.lower().endswith(_DATA_SUFFIXES))
-    others = Counter(_suffix(name) for name in unexplained if not name.lower().endswith(_DATA_SUFFIXES))
+    other = (name for name in unexplained if not name.lower().endswith(_DATA_SUFFIXES))
+    suffixes = Counter(os.path.splitext(name)[1].lower() or "no suffix" for name in other)
+    companions = len(unused) - len(unexplained)
     return SourceInventory(
-        len(files), len(used), len(unused) - len(unexplained), extra, dict(sorted(others.items())), _system(source)
+        len(files), len(used), companions, extra, dict(sorted(suffixes.items())), _system_files(source)
     )
 
 
-def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower() or "no suffix"
-
-
-def _system(source: Path) -> int:
+def _system_files(source: Path) -> int:
     if is_remote(source):
         return 0
-    return sum(
-        sum(not is_visible(name) for name in names) + sum(not is_visible(name) for name in folders)
-        for _, folders, names in os.walk(source)
-    )
+    return sum(not is_visible(name) for _, folders, names in os.walk(source) for name in (*folders, *names))

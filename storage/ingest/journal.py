@@ -1,7 +1,7 @@
-"""What a listing promised: kept until every listed case has its row, so that none can vanish between two attempts.
+"""Journal of listed cases, so that an interrupted ingest loses none.
 
-A case that was listed by an ingest that died, and whose file is gone when the next one lists the source, would else be
-in nobody's list. With the journal it is read like any other, fails, and is rejected with its reason.
+The journal is kept until every listed case has its row. A case listed by an interrupted ingest, whose file is missing
+when the source is listed again, is still read, fails, and is rejected with its reason.
 """
 
 import json
@@ -21,7 +21,7 @@ _LISTED = pa.schema([("source_root", pa.string()), ("case_id", pa.string()), ("l
 
 
 def note_listed(store: StoreLayout, cohort: str, root: str, cases: Sequence[CaseSource]) -> None:
-    """Note the cases that an ingest is about to read; paths that name a patient are left out."""
+    """Record the cases that an ingest is about to read; paths that name a patient are left out."""
     if cases:
         rows = [
             {"source_root": root, "case_id": case.case_id, "listed": json.dumps(asdict(_without_names(case)))}
@@ -31,43 +31,40 @@ def note_listed(store: StoreLayout, cohort: str, root: str, cases: Sequence[Case
 
 
 def vanished(store: StoreLayout, cohort: str, root: str, seen: Collection[str]) -> list[CaseSource]:
-    """Cases that an unfinished ingest of the same source had listed and that are not among the case ids `seen`."""
-    table = read_table(store.listed(cohort), _LISTED)
+    """Cases listed by an unfinished ingest of the same source that are not among the case ids `seen`."""
     left = {
         row["case_id"]: row["listed"]
-        for row in table.to_pylist()
+        for row in read_table(store.listed(cohort), _LISTED).to_pylist()
         if row["source_root"] == root and row["case_id"] not in seen
     }
     return [_case(text) for text in left.values()]
 
 
 def close_journal(store: StoreLayout, cohort: str, root: str) -> None:
-    """Forget what was listed of a source and has its row now; other sources, and what lay beyond a limit, stay."""
+    """Remove cases of a source that have their row; keep those of other sources and those beyond a limit."""
     done = read_table(store.cases(cohort), CASES, columns=["case_id"])["case_id"].combine_chunks()
     for path in table_files(store.listed(cohort)):
         rows = read_file(path, _LISTED)
         finished = pc.and_(pc.equal(rows["source_root"], root), pc.is_in(rows["case_id"], value_set=done))
         left = rows.filter(pc.invert(finished))
         if 0 < left.num_rows < rows.num_rows:
-            write_rows(store.listed(cohort), left.to_pylist(), _LISTED)  # before the file goes: none is ever in none
+            write_rows(store.listed(cohort), left.to_pylist(), _LISTED)  # before removal: no case is ever unlisted
         if left.num_rows < rows.num_rows:
             path.unlink(missing_ok=True)
 
 
 def is_open(store: StoreLayout, cohort: str) -> bool:
-    """Whether an ingest of a cohort has listed cases and has not ended: it is under way, or it died."""
+    """True if an ingest of a cohort has listed cases and has not finished: it is running or was interrupted."""
     return bool(table_files(store.listed(cohort)))
 
 
 def is_ingested(store: StoreLayout, cohort: str) -> bool:
-    """Whether a cohort has cases and no ingest of it was left unfinished."""
-    if cohort not in cohort_names(store) or is_open(store, cohort):
-        return False
-    return bool(table_files(store.cases(cohort)))
+    """True if a cohort has cases and no unfinished ingest."""
+    return cohort in cohort_names(store) and not is_open(store, cohort) and bool(table_files(store.cases(cohort)))
 
 
 def _without_names(case: CaseSource) -> CaseSource:
-    """A case whose path names a patient, as it may be written down: enough to reject it if it should vanish."""
+    """A case without paths that name a patient: enough to reject it should its files disappear."""
     if not case.extra.get("hidden"):
         return case
     shown = case.extra.get("shown", case.case_id)

@@ -1,4 +1,4 @@
-"""What an ingest has to do: list the source, leave out what is in the store unchanged."""
+"""Plan of an ingest: list the source, leave out cases that are in the store unchanged."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,15 +22,15 @@ from storage.training.marks import mark_known_cases
 
 @dataclass(frozen=True, slots=True)
 class IngestRequest:
-    """Which cases of which source become a cohort.
+    """Source and cohort of an ingest.
 
     Attributes:
         source: Source folder, or `phantom:KIND`.
         cohort: Name of the cohort in the store; `--check` needs none.
         reader: Recipe or layout by name, or `auto`.
         recipe: Recipe file.
-        split: Split for all cases, against the recipe's own rule.
-        limit: At most so many cases; 0 means all.
+        split: Split of all cases, overrides the recipe.
+        limit: Maximum number of cases; 0 means all.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -47,13 +47,12 @@ class IngestPlan:
     """Cases to read.
 
     Attributes:
-        cohort: Cohort as it will be recorded.
         source_root: Absolute source folder, or the pseudo source of phantoms.
         pending: Cases to read with the fingerprint of their files.
-        unchanged: Cases in the store, with their volume, whose files have not changed since.
-        with_references: Whether references are read, and structures enter the digests of cases.
-        standing: Of pending cases that were rejected as they are now: case id to the digest of the row that says so.
-        listed: All cases, where they are read without references and so may be named in what is released.
+        unchanged: Cases in the store, with their volume, whose files have not changed.
+        with_references: Read references, and include structures in the digests of cases.
+        standing: Pending cases with a current rejection: case id to the digest of the rejecting row.
+        listed: All cases, if they are read without references and so may be named in a release.
     """
 
     cohort: Cohort
@@ -68,13 +67,10 @@ class IngestPlan:
 def plan_ingest(
     store: StoreLayout, request: IngestRequest, source: Source | None = None, *, with_references: bool = True
 ) -> IngestPlan:
-    """List a source and compare it with the store; writes `cohort.json` and the journal of what is to be read.
+    """List a source and compare it with the store; writes `cohort.json` and the journal of pending cases.
 
-    Args:
-        store: The store.
-        request: What is wanted.
-        source: The source, where its reader is found already.
-        with_references: Without, images are read alone: a reference that is wrong, missing or new touches no case.
+    `source` is given if its reader is known already. Without references, images alone are read: a wrong, missing or new
+    reference changes no case.
 
     Raises:
         UsageError: If source, reader, recipe or names are wrong; names value and remedy.
@@ -85,7 +81,7 @@ def plan_ingest(
     found = source or find_source(request.source, request.reader, request.recipe)
     with listed_once(found.listings):
         plan = _plan(store, request, found, with_references=with_references)
-    found.listings.clear()  # large, and who looks again wants to see what has changed
+    found.listings.clear()  # large, and outdated by the next listing
     return plan
 
 
@@ -93,8 +89,10 @@ def _plan(store: StoreLayout, request: IngestRequest, source: Source, *, with_re
     cohort, split = request.cohort, request.split
     root, recipe, listed = source.root, source.recipe, source.list_cases()
     if not listed:
-        layout = recipe.layout
-        msg = f"{request.source} holds no case of the layout {layout!r}; check the folder or choose another --reader"
+        msg = (
+            f"{request.source} holds no case of the layout {recipe.layout!r}; check the folder or choose another "
+            "--reader"
+        )
         raise UsageError(msg)
     listed = [replace(case, split=split) for case in listed] if split else listed
     if not with_references:
@@ -116,7 +114,8 @@ def _plan(store: StoreLayout, request: IngestRequest, source: Source, *, with_re
     for case in [*listed, *gone][: request.limit or None]:
         fingerprint = _fingerprint(root, case, part)
         is_known = known.get(case.case_id) == (CaseStatus.ACCEPTED, root, fingerprint)
-        if is_known and _has_volume(store, cohort, case.case_id, zipped=case.case_id in flat):
+        volume = store.volume(cohort, case.case_id, zipped=case.case_id in flat)
+        if is_known and (is_remote(store.root) or volume.exists()):  # asking an object store takes long
             unchanged += 1
         else:
             seen_by = tuple(dict.fromkeys((*case.seen_by, *trained.get(case.case_id, ()))))
@@ -132,9 +131,9 @@ def _plan(store: StoreLayout, request: IngestRequest, source: Source, *, with_re
 
 
 def finish_ingest(store: StoreLayout, plan: IngestPlan) -> None:
-    """Record the cohort with the digest of its case list, now that every case has its row; mark what weights saw.
+    """Record the cohort with the digest of its case list, mark training cases, and close the journal.
 
-    The whole cohort is looked at: an ingest that died before may have left cases that nobody has looked at.
+    All cases of the cohort are marked: an interrupted ingest may have left unmarked ones.
     """
     write_cohort(store, plan.cohort)
     if plan.pending or is_open(store, plan.cohort.name):
@@ -143,7 +142,7 @@ def finish_ingest(store: StoreLayout, plan: IngestPlan) -> None:
 
 
 def unchanged_sources(store: StoreLayout, plan: IngestPlan) -> dict[str, CaseSource]:
-    """Case id to its files, for cases whose files are still those that were read: no image of others may be named."""
+    """Case id to its files, for cases whose files have not changed since they were read."""
     recipe, root = plan.cohort.recipe, plan.source_root
     part = recipe.for_digests(with_references=plan.with_references).case_part_digest
     read = latest_cases(store, plan.cohort.name, ["source_fingerprint"])
@@ -154,7 +153,7 @@ def unchanged_sources(store: StoreLayout, plan: IngestPlan) -> dict[str, CaseSou
 def _without_foreign(
     listed: Sequence[CaseSource], known: dict[str, tuple[str, str, str]], root: str
 ) -> list[CaseSource]:
-    """A case_id that another source folder holds already is a doubled id: kept apart and rejected."""
+    """Rename and reject cases whose case_id belongs to another source folder of the cohort."""
     checked = []
     for case in listed:
         other = known.get(case.case_id)
@@ -167,13 +166,8 @@ def _without_foreign(
     return checked
 
 
-def _has_volume(store: StoreLayout, cohort: str, case_id: str, *, zipped: bool) -> bool:
-    """Whether the volume of a case is where it was written; an object store is not asked, which would take long."""
-    return is_remote(store.root) or store.volume(cohort, case_id, zipped=zipped).exists()
-
-
 def _fingerprint(root: str, case: CaseSource, recipe_digest: str) -> str:
-    """Digest of names, sizes and times of the source files and of the recipe: changes when the case must be read."""
+    """Digest of names, sizes and times of the source files and of the recipe; changes when the case must be read."""
     files = (*case.image, *(name for names in case.references.values() for name in names))
     facts = [list(stamp) for stamp in stamps_of(location(root), files)]
     return digest_json([facts, dict(case.extra), case.split, case.patient_id, recipe_digest])

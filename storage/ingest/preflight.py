@@ -1,4 +1,4 @@
-"""Preflight of a source: counts, sizes, and everything that is wrong or suspicious."""
+"""Preflight of a source: counts, sizes, errors and suspicions."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from medsam3_core.cases.cases import CaseSource
 from medsam3_core.cases.findings import Finding, FindingKind
 from medsam3_core.cases.recipes import Recipe
 from storage.cohorts.checks import CaseCheck
-from storage.cohorts.image_hashes import KnownImage, known_images
+from storage.cohorts.image_hashes import known_images
 from storage.ingest.duplicates import find_duplicates
 from storage.ingest.inventory import SourceInventory, take_inventory
 from storage.store.layout import StoreLayout
@@ -21,16 +21,15 @@ _ORDER = {kind: number for number, kind in enumerate(FindingKind)}
 
 @dataclass(frozen=True, slots=True)
 class Preflight:
-    """The answer of `ingest --check`.
+    """Result of `ingest --check`.
 
     Attributes:
         source: Source as given.
-        recipe: Recipe that was used.
         checks: One per case.
-        files: What lies in the source.
-        findings: All that is wrong or suspicious, by kind.
-        notes: What is worth knowing and right.
-        compared_cohorts: Cohorts of the store that duplicates were looked for in.
+        files: Files of the source.
+        findings: Errors and suspicions, by kind.
+        notes: Remarks that are no errors.
+        compared_cohorts: Cohorts of the store that were searched for duplicates.
     """
 
     source: str
@@ -69,24 +68,21 @@ class Preflight:
 
     def splits(self) -> dict[str, dict[str, int]]:
         """Cases and patients per split; `none` for cases without one."""
-        found: dict[str, set[str]] = defaultdict(set)
-        cases = Counter(check.split or "none" for check in self.checks)
+        patients: dict[str, list[str]] = defaultdict(list)
         for check in self.checks:
-            found[check.split or "none"].add(check.patient_id)
-        return {split: {"cases": cases[split], "patients": len(found[split])} for split in sorted(found)}
+            patients[check.split or "none"].append(check.patient_id)
+        return {split: {"cases": len(ids), "patients": len(set(ids))} for split, ids in sorted(patients.items())}
 
     def structures(self) -> dict[str, dict[str, int]]:
-        """Cases that hold each structure of the recipe, and its instances over all cases."""
-        held = {
-            item.name: [check.structures.get(item.name, 0) for check in self.checks] for item in self.recipe.structures
-        }
-        return {
-            name: {"cases": sum(count > 0 for count in counts), "instances": sum(counts)}
-            for name, counts in held.items()
-        }
+        """Cases with each structure of the recipe, and its instances over all cases."""
+        found = {}
+        for item in self.recipe.structures:
+            counts = [check.structures.get(item.name, 0) for check in self.checks]
+            found[item.name] = {"cases": sum(count > 0 for count in counts), "instances": sum(counts)}
+        return found
 
     def raters(self) -> dict[str, int]:
-        """Cases that each rater drew."""
+        """Cases per rater."""
         return dict(Counter(rater for check in self.checks for rater in check.raters))
 
     def sizes(self) -> Counter[tuple[int, int, int]]:
@@ -105,15 +101,7 @@ class Preflight:
 def conclude(
     source: str, recipe: Recipe, cases: Sequence[CaseSource], checks: Sequence[CaseCheck], store: StoreLayout | None
 ) -> Preflight:
-    """Everything that the checks of all cases say together.
-
-    Args:
-        source: Source as given.
-        recipe: Its recipe.
-        cases: What the reader listed.
-        checks: One check per case.
-        store: A store whose cohorts are searched for the same images; None for none. It is only read.
-    """
+    """Combine the checks of all listed cases; the cohorts of `store`, if given, are searched for the same images."""
     root = source if source.startswith("phantom:") else absolute(source)
     files = take_inventory(location(source), cases, recipe)
     known = known_images(store, but_not_from=root) if store is not None else []
@@ -131,12 +119,8 @@ def conclude(
         files,
         tuple(sorted(findings, key=lambda finding: (_ORDER[finding.kind], finding.case_ids, finding.message))),
         tuple(_notes(recipe, cases, checks, files)),
-        _cohorts(known),
+        tuple(sorted({item.cohort for item in known})),
     )
-
-
-def _cohorts(known: Sequence[KnownImage]) -> tuple[str, ...]:
-    return tuple(sorted({item.cohort for item in known}))
 
 
 def _patients_in_splits(checks: Sequence[CaseCheck]) -> list[Finding]:
@@ -166,10 +150,11 @@ def _notes(
         found = len(checks) if split == "all" else splits[split]
         if found != expected:
             notes.append(f"{found} of {expected} published cases{'' if split == 'all' else f' in split {split}'}")
-    for item in _optional_raters(recipe):
-        drawn = sum(item in case.references for case in cases)
+    for item in recipe.parameters.get("references", [])[1:]:  # a case needs no file of other raters than the first
+        rater = str(item.get("rater", "reference"))
+        drawn = sum(rater in case.references for case in cases)
         if drawn < len(cases):
-            notes.append(f"rater {item} drew {drawn} of {len(cases)} cases")
+            notes.append(f"rater {rater} drew {drawn} of {len(cases)} cases")
     splits_of: dict[str, set[str]] = defaultdict(set)
     for case in cases:
         if case.split and case.image:
@@ -181,16 +166,10 @@ def _notes(
             f"{sum(contested)} pixels in {len(contested)} cases lie in two instances; one of the two keeps each of them"
         )
     if files.companions:
-        notes.append(f"{files.companions} files that belong to the dataset and to no case")
+        notes.append(f"{files.companions} files belong to the dataset but to no case")
     if files.others:
         listed = ", ".join(f"{count} {suffix}" for suffix, count in files.others.items())
         notes.append(f"other files: {listed}")
     if files.system:
         notes.append(f"{files.system} hidden and system files are ignored")
     return notes + [f"trap: {trap}" for trap in recipe.traps]
-
-
-def _optional_raters(recipe: Recipe) -> list[str]:
-    """Raters after the primary one, whose files a case need not have."""
-    references = recipe.parameters.get("references", [])
-    return [str(item.get("rater", "reference")) for item in references[1:]]

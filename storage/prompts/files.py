@@ -1,4 +1,4 @@
-"""A prompts file that a user wrote: CSV, Parquet or JSON, for the cases of a source or for one image."""
+"""Prompts files of users: CSV, Parquet or JSON, for the cases of a source or for one image."""
 
 import csv
 import json
@@ -18,14 +18,12 @@ from medsam3_core.settings.inference import PromptMode
 
 
 def read_prompts_file(path: Path, defaults: Mapping[str, Any] | None = None) -> list[PromptRow]:
-    """Rows of a prompts file: CSV, Parquet or JSON (a list of objects), told by its ending.
+    """Rows of a prompts file: CSV, Parquet or JSON (a list of objects), by its suffix.
 
-    Args:
-        path: The file.
-        defaults: Values of columns that a row leaves empty.
+    `defaults` are the values of columns that a row leaves empty.
 
     Raises:
-        UsageError: If it is missing, of another kind, empty or broken; names file, row and remedy.
+        UsageError: If it is missing, of another format, empty or malformed; names file, row and remedy.
     """
     try:
         table = _table(path)
@@ -43,41 +41,43 @@ def read_prompts_file(path: Path, defaults: Mapping[str, Any] | None = None) -> 
 def prompts_of_image(
     path: Path, image: Path, geometry: VolumeGeometry, mode: PromptMode
 ) -> dict[int, list[SlicePrompt]]:
-    """What a prompts file asks of one image, slice by slice; every object to be drawn is a prompt of its own.
+    """Prompts of one image by slice, one per object.
 
-    Rows of other images are left out: those whose `case_id` is not the image's name. Where the file speaks of one case
-    only, or of none, it is this one.
+    Rows are left out if their `case_id` is not the image's name. A file with one `case_id`, or none, is about this
+    image.
 
     Raises:
-        UsageError: If the file is broken, does not speak of this image, or a row does not fit it.
+        UsageError: If the file is malformed, has no prompts for this image, or a row does not fit it.
     """
     name = image.name.removesuffix(".gz").rpartition(".")[0] or image.name
     rows = read_prompts_file(path, {"case_id": name, **({"slice": 0} if geometry.shape_zyx[0] == 1 else {})})
     cases = list(dict.fromkeys(row.case_id for row in rows))
-    meant = cases[0] if len(cases) == 1 else next((one for one in cases if one in (name, slug_case_id(name))), None)
-    if meant is None:
+    wanted = cases[0] if len(cases) == 1 else next((one for one in cases if one in (name, slug_case_id(name))), None)
+    if wanted is None:
         msg = (
             f"{path} has prompts for {len(cases)} cases, none of them {name!r}: {', '.join(cases[:5])}; name this "
             "image in the column case_id, or leave out the other rows"
         )
         raise UsageError(msg)
+    own = []
     for number, row in enumerate(rows, start=1):
-        if row.case_id == meant:
+        if row.case_id == wanted:
             validate_rows([row], geometry, first_number=number)
-    own = objects_apart([row for row in rows if row.case_id == meant], mode)
-    return slice_prompts(own, geometry.shape_zyx[1:])
+            own.append(row)
+    return slice_prompts(objects_apart(own, mode), geometry.shape_zyx[1:])
 
 
 def _table(path: Path) -> list[Mapping[str, Any]]:
-    ending = path.suffix.lower()
-    if ending == ".parquet":
-        rows: list[Mapping[str, Any]] = pq.read_table(path).to_pylist()
-        return rows
-    if ending == ".json":
-        listed: list[Mapping[str, Any]] = json.loads(path.read_text(encoding="utf-8-sig"))
-        return listed
-    if ending == ".csv":
-        with path.open(encoding="utf-8-sig", newline="") as handle:
-            return list(csv.DictReader(handle))
-    msg = f"{path} is neither .csv, .parquet nor .json; write the prompts as one of them"
-    raise UsageError(msg)
+    rows: list[Mapping[str, Any]]
+    match path.suffix.lower():
+        case ".parquet":
+            rows = pq.read_table(path).to_pylist()
+        case ".json":
+            rows = json.loads(path.read_text(encoding="utf-8-sig"))
+        case ".csv":
+            with path.open(encoding="utf-8-sig", newline="") as handle:
+                rows = list(csv.DictReader(handle))
+        case _:
+            msg = f"{path} is neither .csv, .parquet nor .json; write the prompts as one of them"
+            raise UsageError(msg)
+    return rows

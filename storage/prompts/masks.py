@@ -1,4 +1,4 @@
-"""A mask that a person drew on one slice, as a prompt: a picture, an array or a label map."""
+"""Mask prompts from files: a picture, an array or a label map."""
 
 import zipfile
 from pathlib import Path
@@ -16,11 +16,9 @@ _ENDINGS = (".png", ".bmp", ".tif", ".tiff", ".npy", ".npz", *VOLUME_SUFFIXES)
 
 
 def read_mask_prompts(path: Path, z: int) -> list[MaskPrompt]:
-    """Masks of a file, everything but 0 inside: one from a picture or a slice, one per mask from an array (n, y, x).
+    """Masks of a file, nonzero is inside: one from a picture or slice `z` of a volume, n from an array (n, y, x).
 
-    Args:
-        path: A picture, an array (`.npy`, or `.npz` with `masks` as `predict` writes it) or a volume such as NIfTI.
-        z: Slice of a volume.
+    Arrays are `.npy`, or `.npz` with `masks` as `predict` writes it.
 
     Raises:
         UsageError: If there is no such file or slice, or it is not a mask.
@@ -57,7 +55,7 @@ def _voxels(path: Path, z: int) -> NDArray[Any]:
 def _slice(path: Path, z: int) -> NDArray[Any]:
     voxels = read_volume(path).voxels
     if not 0 <= z < len(voxels):
-        msg = f"its shape (z, y, x) is {voxels.shape}, slice {z} is asked for"
+        msg = f"shape (z, y, x) is {voxels.shape}, there is no slice {z}"
         raise ValueError(msg)
     drawn: NDArray[Any] = voxels[z]
     return drawn

@@ -14,13 +14,13 @@ from storage.store.schemas import PROMPTS
 from storage.store.tables import read_file, rows_of_cases, table_files, write_rows
 
 _KEYS = pa.schema([PROMPTS.field("case_id"), PROMPTS.field("case_digest")])
-_COLUMNS = tuple(name for name in PromptRow.__dataclass_fields__)
+_COLUMNS = tuple(PromptRow.__dataclass_fields__)
 
 
 def index_prompts(
     store: StoreLayout, cohort: str, prompt_id: str, wanted: Collection[str]
 ) -> dict[tuple[str, str], str]:
-    """Which file holds the prompts of (case_id, case_digest), for those of the wanted cases that have some."""
+    """File that holds the prompts of each (case_id, case_digest), for the wanted cases that have prompts."""
     index: dict[tuple[str, str], str] = {}
     for path in table_files(store.prompts(cohort, prompt_id)):
         table = read_file(path, _KEYS)
@@ -32,16 +32,10 @@ def index_prompts(
 def read_prompts(
     store: StoreLayout, cohort: str, prompt_id: str, files: Mapping[tuple[str, str], str]
 ) -> dict[str, list[PromptRow]]:
-    """Prompts by case_id; a case without any prompt has an empty list.
+    """Prompts by case_id for the files of `index_prompts`; a case without any prompt has an empty list.
 
-    Several files may hold prompts of a case: other weights made them too, or the case was another one then. Its rows
-    come from its own file alone, and only if they were made from the case as it is now.
-
-    Args:
-        store: The store.
-        cohort: Cohort.
-        prompt_id: Prompts.
-        files: From `index_prompts`: the file of each (case_id, case_digest) that is asked for.
+    Several files may hold prompts of a case, made for other weights or an older version of the case. Rows are read from
+    the indexed file alone, and only with the indexed digest.
     """
     digests: dict[str, dict[str, str]] = {}
     for (case_id, case_digest), name in files.items():
@@ -58,7 +52,7 @@ def read_prompts(
 def write_prompts(
     store: StoreLayout, prompt_id: str, policy: PromptPolicy, prompts: Mapping[CaseRef, Sequence[PromptRow]], name: str
 ) -> None:
-    """Write the prompts of some cases of one cohort as one file; a case that gets none is written as such."""
+    """Write the prompts of cases of one cohort as one file; a case without prompts gets a row of kind `none`."""
     rows: list[dict[str, Any]] = []
     for case, case_prompts in prompts.items():
         common = {
@@ -77,6 +71,6 @@ def write_prompts(
 
 def _prompt_row(row: Mapping[str, Any]) -> PromptRow:
     values = {name: row[name] for name in _COLUMNS} | {"kind": RowKind(row["kind"])}
-    if values.get("mask_rle") is not None:
+    if values["mask_rle"] is not None:
         values["mask_rle"] = tuple(values["mask_rle"])
     return PromptRow(**values)

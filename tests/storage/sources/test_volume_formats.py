@@ -55,5 +55,5 @@ def test_a_file_that_is_none_has_no_geometry(tmp_path: Path, known: object) -> N
 
 def test_a_mask_prompt_names_the_slice_that_a_volume_lacks(tmp_path: Path) -> None:
     nib.save(nib.Nifti1Image(LABELS.T, AFFINE), tmp_path / "a.nii.gz")
-    with pytest.raises(UsageError, match=r"shape \(z, y, x\) is \(3, 4, 5\), slice 3 is asked for"):
+    with pytest.raises(UsageError, match=r"shape \(z, y, x\) is \(3, 4, 5\), there is no slice 3"):
         read_mask_prompts(tmp_path / "a.nii.gz", 3)
