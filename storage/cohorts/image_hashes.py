@@ -72,6 +72,6 @@ def known_images(store: StoreLayout, *, but_not_from: str) -> list[KnownImage]:
         rows = read_table(store.image_hashes(cohort), IMAGE_HASHES).sort_by("ingested_at").to_pylist()
         for row in {row["case_id"]: row for row in rows}.values():  # the newest row of each case
             hashed = bytes.fromhex(row["image_hash"]) if row["image_hash"] else None
-            known = [row[name] for name in ("case_id", "split", "is_volume", "image_digest")]
-            found.append(KnownImage(cohort, *known, hashed))
+            known = {name: row[name] for name in ("case_id", "split", "is_volume", "image_digest")}
+            found.append(KnownImage(cohort, **known, image_hash=hashed))
     return found

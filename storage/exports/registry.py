@@ -51,7 +51,7 @@ class CaseToWrite:
         prediction_file: Prediction in the store.
         volume: Image in the store.
         structures: In order: values 1..n of a label map, segments of a segmentation.
-        remedy: How to restore a damaged prediction, for the error message.
+        remedy: Remedy for a damaged prediction, for the error message.
         texts: Text of each structure.
         weights: `NAME@N`, for provenance.
         source: Root of the source, for formats that need it.

@@ -1,4 +1,1 @@
-"""Training on disk: configurations, the manifest of cases, marks against leaks, slices, runs and curves.
-
-How weights learn stays in `medsam3_core.training`.
-"""
+"""Training on disk: configurations, the manifest of cases, marks against leaks, slices, runs and curves."""

@@ -1,4 +1,4 @@
-"""Training configurations: YAML in, a checked `TrainingPlan` out; every key is a field of the plan, but `extends`."""
+"""Training configurations: YAML files as checked `TrainingPlan`s; every key but `extends` is a field of the plan."""
 
 import types
 from collections.abc import Mapping
@@ -14,25 +14,16 @@ from medsam3_core.training.plans import TrainingPlan
 
 _EXTENDS = "extends"
 _NAMED_BY = "cohort"
+SHIPPED_CONFIGS = Path(__file__).with_name("shipped")
+"""Configurations of the shipped weights."""
 
 
-def read_inherited(path: Path, shipped: Path) -> Any:
-    """The content of a YAML file on top of the one that it extends.
+def _read(path: Path, below: tuple[Path, ...] = ()) -> Any:
+    """The content of a YAML file merged over the one that it extends: a file beside it, or a shipped name.
 
-    Mappings are merged key by key. So are the entries of a list that name a cohort each: an entry of the same cohort is
-    merged, another one is added. Everything else replaces what stood there.
-
-    Args:
-        path: The file. What it extends is a file (relative to its folder) or a name in `shipped`.
-        shipped: The folder of configurations that come with the product.
-
-    Raises:
-        UsageError: If a file is absent or no YAML, or extends itself; names the file.
+    Mappings are merged by key, lists of entries that name a cohort by cohort; anything else replaces the inherited
+    value. `below` are the files that extend this one.
     """
-    return _read(path, shipped, ())
-
-
-def _read(path: Path, shipped: Path, below: tuple[Path, ...]) -> Any:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -41,26 +32,25 @@ def _read(path: Path, shipped: Path, below: tuple[Path, ...]) -> Any:
     if not isinstance(content, Mapping) or _EXTENDS not in content:
         return content
     own = {key: value for key, value in content.items() if key != _EXTENDS}
-    base = _found(str(content[_EXTENDS]), path, shipped)
+    base = _file_or_shipped(path.parent, str(content[_EXTENDS]))
     chain = (*below, path.resolve())
     if base.resolve() in chain:
         msg = f"training configuration {path} extends {content[_EXTENDS]}, which extends it in turn; name another one"
         raise UsageError(msg)
-    return _on_top(_read(base, shipped, chain), own)
+    return _merged(_read(base, chain), own)
 
 
-def _found(text: str, path: Path, shipped: Path) -> Path:
-    beside = path.parent / text
-    named = shipped / f"{text}.yaml"
-    return named if not beside.is_file() and named.is_file() else beside
+def _file_or_shipped(folder: Path, text: str) -> Path:
+    file, shipped = folder / text, SHIPPED_CONFIGS / f"{text}.yaml"
+    return shipped if not file.is_file() and shipped.is_file() else file
 
 
-def _on_top(base: Any, own: Any) -> Any:
+def _merged(base: Any, own: Any) -> Any:
     if isinstance(base, Mapping) and isinstance(own, Mapping):
-        return {**base, **{key: _on_top(base.get(key), value) for key, value in own.items()}}
+        return {**base, **{key: _merged(base.get(key), value) for key, value in own.items()}}
     if _names_cohorts(base) and _names_cohorts(own):
         changed = {one[_NAMED_BY]: one for one in own}
-        kept = {one[_NAMED_BY]: _on_top(one, changed.pop(one[_NAMED_BY], {})) for one in base}
+        kept = {one[_NAMED_BY]: _merged(one, changed.pop(one[_NAMED_BY], {})) for one in base}
         return [*kept.values(), *changed.values()]
     return own
 
@@ -71,31 +61,26 @@ def _names_cohorts(value: Any) -> bool:
     )
 
 
-SHIPPED_CONFIGS = Path(__file__).with_name("shipped")
-"""Configurations of the weights that come with the product."""
-
-
 def find_training_config(text: str) -> Path:
-    """A file, or the name of a configuration that comes with the product."""
-    shipped = SHIPPED_CONFIGS / f"{text}.yaml"
-    return shipped if not Path(text).is_file() and shipped.is_file() else Path(text)
+    """The configuration file at a path, or the shipped one of this name."""
+    return _file_or_shipped(Path(), text)
 
 
 def read_training_config(path: Path) -> TrainingPlan:
-    """Read and check a configuration, on top of the one that it extends.
+    """Read and check a configuration, merged over the one that it extends.
 
     Raises:
-        UsageError: If the file is absent or no YAML, or a key is unknown, missing, or of the wrong type or range;
-            names the file, the key and what is expected.
+        UsageError: If a file is missing, not YAML, or extends itself, or a key is unknown, missing, or of the wrong
+            type or range; names the file, the key and the expected value.
     """
-    content = read_inherited(path, SHIPPED_CONFIGS)
+    content = _read(path)
     try:
         plan: TrainingPlan = _build(TrainingPlan, content, "")
     except UsageError as error:
         msg = f"training configuration {path}: {error}"
         raise UsageError(msg) from None
     if not plan.cohorts:
-        msg = f"training configuration {path}: cohorts is empty; name at least one cohort to learn from"
+        msg = f"training configuration {path}: cohorts is empty; name at least one cohort to train on"
         raise UsageError(msg)
     return plan
 
@@ -125,8 +110,10 @@ def _build(kind: type[Any], value: Any, at: str) -> Any:
 
 def _convert(hint: Any, value: Any, at: str) -> Any:
     origin = get_origin(hint)
-    if origin in (Union, types.UnionType):
-        return _one_of(get_args(hint), value, at)
+    if origin in (Union, types.UnionType):  # an optional value: null, or the one other type
+        if value is None and type(None) in get_args(hint):
+            return None
+        return _convert(next(one for one in get_args(hint) if one is not type(None)), value, at)
     if is_dataclass(hint) and isinstance(hint, type):
         return _build(hint, value, at)
     if origin is tuple:
@@ -136,13 +123,6 @@ def _convert(hint: Any, value: Any, at: str) -> Any:
             raise UsageError(_expected(at, "a mapping", value))
         return {str(key): _convert(get_args(hint)[1], item, f"{at}.{key}") for key, item in value.items()}
     return _scalar(hint, value, at)
-
-
-def _one_of(hints: tuple[Any, ...], value: Any, at: str) -> Any:
-    """An optional value: null, or the one other type."""
-    if value is None and type(None) in hints:
-        return None
-    return _convert(next(hint for hint in hints if hint is not type(None)), value, at)
 
 
 def _sequence(hints: tuple[Any, ...], value: Any, at: str) -> tuple[Any, ...]:
@@ -162,7 +142,7 @@ def _scalar(hint: type[Any], value: Any, at: str) -> Any:
         return hint(value)
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
-    if hint is float and isinstance(value, str):  # YAML reads 1e-4 as a text
+    if hint is float and isinstance(value, str):  # YAML reads 1e-4 as a string
         try:
             return float(value)
         except ValueError:

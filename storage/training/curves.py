@@ -1,4 +1,4 @@
-"""The log of a training run as a picture: the loss, what it consists of, and validation where there was one."""
+"""The log of a training run as a picture: the loss, its parts, and validation if there was any."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,20 +10,9 @@ from storage.store.atomic import replacing
 
 _SIZE, _MARGIN, _GAP, _TOP = (960, 720), 56, 40, 40
 _COLOURS = (
-    "#1f77b4",
-    "#d62728",
-    "#2ca02c",
-    "#9467bd",
-    "#ff7f0e",
-    "#8c564b",
-    "#17becf",
-    "#7f7f7f",
-    "#bcbd22",
-    "#e377c2",
-    "#000080",
-    "#a0522d",
-    "#008080",
-)
+    "#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#17becf", "#7f7f7f", "#bcbd22", "#e377c2",
+    "#000080", "#a0522d", "#008080",
+)  # fmt: skip
 _INK, _GRID = "#222222", "#dddddd"
 _HIDDEN = frozenset({"step", "steps", "epoch", "learning_rate", "grad_norm", "total_flos"})
 

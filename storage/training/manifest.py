@@ -1,7 +1,7 @@
-"""The training manifest: every question that a cohort can ask, case by case and slice by slice, and no pixels.
+"""The training manifest: one row per case, slice and concept of a cohort, without pixels.
 
-A row is a concept on a slice; a row without instances is a negative. Masks are read from the references in the store:
-an instance is its number in the label map of its case.
+A row without instances is a negative. Masks are read from the references in the store: an instance is its number in the
+label map of its case.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +17,7 @@ from medsam3_core.cases.cases import CaseStatus
 from medsam3_core.cases.recipes import Recipe
 from medsam3_core.digests import digest_json, seed_from
 from medsam3_core.errors import UsageError
-from medsam3_core.training.plans import CohortPlan, TrainingPlan
+from medsam3_core.training.plans import CohortPlan, TrainingPlan, UnionPlan
 from storage.cohorts.cohorts import CaseRef, case_refs, cohort_names, latest_cases, read_cohort
 from storage.cohorts.image_hashes import newest_image_digests
 from storage.cohorts.volumes import open_case_volume
@@ -32,15 +32,7 @@ TRAIN, VALIDATION = "train", "validation"
 
 @dataclass(frozen=True, eq=False)
 class TrainingCohort:
-    """A cohort as it is learned from.
-
-    Attributes:
-        plan: What the configuration says about it.
-        recipe: Its recipe.
-        concepts: What is learned.
-        train: Cases that are learned from.
-        validation: Cases that measure progress; other patients.
-    """
+    """A cohort to train on: its concepts, and cases for training and validation, of different patients."""
 
     plan: CohortPlan
     recipe: Recipe
@@ -61,7 +53,7 @@ class Manifest:
         return digest_json([[cohort, split, digest_json(rows)] for (cohort, split), rows in sorted(self.rows.items())])
 
     def balance(self) -> list[dict[str, Any]]:
-        """How often every concept is there, see `balance_report`."""
+        """Frequency of every concept, see `balance_report`."""
         return balance_report(row for rows in self.rows.values() for row in rows)
 
 
@@ -69,11 +61,11 @@ def select_cases(store: StoreLayout, plan: TrainingPlan) -> list[TrainingCohort]
     """Cases of every cohort of a plan, split by patient.
 
     Raises:
-        UsageError: If a cohort does not exist or has no cases left, or a case belongs to a benchmark.
+        UsageError: If a cohort does not exist, is named twice or has no cases left, or a case belongs to a benchmark.
     """
     names = [cohort.cohort for cohort in plan.cohorts]
     if doubled := sorted({name for name in names if names.count(name) > 1}):
-        msg = f"cohort {doubled[0]!r} stands twice in the configuration; give it one entry"
+        msg = f"cohort {doubled[0]!r} has several entries in the configuration; give it one"
         raise UsageError(msg)
     selected = [_selected(store, cohort, plan.seed) for cohort in plan.cohorts]
     _refuse_benchmark_cases(store, selected)
@@ -81,14 +73,15 @@ def select_cases(store: StoreLayout, plan: TrainingPlan) -> list[TrainingCohort]
 
 
 def build_manifest(store: StoreLayout, cohorts: Sequence[TrainingCohort]) -> Manifest:
-    """Look at every reference once and say what can be asked."""
-    rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for cohort in cohorts:
-        for split, cases in ((TRAIN, cohort.train), (VALIDATION, cohort.validation)):
-            if cases:
-                found = [row for case in cases for row in manifest_rows(store, case, cohort, split)]
-                rows[cohort.plan.cohort, split] = found
-    return Manifest(rows)
+    """Rows of all cases; reads every reference once."""
+    return Manifest(
+        {
+            (cohort.plan.cohort, split): [row for case in cases for row in manifest_rows(store, case, cohort, split)]
+            for cohort in cohorts
+            for split, cases in ((TRAIN, cohort.train), (VALIDATION, cohort.validation))
+            if cases
+        }
+    )
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -130,7 +123,7 @@ def manifest_rows(store: StoreLayout, case: CaseRef, cohort: TrainingCohort, spl
 
 
 def balance_report(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """How often every concept is there: slices with and without it, instances, cases, and its share of pixels.
+    """Frequency of every concept: slices with and without it, instances, pixels and cases.
 
     Returns:
         One entry per (cohort, split, concept), sorted; `rarity` is the ratio of the commonest concept of the cohort
@@ -170,28 +163,27 @@ def _selected(store: StoreLayout, plan: CohortPlan, seed: int) -> TrainingCohort
     train = tuple(case for case in cases if case.patient_id not in kept_back)
     if not train:
         msg = (
-            f"cohort {plan.cohort!r} has no case to learn from in the splits {list(plan.splits)} with "
-            f"{plan.validation} of {len(patients)} patients kept back for validation; change splits or validation"
+            f"cohort {plan.cohort!r} has no case to train on in the splits {list(plan.splits)} with "
+            f"{plan.validation} of {len(patients)} patients held out for validation; change splits or validation"
         )
         raise UsageError(msg)
     return TrainingCohort(
         plan,
         recipe,
-        (*recipe_concepts(recipe, plan.synonyms), *(_union(recipe, plan, index) for index in range(len(plan.unions)))),
+        (*recipe_concepts(recipe, plan.synonyms), *(_union(recipe, union) for union in plan.unions)),
         train,
         tuple(case for case in cases if case.patient_id in kept_back),
     )
 
 
-def _union(recipe: Recipe, plan: CohortPlan, index: int) -> ConceptDefinition:
-    union = plan.unions[index]
+def _union(recipe: Recipe, union: UnionPlan) -> ConceptDefinition:
     windows = {recipe.structure(name).window for name in union.structures}
     window = windows.pop() if len(windows) == 1 else ""
     return ConceptDefinition(union.name, (union.text, *union.synonyms), union.structures, window=window)
 
 
 def _refuse_benchmark_cases(store: StoreLayout, selected: Sequence[TrainingCohort]) -> None:
-    """No case of a benchmark split is learned from: not by its split, its digest, its voxels or its patient."""
+    """Refuse cases of a benchmark split, recognised by split, digest, voxels or patient."""
     held: dict[str, str] = {}
     images: dict[str, dict[str, str]] = {}
     for name in cohort_names(store):
@@ -204,8 +196,9 @@ def _refuse_benchmark_cases(store: StoreLayout, selected: Sequence[TrainingCohor
         if BENCHMARK_SPLIT not in splits and (chosen := [one for one in selected if one.plan.cohort == name]):
             msg = (
                 f"cohort {name!r} has no split {BENCHMARK_SPLIT!r}, so a benchmark takes all of its "
-                f"{len(cases)} cases and none may be learned from ({len(chosen[0].train)} were asked for); ingest it "
-                "with a recipe that splits it, or as another cohort with --split train"
+                f"{len(cases)} cases and none may be used for training (the configuration takes "
+                f"{len(chosen[0].train)}); ingest it with a recipe that splits it, or as another cohort with "
+                "--split train"
             )
             if None in splits:
                 raise UsageError(msg)
@@ -214,14 +207,14 @@ def _refuse_benchmark_cases(store: StoreLayout, selected: Sequence[TrainingCohor
             identities = _identities(case, images[case.cohort])
             if hit := next((held[one] for one in identities if one in held), None):
                 msg = (
-                    f"case {case.cohort}/{case.case_id} may not be learned from: the benchmark split holds it as "
+                    f"case {case.cohort}/{case.case_id} may not be used for training: the benchmark split holds it as "
                     f"{hit}; leave the split {BENCHMARK_SPLIT!r} out of the configuration"
                 )
                 raise UsageError(msg)
 
 
 def _identities(case: CaseRef, images: Mapping[str, str]) -> list[str]:
-    """By what a case is known again: content, patient of the cohort, voxels whatever recipe read them."""
+    """Identities of a case: its content, its patient in the cohort, and its voxels independent of the recipe."""
     voxels = images.get(case.case_id)
     return [case.case_digest, f"{case.cohort}/{case.patient_id}", *([voxels] if voxels else [])]
 

@@ -1,10 +1,9 @@
-"""The leak guard: which weights learned from which cases, written where every score looks, the table of the cases.
+"""The leak guard: cases are marked with the weights that were trained on them.
 
-When weights have been trained, the cases of their manifest are written down with the digests of their images
-(`weights/learned-from/<sha256>.parquet`), and every case of the store that is one of them is marked. A cohort that is
-ingested later is compared with these lists, and with those of the weights that come with the product, at the end of
-its ingest. Public weights are noted by recipes, case by case, when a case is read. Scores of weights on cases that are
-marked with them are `in_training`: counted on the leaderboard and left out of its means.
+The training cases of weights are recorded with the digests of their images (`weights/learned-from/<sha256>.parquet`),
+and all matching cases of the store are marked. Cohorts ingested later are compared with these lists, and with those of
+shipped weights, at the end of their ingest. Recipes name the public weights trained on a case. Scores of weights on
+cases marked with them are `in_training`: counted on the leaderboard and left out of its means.
 """
 
 from collections import defaultdict
@@ -36,12 +35,12 @@ LEARNED_FROM = pa.schema(
 
 
 def mark_training_cases(store: StoreLayout, cases: Sequence[CaseRef], sha256: str) -> int:
-    """Write down what weights learned from and mark it in every cohort; doing it twice changes nothing.
+    """Record the training cases of weights and mark them in every cohort; repeating it changes nothing.
 
-    A validation case counts as learned from: the best checkpoint was chosen by it.
+    Validation cases count as training cases: they selected the best checkpoint.
 
     Returns:
-        Number of cases that were not marked before.
+        Number of newly marked cases.
     """
     rows: list[dict[str, Any]] = []
     for cohort in sorted({case.cohort for case in cases}):
@@ -64,12 +63,12 @@ def mark_training_cases(store: StoreLayout, cases: Sequence[CaseRef], sha256: st
 
 
 def mark_known_cases(store: StoreLayout, cohort: str) -> int:
-    """Mark the cases of a cohort that weights have learned from: the same content, or another case of a patient.
+    """Mark the cases of a cohort that weights were trained on: the same content, or another case of the patient.
 
-    Patients are told apart by number within a dataset alone, so they count within a cohort and a recipe.
+    Patient ids are unique within a dataset only, so patients match within a cohort or a recipe.
 
     Returns:
-        Number of cases that got a mark.
+        Number of newly marked cases.
     """
     learned = _learned(store)
     if not learned.by_content and not learned.by_patient:
@@ -78,8 +77,7 @@ def mark_known_cases(store: StoreLayout, cohort: str) -> int:
     columns = ("case_id", "case_digest", "patient_id", "in_training", "ingested_at")
     known = read_table(store.cases(cohort), CASES, columns=columns).sort_by("ingested_at")
     missing: dict[str, list[str]] = {}
-    for row in {row["case_id"]: row for row in known.to_pylist()}.values():  # the newest row of each case
-        case_id = row["case_id"]
+    for case_id, row in {row["case_id"]: row for row in known.to_pylist()}.items():  # the newest row of each case
         found = learned.weights_of(cohort, recipe, row, images.get(case_id))
         if new := sorted(found - set(row["in_training"])):
             missing[case_id] = new
@@ -96,13 +94,13 @@ def mark_known_cases(store: StoreLayout, cohort: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Learned:
-    """Weights by the digests of cases and images, and by the patients, that they learned from."""
+    """Weights by the digests of their training cases and images, and by their patients."""
 
     by_content: Mapping[str, set[str]]
     by_patient: Mapping[tuple[str, str], set[str]]
 
     def weights_of(self, cohort: str, recipe: str, row: Mapping[str, Any], image_digest: str | None) -> set[str]:
-        """Weights that learned from this case, or from another one of its patient."""
+        """Weights trained on this case, or on another one of its patient."""
         found: set[str] = set()
         for digest in (row["case_digest"], image_digest):
             found |= self.by_content.get(digest or "", set())
@@ -128,5 +126,5 @@ def _learned(store: StoreLayout) -> _Learned:
 
 
 def _patient(case_id: str, patient_id: str | None) -> str | None:
-    """The patient where the recipe knows one; a case that stands for itself says nothing of others."""
+    """The patient, if known: recipes without patients use the case id, which matches no other case."""
     return None if patient_id == case_id else patient_id

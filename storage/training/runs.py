@@ -1,4 +1,4 @@
-"""Folders of training runs: what was asked, what was learned from, checkpoints, log and result.
+"""Folders of training runs: configuration, manifest, checkpoints, log and result.
 
 training/<id>/config.json, run.json, manifest/, balance.json, log.jsonl, curves.png, checkpoints/, weights/, bare/
 """
@@ -22,7 +22,7 @@ from storage.weights.registry import find_weights, inspect_weights, is_location,
 from storage.weights.weights import Weights
 
 _SPEED_ONLY = ("workers", "log_every", "save_every", "keep")
-"""Keys of `loop` that change no number."""
+"""Keys of `loop` that do not change the result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +30,10 @@ class TrainingRun:
     """One training run in the store.
 
     Attributes:
-        training_id: Digest of configuration, data and base: the same three are the same run.
-        folder: Where everything about it lies.
+        training_id: Digest of configuration, data and base.
+        folder: Folder of the run.
         data_digest: Digest of the manifest.
-        base: What training starts from; None for nothing.
+        base: Weights that training starts from; None for fresh ones.
     """
 
     training_id: str
@@ -43,7 +43,7 @@ class TrainingRun:
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of checkpoints, each with all that resuming needs."""
+        """Folder of checkpoints, each sufficient to resume."""
         return self.folder / "checkpoints"
 
     @property
@@ -63,20 +63,17 @@ class TrainingRun:
 
     @property
     def bare(self) -> Path:
-        """The result in the layout of Medical-SAM3, where it was asked for."""
+        """The result in the layout of Medical-SAM3, if requested."""
         return self.folder / "bare" / "model.safetensors"
 
     @property
     def record(self) -> Path:
-        """What the run was and what came of it."""
+        """Record of the finished run."""
         return self.folder / "run.json"
 
 
 def training_id(plan: TrainingPlan, data_digest: str, base: Weights | None, processes: int = 1) -> str:
-    """12 hex digits over everything that can change a number of the result.
-
-    Several processes see a batch each, so that their number changes the result too.
-    """
+    """12 hex digits over everything that can change the result, including the number of processes."""
     value = plan_as_json(plan)
     if processes > 1:
         value["processes"] = processes
@@ -96,7 +93,7 @@ def find_base(store: StoreLayout, plan: TrainingPlan) -> Weights | None:
     """The weights that a plan starts from; None for fresh ones.
 
     Raises:
-        UsageError: If there are none of this name, or it is a baseline.
+        UsageError: If the name is unknown or a baseline.
         WeightsError: If they do not load or have changed.
     """
     if plan.base == FRESH:
@@ -121,7 +118,7 @@ def read_base(plan: TrainingPlan, base: Weights | None) -> Sam3Weights:
 def open_run(
     store: StoreLayout, plan: TrainingPlan, data_digest: str, base: Weights | None, processes: int = 1
 ) -> TrainingRun:
-    """The folder of a run, with its configuration written down."""
+    """Open the folder of a run and write its configuration."""
     identity = training_id(plan, data_digest, base, processes)
     run = TrainingRun(identity, store.training(f"{plan.name}-{identity}"), data_digest, base)
     write_json(run.folder / "config.json", plan_as_json(plan))
@@ -135,32 +132,32 @@ def append_log(run: TrainingRun, entry: Mapping[str, Any]) -> None:
 
 
 def read_log(run: TrainingRun) -> list[dict[str, Any]]:
-    """Lines of the log, the last one of a step where training was resumed before it."""
+    """Lines of the log; of steps that were repeated after a resume, the last ones."""
     if not run.log.is_file():
         return []
     entries = [json.loads(line) for line in run.log.read_text(encoding="utf-8").splitlines() if line.strip()]
-    kinds = ("eval_dice", "train_runtime")  # of one step: losses, a validation, the summary at the end
+    kinds = ("eval_dice", "train_runtime")  # a step may have losses, a validation and the final summary
     newest = {(entry.get("step"), *(kind in entry for kind in kinds)): entry for entry in entries}
     return sorted(newest.values(), key=lambda entry: entry.get("step", 0))
 
 
 def write_result(run: TrainingRun, weights: Sam3Weights, *, bare: bool, dtype: Any) -> None:
-    """Write the result in both layouts."""
+    """Write the result as a Hugging Face folder and, if `bare`, in the layout of Medical-SAM3."""
     write_hugging_face(run.weights, weights, dtype)
     if bare:
         write_bare(run.bare, weights)
 
 
 def write_bare_of_finished(run: TrainingRun) -> None:
-    """The bare layout of a run that ended without it: the same tensors once more."""
+    """Write the bare layout of a run that finished without it."""
     if not run.bare.is_file():
         write_bare(run.bare, read_weights(run.weights))
 
 
 def last_checkpoint(run: TrainingRun, processes: int = 1) -> Path | None:
-    """The newest checkpoint that is whole: every process has left the state of its random numbers.
+    """The newest complete checkpoint: the random state of every process is there.
 
-    The Trainer writes one file where one process trains, and one per process where several do.
+    The Trainer writes one file of random state for a single process, and one per process for several.
     """
     states = ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in range(processes)]
     found = [
@@ -172,5 +169,5 @@ def last_checkpoint(run: TrainingRun, processes: int = 1) -> Path | None:
 
 
 def finished(run: TrainingRun) -> dict[str, Any] | None:
-    """What came of a run that has ended."""
+    """Record of a run; None unless it has finished."""
     return read_json(run.record) if run.record.is_file() and run.weights.is_dir() else None

@@ -1,4 +1,4 @@
-"""Cases of the store as training slices: read once, windowed as inference would, kept in memory as uint8."""
+"""Cases of the store as training slices: read once, windowed as in inference, kept in memory as uint8."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,14 +19,13 @@ from storage.store.layout import StoreLayout
 
 @dataclass(frozen=True, slots=True)
 class ConceptDefinition:
-    """A concept that is trained: a structure of the recipe, or several of them together.
+    """A concept to train: a structure of the recipe, or a union of several.
 
     Attributes:
-        name: Name of the concept.
-        texts: What may be asked for, the usual text first.
-        structures: Structures of the recipe that belong to it.
-        countable: Whether it comes in instances.
-        window: Intensity policy of its own; empty for that of the recipe.
+        texts: Text prompts, the usual one first.
+        structures: Structures of the recipe.
+        countable: Has instances.
+        window: Own intensity policy; empty for that of the recipe.
     """
 
     name: str
@@ -36,22 +35,18 @@ class ConceptDefinition:
     window: str = ""
 
 
-def recipe_concepts(
-    recipe: Recipe, synonyms: Mapping[str, Sequence[str]] | None = None
-) -> tuple[ConceptDefinition, ...]:
-    """Every structure of a recipe as a concept.
+def recipe_concepts(recipe: Recipe, synonyms: Mapping[str, Sequence[str]]) -> tuple[ConceptDefinition, ...]:
+    """Every structure of a recipe as a concept; `synonyms` are further texts per structure.
 
-    Args:
-        recipe: The recipe.
-        synonyms: Further texts per structure.
+    Raises:
+        UsageError: If a structure of `synonyms` does not exist.
     """
-    more = synonyms or {}
-    for name in more:
+    for name in synonyms:
         recipe.structure(name)
     return tuple(
         ConceptDefinition(
             item.name,
-            tuple(dict.fromkeys((item.text, *item.synonyms, *more.get(item.name, ())))),
+            tuple(dict.fromkeys((item.text, *item.synonyms, *synonyms.get(item.name, ())))),
             (item.name,),
             item.instances,
             item.window,
@@ -61,29 +56,17 @@ def recipe_concepts(
 
 
 def read_training_slices(
-    store: StoreLayout,
-    case: CaseRef,
-    recipe: Recipe,
-    concepts: Sequence[ConceptDefinition],
-    *,
-    every: int = 1,
+    store: StoreLayout, case: CaseRef, recipe: Recipe, concepts: Sequence[ConceptDefinition], *, every: int = 1
 ) -> list[TrainingSlice]:
-    """Slices of one case with all concepts, as `TrainingSlice`.
+    """Every n-th slice of an accepted case with all concepts.
 
-    Concepts with an intensity window of their own are on slices of their own, seen through it, as inference would.
-
-    Args:
-        store: The store.
-        case: An accepted case with a reference.
-        recipe: Recipe of its cohort.
-        concepts: What is trained.
-        every: Every n-th slice.
+    Concepts with their own intensity window get their own slices with that window, as in inference.
 
     Raises:
         CaseDataError: If the case has no reference.
     """
     if not case.raters:
-        msg = f"case {case.cohort}/{case.case_id} has no reference to learn from; leave it out"
+        msg = f"case {case.cohort}/{case.case_id} has no reference to train on; leave it out"
         raise CaseDataError(msg)
     volume = open_case_volume(store.volume(case.cohort, case.case_id, zipped=case.ndim == 2))
     voxels, reference = volume.voxels(), volume.reference(case.raters[0])
@@ -120,7 +103,7 @@ def validation_case(store: StoreLayout, case: CaseRef, recipe: Recipe) -> Valida
 
 
 def concept_labels(reference: LabelMap, concept: ConceptDefinition) -> NDArray[np.uint16]:
-    """Instances of a concept, shape (z, y, x): numbered where it is countable, else 1 for all of it."""
+    """Labels of a concept, shape (z, y, x): instance numbers if it is countable, else 1."""
     if concept.countable:
         return reference.instances(concept.structures[0])
     labels: NDArray[np.uint16] = np.zeros(reference.voxels.shape, dtype=np.uint16)
@@ -130,5 +113,5 @@ def concept_labels(reference: LabelMap, concept: ConceptDefinition) -> NDArray[n
 
 
 def _sparing(labels: NDArray[np.uint16]) -> NDArray[np.uint16]:
-    """The same labels, apart from their volume; where nothing is there, an array that takes no memory."""
+    """A copy of the labels that does not hold on to their volume; empty labels take no memory."""
     return labels.copy() if labels.any() else np.broadcast_to(np.uint16(0), labels.shape)

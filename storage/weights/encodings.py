@@ -2,10 +2,10 @@
 
     encodings/<aa>/<key>.npy, encodings/last-benchmark
 
-The key is the SHA-256 over the slice as the segmenter saw it, the sha256 of the weights and all that decides what an
-encoding is (precision, device, resolution, tiles, versions). Several worker processes share the folder: each file is
-written beside and renamed. Within a benchmark the cache only grows, until it is full; between benchmarks it makes room
-by dropping what the last one did not touch, the longest unused first.
+The key is the SHA-256 over the slice as the segmenter saw it, the sha256 of the weights and all settings that affect an
+encoding (precision, device, resolution, tiles, versions). Worker processes share the folder: each file is written aside
+and renamed. During a benchmark the cache only grows, until it is full. Between benchmarks it drops encodings that the
+last one did not use, the longest unused first.
 """
 
 import contextlib
@@ -40,10 +40,9 @@ _MARKER = "last-benchmark"
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", re.IGNORECASE)
 _FULL = 0.9
-"""Share of the size above which room is made between benchmarks."""
+"""Share of the size above which unused encodings are dropped between benchmarks."""
 _LOOK_AGAIN = 0.02
-"""Share of the size that a process writes before it looks at what the others have written."""
-
+"""Share of the size that a process writes before it measures the folder again."""
 _HEADER_BYTES = 128
 _ABANDONED_SECONDS = 3600.0
 
@@ -64,7 +63,7 @@ def parse_size(text: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class CacheSettings:
-    """Where encodings are kept, and how many bytes they may take; small and picklable."""
+    """Folder of the encodings and its maximum size in bytes; picklable."""
 
     folder: Path
     size: int
@@ -78,10 +77,10 @@ class _Entry:
 
 
 def prepare_cache(settings: CacheSettings) -> None:
-    """Make room before a benchmark, and note that it begins.
+    """Free space before a benchmark, and record its start.
 
-    A cache that is nearly full drops what the benchmark before did not touch; one that is larger than its size, however
-    that came about, drops the longest unused.
+    A nearly full cache drops encodings that the previous benchmark did not use. A cache above its size then drops the
+    longest unused ones.
 
     Raises:
         StoreError: If the folder cannot be written.
@@ -89,11 +88,11 @@ def prepare_cache(settings: CacheSettings) -> None:
     sweep_leftovers(settings.folder, older_than_seconds=_ABANDONED_SECONDS)
     marker = settings.folder / _MARKER
     began = marker.stat().st_mtime if marker.exists() else 0.0
-    entries = sorted(_entries(settings.folder), key=lambda entry: entry.used)
-    total = sum(entry.size for entry in entries)
-    stale = [entry for entry in entries if entry.used < began] if total >= _FULL * settings.size else []
-    for entry in stale:
-        total -= _drop(entry)
+    entries = _entries(settings.folder)
+    if sum(entry.size for entry in entries) >= _FULL * settings.size:
+        for entry in entries:
+            if entry.used < began:
+                entry.path.unlink(missing_ok=True)
     trim_cache(settings)
     with replacing(marker) as scratch:
         scratch.touch()
@@ -101,12 +100,13 @@ def prepare_cache(settings: CacheSettings) -> None:
 
 def trim_cache(settings: CacheSettings) -> None:
     """Drop the longest unused encodings of a cache that is larger than its size."""
-    entries = sorted(_entries(settings.folder), key=lambda entry: entry.used)
+    entries = _entries(settings.folder)
     total = sum(entry.size for entry in entries)
-    for entry in entries:
+    for entry in sorted(entries, key=lambda entry: entry.used):
         if total <= settings.size:
             return
-        total -= _drop(entry)
+        entry.path.unlink(missing_ok=True)
+        total -= entry.size
 
 
 class EncodingCache:
@@ -118,22 +118,22 @@ class EncodingCache:
         self._unseen = 0
 
     def get(self, key: str) -> NDArray[np.generic] | None:
-        """The array of a key, which counts as used now; None where there is none. A damaged one is dropped."""
+        """The array of a key, marked as used now; None if missing. A damaged file is removed."""
         path = self._path(key)
         try:
             array: NDArray[np.generic] = np.load(path, allow_pickle=False)
-        except OSError:  # not there, or not readable at the moment
+        except OSError:  # missing, or not readable at the moment
             return None
         except (ValueError, EOFError):
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
             return None
-        with contextlib.suppress(OSError):  # a cache of somebody else, which may be read alone
+        with contextlib.suppress(OSError):  # a read-only cache of another user
             os.utime(path)
         return array
 
     def put(self, key: str, array: NDArray[np.generic]) -> bool:
-        """Keep an array unless the cache is full, or the disk is; whether it is kept."""
+        """Write an array unless the cache or the disk is full; True if it was written."""
         if not self._fits(array.nbytes + _HEADER_BYTES):
             return False
         path = self._path(key)
@@ -162,7 +162,7 @@ class EncodingCache:
 
 
 def cached(segmenter: Segmenter, weights_sha256: str, settings: CacheSettings | None) -> Segmenter:
-    """The segmenter with a cache in front of its encoder, where there is one and its encodings can be kept."""
+    """The segmenter with a cache in front of its encoder, if there is a cache and its encodings can be stored."""
     if settings is None or not isinstance(segmenter, CacheableSegmenter):
         return segmenter
     return CachedSegmenter(segmenter, weights_sha256, EncodingCache(settings))
@@ -178,13 +178,7 @@ class _Slice:
 
 
 class CachedSegmenter(SegmenterAround):
-    """A segmenter that looks for encodings in a cache before it makes them.
-
-    Args:
-        segmenter: What encodes and answers.
-        weights_sha256: Identity of its weights.
-        cache: Where encodings are kept.
-    """
+    """A segmenter that takes encodings from a cache, and encodes slices that are missing there."""
 
     def __init__(self, segmenter: CacheableSegmenter, weights_sha256: str, cache: EncodingCache) -> None:
         super().__init__(segmenter)
@@ -194,16 +188,16 @@ class CachedSegmenter(SegmenterAround):
         self._versions = [importlib.metadata.version(name) for name in ("torch", "transformers")]
 
     def prepare(self, images: Sequence[SliceImage], settings: InferenceSettings) -> list["_Slice"]:
-        """Look for encodings in the cache, and prepare all slices that have none there."""
+        """Read encodings from the cache, and prepare all slices that are missing there."""
         return [self._prepared(image, settings) for image in images]
 
     def encode(self, images: Sequence[Any], settings: InferenceSettings) -> list[Any]:
-        """Encodings from the cache, and all that are not there in one call."""
+        """Encodings from the cache; missing ones are made in one call."""
         slices = [one if isinstance(one, _Slice) else self._prepared(one, settings) for one in images]
         found = [one.encoding for one in slices]
         missing = [index for index, encoding in enumerate(found) if encoding is None]
         made = self._segmenter.encode([slices[index].ready for index in missing], settings) if missing else []
-        moved = self._segmenter.device != self._device  # full memory: what the CPU made is not what the key says
+        moved = self._segmenter.device != self._device  # after a fallback to the CPU the key does not hold
         for index, encoding in zip(missing, made, strict=True):
             found[index] = encoding
             if not moved:
@@ -217,22 +211,19 @@ class CachedSegmenter(SegmenterAround):
         prompts: Sequence[VolumePrompt],
         settings: InferenceSettings,
     ) -> Iterator[FollowedObject]:
-        """Follow objects through a volume, where `capabilities.propagation` says that it can."""
+        """Follow objects through a volume, if `capabilities.propagation` is true."""
         assert isinstance(self._segmenter, FollowingSegmenter)
         return self._segmenter.follow(encoding_of, count, prompts, settings)
 
     def _prepared(self, image: SliceImage, settings: InferenceSettings) -> "_Slice":
-        key = self._key(image, settings)
+        identity = self._segmenter.encoding_identity(settings)
+        key = digest_json([self._weights, digest_array(image), identity, INFERENCE_CODE_VERSION, self._versions])
         encoding = self._read(key, image, settings)
         if encoding is not None:
             return _Slice(key, encoding, None)
         if isinstance(self._segmenter, PreparingSegmenter):
             return _Slice(key, None, self._segmenter.prepare([image], settings)[0])
         return _Slice(key, None, image)
-
-    def _key(self, image: SliceImage, settings: InferenceSettings) -> str:
-        identity = self._segmenter.encoding_identity(settings)
-        return digest_json([self._weights, digest_array(image), identity, INFERENCE_CODE_VERSION, self._versions])
 
     def _read(self, key: str, image: SliceImage, settings: InferenceSettings) -> Any:
         array = self._cache.get(key)
@@ -244,14 +235,11 @@ class CachedSegmenter(SegmenterAround):
             return None
 
 
-def _entries(folder: Path) -> Iterator[_Entry]:
-    """Files of the cache; one that another process takes away meanwhile does not count."""
+def _entries(folder: Path) -> list[_Entry]:
+    """Files of the cache, without those that another process removes meanwhile."""
+    found = []
     for path in folder.glob("??/*.npy"):
         with contextlib.suppress(FileNotFoundError):
             status = path.stat()
-            yield _Entry(path, status.st_size, status.st_mtime)
-
-
-def _drop(entry: _Entry) -> int:
-    entry.path.unlink(missing_ok=True)
-    return entry.size
+            found.append(_Entry(path, status.st_size, status.st_mtime))
+    return found

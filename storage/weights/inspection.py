@@ -1,4 +1,4 @@
-"""What a checkpoint is: matched tensor by tensor and looked at value by value; brings torch and transformers."""
+"""Inspection of checkpoints, tensor by tensor and value by value; imports torch and transformers."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -20,16 +20,16 @@ _SNAPSHOTS = "snapshots"
 
 
 def inspect_location(name: str, location: str, base: str | None = None, locate: Locate = str) -> Weights:
-    """Version 1 of some weights to be, with every fact that the registry keeps.
+    """Version 1 of new weights, with every fact that the registry keeps.
 
     Args:
-        name: Name to be.
+        name: Name in the registry.
         location: File, folder or `hf://` location.
-        base: Location of the weights that an adapter belongs to; by default what the adapter says.
-        locate: Turns what an adapter says about its base into a location.
+        base: Location of the base of an adapter; by default the one that the adapter names.
+        locate: Turns the base that an adapter names into a location.
 
     Raises:
-        WeightsMismatchError: If anything but every tensor matches.
+        WeightsMismatchError: If a tensor does not match.
         WeightsError: If it cannot be read, or a tensor is not finite.
     """
     path = resolve(location).absolute()  # links are kept: a Hugging Face cache links names to nameless blobs
@@ -37,7 +37,7 @@ def inspect_location(name: str, location: str, base: str | None = None, locate: 
         msg = f"no weights at {location}; give a checkpoint file, a Hugging Face folder or hf://owner/name"
         raise WeightsError(msg)
     if is_adapter(path):
-        path = read_adapter(path).folder  # its configuration decides, too, what it does to its base
+        path = read_adapter(path).folder  # the configuration counts too
     found = adapter_base(location, base, locate)
     base_path = None if found is None else Path(found)
     weights = read_weights(path, base_path)
@@ -64,28 +64,23 @@ def inspect_location(name: str, location: str, base: str | None = None, locate: 
 
 
 def adapter_base(location: str, base: str | None, locate: Locate) -> str | None:
-    """Location of the weights that an adapter belongs to; None for whole weights, which take none.
-
-    Args:
-        location: File, folder or `hf://` location of the adapter or of whole weights.
-        base: Location of the base as the user gave it; None for what the adapter says.
-        locate: Turns what the adapter says into a location: it may be a name of the registry.
+    """Location of the base of an adapter; None for whole weights. Arguments as in `inspect_location`.
 
     Raises:
-        WeightsError: If whole weights are given a base, or an adapter has none that can be found.
+        WeightsError: If whole weights are given a base, or the base of an adapter is not found.
     """
     path = resolve(location)
     if not is_adapter(path):
         if base is not None:
-            msg = f"{path} is no LoRA adapter but whole weights; leave out --base"
+            msg = f"{path} holds whole weights, not a LoRA adapter; leave out --base"
             raise WeightsError(msg)
         return None
     adapter = read_adapter(path)
-    said = base or (locate(adapter.base) if adapter.base else None)
-    if said is None:
-        msg = f"{path} is a LoRA adapter and does not say on what; name its weights with --base NAME|PATH"
+    found = base or (locate(adapter.base) if adapter.base else None)
+    if found is None:
+        msg = f"{path} is a LoRA adapter without a base; name its weights with --base NAME|PATH"
         raise WeightsError(msg)
-    return str(resolve(base_location(adapter, said)).absolute())
+    return str(resolve(base_location(adapter, found)).absolute())
 
 
 def _revision(location: str, path: Path) -> str:

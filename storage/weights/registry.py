@@ -1,8 +1,8 @@
-"""Weights by name: the registry, the built-in baselines and small SAM3 weights, and how a name becomes a segmenter.
+"""Weights by name: the registry, the built-in baselines and small SAM3 weights, and their segmenters.
 
 `NAME` is the latest version, `NAME@N` a version. Identity is the SHA-256 of the tensors' file or folder; every score
-row carries it. `storage.weights.checkpoints` is imported where tensors are read: it brings torch and transformers,
-seven seconds that planning, SQL and baselines do not need.
+row carries it. `storage.weights.checkpoints` is imported only to read tensors: torch and transformers take seven
+seconds that planning, SQL and baselines do not need.
 """
 
 import os
@@ -22,11 +22,10 @@ from storage.store.atomic import read_json, replacing, write_json
 from storage.store.layout import StoreLayout, check_name
 from storage.store.locks import holding
 from storage.weights.shipped import FACTS, shipped_checkpoint, shipped_folder, shipped_names
-from storage.weights.weights import Weights
+from storage.weights.weights import HUB, Weights
 
 UNTRAINED = "tiny-untrained"
 _BUILT_IN = (*BASELINES, UNTRAINED, *shipped_names())
-_HUB = "hf://"
 DEVICE_VARIABLE = "MEDSAM3_DEVICE"
 
 
@@ -39,7 +38,7 @@ def find_weights(store: StoreLayout, text: str) -> Weights:
     """Weights by `NAME` or `NAME@N`.
 
     Raises:
-        UsageError: If there are none; lists what exists.
+        UsageError: If the name or version is unknown; lists the known names.
     """
     name, _, version = text.partition("@")
     versions = [_built_in(store, name)] if name in _BUILT_IN else []
@@ -54,8 +53,8 @@ def find_weights(store: StoreLayout, text: str) -> Weights:
 
 
 def is_location(store: StoreLayout, text: str) -> bool:
-    """Whether a text means a file, a folder or an `hf://` location rather than a name of the registry."""
-    if text.startswith(_HUB):
+    """True if a text is a file, a folder or an `hf://` location rather than a name of the registry."""
+    if text.startswith(HUB):
         return True
     name = text.partition("@")[0]
     if name in _BUILT_IN or any(item.name == name for item in registered_weights(store)):
@@ -66,20 +65,20 @@ def is_location(store: StoreLayout, text: str) -> bool:
 def add_weights(
     store: StoreLayout, name: str, location: Path | str, *, licence: str = "", base: str | None = None
 ) -> Weights:
-    """Register weights: match every tensor, look at every value, take the digest, give the next version of the name.
+    """Register weights: check every tensor and value, compute the digest, assign the next version of the name.
 
-    The same tensors again under the same name are the version that they already are.
+    Registering the newest version again returns it unchanged.
 
     Args:
         store: The store.
-        name: Name to be.
+        name: Name in the registry.
         location: File, folder or `hf://` location; the commit of a repository is kept with it.
-        licence: Licence note; by default what a model card or a licence file beside the weights says.
-        base: Name or location of the weights that an adapter belongs to; by default what the adapter says.
+        licence: Licence note; by default from the model card or licence file beside the weights.
+        base: Name or location of the base of an adapter; by default the one that the adapter names.
 
     Raises:
-        UsageError: If the name is built in or not a name.
-        WeightsMismatchError: If anything but every tensor matches.
+        UsageError: If the name is built in or invalid.
+        WeightsMismatchError: If a tensor does not match.
         WeightsError: If the path holds no readable checkpoint, or a tensor is not finite.
     """
     require_free_name(name)
@@ -91,7 +90,7 @@ def require_free_name(name: str) -> None:
     """Refuse names that cannot be given to weights.
 
     Raises:
-        UsageError: If it is no name, or belongs to weights that come with the product.
+        UsageError: If the name is invalid, or belongs to built-in weights.
     """
     if check_name("weights", name) in _BUILT_IN or name.startswith("tiny-"):
         msg = f"weights name {name!r} is built in; choose another"
@@ -99,7 +98,7 @@ def require_free_name(name: str) -> None:
 
 
 def register_weights(store: StoreLayout, inspected: Weights) -> Weights:
-    """Give inspected weights the next version of their name; the same tensors again are the version that they are."""
+    """Assign inspected weights the next version of their name, unless they are its newest version already."""
     with holding(store.registry_lock(), "the weights registry is being written", wait=True):
         registered = registered_weights(store)
         same_name = sorted((item for item in registered if item.name == inspected.name), key=lambda item: item.version)
@@ -113,19 +112,18 @@ def register_weights(store: StoreLayout, inspected: Weights) -> Weights:
 
 
 def _ancestors(registered: Sequence[Weights], inspected: Weights) -> tuple[str, ...]:
-    """What weights come from, nearest first: parents or the base of an adapter, public names, and their own parents."""
+    """Ancestors of weights, nearest first: parents or the base of an adapter, public names, and their own parents."""
     found = list(inspected.parents)
     for known in registered:
         digests = {parent.rpartition(":")[2] for parent in inspected.parents}
         if known.sha256 in digests or (known.path is not None and known.path == inspected.base):
-            public = public_names(known.sha256, known.source, known.name)
-            names = sorted({known.name} | public)
+            names = sorted({known.name} | public_names(known.sha256, known.source, known.name))
             found += [f"{name}@{known.version}:{known.sha256}" for name in names] + list(known.parents)
     return tuple(dict.fromkeys(found))
 
 
 def inspect_weights(store: StoreLayout, name: str, location: Path | str, base: str | None = None) -> Weights:
-    """What a checkpoint is, without registering it; fails as `add_weights` does."""
+    """Inspect a checkpoint without registering it; fails as `add_weights` does."""
     from storage.weights.inspection import inspect_location
 
     if not is_location(store, str(location)):
@@ -134,8 +132,8 @@ def inspect_weights(store: StoreLayout, name: str, location: Path | str, base: s
     return inspect_location(name, str(location), _base_location(store, base), partial(_named_location, store))
 
 
-def load_unregistered(store: StoreLayout, location: str, device: str, base: str | None = None) -> Segmenter:
-    """The segmenter behind a file, a folder or an `hf://` location.
+def load_unregistered(store: StoreLayout, location: str, device: str) -> Segmenter:
+    """The segmenter of a file, a folder or an `hf://` location.
 
     Raises:
         WeightsError: If it does not load.
@@ -143,16 +141,15 @@ def load_unregistered(store: StoreLayout, location: str, device: str, base: str 
     from storage.weights.checkpoints import open_segmenter
     from storage.weights.inspection import adapter_base
 
-    found = adapter_base(location, _base_location(store, base), partial(_named_location, store))
-    return open_segmenter(location, device, base=found)
+    return open_segmenter(location, device, base=adapter_base(location, None, partial(_named_location, store)))
 
 
 def check_registered(store: StoreLayout, text: str, base: str | None = None) -> Weights:
-    """Read weights by name or location once more, tensor by tensor and value by value.
+    """Check weights by name or location again, tensor by tensor and value by value.
 
     Raises:
-        UsageError: If there are none of this name.
-        WeightsError: If they are gone, have changed since they were registered, or are not whole.
+        UsageError: If the name is unknown.
+        WeightsError: If they are missing, incomplete, or have changed since they were registered.
     """
     if is_location(store, text):
         return inspect_weights(store, Path(text).name, text, base)
@@ -161,27 +158,22 @@ def check_registered(store: StoreLayout, text: str, base: str | None = None) -> 
     if found.path is None:
         return found
     seen = inspect_weights(store, found.name, found.path, found.base)
-    return replace(
-        found,
-        matched=seen.matched,
-        dropped=seen.dropped,
-        drop_reasons=seen.drop_reasons,
-        resolutions=seen.resolutions,
-    )
+    checked = ("matched", "dropped", "drop_reasons", "resolutions")
+    return replace(found, **{name: getattr(seen, name) for name in checked})
 
 
 def default_device() -> str:
-    """Where weights are loaded when nothing else is said: `$MEDSAM3_DEVICE`, else the first GPU, else the CPU."""
+    """Default device of weights: `$MEDSAM3_DEVICE`, else the first GPU, else the CPU."""
     import torch
 
     return os.environ.get(DEVICE_VARIABLE, "cuda:0" if torch.cuda.is_available() else "cpu")
 
 
 def load_segmenter(weights: Weights, device: str) -> Segmenter:
-    """The segmenter behind some weights.
+    """The segmenter of registered weights.
 
     Raises:
-        WeightsError: If the file is gone, has changed since it was registered, or does not load.
+        WeightsError: If the file is missing, has changed since it was registered, or does not load.
     """
     if weights.path is None:
         return BASELINES[weights.name]
@@ -192,10 +184,10 @@ def load_segmenter(weights: Weights, device: str) -> Segmenter:
 
 
 def require_unchanged(weights: Weights) -> None:
-    """Compare the file or folder behind some weights with the digest that it had when it was registered.
+    """Compare the file or folder of weights with its digest in the registry.
 
     Raises:
-        WeightsError: If it is gone or has changed; baselines have no file and always pass.
+        WeightsError: If it is missing or has changed; baselines have no file and always pass.
     """
     if weights.path is None:
         return
@@ -204,7 +196,7 @@ def require_unchanged(weights: Weights) -> None:
     named = f"{weights.name}@{weights.version}"
     for path in filter(None, (weights.path, weights.base)):
         if not Path(path).exists():
-            msg = f"{path} of {named} is gone; put it back or register other weights with: medsam3 weights add"
+            msg = f"{path} of {named} is missing; restore it or register other weights with: medsam3 weights add"
             raise WeightsError(msg)
     digest = weights_sha256(Path(weights.path), Path(weights.base) if weights.base else None)
     if digest != weights.sha256:
@@ -216,7 +208,7 @@ def require_unchanged(weights: Weights) -> None:
 
 
 def registered_weights(store: StoreLayout) -> list[Weights]:
-    """Every version in the registry, built-in ones left out, in the order in which they were added."""
+    """Every version in the registry without built-in ones, in order of registration."""
     if not store.registry_json().exists():
         return []
     return [_from_json(item) for item in read_json(store.registry_json())["weights"]]
@@ -232,13 +224,13 @@ def _base_location(store: StoreLayout, base: str | None) -> str | None:
         return base
     found = find_weights(store, base)
     if found.path is None:
-        msg = f"{base} has no tensors that an adapter could be merged into; name SAM3 weights"
+        msg = f"{base} has no tensors to merge an adapter into; name SAM3 weights"
         raise UsageError(msg)
     return found.path
 
 
 def _named_location(store: StoreLayout, said: str) -> str:
-    """What an adapter says about its base, a name of the registry replaced by where those weights lie."""
+    """The base that an adapter names; a name of the registry is replaced by the location of those weights."""
     try:
         return find_weights(store, said).path or said
     except UsageError:
@@ -251,17 +243,15 @@ def _built_in(store: StoreLayout, name: str) -> Weights:
         note = "needs no weights: what the prompt alone is worth"
         return Weights(name, baseline.version, baseline.digest, None, "baseline", baseline.capabilities, note=note)
     if name in shipped_names():
-        return replace(
-            _from_json(read_json(shipped_folder(name) / FACTS)), path=str(shipped_checkpoint(name).resolve())
-        )
+        facts = _from_json(read_json(shipped_folder(name) / FACTS))
+        return replace(facts, path=str(shipped_checkpoint(name).resolve()))
     folder, untrained = store.built_in_weights(name)
     if not untrained.exists():
         from storage.weights.checkpoints import write_untrained
+        from storage.weights.inspection import inspect_location
 
         with replacing(folder) as scratch:
             write_untrained(scratch)
         note = "seeded and untrained: it exercises the model path, its scores mean nothing"
-        from storage.weights.inspection import inspect_location
-
         write_json(untrained, asdict(replace(inspect_location(name, str(folder)), note=note)))
     return replace(_from_json(read_json(untrained)), path=str(folder.resolve()))

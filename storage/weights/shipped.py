@@ -1,4 +1,4 @@
-"""Trained small SAM3 weights that come with the product, each a Hugging Face folder with its facts and model card.
+"""Trained small SAM3 weights shipped with the product, each a Hugging Face folder with its facts and model card.
 
 shipped_weights/<name>/weights/{model.safetensors, config.json}, facts.json, trained_on.json, log.jsonl, README.md
 """
@@ -18,29 +18,29 @@ from storage.store.tables import read_table
 
 SHIPPED = Path(__file__).with_name("shipped_weights")
 FACTS, TRAINED_ON, LOG, WEIGHTS = "facts.json", "trained_on.json", "log.jsonl", "weights"
-MOST_BYTES = 16 * 1024 * 1024
-"""Weights that come with the product are at most as large."""
+MAX_BYTES = 16 * 1024 * 1024
+"""Maximum size of shipped weights."""
 
 
 @cache
 def shipped_names() -> tuple[str, ...]:
-    """Names of the weights that come with the product, sorted."""
+    """Names of the shipped weights, sorted."""
     return tuple(sorted(path.parent.name for path in SHIPPED.glob(f"*/{FACTS}")))
 
 
 def shipped_folder(name: str) -> Path:
-    """Folder of shipped weights, with all that is known about them."""
+    """Folder of shipped weights with their facts and model card."""
     return SHIPPED / name
 
 
 def shipped_checkpoint(name: str) -> Path:
-    """The weights alone, in Hugging Face format; what their digest is over."""
+    """The weights alone, in Hugging Face format; their digest covers this folder."""
     return SHIPPED / name / WEIGHTS
 
 
 @cache
 def shipped_training_digests() -> dict[str, frozenset[str]]:
-    """Digests of the cases, and of their images alone, that shipped weights learned from, by their sha256."""
+    """Digests of training cases, and of their images alone, by the sha256 of shipped weights."""
     found = {}
     for name in shipped_names():
         learned = read_json(SHIPPED / name / TRAINED_ON)
@@ -50,20 +50,14 @@ def shipped_training_digests() -> dict[str, frozenset[str]]:
 
 
 def ship(run_folder: Path, name: str, facts: dict[str, Any], target: Path = SHIPPED) -> Path:
-    """Copy the result of a training run to where it is shipped from.
-
-    Args:
-        run_folder: Folder of a finished training run.
-        name: Name under which it is shipped.
-        facts: What the registry says about it.
-        target: Where shipped weights lie.
+    """Copy the result of a finished training run, with its facts of the registry, to the shipped weights.
 
     Raises:
-        ValueError: If the file is larger than `MOST_BYTES`.
+        ValueError: If the file is larger than `MAX_BYTES`.
     """
     size = (run_folder / "weights" / "model.safetensors").stat().st_size
-    if size > MOST_BYTES:
-        msg = f"{run_folder} holds {size} bytes of weights; at most {MOST_BYTES} are shipped: train with half: true"
+    if size > MAX_BYTES:
+        msg = f"{run_folder} holds {size} bytes of weights; at most {MAX_BYTES} are shipped: train with half: true"
         raise ValueError(msg)
     folder = target / name
     (folder / WEIGHTS).mkdir(parents=True, exist_ok=True)
@@ -81,7 +75,7 @@ def ship(run_folder: Path, name: str, facts: dict[str, Any], target: Path = SHIP
 
 
 def _digests(run_folder: Path) -> dict[str, list[str]]:
-    """Digests of the cases in the manifest of a run, and of their images as its store knows them."""
+    """Digests of the cases in the manifest of a run, and of their images in its store."""
     table = read_table(run_folder / "manifest", TRAINING, columns=["cohort", "case_id", "case_digest"])
     cases = {(row["cohort"], row["case_id"]) for row in table.to_pylist()}
     store = StoreLayout(run_folder.parents[1])

@@ -1,10 +1,8 @@
-"""Has the file behind some weights changed, and may it be taken? What the watcher saw last stands in the store.
-
-    weights/watch.json
+"""Watch the files of weights for new versions; the last observation is kept in `weights/watch.json`.
 
 A file counts as written when its size, time and inode have not changed for a while and no process of this machine has
-it open for writing. What cannot be loaded is told once and never registered. Hashing and loading gigabytes happens only
-when the file system says that something is new.
+it open for writing. Files that do not load are reported once and never registered. Files are hashed and loaded only
+when the file system shows a change.
 """
 
 import os
@@ -19,14 +17,13 @@ from medsam3_core.errors import WeightsError
 from storage.store.atomic import read_json, write_json
 from storage.store.layout import StoreLayout
 from storage.weights.registry import inspect_weights, register_weights, registered_weights
-from storage.weights.weights import Weights
+from storage.weights.weights import HUB, Weights
 
-_HUB = "hf://"
 _PROCESSES = Path("/proc")
 
 
 class Sight(StrEnum):
-    """What one look at some weights found."""
+    """Result of one look at weights."""
 
     UNCHANGED = "unchanged"
     WRITING = "still being written"
@@ -37,13 +34,13 @@ class Sight(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the watcher knows about one name.
+    """Last observation of one name.
 
     Attributes:
-        fingerprint: Of the files as they were last taken or refused; empty before the first look.
-        announced: Version that was last told to the server.
-        problem: What was told about files with this fingerprint that cannot be loaded; empty where they can.
-        gone: What was told about files that are not there; empty where they are.
+        fingerprint: Fingerprint of the files last registered or refused; empty before the first look.
+        announced: Version last announced to the server.
+        problem: Reported reason why files with this fingerprint do not load; empty if they do.
+        gone: Reported reason why files are missing; empty if they exist.
     """
 
     fingerprint: str = ""
@@ -54,14 +51,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One look at some weights.
-
-    Attributes:
-        sight: What was found.
-        seen: What to remember.
-        latest: Newest version now.
-        message: For people; empty where nothing is new.
-    """
+    """One look at weights: its result, the observation to keep, the newest version, and a message, empty if none."""
 
     sight: Sight
     seen: Seen
@@ -76,14 +66,14 @@ def latest_versions(store: StoreLayout) -> dict[str, Weights]:
 
 
 def read_seen(store: StoreLayout) -> dict[str, Seen]:
-    """What was last seen, by name."""
+    """The last observations, by name."""
     if not store.watch_json().exists():
         return {}
     return {name: Seen(**value) for name, value in read_json(store.watch_json()).items()}
 
 
 def write_seen(store: StoreLayout, seen: Mapping[str, Seen]) -> None:
-    """Remember it."""
+    """Keep the observations."""
     write_json(store.watch_json(), {name: asdict(item) for name, item in seen.items()})
 
 
@@ -94,91 +84,87 @@ def look_at(
     quiet_seconds: float,
     pause: Callable[[float], None] = time.sleep,
 ) -> Look:
-    """Look at the files behind some weights, and register them as the next version if they are new, whole and at rest.
+    """Check the files of weights, and register them as the next version if they are new, complete and at rest.
 
     Args:
         store: The store.
         latest: Newest version of the name.
-        seen: What is known from earlier looks.
-        quiet_seconds: How long files must have been at rest.
+        seen: Observation of the previous look.
+        quiet_seconds: Seconds that files must have been at rest.
         pause: Waits that long; replaced where waiting must end early.
     """
     try:
         paths = _sources(latest)
         before = fingerprint(paths)
     except (WeightsError, OSError) as error:
-        told = f"{latest.name}: {_gone_words(error, latest)}"
-        return Look(Sight.GONE, replace(seen, gone=told), latest, "" if told == seen.gone else told)
+        message = f"{latest.name}: {_describe_missing(error, latest)}"
+        return Look(Sight.GONE, replace(seen, gone=message), latest, "" if message == seen.gone else message)
     seen = replace(seen, gone="")
     if before == seen.fingerprint:
         return Look(Sight.UNLOADABLE if seen.problem else Sight.UNCHANGED, seen, latest)
     pause(max(0.0, quiet_seconds - _age(paths)))
     if _moves(paths, before):
-        return Look(Sight.WRITING, seen, latest, f"{latest.name}: {paths[0]} is still being written and left alone")
+        return Look(Sight.WRITING, seen, latest, f"{latest.name}: {paths[0]} is still being written; not registered")
     try:
         inspected = inspect_weights(store, latest.name, _location(latest), latest.base)
     except WeightsError as error:
-        inspected, told = None, f"{latest.name}: {error}"
+        inspected, message = None, f"{latest.name}: {error}"
     if _moves(paths, before):
-        return Look(Sight.WRITING, seen, latest, f"{latest.name}: {paths[0]} changed while it was read; left alone")
+        return Look(Sight.WRITING, seen, latest, f"{latest.name}: {paths[0]} changed while it was read; not registered")
     if inspected is None:
-        return Look(Sight.UNLOADABLE, replace(seen, fingerprint=before, problem=told), latest, told)
+        return Look(Sight.UNLOADABLE, replace(seen, fingerprint=before, problem=message), latest, message)
     added = register_weights(store, replace(inspected, note=latest.note))
     seen = replace(seen, fingerprint=before, problem="")
     if added.version == latest.version:
         return Look(Sight.UNCHANGED, seen, latest)
-    told = f"{added.name}@{added.version} registered: sha256 {added.sha256[:12]}, was {latest.sha256[:12]}"
-    return Look(Sight.CHANGED, seen, added, told)
+    message = f"{added.name}@{added.version} registered: sha256 {added.sha256[:12]}, was {latest.sha256[:12]}"
+    return Look(Sight.CHANGED, seen, added, message)
 
 
 def fingerprint(paths: Sequence[Path]) -> str:
     """Digest over names, sizes, times and inodes of files and of all files of folders, without reading them.
 
     Raises:
-        OSError: If there is nothing at one of the paths.
+        OSError: If a path does not exist or is an empty folder.
     """
-    rows = [
-        (str(file), status.st_size, status.st_mtime_ns, status.st_ino)
-        for path in paths
-        for file, status in ((file, file.stat()) for file in _files([path]))
-    ]
+    stats = [(str(file), file.stat()) for file in _files(paths)]
     if empty := [path for path in paths if not any(_files([path]))]:
         msg = "an empty folder"
         raise FileNotFoundError(0, msg, str(empty[0]))
-    return digest_json(sorted(rows))
+    return digest_json(sorted((name, stat.st_size, stat.st_mtime_ns, stat.st_ino) for name, stat in stats))
 
 
 def open_for_writing(paths: Sequence[Path]) -> bool:
-    """Whether a process of this machine that we may look at has one of these files open for writing (Linux)."""
+    """True if a visible process of this machine has one of these files open for writing (Linux)."""
     wanted = {str(file.resolve()) for file in _files(paths)}
     for descriptor in _PROCESSES.glob("[0-9]*/fd/*"):
         try:
             if os.readlink(descriptor) in wanted and _writes(descriptor):
                 return True
-        except OSError:  # the process has ended, or it is somebody else's
+        except OSError:  # the process has ended, or belongs to another user
             continue
     return False
 
 
 def _location(weights: Weights) -> str:
-    """Where new versions come from: the repository, or the absolute path."""
-    return weights.source if weights.source.startswith(_HUB) else str(weights.path)
+    """Origin of new versions: the repository, or the absolute path."""
+    return weights.source if weights.source.startswith(HUB) else str(weights.path)
 
 
 def _sources(weights: Weights) -> tuple[Path, ...]:
-    """Files that decide what the weights are; asks the hub for the newest commit, or its cache where it is offline."""
+    """Files of the weights; asks the hub for the newest commit, or its cache when offline."""
     path = Path(_location(weights))
-    if weights.source.startswith(_HUB):
+    if weights.source.startswith(HUB):
         from storage.weights.checkpoints import resolve
 
         path = resolve(weights.source)
     return (path, *([Path(weights.base)] if weights.base else []))
 
 
-def _gone_words(error: Exception, weights: Weights) -> str:
+def _describe_missing(error: Exception, weights: Weights) -> str:
     if isinstance(error, OSError):
-        where = error.filename or weights.path
-        return f"{where} is gone ({error.strerror}); put it back, or register others: medsam3 weights add"
+        path = error.filename or weights.path
+        return f"{path} is missing ({error.strerror}); restore it, or register other weights: medsam3 weights add"
     return str(error)
 
 
@@ -191,7 +177,7 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
 
 
 def _age(paths: Sequence[Path]) -> float:
-    """Seconds since the newest file changed; 0 where a clock is ahead of ours, or a file has just been taken away."""
+    """Seconds since the newest file changed; 0 if its time is in the future, or a file has just been removed."""
     try:
         return max(0.0, time.time() - max(file.stat().st_mtime for file in _files(paths)))
     except OSError:

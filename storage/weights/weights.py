@@ -1,9 +1,12 @@
-"""What is known about some weights without loading them; light to import, picklable, small."""
+"""Facts about weights that need no loading; light to import and picklable."""
 
 from dataclasses import dataclass
 
 from medsam3_core.capabilities import Capabilities
 from medsam3_core.public_weights import public_names
+
+HUB = "hf://"
+"""Scheme of locations on the Hugging Face hub; kept here too because `checkpoints` imports torch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,19 +18,19 @@ class Weights:
         version: 1, 2, ... under that name.
         sha256: Identity of the tensors.
         path: File or folder; None for baselines.
-        layout: How the tensors were named in the file.
-        capabilities: Which prompts they take.
+        layout: Layout of the tensor names in the file.
+        capabilities: Accepted prompts.
         parameters: Number of parameters; 0 for baselines.
-        note: What a reader must know (untrained, licence).
+        note: Note for users (untrained, licence).
         added_at: UTC, ISO 8601.
-        source: As the user gave it: a path, or an `hf://` location.
+        source: Path or `hf://` location as given by the user.
         revision: Commit of the Hugging Face repository; empty for local files.
         base: File or folder that an adapter is merged into; None for whole weights.
-        matched: Keys of the file that hold a tensor of the architecture; 0 where nobody counted.
+        matched: Keys of the file that hold a tensor of the architecture; 0 if not counted.
         dropped: Keys left out on purpose.
-        drop_reasons: Why, each reason with the number of its keys.
-        resolutions: Input sides in pixels that they take; empty where nobody looked.
-        parents: `NAME@N:sha256` of all weights that they come from, nearest first; public ones by both names.
+        drop_reasons: Reasons, each with the number of its keys.
+        resolutions: Accepted input sides in pixels; empty if unknown.
+        parents: `NAME@N:sha256` of all ancestors, nearest first; public ones by both names.
         training: Id of the training run that made them; its folder holds configuration and data digest.
     """
 
@@ -52,7 +55,7 @@ class Weights:
 
     @property
     def identities(self) -> frozenset[str]:
-        """All that a case may be marked with if these weights have seen it: digests and names, their ancestors' too."""
+        """Digests and names of these weights and their ancestors: the possible marks of their training cases."""
         found = {self.name, self.sha256} | public_names(self.sha256, self.source, self.name)
         for parent in self.parents:
             named, _, sha256 = parent.rpartition(":")

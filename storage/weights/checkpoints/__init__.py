@@ -1,7 +1,4 @@
-"""Checkpoints on disk and on the Hugging Face hub: read strictly, named by sha256, written again.
-
-Tensors only: no registry and no store enters.
-"""
+"""Checkpoints on disk and on the Hugging Face hub: strict reading, identity by SHA-256, and writing."""
 
 from storage.weights.checkpoints.hub import resolve
 from storage.weights.checkpoints.identity import weights_sha256

@@ -1,4 +1,4 @@
-"""LoRA adapters (PEFT folders) merged into the weights they were trained on, by plain arithmetic."""
+"""LoRA adapters (PEFT folders), merged into their base weights."""
 
 import json
 import math
@@ -26,7 +26,7 @@ _KEY = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(\.[^.]+)?\.weight")
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _SHOWN = 10
 _PLAIN_STARTS = (None, True, False, "true", "false", "gaussian")
-"""Values of `init_lora_weights` that leave the base as it is; others (PiSSA, OLoRA, ...) take a part out of it."""
+"""Values of `init_lora_weights` that do not change the base; others (PiSSA, OLoRA, ...) do."""
 
 Parts = Mapping[Part, Mapping[str, torch.Tensor]]
 
@@ -36,9 +36,9 @@ class Adapter:
     """An adapter folder.
 
     Attributes:
-        config: Its `adapter_config.json`.
-        tensors: Its tensors, without the prefix of the base.
-        base: Where its base is said to be; None where the folder does not say.
+        config: Content of `adapter_config.json`.
+        tensors: Tensors, without the prefix of the base.
+        base: Location of the base according to the configuration; None if it names none.
     """
 
     folder: Path
@@ -48,7 +48,7 @@ class Adapter:
 
 
 def is_adapter(path: Path) -> bool:
-    """Whether a folder, or the file of tensors in it, holds an adapter rather than weights."""
+    """True if a folder, or the tensor file in it, holds an adapter rather than whole weights."""
     return (_folder(path) / ADAPTER_CONFIG).is_file()
 
 
@@ -56,7 +56,7 @@ def read_adapter(path: Path) -> Adapter:
     """Read a LoRA adapter: its folder, or the file of tensors in it.
 
     Raises:
-        WeightsError: If it is no readable LoRA adapter (other methods of PEFT and DoRA included).
+        WeightsError: If it is not a readable LoRA adapter; DoRA and other PEFT methods are refused.
     """
     folder = _folder(path)
     try:
@@ -82,10 +82,10 @@ def _folder(path: Path) -> Path:
 
 
 def base_location(adapter: Adapter, said: str) -> str:
-    """Where the base of an adapter lies: a path, a path relative to the adapter, or a repository of the hub.
+    """Location of the base of an adapter: a path, a path relative to the adapter, or a repository of the hub.
 
     Raises:
-        WeightsError: If it is none of them.
+        WeightsError: If `said` is none of them.
     """
     if said.startswith(SCHEME):
         return said
@@ -94,22 +94,18 @@ def base_location(adapter: Adapter, said: str) -> str:
             return str(path.absolute())
     if _REPOSITORY.fullmatch(said):
         return f"{SCHEME}{said}"
-    msg = f"{adapter.folder} is a LoRA adapter on {said}, which is not here; name its weights with --base NAME|PATH"
+    msg = f"{adapter.folder} is a LoRA adapter on {said}, which was not found; name its weights with --base NAME|PATH"
     raise WeightsError(msg)
 
 
 def merge(adapter: Adapter, base: Parts) -> dict[Part, dict[str, torch.Tensor]]:
-    """Add an adapter to the tensors of its base; merged tensors are float32.
+    """Add an adapter to the tensors of its base (`transformers` names per part); merged tensors are float32.
 
-    An adapter may speak of the modules of `transformers` or of the official code, packed projections included: the way
-    from official to `transformers` tensors is linear, so that an update takes the same way as the tensor itself.
-
-    Args:
-        adapter: The adapter.
-        base: Tensors under their `transformers` names, per part.
+    An adapter may use the module names of `transformers` or of the official code, packed projections included: the
+    conversion from official to `transformers` tensors is linear, so it applies to updates as well.
 
     Raises:
-        WeightsMismatchError: If a tensor of the adapter belongs to no tensor of the base; names the first ten.
+        WeightsMismatchError: If a tensor of the adapter fits no tensor of the base; names the first ten.
     """
     merged = {part: dict(named) for part, named in base.items()}
     pairs: dict[str, dict[str, torch.Tensor]] = {}
@@ -135,7 +131,7 @@ def merge(adapter: Adapter, base: Parts) -> dict[Part, dict[str, torch.Tensor]]:
 def _updates(
     config: Mapping[str, Any], module: str, sides: Mapping[str, torch.Tensor], base: Parts
 ) -> list[tuple[Part, str, torch.Tensor]]:
-    """What one pair of matrices adds to which tensors of the base; empty where it fits none."""
+    """Updates of base tensors by one pair of matrices; empty if it fits none."""
     if set(sides) != {"A", "B"} or sides["A"].ndim != 2 or sides["A"].shape[0] != sides["B"].shape[-1]:
         return []
     update = sides["B"].float() @ sides["A"].float()
@@ -145,7 +141,7 @@ def _updates(
 
 
 def _placed(key: str, tensor: torch.Tensor, base: Parts) -> list[tuple[Part, str, torch.Tensor]]:
-    """A tensor of any layout as tensors of the base; empty where a name or shape does not fit."""
+    """A tensor of any layout as tensors of the base; empty if a name or shape does not fit."""
     for layout in (Layout.HUGGING_FACE, Layout.BARE, Layout.RELEASED):
         (placed,) = place_keys([key], layout)
         part = placed.part
@@ -169,12 +165,12 @@ def _scaling(config: Mapping[str, Any], module: str, rank: int) -> float:
 
 
 def _by_pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
-    """PEFT's rule: a pattern matches a module whose name it ends, from a dot on."""
+    """The value of the first pattern that matches a module's name, or its end after a dot, as in PEFT."""
     return next((value for name, value in patterns.items() if re.fullmatch(rf"(.*\.)?({name})", module)), default)
 
 
 def _plain(key: str) -> str:
-    """A name without what PEFT puts between module and tensor."""
+    """A name without PEFT's infixes between module and tensor."""
     return key.replace(".modules_to_save.default.", ".").replace(".base_layer.", ".")
 
 
@@ -184,6 +180,6 @@ def _refuse(strays: list[str], adapter: Adapter) -> None:
     first = "\n  ".join(sorted(strays)[:_SHOWN])
     msg = (
         f"{adapter.folder}: {len(strays)} tensors of the adapter fit nothing in its base:\n  {first}\n"
-        "Name the base that it was trained on; modules are known by the names of transformers or of the official code"
+        "Give the base that it was trained on; module names are those of transformers or of the official code"
     )
     raise WeightsMismatchError(msg)

@@ -23,13 +23,13 @@ _BESIDE = ["*.json", "merges.txt", "vocab.txt"]
 
 
 def resolve(location: str) -> Path:
-    """Local path of weights: a path as it is, an `hf://` location after fetching what is not in the cache yet.
+    """Local path of weights; files of an `hf://` location are fetched into the cache.
 
     `HF_HUB_OFFLINE=1` takes everything from the cache, and `HF_TOKEN` opens gated repositories.
 
     Raises:
-        WeightsError: If the location is malformed, or the repository is absent, gated, unreachable or without weights;
-            says what to do.
+        WeightsError: If the location is malformed, or the repository is missing, gated, unreachable or without weights;
+            names the remedy.
     """
     if not location.startswith(SCHEME):
         return Path(location)
@@ -55,7 +55,7 @@ def parse(location: str) -> tuple[str, str | None, str | None]:
 
 
 def _fetch_file(repository: str, revision: str | None, file: str) -> Path:
-    """One checkpoint, and the small files that stand in the same folder."""
+    """One checkpoint, and the small files beside it."""
     folder = PurePosixPath(file).parent
     beside = _BESIDE if str(folder) == "." else [str(folder / pattern) for pattern in _BESIDE]
     path = _snapshot(repository, revision, [file, *beside]) / file
@@ -66,7 +66,7 @@ def _fetch_file(repository: str, revision: str | None, file: str) -> Path:
 
 
 def _fetch_folder(repository: str, revision: str | None) -> Path:
-    """A whole repository, its safetensors if it has any, else its pickled checkpoints."""
+    """The safetensors of a repository, or its pickled checkpoints if it has none."""
     folder = _snapshot(repository, revision, [f"*{SAFETENSORS}", *_BESIDE])
     if any(folder.glob(f"*{SAFETENSORS}")):
         return folder
@@ -80,15 +80,13 @@ def _snapshot(repository: str, revision: str | None, patterns: list[str]) -> Pat
 def _advice(location: str, repository: str, error: Exception) -> str:
     page = f"https://huggingface.co/{repository}"
     if isinstance(error, GatedRepoError):
-        return (
-            f"{location}: the repository is gated; ask for access at {page}, then set HF_TOKEN (or run `hf auth login`)"
-        )
+        return f"{location}: the repository is gated; ask for access at {page}, then set HF_TOKEN or run hf auth login"
     if isinstance(error, RevisionNotFoundError):
         return f"{location}: the repository has no such revision; see {page}"
     if isinstance(error, RepositoryNotFoundError):
         return (
             f"{location}: no such repository, or it is private or gated and no token was sent; check the name at "
-            f"{page}, then set HF_TOKEN (or run `hf auth login`)"
+            f"{page}, then set HF_TOKEN or run hf auth login"
         )
     if isinstance(error, LocalEntryNotFoundError):
         return (

@@ -1,4 +1,4 @@
-"""The identity of weights, which is the SHA-256 of their bytes, and the licence note beside them."""
+"""Identity of weights (the SHA-256 of their bytes) and the licence note beside them."""
 
 import hashlib
 import re
@@ -10,11 +10,11 @@ from medsam3_core.errors import WeightsError
 def weights_sha256(path: Path, base: Path | None = None) -> str:
     """Identity of a checkpoint file or folder.
 
-    A folder is hashed over its sorted (relative path, sha256) lines. An adapter counts together with its base: the
-    same adapter on another base is other weights.
+    A folder is hashed over its sorted (relative path, sha256) lines. An adapter is hashed together with its base: on
+    another base it is other weights.
 
     Raises:
-        WeightsError: If there is nothing at the path.
+        WeightsError: If the path has no files.
     """
     own = _path_sha256(path)
     return own if base is None else hashlib.sha256(f"{own}\n{_path_sha256(base)}\n".encode()).hexdigest()
@@ -44,23 +44,14 @@ _MAX_LICENCE = 80
 
 
 def licence_beside(path: Path) -> str:
-    """What a model card beside weights, else a licence file, says; empty where there is neither.
-
-    Args:
-        path: Checkpoint file or folder.
-    """
+    """Licence of a checkpoint file or folder, from the model card or licence file beside it; empty without either."""
     folder = path if path.is_dir() else path.parent
-    said: dict[str, str] = dict(_LICENCE_FIELD.findall(_front_matter(_text_of(folder / _MODEL_CARD))))
-    if found := said.get("license_name") or said.get("license"):
+    head = _CARD_HEAD.match(_text_of(folder / _MODEL_CARD))
+    fields: dict[str, str] = dict(_LICENCE_FIELD.findall(head[1] if head else ""))
+    if found := fields.get("license_name") or fields.get("license"):
         return found[:_MAX_LICENCE]
     texts = (_text_of(folder / name) for name in _LICENCE_FILES)
     return next((line.strip("# \t")[:_MAX_LICENCE] for text in texts for line in text.splitlines() if line.strip()), "")
-
-
-def _front_matter(card: str) -> str:
-    """The YAML head of a model card."""
-    match = _CARD_HEAD.match(card)
-    return match[1] if match else ""
 
 
 def _text_of(file: Path) -> str:

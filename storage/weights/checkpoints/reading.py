@@ -1,4 +1,4 @@
-"""From a path to weights: tensors, architecture and vocabulary that belong together."""
+"""Reading of weights: tensors, architecture and vocabulary of a path."""
 
 import json
 from collections.abc import Mapping
@@ -27,13 +27,13 @@ _VOCABULARY_FILES = ("tokenizer.json", "vocab.json")
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """What a path holds, before it is matched.
+    """Content of a path before matching.
 
     Attributes:
-        path: The file that holds the tensors, or its index.
-        tensors: State dict under the names of the file, memory-mapped where the format allows.
+        path: The file with the tensors, or its index.
+        tensors: State dict with the names of the file, memory-mapped if the format allows.
         architecture: From the configuration beside the file, else the released one.
-        vocabulary: Folder with a tokenizer of these weights, where there is one.
+        vocabulary: Folder with a tokenizer of these weights, if any.
     """
 
     path: Path
@@ -42,15 +42,13 @@ class Checkpoint:
     vocabulary: str | None = None
 
 
-def open_segmenter(
-    path: Path | str, device: str = "cpu", *, base: Path | str | None = None, allow_cpu: bool = True
-) -> Sam3Segmenter:
-    """Weights at a path as a segmenter; the network itself is built when the first slice comes.
+def open_segmenter(path: Path | str, device: str = "cpu", *, base: Path | str | None = None) -> Sam3Segmenter:
+    """Weights at a path as a segmenter; the network is built with the first slice.
 
     Raises:
         WeightsError: If the path holds no complete SAM3 weights.
     """
-    return Sam3Segmenter(read_weights(path, base), device, allow_cpu=allow_cpu)
+    return Sam3Segmenter(read_weights(path, base), device)
 
 
 def read_weights(path: Path | str, base: Path | str | None = None) -> Sam3Weights:
@@ -58,10 +56,10 @@ def read_weights(path: Path | str, base: Path | str | None = None) -> Sam3Weight
 
     Args:
         path: File, folder or `hf://` location.
-        base: What an adapter was trained on; by default where its configuration says.
+        base: Base of an adapter; by default the one of its configuration.
 
     Raises:
-        WeightsMismatchError: If anything but every tensor matches.
+        WeightsMismatchError: If a tensor does not match.
         WeightsError: If it cannot be read or is not SAM3.
     """
     local = resolve(str(path))
@@ -73,7 +71,7 @@ def read_weights(path: Path | str, base: Path | str | None = None) -> Sam3Weight
 
 
 def check_weights(path: Path | str, base: Path | str | None = None) -> MatchReport:
-    """What became of every key of a checkpoint, without refusing what does not match.
+    """Match every key of a checkpoint without refusing mismatches.
 
     Raises:
         WeightsError: If it cannot be read, is not SAM3, or holds NaN or infinite values.
@@ -90,10 +88,10 @@ def check_weights(path: Path | str, base: Path | str | None = None) -> MatchRepo
 
 
 def _read_again(path: Path, stamp: tuple[int, int, int]) -> Sam3Weights:
-    """Read a checkpoint that was read before, for another precision or resolution."""
+    """Read a checkpoint again, for another precision or resolution."""
     file = _tensor_file(path)
     if not file.is_file() or _stamp(file) != stamp:
-        msg = f"{file} was changed or removed while it was in use; start again, so that one run has one set of weights"
+        msg = f"{file} was changed or removed while in use; start the run again"
         raise WeightsError(msg)
     return read_weights(path)
 
@@ -104,11 +102,11 @@ def _stamp(file: Path) -> tuple[int, int, int]:
 
 
 def _adapted(adapter: Adapter, base: Path | str | None) -> Sam3Weights:
-    said = base or adapter.base
-    if said is None:
-        msg = f"{adapter.folder} is a LoRA adapter and does not say on what; name its weights with --base NAME|PATH"
+    location = base or adapter.base
+    if location is None:
+        msg = f"{adapter.folder} is a LoRA adapter without a base; name its weights with --base NAME|PATH"
         raise WeightsError(msg)
-    weights = read_weights(base_location(adapter, str(said)))
+    weights = read_weights(base_location(adapter, str(location)))
     report = replace(weights.report, layout=Layout.LORA, matched=(*weights.report.matched, *adapter.tensors))
     parts = merge(adapter, weights.parts)
     return replace(weights, parts=parts, report=report, source=str(adapter.folder), reread=None)
@@ -132,7 +130,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def _tensor_file(path: Path) -> Path:
-    """The file to read in a folder: index or Hugging Face name first, else the only checkpoint there is."""
+    """The file to read in a folder: index or Hugging Face name first, else the only checkpoint."""
     if not path.is_dir():
         return path
     for name in (*_INDEXES, *_PREFERRED):
@@ -165,7 +163,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        msg = f"{path} is not valid JSON ({error}); repair it or take it away for the released architecture"
+        msg = f"{path} is not valid JSON ({error}); repair it, or remove it for the released architecture"
         raise WeightsError(msg) from error
     if not isinstance(content, dict):
         msg = f"{path} is not a configuration but a {type(content).__name__}; repair it"

@@ -1,4 +1,4 @@
-"""State dicts in files: tensors only, memory-mapped, and never a line of pickled code."""
+"""State dicts in files: tensors only, memory-mapped; pickled code is never run."""
 
 import json
 import pickle
@@ -25,7 +25,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Read the state dict of one file, or of all the files that a shard index names.
 
     Raises:
-        WeightsError: If the file is absent, truncated, of another format, or holds anything but tensors.
+        WeightsError: If the file is missing, truncated, of another format, or holds anything but tensors.
     """
     if not path.is_file():
         msg = f"{path}: no such checkpoint; give a .pt, .pth, .bin, .ckpt or .safetensors file or a Hugging Face folder"
@@ -55,8 +55,8 @@ def _read_pickled(path: Path) -> dict[str, torch.Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         msg = (
-            f"{path}: holds pickled objects other than tensors{_foreign(path)}, or is no checkpoint at all; such code "
-            "is never run. Save the state dict alone, best as safetensors"
+            f"{path}: holds pickled objects other than tensors{_foreign(path)}, or is no checkpoint; pickled code is "
+            "never run. Save the state dict alone, best as safetensors"
         )
         raise WeightsError(msg) from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
@@ -66,7 +66,7 @@ def _read_pickled(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _foreign(path: Path) -> str:
-    """Names of pickled objects, read from the file without running it; empty where they cannot be told."""
+    """Names of pickled objects, read without running them; empty if unknown."""
     try:
         names = sorted(get_unsafe_globals_in_checkpoint(path))
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError, pickle.UnpicklingError):
@@ -75,27 +75,17 @@ def _foreign(path: Path) -> str:
 
 
 def _state_dict(content: Any, path: Path) -> dict[str, torch.Tensor]:
-    """Find the state dict in what a training run saved around it.
-
-    A nest comes before the tensors beside it, which are counters and the like.
-    """
+    """Find the state dict, nested or not; a nested dict is preferred to tensors beside it, such as counters."""
+    found: Any = type(content)
     while isinstance(content, Mapping):
-        nest = next((name for name in _NESTS if isinstance(content.get(name), Mapping)), None)
-        if nest is None:
-            break
-        content = content[nest]
-    tensors = (
-        {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
-        if isinstance(content, Mapping)
-        else {}
-    )
-    if tensors:
-        return tensors
-    found = (
-        f"a mapping with the keys {[str(key) for key in content][:5]}"
-        if isinstance(content, Mapping)
-        else type(content)
-    )
+        nested = next((content[name] for name in _NESTS if isinstance(content.get(name), Mapping)), None)
+        if nested is not None:
+            content = nested
+            continue
+        if tensors := {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}:
+            return tensors
+        found = f"a mapping with the keys {[str(key) for key in content][:5]}"
+        break
     msg = f"{path}: holds no state dict but {found}; give the file with the tensors, as a dict or under 'model'"
     raise WeightsError(msg)
 

@@ -1,4 +1,4 @@
-"""Weights back to disk: a Hugging Face folder, the bare layout of Medical-SAM3, and the untrained small one."""
+"""Writing of weights: a Hugging Face folder, the bare layout of Medical-SAM3, and the released layout."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,12 +16,9 @@ from storage.weights.checkpoints.reading import CONFIG, TRACKER_CONFIG
 
 
 def write_hugging_face(folder: Path, weights: Sam3Weights, dtype: torch.dtype | None = None) -> None:
-    """Write a folder that `transformers` reads: `Sam3Model`, or `Sam3VideoModel` where there is a tracker.
+    """Write a folder that `transformers` reads: `Sam3Model`, or `Sam3VideoModel` with a tracker.
 
-    Args:
-        folder: Made if absent.
-        weights: What to write.
-        dtype: Type of the tensors on disk; by default the one they have.
+    `dtype` is the type of the tensors on disk; by default it is not changed.
     """
     config = weights.architecture.detector.to_dict()
     tensors = dict(weights.parts[Part.DETECTOR])
@@ -43,14 +40,13 @@ def write_hugging_face(folder: Path, weights: Sam3Weights, dtype: torch.dtype | 
 
 
 def write_bare(file: Path, weights: Sam3Weights) -> None:
-    """Write the layout of Medical-SAM3 (safetensors), with the configuration beside it; a tracker comes along."""
+    """Write the layout of Medical-SAM3 (safetensors) with any tracker, and the configurations beside it."""
     tensors = to_official(weights.parts[Part.DETECTOR], RULES[Part.DETECTOR])
-    write_json(file.parent / CONFIG, weights.architecture.detector.to_dict())
     if weights.architecture.tracker is not None:
         tensors |= to_official(weights.parts[Part.TRACKER_NECK], RULES[Part.TRACKER_NECK])
         tracker = to_official(weights.parts[Part.TRACKER], RULES[Part.TRACKER])
         tensors |= {f"inst_interactive_predictor.model.{name}": tensor for name, tensor in tracker.items()}
-        write_json(file.parent / TRACKER_CONFIG, weights.architecture.tracker.to_dict())
+    _write_configs(file.parent, weights)
     _write_safetensors(file, tensors)
 
 
@@ -63,9 +59,7 @@ def write_released(file: Path, weights: Sam3Weights) -> None:
     }
     tracker = to_official(weights.parts.get(Part.TRACKER, {}), RULES[Part.TRACKER])
     tensors |= {f"tracker.{name}": tensor for name, tensor in tracker.items()}
-    write_json(file.parent / CONFIG, weights.architecture.detector.to_dict())
-    if weights.architecture.tracker is not None:
-        write_json(file.parent / TRACKER_CONFIG, weights.architecture.tracker.to_dict())
+    _write_configs(file.parent, weights)
     with replacing(file) as scratch:
         torch.save({"model": {name: tensor.contiguous() for name, tensor in tensors.items()}}, scratch)
 
@@ -73,6 +67,12 @@ def write_released(file: Path, weights: Sam3Weights) -> None:
 def write_untrained(folder: Path, seed: int = 0, *, tracker: bool = False) -> None:
     """Write `tiny-untrained`: the same seed gives the same bytes."""
     write_hugging_face(folder, untrained_weights(seed, tracker=tracker), torch.bfloat16)
+
+
+def _write_configs(folder: Path, weights: Sam3Weights) -> None:
+    write_json(folder / CONFIG, weights.architecture.detector.to_dict())
+    if weights.architecture.tracker is not None:
+        write_json(folder / TRACKER_CONFIG, weights.architecture.tracker.to_dict())
 
 
 def _write_safetensors(file: Path, tensors: Mapping[str, torch.Tensor]) -> None:

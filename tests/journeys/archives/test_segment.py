@@ -233,7 +233,7 @@ def test_a_source_that_is_no_dicom_is_not_released_as_dicom(store: StoreLayout, 
     nib.save(nib.Nifti1Image(np.zeros((8, 9, 4), np.int16), np.eye(4)), tmp_path / "a" / "v.nii.gz")
     asked = SegmentRequest(str(tmp_path / "a"), "tiny-untrained", texts=("liver",))
     assert segment_here(store, asked, tmp_path / "out", "dicom-seg")[1] == {"unreleased": 1}
-    assert "no DICOM series" in (tmp_path / "out" / "manifest.csv").read_text()
+    assert "not a DICOM series" in (tmp_path / "out" / "manifest.csv").read_text()
     assert not list((tmp_path / "out").glob("*.dcm"))
 
 

@@ -12,7 +12,7 @@ from storage.store.atomic import read_json
 from storage.weights.checkpoints.identity import weights_sha256
 from storage.weights.registry import find_weights, load_segmenter
 from storage.weights.shipped import (
-    MOST_BYTES,
+    MAX_BYTES,
     TRAINED_ON,
     shipped_checkpoint,
     shipped_folder,
@@ -32,7 +32,7 @@ def test_both_come_with_the_product():
 def test_a_shipped_file_is_small_and_the_one_that_its_facts_describe(name, store):
     folder, checkpoint = shipped_folder(name), shipped_checkpoint(name)
     facts = find_weights(store, name)
-    assert (checkpoint / "model.safetensors").stat().st_size <= MOST_BYTES
+    assert (checkpoint / "model.safetensors").stat().st_size <= MAX_BYTES
     assert facts.sha256 == weights_sha256(checkpoint)
     assert facts.capabilities == Capabilities(text=True, box=True, interactive=True, propagation=False)
     assert read_json(checkpoint / "config.json")["detector_config"]["detr_decoder_config"]["num_queries"] >= 100

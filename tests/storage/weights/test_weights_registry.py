@@ -120,7 +120,7 @@ def test_weights_that_changed_since_are_refused_by_name(
     (mine / "config.json").write_text((mine / "config.json").read_text() + "\n")
     assert "has changed since tiny@1 was registered" in medsam3("weights", "check", "tiny", code=2).err
     shutil.rmtree(mine)
-    assert "is gone; put it back" in medsam3("weights", "check", "tiny", code=2).err
+    assert "is missing; restore it" in medsam3("weights", "check", "tiny", code=2).err
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_an_adapter_that_names_registered_weights_needs_no_option(
 
 
 def test_a_base_for_whole_weights_is_refused(store: StoreLayout, folder: Path) -> None:
-    with pytest.raises(WeightsError, match="is no LoRA adapter but whole weights; leave out --base"):
+    with pytest.raises(WeightsError, match="holds whole weights, not a LoRA adapter; leave out --base"):
         add_weights(store, "tiny", folder, base=str(folder))
     with pytest.raises(UsageError, match="baseline:box has no tensors"):
         add_weights(store, "tiny", folder, base="baseline:box")

@@ -89,7 +89,7 @@ def test_a_file_that_grows_while_it_is_looked_at_is_not_taken(
 
     found = look_at(store, find_weights(store, "mine"), seen, QUIET, pause=write_on)
     assert (found.sight, found.seen) == (Sight.WRITING, seen)
-    assert found.message.endswith("is still being written and left alone")
+    assert found.message.endswith("is still being written; not registered")
     assert look(store, seen).sight is Sight.CHANGED
 
 
@@ -128,7 +128,7 @@ def test_a_path_that_disappears_is_told_once_and_may_come_back(store: StoreLayou
     aside = watched.rename(watched.with_name("aside"))
     found = look(store, seen)
     assert found.sight is Sight.GONE
-    assert found.message.startswith(f"mine: {watched} is gone (No such file or directory); put it back")
+    assert found.message.startswith(f"mine: {watched} is missing (No such file or directory); restore it")
     assert look(store, found.seen).message == ""
     aside.rename(watched)
     back = look(store, found.seen)

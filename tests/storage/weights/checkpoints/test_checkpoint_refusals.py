@@ -87,7 +87,7 @@ class Bomb:
 @pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, protocol=2))])
 def test_pickled_code_is_refused_and_never_runs(tmp_path, save):
     save({"model": Bomb()}, tmp_path / "bomb.pt")
-    with pytest.raises(WeightsError, match="such code is never run"):
+    with pytest.raises(WeightsError, match="pickled code is never run"):
         read_weights(tmp_path / "bomb.pt")
     assert not Bomb.ran
 

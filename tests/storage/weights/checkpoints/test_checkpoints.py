@@ -193,7 +193,7 @@ def test_tensors_are_let_go_after_building_and_read_again_when_needed(tiny_folde
     half = segmenter._loaded.network_for(InferenceSettings(dtype=Dtype.FP32, resolution=112))
     assert all(torch.equal(tensor, half.detector.state_dict()[k]) for k, tensor in fp32.detector.state_dict().items())
     write_untrained(folder, seed=1)
-    with pytest.raises(WeightsError, match="was changed or removed while it was in use"):
+    with pytest.raises(WeightsError, match="was changed or removed while in use"):
         segmenter._loaded.network_for(InferenceSettings(dtype=Dtype.FP32))
 
 
@@ -262,7 +262,7 @@ def test_adapter_is_found_by_its_file_and_its_base_beside_it(tiny_folder, tmp_pa
 
 def test_adapter_whose_base_is_not_here_says_so(tmp_path):
     write_adapter(tmp_path / "adapter", "vision_encoder.backbone.layers.0.attention.q_proj", base="lost")
-    with pytest.raises(WeightsError, match="adapter on lost, which is not here; name its weights with --base"):
+    with pytest.raises(WeightsError, match="adapter on lost, which was not found; name its weights with --base"):
         read_weights(tmp_path / "adapter")
 
 
