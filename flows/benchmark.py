@@ -9,9 +9,9 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.clusters.clusters import Workers, dask_workers
-from flows.messages.console import note
+from flows.messages.console import note, tell
 from flows.service.deployed import store_of
-from flows.service.prepared import PlannedBenchmark, planned_benchmark
+from flows.service.prepared import PlannedBenchmark, nothing_to_compute, planned_benchmark
 from flows.settings.agent import endpoint_settings
 from flows.settings.defaults import CLUSTER
 from flows.settings.settings import named_cluster
@@ -89,6 +89,8 @@ def compute_plan(
         cache_encodings: Size of the cache of slice encodings; empty for none.
     """
     plan = planned.plan
+    if (answer := nothing_to_compute(plan)) is not None:
+        tell(answer)
     for group in plan.groups:
         record_plan(store, group)
         record_rejected(store, group)

@@ -52,7 +52,9 @@ def commands_markdown() -> str:
     parts = [f"# Commands\n\n{_GENERATED} Each section is the output of `medsam3 COMMAND --help`.\n"]
     for path, command in _commands(cli, ("medsam3",)):
         context = click.Context(command, info_name=" ".join(path), max_content_width=100, terminal_width=100)
-        parts.append(f"## {' '.join(path[1:])}\n\n```text\n{command.get_help(context).rstrip()}\n```\n")
+        # click keeps the help option of a command as it was first asked for, with or without -h
+        text = command.get_help(context).rstrip().replace("-h, --help", "--help    ")
+        parts.append(f"## {' '.join(path[1:])}\n\n```text\n{text}\n```\n")
     return "\n".join(parts)
 
 

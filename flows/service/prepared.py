@@ -21,18 +21,18 @@ _handed: ContextVar[Mapping[Any, Any]] = ContextVar("prepared by the command")
 
 
 @contextmanager
-def handing(request: Any, prepared: Any) -> Iterator[None]:
-    """Make `prepared` available to the flow called with `request` in this block."""
-    token = _handed.set({**_handed.get({}), request: prepared})
+def handing(key: Any, prepared: Any) -> Iterator[None]:
+    """Make `prepared` available to the flow called in this block; the key is store and request."""
+    token = _handed.set({**_handed.get({}), key: prepared})
     try:
         yield
     finally:
         _handed.reset(token)
 
 
-def handed(request: Any) -> Any:
-    """Prepared work for a request; None if the flow must prepare it."""
-    return _handed.get({}).get(request)
+def handed(key: Any) -> Any:
+    """Prepared work for a store and request; None if the flow must prepare it."""
+    return _handed.get({}).get(key)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,6 +43,11 @@ class PlannedBenchmark:
     token: str
 
 
+def nothing_to_compute(plan: BenchmarkPlan) -> str | None:
+    """The answer if nothing is pending; None otherwise."""
+    return None if plan.pending else f"nothing to compute: {plan.fresh} results are up to date"
+
+
 @contextmanager
 def planned_benchmark(store: StoreLayout, request: BenchmarkRequest) -> Iterator[PlannedBenchmark]:
     """The plan of a request, holding the writer locks of its runs; available to the flow called in this block.
@@ -51,11 +56,11 @@ def planned_benchmark(store: StoreLayout, request: BenchmarkRequest) -> Iterator
         UsageError: If a name is wrong, nothing can be run, or data may not be sent to the language model.
         StoreError: If another process is writing one of the runs.
     """
-    if (known := handed(request)) is not None:
+    if (known := handed((store.root, request))) is not None:
         yield known
         return
     asked = replace(request, settings=with_site_model(store.root, request.prompts, request.settings))
-    with planned_requests(store, completed_requests(store, asked)) as planned, handing(request, planned):
+    with planned_requests(store, completed_requests(store, asked)) as planned, handing((store.root, request), planned):
         yield planned
 
 

@@ -17,7 +17,7 @@ def prepared_segment(store: StoreLayout, request: SegmentRequest, release: Relea
     Raises:
         UsageError: If a name, file, setting or folder is wrong, or data may not be sent to the language model.
     """
-    known: SegmentRun | None = handed((request, release))
+    known: SegmentRun | None = handed((store.root, request, release))
     if known is not None:
         return known
     format_named(release.form, ExportCommand.SEGMENT)

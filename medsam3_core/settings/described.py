@@ -21,15 +21,3 @@ def option_help(settings: type[Any], name: str) -> str:
     one = described_fields(settings)[name]
     words = one.metadata["words"].replace("`", "")
     return f"{words[0].upper()}{words[1:]}.  [default: {one.default}]"
-
-
-def settings_table(settings: type[Any]) -> list[str]:
-    """One row of a Markdown table per setting: key, default, description."""
-    return [
-        f"| `{name}` | {_shown(one.default)} | {one.metadata['words']} |"
-        for name, one in described_fields(settings).items()
-    ]
-
-
-def _shown(default: Any) -> str:
-    return f"`{default}`" if isinstance(default, str) else f"{default:g}"

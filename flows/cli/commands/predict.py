@@ -113,8 +113,9 @@ def segment(
 ) -> int:
     """Segment every case of SOURCE, without references, and write verified segmentations.
 
-    SOURCE is an archive of DICOM, NIfTI and image files. The output folder receives one file per case, manifest.csv
-    with the status of every case, and measurements.parquet. Running the command again continues where it stopped.
+    SOURCE is an archive of DICOM, volume and picture files. The output folder receives a file or folder per
+    segmented case, manifest.csv with the status of every case, and measurements.parquet. Running the command again
+    continues where it stopped.
     """
     from flows.cli.work.segment import run_segment
     from storage.exports.segment_plan import ReleaseRequest, SegmentRequest

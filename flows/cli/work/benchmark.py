@@ -7,7 +7,7 @@ from pathlib import Path
 from flows.clusters.forking import begin_forking
 from flows.messages.console import say
 from flows.messages.formatting import format_counts, format_duration
-from flows.service.prepared import planned_benchmark
+from flows.service.prepared import nothing_to_compute, planned_benchmark
 from flows.settings.agent import with_site_model
 from flows.settings.settings import named_cluster
 from storage.runs.estimates import Estimate, estimate_plan, total_seconds
@@ -87,10 +87,10 @@ def run_benchmark(root: Path, *requests: BenchmarkRequest, cluster: str, cache_e
     for request in requests:
         with planned_benchmark(store, request) as planned:
             _say_refused(planned.plan)
-            if planned.plan.pending:
-                failed += _compute(root, request, planned.plan, cluster, cache_encodings)
+            if (answer := nothing_to_compute(planned.plan)) is not None:
+                say(answer)
             else:
-                say(f"nothing to compute: {planned.plan.fresh} results are up to date")
+                failed += _compute(root, request, planned.plan, cluster, cache_encodings)
             run_ids += planned.plan.run_ids
     from flows.cli.answers.leaderboard import inter_rater_rows, leaderboard_rows, print_leaderboard
 

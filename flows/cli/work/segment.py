@@ -17,7 +17,8 @@ from storage.store.locations import location
 def run_segment(root: Path, request: SegmentRequest, release: ReleaseRequest, cluster: str) -> int:
     """Run the flow and print the output folder; exit code 0, or 1 if a case has no released segmentation."""
     with_site_model(root, [request.policy], request.settings)  # fail before the store is created
-    asked = prepared_segment(open_store(root), request, release)  # fail before anything starts
+    store = open_store(root)
+    asked = prepared_segment(store, request, release)  # fail before anything starts
     settings = named_cluster(cluster, root)
     begin_forking(settings, [asked.run.weights])  # it imports in parallel with the imports below
 
@@ -25,7 +26,8 @@ def run_segment(root: Path, request: SegmentRequest, release: ReleaseRequest, cl
     from flows.segment import segment_source
     from flows.service.session import prefect_session
 
-    with handing((request, release), asked), workers_starting(settings, [asked.run.weights]), prefect_session():
+    prepared = handing((store.root, request, release), asked)
+    with prepared, workers_starting(settings, [asked.run.weights]), prefect_session():
         summary = segment_source(request, release, str(root), cluster)
     say(f"cohort {summary.cohort}, run {summary.run_id}: {format_counts(summary.counts) or 'nothing'}")
     if summary.unfinished:

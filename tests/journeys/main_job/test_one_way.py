@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from flows.benchmark import benchmark_cohorts
 from storage.sources.registry import LAYOUTS
 from storage.store.layout import StoreLayout
 from tests.command_line import Medsam3, command_line
@@ -78,6 +79,16 @@ def test_a_benchmark_is_planned_once_and_without_work_asks_no_server(
             ended = here(*words)
             assert "nothing to compute" in ended.out + ended.err
             assert calls == {"pending": 1}
+
+
+def test_a_flow_of_a_deployment_gives_the_same_answer(
+    store: StoreLayout, here: Medsam3, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ingest_here(store, "phantom:fundus,cases=3,size=64x64", "eyes")
+    here(*ASKED, "--cluster", "threads:1")
+    summary = benchmark_cohorts(store=str(store.root), cluster="threads:1")
+    assert (summary.computed, summary.fresh) == ({}, 3)
+    assert "nothing to compute: 3 results are up to date" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
