@@ -27,6 +27,9 @@ def prefect_session() -> Iterator[None]:
         return
     url = PrivateServer().api_url()
     atexit.register(APILogHandler().flush)  # sends the last log lines before that server ends
+    logging.getLogger("EventsWorker").setLevel(
+        logging.ERROR
+    )  # it counts the last events while a busy server takes them
     logging.getLogger("prefect.flow_runs").addFilter(_is_unreported)
     logging.getLogger("prefect.task_runs").addFilter(_is_no_error)
     with temporary_settings({PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
