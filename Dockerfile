@@ -19,6 +19,7 @@ RUN case "${DEVICE}" in \
         *) echo "DEVICE must be cpu or cuda, got '${DEVICE}'" >&2; exit 1 ;; \
     esac \
     && pip install --quiet --constraint constraints.txt ${index} ".[all]"
+COPY medsam3 medsam3
 COPY medsam3_core medsam3_core
 COPY storage storage
 COPY tasks tasks

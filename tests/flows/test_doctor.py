@@ -81,7 +81,7 @@ def test_weights_that_vanished_or_changed_fail(store: StoreLayout, tmp_path: Pat
     entry = {"name": "sam", "version": 1, "sha256": "0" * 64, "path": str(file), "layout": "bare"}
     write_json(store.registry_json(), {"weights": [entry | {"capabilities": capabilities}]})
     (gone,) = findings_of("weights", CHECKS["weights"], store.root)
-    assert (gone.grade, "is gone" in gone.facts) == (Grade.FAILED, True)
+    assert (gone.grade, "is missing" in gone.facts) == (Grade.FAILED, True)
     file.write_bytes(b"other")
     (changed,) = findings_of("weights", CHECKS["weights"], store.root)
     assert (changed.grade, "has changed since sam@1" in changed.facts) == (Grade.FAILED, True)

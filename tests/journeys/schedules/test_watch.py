@@ -49,7 +49,7 @@ def test_gone_weights_are_told_once_and_the_others_are_looked_at(
         assert str(summary) == "1 weights checked, 0 changed; missing or not loadable: mine"
     (told,) = map(json.loads, (tmp_path / "told").read_text().splitlines())
     assert (told["kind"], told["problem"]) == ("alert", "gone")
-    assert capsys.readouterr().err.count("is gone") == 1
+    assert capsys.readouterr().err.count("is missing") == 1
 
 
 def test_a_version_that_no_server_took_is_announced_by_the_next_pass(
