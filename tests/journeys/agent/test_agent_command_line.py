@@ -142,7 +142,7 @@ def test_a_remote_endpoint_gets_nothing_that_it_is_not_named_for(medsam3, pictur
         "agent_model=m",
     )
     done = medsam3(*asked, "--set", "agent_cost=0", "--set", "share_pixels=on", "--out", tmp_path / "a.png", code=2)
-    assert "write share_pixels=llm.example.org if they may" in done.err
+    assert "write share_pixels=llm.example.org to allow it" in done.err
 
 
 def test_a_run_is_repeated_from_its_trace_without_the_endpoint(medsam3, tmp_path):
