@@ -201,5 +201,5 @@ def test_an_archive_is_segmented_by_request(tmp_path):
     assert found == [("nuclei", "asked for 'nuclei', understood as 'cell nucleus'")]
     with pytest.raises(UsageError, match=r"the request '\?!' is empty; say in words"):
         SegmentRequest("x", "sam3", ("liver", "?!"), policy="agent")
-    with pytest.raises(UsageError, match="policies text and agent, not 'box'"):
+    with pytest.raises(UsageError, match="prompt policy 'box' needs a reference; segment takes text and agent"):
         SegmentRequest("x", "sam3", ("liver",), policy="box")
